@@ -1,0 +1,66 @@
+"""A raw mapping of config.yaml -> frozen Entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from truss_cache_tasks.planning.keys import RequestKey, request_key
+from truss_cache_tasks.planning.request import Request
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One `model_cache` (or `weights`) item, in the user's own words and in ours.
+
+    Args:
+        name: stable, readable, unique in its config: the sub-task's name (DESIGN section 4).
+        repo_id: the user's `repo_id`, or `source` of the `weights` form, as written.
+        revision: the user's words; "main" for a Hub entry that gives none, "" for a bucket that gives none.
+        allow_patterns, ignore_patterns: as written; None where not given.
+        use_volume, volume_folder, mount_location: the layout fields; mount_location is None save in the `weights` form.
+        runtime_secret_name: `hf_access_token` unless given.
+        secret_is_named: the entry itself sets the secret's name (a bucket looks at the secret only then).
+        request: what is asked, in canonical words.
+        where: ``config.yaml:14: model_cache[1]``, for messages.
+        config: absolute path of the config file.
+        data_dir: absolute path of the Truss's `data_dir`.
+        hub_env: the hub variables of the config's `environment_variables`, as sorted pairs; when not empty they alone
+            decide where the hub cache is.
+    """
+
+    name: str
+    repo_id: str
+    revision: str
+    allow_patterns: tuple[str, ...] | None
+    ignore_patterns: tuple[str, ...] | None
+    use_volume: bool
+    volume_folder: str | None
+    mount_location: str | None
+    runtime_secret_name: str
+    secret_is_named: bool
+    request: Request
+    where: str
+    config: Path
+    data_dir: Path
+    hub_env: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> RequestKey:
+        """The portable request key of what this entry asks."""
+        return request_key(self.request)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole config.yaml, as far as we read it.
+
+    Args:
+        path: absolute path of the file.
+        entries: 0..N, in the order of the file.
+        warnings: one sentence each, with `file:line`, for stderr.
+    """
+
+    path: Path
+    entries: tuple[Entry, ...]
+    warnings: tuple[str, ...] = ()

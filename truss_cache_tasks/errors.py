@@ -1,0 +1,65 @@
+"""Every error this package raises, one class per thing the reader can do next."""
+
+from __future__ import annotations
+
+
+class CacheTaskError(Exception):
+    """Base class; `hint` is the reader's next step, one imperative sentence.
+
+    Message and attributes survive pickling, because doit moves them between processes.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), str(self), self.hint))
+
+
+def _rebuild(kind: type[CacheTaskError], message: str, hint: str | None) -> CacheTaskError:
+    return kind(message, hint=hint)
+
+
+class ConfigError(CacheTaskError):
+    """config.yaml or one of our variables is wrong: edit it. Nothing was fetched."""
+
+
+class NothingSelected(CacheTaskError):
+    """The patterns, or the prefix, select no file: fix a pattern."""
+
+
+class NotFound(CacheTaskError):
+    """The store has no such repo, revision, bucket or object: fix a name."""
+
+
+class AccessDenied(CacheTaskError):
+    """The store refuses this credential: fix it, or get the permission that the message names."""
+
+
+class CredentialError(CacheTaskError):
+    """A credential file cannot be used as it is: fix the file (values are never shown)."""
+
+
+class IntegrityError(CacheTaskError):
+    """Wrong bytes arrived, twice: nothing was published."""
+
+
+class StoreError(CacheTaskError):
+    """The cache's disk refuses: free space, or make it writable."""
+
+
+class Collision(CacheTaskError):
+    """Two entries of one config want other bytes at the same path: give one a folder of its own."""
+
+
+class Unavailable(CacheTaskError):
+    """The network or the store fails for now: wait. The only class that is retried."""
+
+
+class SourceChanged(Unavailable):
+    """The object was replaced after it was listed: list again."""
+
+
+class Stopped(CacheTaskError):
+    """The run was told to stop (a signal, or a closed iterator)."""

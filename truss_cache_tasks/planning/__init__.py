@@ -1,0 +1,1 @@
+"""Request + Listing -> Plan: values in, values out, no I/O at all."""

@@ -1,0 +1,55 @@
+"""RequestKey and SnapshotKey: SHA-256 over canonical forms (docs/on-disk-format.md writes them out)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, NewType
+
+from truss_cache_tasks.planning.request import Request
+
+RequestKey = NewType("RequestKey", str)
+SnapshotKey = NewType("SnapshotKey", str)
+
+SCHEMA = 1  # of the canonical forms below: another number is another key for everything
+
+
+def canonical(request: Request) -> dict[str, Any]:
+    """Return the canonical form of `request`: pattern sets sorted and without duplicates, names spelled one way.
+
+    >>> from truss_cache_tasks.planning.request import Form, Kind, SourceRef
+    >>> r = Request(SourceRef(Kind.GCS, "b", "m"), "", ("*.bin", "*.json", "*.bin"), (), Form.BUCKET)
+    >>> json.dumps(canonical(r), separators=(",", ":"))
+    '{"allow":["*.bin","*.json"],"folder":"","form":"bucket","ignore":[],"revision":"","schema":1,"source":"gs://b/m"}'
+    """
+    return {
+        "allow": None if request.allow is None else sorted(set(request.allow)),
+        "folder": request.folder,
+        "form": request.form.value,
+        "ignore": sorted(set(request.ignore)),
+        "revision": request.revision,
+        "schema": SCHEMA,
+        "source": str(request.source),
+    }
+
+
+def request_key(request: Request) -> RequestKey:
+    """Return 64 hex digits that name what was asked, the same on every machine."""
+    return RequestKey(_digest(canonical(request)))
+
+
+def snapshot_key(revision: str, files: Iterable[tuple[str, int, str]]) -> SnapshotKey:
+    """Return 64 hex digits that name what a request resolved to.
+
+    Args:
+        revision: the commit of a Hub repo, else "".
+        files: (path, size in bytes, digest as `algorithm:hex`), in any order. A generation or an ETag is no part of
+            it: the same bytes uploaded again are the same weights.
+    """
+    return SnapshotKey(_digest({"files": sorted(files), "revision": revision, "schema": SCHEMA}))
+
+
+def _digest(form: dict[str, Any]) -> str:
+    text = json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,66 @@
+"""A Request: what one entry asks for, in canonical words and without any path of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """The stores, by the name that `kind:` has in a Truss config."""
+
+    HUGGINGFACE = "hf"
+    GCS = "gcs"
+    S3 = "s3"
+    LOCAL = "file"
+
+
+class Form(StrEnum):
+    """Where an entry's files go (DESIGN section 2)."""
+
+    HUB = "hub"  # {hub}/models--org--name/{blobs,refs,snapshots}
+    BUCKET = "bucket"  # {model cache}/{bucket}/{full key}; file://: {model cache}/{name}/{path}
+    VOLUME = "volume"  # {model cache}/{volume_folder}/{path}
+    MOUNT = "mount"  # {mount_location}/{path}
+
+
+@dataclass(frozen=True)
+class SourceRef:
+    """A parsed source URI.
+
+    Args:
+        kind: the store.
+        root: `org/name`, the bucket, or the path of a `file://` URI as the user wrote it.
+        prefix: object prefix without slashes at either end; "" for a whole bucket, a Hub repo and a folder.
+
+    >>> str(SourceRef(Kind.GCS, "b", "m/fp16"))
+    'gs://b/m/fp16'
+    """
+
+    kind: Kind
+    root: str
+    prefix: str = ""
+
+    def __str__(self) -> str:
+        scheme = "gs" if self.kind is Kind.GCS else self.kind.value
+        return f"{scheme}://{self.root}{'/' + self.prefix if self.prefix else ''}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: equal requests have equal keys on every machine.
+
+    Args:
+        source: the store and what of it.
+        revision: Hub only (branch, tag, commit, `refs/pr/N`); "" elsewhere.
+        allow: patterns as the user wrote them; None keeps all, () keeps nothing.
+        ignore: patterns; ignore wins.
+        form: the layout; `folder` is its volume_folder or mount_location, else "".
+    """
+
+    source: SourceRef
+    revision: str
+    allow: tuple[str, ...] | None
+    ignore: tuple[str, ...]
+    form: Form
+    folder: str = ""

@@ -1,0 +1,50 @@
+"""Entry -> Listing. A source answers two questions; the bytes are the business of `transfer/`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.planning.listing import Listing, Location, RemoteFile
+from truss_cache_tasks.planning.request import Kind
+
+
+class Source(Protocol):
+    """A place weights come from, bound to one entry and its credential. Two questions, and nothing else."""
+
+    def listing(self, pinned: str | None = None) -> Listing:
+        """Pin the entry's revision and return every file it has, unfiltered.
+
+        Args:
+            pinned: a full commit that stands for the entry's revision (Hub only); None resolves it anew.
+
+        Raises:
+            NotFound, AccessDenied, CredentialError, Unavailable: in our words, never the vendor's.
+        """
+        ...
+
+    def locate(self, file: RemoteFile) -> Location:
+        """Return where `file`, of this source's last listing, can be read by ranges now. Raises as `listing` does."""
+        ...
+
+
+def open_source(entry: Entry, settings: Settings) -> Source:
+    """Return the source of `entry`. The vendor's SDK is imported here, only when something is to be asked."""
+    match entry.request.source.kind:
+        case Kind.HUGGINGFACE:
+            from truss_cache_tasks.sources.huggingface import HuggingFaceSource
+
+            return HuggingFaceSource(entry, settings)
+        case Kind.GCS:
+            from truss_cache_tasks.sources.gcs import GcsSource
+
+            return GcsSource(entry, settings)
+        case Kind.S3:
+            from truss_cache_tasks.sources.s3 import S3Source
+
+            return S3Source(entry, settings)
+        case Kind.LOCAL:
+            from truss_cache_tasks.sources.local import LocalSource
+
+            return LocalSource(entry, settings)
