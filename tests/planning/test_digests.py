@@ -1,0 +1,113 @@
+"""Digests against vectors that others published, or that boto3 was answered with."""
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from truss_cache_tasks.planning.digests import Hasher
+from truss_cache_tasks.planning.listing import Digest
+
+# "123456789" is the check value that every CRC is published with; git-sha1 is `git hash-object`; xxh3 is xxhsum -H2.
+CHECK = b"123456789"
+CHECK_DIGESTS = [
+    Digest("sha256", "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"),
+    Digest("sha1", "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
+    Digest("git-sha1", "e2e107ac61ac259b87c544f6e7a4eb03422c6c21"),
+    Digest("md5", "25f9e794323b453885f5181f1b624d0b"),
+    Digest("crc32", "cbf43926"),
+    Digest("crc32c", "e3069283"),
+    Digest("crc64nvme", "ae8b14860a799888"),
+]
+
+# What an S3 server (moto) answered boto3 after an upload in two parts; md5 is the ETag `2cee...-2`.
+PART = 5 << 20
+COMPOSITE = [
+    Digest("crc32", "34eb7178", (PART, 7)),
+    Digest("crc32c", "e2d22fa4", (PART, 7)),
+    Digest("sha1", "84ef45766326adadde426a0c0eb7681cd2fab7c5", (PART, 7)),
+    Digest("sha256", "730a7b56c8af15c39bc2b931a657f0c93fa19a91c0ad1539f454b0faf8231998", (PART, 7)),
+    Digest("md5", "2cee421f1404f02d0f7498f6947d28fe", (PART, 7)),
+]
+
+
+def hashed(data: bytes, want: Digest | None, step: int = 1 << 20, size: int | None = None) -> Hasher:
+    hasher = Hasher(len(data) if size is None else size, want)
+    for start in range(0, len(data), step):
+        hasher.update(memoryview(data)[start : start + step])
+    return hasher
+
+
+@pytest.mark.parametrize("want", CHECK_DIGESTS, ids=str)
+@pytest.mark.parametrize("step", [1, 4, 9])
+def test_each_algorithm_gives_its_published_value_however_the_bytes_are_cut(want, step):
+    hasher = hashed(CHECK, want, step)
+    assert hasher.digest() == want
+    assert hasher.matches
+
+
+@pytest.mark.parametrize("want", CHECK_DIGESTS, ids=str)
+def test_one_flipped_bit_does_not_match(want):
+    assert not hashed(b"123456788", want).matches
+
+
+@pytest.mark.parametrize("want", COMPOSITE, ids=str)
+@pytest.mark.parametrize("step", [1 << 20, PART - 1, PART + 7])
+def test_a_composite_is_the_digest_of_the_raw_digests_of_its_parts(want, step):
+    data = b"0123456789abcdef" * (PART // 16) + b"the end"
+    assert hashed(data, want, step).matches
+    assert not hashed(data[:-1] + b"!", want, step).matches
+    assert not hashed(data, Digest(want.algorithm, want.value, (PART - 1, 8)), step).matches
+
+
+def test_a_composite_of_one_part_is_not_the_digest_of_the_file():
+    inner = hashlib.sha256(CHECK).digest()
+    assert hashed(CHECK, Digest("sha256", hashlib.sha256(inner).hexdigest(), (9,))).matches
+    assert not hashed(CHECK, Digest("sha256", inner.hex(), (9,))).matches
+
+
+def test_bytes_beyond_the_parts_never_match():
+    want = Digest("sha256", hashlib.sha256(hashlib.sha256(CHECK).digest()).hexdigest(), (9,))
+    assert not hashed(CHECK + b"0", want, size=9).matches
+    assert not hashed(CHECK + b"0", want).matches
+
+
+def test_xxh3_is_the_128_bit_one_in_canonical_order():
+    assert hashed(b"", None).xxh3() == "99aa06d3014798d86001c324468d497f"  # XXH3_128 of nothing, as xxHash publishes it
+    assert hashed(b"123456789", None, step=2).xxh3() == hashed(b"123456789", None).xxh3()
+
+
+def test_without_a_wanted_digest_the_length_alone_decides():
+    assert hashed(CHECK, None).digest() is None
+    assert hashed(CHECK, None).matches
+    assert not hashed(CHECK, None, size=10).matches
+
+
+def test_the_right_digest_of_the_wrong_length_does_not_match():
+    assert not hashed(CHECK, CHECK_DIGESTS[0], size=10).matches
+
+
+def test_the_empty_file_of_git_is_known():
+    assert hashed(b"", Digest("git-sha1", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391")).matches
+
+
+def test_an_unknown_algorithm_is_refused_before_a_byte_is_read():
+    with pytest.raises(ValueError, match="blake3"):
+        Hasher(1, Digest("blake3", "00"))
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(1, 7))
+def test_a_composite_does_not_depend_on_how_the_bytes_arrive(data, sizes, step):
+    want = Digest("sha256", "", tuple(sizes))
+    within = data[: sum(sizes)]
+    assert hashed(within, want, step).digest() == hashed(within, want, 1000).digest()
+
+
+def test_importing_it_loads_no_hashing_library():
+    code = (
+        "import truss_cache_tasks.planning.digests, sys; sys.exit(any(m in sys.modules for m in ('xxhash', 'awscrt')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
