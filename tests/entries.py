@@ -1,0 +1,63 @@
+"""Entries and settings for tests, built from the dataclasses themselves: no YAML, no environment of the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
+
+KINDS = {"hf": Kind.HUGGINGFACE, "gs": Kind.GCS, "gcs": Kind.GCS, "s3": Kind.S3, "file": Kind.LOCAL}
+
+
+def entry(uri: str, *, config: Path = Path("/nowhere/config.yaml"), **fields: Any) -> Entry:
+    """Return the entry of `uri` (`org/name`, `hf://org/name`, `gs://b/p`, `s3://b/p`, `file://path`).
+
+    `fields` are Entry's own: `revision`, `allow_patterns`, `volume_folder`, `runtime_secret_name`, ... `data_dir` is
+    `data` beside `config` unless given. A `runtime_secret_name` counts as set by the entry.
+
+    >>> str(entry("gcs://b/m/fp16/").request.source), entry("org/name").revision
+    ('gs://b/m/fp16', 'main')
+    """
+    scheme, found, rest = uri.partition("://")
+    kind = KINDS[scheme] if found else Kind.HUGGINGFACE
+    rest = rest if found else uri
+    root, _, prefix = rest.partition("/") if kind in (Kind.GCS, Kind.S3) else (rest, "", "")
+    revision = fields.pop("revision", "main" if kind is Kind.HUGGINGFACE else "")
+    allow, ignore = fields.pop("allow_patterns", None), fields.pop("ignore_patterns", None)
+    volume, mount = fields.get("volume_folder"), fields.get("mount_location")
+    plain = Form.HUB if kind is Kind.HUGGINGFACE else Form.BUCKET
+    form = Form.MOUNT if mount else Form.VOLUME if fields.get("use_volume") else plain
+    request = Request(
+        source=SourceRef(kind, root, prefix.strip("/")),
+        revision=revision if kind is Kind.HUGGINGFACE else "",
+        allow=None if allow is None else tuple(allow),
+        ignore=tuple(ignore or ()),
+        form=form,
+        folder={Form.MOUNT: mount, Form.VOLUME: volume}.get(form) or "",
+    )
+    values: dict[str, Any] = {
+        "name": uri.partition("://")[2] or uri,
+        "repo_id": uri,
+        "revision": revision,
+        "allow_patterns": request.allow,
+        "ignore_patterns": None if ignore is None else request.ignore,
+        "use_volume": False,
+        "volume_folder": None,
+        "mount_location": None,
+        "runtime_secret_name": "hf_access_token",
+        "secret_is_named": "runtime_secret_name" in fields,
+        "request": request,
+        "where": f"{config.name}:2: model_cache[0]",
+        "config": config,
+        "data_dir": config.parent / "data",
+    }
+    return Entry(**{**values, **fields})
+
+
+def settings(*secrets_dirs: Path, **env: str) -> Settings:
+    """Return the settings of a process whose environment is `env` alone; no secret folder but those given."""
+    offline = env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    return Settings(secrets_dirs=secrets_dirs, offline=offline, env=env)
