@@ -53,6 +53,10 @@ class Collision(CacheTaskError):
     """Two entries of one config want other bytes at the same path: give one a folder of its own."""
 
 
+class UnsafeName(CacheTaskError):
+    """A name in the store that would be written outside the entry's folder: ignore it by a pattern."""
+
+
 class Unavailable(CacheTaskError):
     """The network or the store fails for now: wait. The only class that is retried."""
 

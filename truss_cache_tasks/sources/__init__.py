@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.errors import CacheTaskError
 from truss_cache_tasks.planning.listing import Listing, Location, RemoteFile
 from truss_cache_tasks.planning.request import Kind
 
 
 class Source(Protocol):
-    """A place weights come from, bound to one entry and its credential. Two questions, and nothing else."""
+    """A place weights come from, bound to one entry and its credential. Two questions, and the words for a refusal."""
 
     def listing(self, pinned: str | None = None) -> Listing:
         """Pin the entry's revision and return every file it has, unfiltered.
@@ -26,6 +28,10 @@ class Source(Protocol):
 
     def locate(self, file: RemoteFile) -> Location:
         """Return where `file`, of this source's last listing, can be read by ranges now. Raises as `listing` does."""
+        ...
+
+    def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
+        """Word a refused GET of `file`'s bytes (HTTP status, headers, the first 4 KiB of the body) in our errors."""
         ...
 
 

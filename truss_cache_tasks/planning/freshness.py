@@ -1,0 +1,154 @@
+"""judge(): is what lies on disk what the entry asks for? Offline, from values that `store/` gathered by stat alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from truss_cache_tasks.planning.keys import RequestKey, canonical, request_key
+from truss_cache_tasks.planning.records import Claim, Manifest
+from truss_cache_tasks.planning.request import Request
+
+
+class Need(IntEnum):
+    """What a run would have to do at the least, in growing order of cost."""
+
+    NOTHING = 0  # fresh
+    CLAIM = 1  # whole, but not claimed by this project: write a claim, ask nobody
+    REPAIR = 2  # put links and refs back, re-hash what was touched: asks nobody if all bytes are here
+    PROVE = 3  # one listing and one proof of access, no bytes
+    FETCH = 4  # list, and fetch what is missing
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement of one entry: fresh when `need` is NOTHING, else why not, one clause a reason."""
+
+    need: Need
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a run would do nothing."""
+        return self.need is Need.NOTHING
+
+    def __str__(self) -> str:
+        return "fresh" if self.fresh else "; ".join(self.reasons)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the disk says, as values.
+
+    Args:
+        claim: of this project, under this name or (entries swapped) with this entry's request; None without one.
+        manifest: of this entry's request key, None if there is none; `unreadable` says why where a file is there.
+        stats: path of every manifest file -> (size in bytes, mtime in ns) of what it leads to; None where missing.
+        fingerprint: of the credential file that is there now, None if there is none.
+        known_fingerprints: those of all claims on this manifest.
+        pin: (commit, who moved it) of this repo and revision in this root, where it moves.
+        ref: the commit that refs/REVISION names (hub form), None if there is no such file.
+        writable: whether we could write a claim.
+    """
+
+    claim: Claim | None = None
+    manifest: Manifest | None = None
+    unreadable: str = ""
+    stats: Mapping[str, tuple[int, int] | None] | None = None
+    fingerprint: str | None = None
+    known_fingerprints: frozenset[str] = frozenset()
+    pin: tuple[str, str] | None = None
+    ref: str | None = None
+    writable: bool = True
+
+
+def judge(request: Request, seen: Evidence) -> Verdict:
+    """Hold what was asked against what is there. The costliest need wins; every reason is kept."""
+    found: list[tuple[Need, str]] = []
+    if seen.claim is not None and seen.claim.cleaned:
+        found.append((Need.FETCH, "cleaned: the next run resolves it again"))
+    elif seen.claim is not None and seen.claim.request != request_key(request):
+        need = Need.REPAIR if seen.manifest else Need.FETCH
+        found.extend((need, change) for change in changes(seen.claim.form, canonical(request)))
+    if seen.manifest is None:
+        if not found:
+            found.append((Need.FETCH, seen.unreadable or "not fetched yet"))
+        return _verdict(found)
+    found.extend(_credential(seen, request_key(request)))
+    found.extend(_pins(seen, seen.manifest))
+    found.extend(_files(seen.manifest, seen.stats or {}))
+    return _verdict(found)
+
+
+def _verdict(found: list[tuple[Need, str]]) -> Verdict:
+    need = max((need for need, _ in found), default=Need.NOTHING)
+    return Verdict(need, tuple(dict.fromkeys(reason for _, reason in found)))
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two canonical forms, in the words of config.yaml.
+
+    >>> changes({"revision": "v1", "allow": None}, {"revision": "v2", "allow": ["*.bin"]})
+    ["revision: 'v1' -> 'v2'", "allow_patterns: None -> ['*.bin']"]
+    """
+    words = {"allow": "allow_patterns", "ignore": "ignore_patterns", "form": "layout", "folder": "volume_folder"}
+    fields = sorted(set(before) | set(now), key=lambda name: (name != "source", name != "revision", name))
+    return [
+        f"{words.get(name, name)}: {before.get(name)!r} -> {now.get(name)!r}"
+        for name in fields
+        if before.get(name) != now.get(name)
+    ]
+
+
+def _credential(seen: Evidence, key: RequestKey) -> list[tuple[Need, str]]:
+    """A file that is absent now is not a change (secrets are often mounted for the fetch alone)."""
+    if seen.claim is not None and not seen.claim.cleaned and seen.claim.request == key:
+        if seen.fingerprint in (None, seen.claim.fingerprint):
+            return []
+        return [(Need.PROVE, "the credential file changed")]
+    proven = seen.fingerprint is None or seen.fingerprint in seen.known_fingerprints
+    if not proven:
+        return [(Need.PROVE, "fetched by someone else, and not yet proven with this project's credential file")]
+    if seen.claim is None and not seen.writable:
+        return []
+    return [(Need.CLAIM, "whole, but not yet claimed by this project")] if seen.claim is None else []
+
+
+def _pins(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
+    commit, by = seen.pin or (manifest.revision, "")
+    if commit != manifest.revision:
+        who = f" by {by}" if by else ""
+        return [(Need.FETCH, f"the pinned commit moved{who}: {manifest.revision[:12]} -> {commit[:12]}")]
+    if seen.pin is not None and seen.ref is not None and seen.ref != commit:
+        return [(Need.REPAIR, f"refs was moved to {seen.ref[:12]} by another tool; the pin is {commit[:12]}")]
+    return []
+
+
+def _files(manifest: Manifest, stats: Mapping[str, tuple[int, int] | None]) -> list[tuple[Need, str]]:
+    missing, resized, touched = [], [], []
+    for file in manifest.files:
+        stat = stats.get(file.path)
+        if stat is None:
+            missing.append(file.path)
+        elif stat[0] != file.size:
+            resized.append(file.path)
+        elif not same_mtime(stat[1], file.mtime_ns):
+            touched.append(file.path)
+    kinds = (("missing", missing), ("of another size", resized), ("touched since it was hashed", touched))
+    return [
+        (Need.REPAIR, f"{_few(paths)} {'is' if len(paths) == 1 else 'are'} {what}") for what, paths in kinds if paths
+    ]
+
+
+def same_mtime(one_ns: int, other_ns: int) -> bool:
+    """Compare two mtimes; one without a fraction equals any of the same second (`tar`, image layers cut it)."""
+    if one_ns == other_ns:
+        return True
+    second = 1_000_000_000
+    return one_ns // second == other_ns // second and 0 in (one_ns % second, other_ns % second)
+
+
+def _few(paths: list[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"

@@ -1,0 +1,186 @@
+"""Plan: the exact files of one pinned revision, each with the place where it will be visible."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from truss_cache_tasks.errors import Collision, NothingSelected, UnsafeName
+from truss_cache_tasks.planning.listing import Listing, RemoteFile
+from truss_cache_tasks.planning.patterns import Dialect, select
+from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
+
+RECORDS = ".truss_cache"  # our own folder in every cache root; no file of an entry may lie in it
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of a plan.
+
+    Args:
+        file: as the store lists it.
+        path: where it will be visible, relative to the cache root, POSIX, safe.
+        identity: names these bytes: equal identities are equal bytes (never the other way round).
+        origin: the object that they come from, without its version.
+    """
+
+    file: RemoteFile
+    path: str
+    identity: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an entry will have: 1..N files of one pinned revision.
+
+    Args:
+        folder: what users open, relative to the cache root ("" for the root itself): the snapshot, the prefix's
+            folder, the volume, the mount, or the one file.
+    """
+
+    request: Request
+    revision: str
+    files: tuple[PlannedFile, ...]
+    folder: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(planned.file.size for planned in self.files)
+
+
+def make_plan(request: Request, listing: Listing) -> Plan:
+    """Filter the listing, and give every selected file its place.
+
+    Raises:
+        NothingSelected: names the patterns and the nearest paths.
+        UnsafeName: a selected key holds `..` or NUL, is absolute, or lies in our own folder.
+        Collision: two selected keys want one path (`file` and `file/x`, `p//y` and `p/y`).
+    """
+    bucket = request.source.kind in (Kind.GCS, Kind.S3)
+    prefix = request.source.prefix if bucket and not listing.single else ""
+    dialect = Dialect.GLOBSTAR if request.form is Form.MOUNT else Dialect.FNMATCH
+    by_path = {file.path: file for file in listing.files}
+    chosen = select(by_path, request.allow, request.ignore, prefix=prefix, dialect=dialect)
+    if not chosen:
+        raise _nothing_selected(request, sorted(by_path))
+    folder = _folder(request, listing)
+    files = tuple(
+        PlannedFile(
+            by_path[path],
+            _visible(request, folder, path, single=listing.single),
+            identity(request.source, by_path[path]),
+            origin(request.source, by_path[path]),
+        )
+        for path in chosen
+    )
+    _refuse_collisions(files)
+    warnings = listing.warnings + _truss_v1_differs(request, prefix, by_path, chosen)
+    return Plan(request, listing.revision, files, folder, warnings)
+
+
+def origin(source: SourceRef, file: RemoteFile) -> str:
+    """Return the object's own URI; a local one as the user wrote its folder, so that no machine path gets in."""
+    if source.kind is Kind.LOCAL:
+        return f"{source}/{file.path}"
+    return f"{SourceRef(source.kind, source.root)}/{file.key}"
+
+
+def identity(source: SourceRef, file: RemoteFile) -> str:
+    """Return a name for exactly these bytes: the digest where it is long enough to be one, else object and version."""
+    if file.digest is not None and file.digest.algorithm in ("sha256", "git-sha1"):
+        return f"{file.digest.algorithm}:{file.digest.value}"
+    return f"{origin(source, file)}@{file.version}"
+
+
+def _folder(request: Request, listing: Listing) -> str:
+    source = request.source
+    name = source.root.rstrip("/").rpartition("/")[2]
+    match request.form:
+        case Form.HUB:
+            folder = f"snapshots/{listing.revision}"
+        case Form.VOLUME:
+            folder = request.folder
+        case Form.MOUNT:
+            folder = ""
+        case Form.BUCKET if source.kind is Kind.LOCAL:
+            folder = "" if listing.single else name
+        case Form.BUCKET:
+            inside = source.prefix.rpartition("/")[0] if listing.single else source.prefix
+            folder = f"{source.root}/{inside}".rstrip("/")
+    return folder
+
+
+def _visible(request: Request, folder: str, path: str, *, single: bool) -> str:
+    """Join and check; empty and `.` components mean nothing, as on every POSIX disk."""
+    parts = [part for part in f"{folder}/{path}".split("/") if part not in ("", ".")]
+    if path.startswith("/") or ".." in parts or "\0" in path or parts[:1] == [RECORDS]:
+        raise UnsafeName(
+            f"{request.source}: refusing the name {path!r}: it would be written outside this entry's folder",
+            hint="Add it to ignore_patterns, or rename it in the store.",
+        )
+    return "/".join(parts)
+
+
+def _refuse_collisions(files: Sequence[PlannedFile]) -> None:
+    seen: dict[str, str] = {}
+    for planned in files:
+        if other := seen.get(planned.path):
+            raise Collision(
+                f"{planned.file.path!r} and {other!r} would both be written to {planned.path!r}",
+                hint="Drop one of them with ignore_patterns.",
+            )
+        seen[planned.path] = planned.file.path
+    for path, name in seen.items():
+        parents = path.split("/")
+        for depth in range(1, len(parents)):
+            if other := seen.get("/".join(parents[:depth])):
+                raise Collision(
+                    f"{other!r} is a file, and {name!r} needs a folder of that name",
+                    hint="Drop one of them with ignore_patterns.",
+                )
+
+
+def _nothing_selected(request: Request, paths: Sequence[str]) -> NothingSelected:
+    patterns = f"allow_patterns {list(request.allow) if request.allow is not None else 'not set'}"
+    if request.ignore:
+        patterns += f", ignore_patterns {list(request.ignore)}"
+    if not paths:
+        return NothingSelected(f"{request.source} holds no file", hint="Check the name, and that it was uploaded.")
+    near = _nearest(request.allow or request.ignore, paths)
+    return NothingSelected(
+        f"{request.source}: no file of {len(paths)} is selected by {patterns}; the nearest are {', '.join(near)}",
+        hint="Fix the patterns in config.yaml.",
+    )
+
+
+def _nearest(patterns: Iterable[str], paths: Sequence[str], most: int = 3) -> list[str]:
+    near = [hit for p in patterns for hit in difflib.get_close_matches(p, paths, n=most, cutoff=0.3)]
+    return list(dict.fromkeys([*near, *paths]))[:most]
+
+
+def _truss_v1_differs(request: Request, prefix: str, paths: Iterable[str], chosen: tuple[str, ...]) -> tuple[str, ...]:
+    """Warn where Truss's first generation, which matched patterns on the full key, would choose other files."""
+    if request.form is not Form.BUCKET or not prefix:
+        return ()
+    keys = {f"{prefix}/{path}": path for path in paths}
+    v1 = select(keys, request.allow, request.ignore)
+    if {keys[key] for key in v1} == set(chosen):
+        return ()
+    return (
+        f"{request.source}: patterns are matched on the path below the prefix and select {len(chosen)} files; "
+        f"Truss without use_volume matches the full key and would select {len(v1)}",
+    )
+
+
+def case_clashes(files: Iterable[PlannedFile]) -> tuple[str, str] | None:
+    """Return two paths that differ in case only, or None; they are one file on a disk that is blind to case."""
+    seen: dict[str, str] = {}
+    for planned in files:
+        other = seen.setdefault(planned.path.casefold(), planned.path)
+        if other != planned.path:
+            return other, planned.path
+    return None

@@ -1,0 +1,109 @@
+"""What `store/` keeps on disk, as values: FileRecord, Manifest, Claim, Pin (docs/on-disk-format.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from truss_cache_tasks.planning.keys import RequestKey, SnapshotKey, snapshot_key
+
+FORMAT = 1  # of every JSON file below .truss_cache/; a reader refuses a number that it does not know
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a manifest.
+
+    Args:
+        path: where it is visible, relative to the cache root.
+        size: bytes.
+        mtime_ns: of the bytes (link target), as last seen whole.
+        identity: names these bytes (plan.identity).
+        origin: the object that they came from.
+        digest: `algorithm:hex` of the store's digest that confirmed them; "" is unverified.
+        xxh3: our xxh3-128, hex.
+        blob: the file that holds the bytes, relative to the root, where `path` is only a link to it; else "".
+        made_link, made_blob: we made them; what huggingface_hub made is never ours to remove.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    identity: str
+    origin: str
+    digest: str
+    xxh3: str
+    blob: str = ""
+    made_link: bool = True
+    made_blob: bool = True
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one request resolved to in one cache root: the commit record, and the only truth about bytes.
+
+    Args:
+        key: the request key.
+        request: its canonical form.
+        revision: the commit of a Hub repo, else "".
+        folder: what users open, relative to the root.
+        files: 1..N records, sorted by path.
+    """
+
+    key: RequestKey
+    request: Mapping[str, Any]
+    revision: str
+    folder: str
+    files: tuple[FileRecord, ...]
+
+    @property
+    def snapshot(self) -> SnapshotKey:
+        """Return the key of what this resolved to."""
+        names = ((f.path, f.size, f.digest or f"xxh3-128:{f.xxh3}") for f in self.files)
+        return snapshot_key(self.revision, names)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One project's use of one manifest.
+
+    Args:
+        request: the request key; `form` its canonical form, so that a change can be named.
+        fingerprint: of the credential file that got it, or None.
+        when: seconds since the epoch, UTC.
+        config, host: who, for people.
+        cleaned: `clean` took its bytes: the next run resolves again and re-hashes what it reuses.
+        former: requests of this name before, whose bytes still lie here.
+    """
+
+    request: RequestKey
+    form: Mapping[str, Any]
+    fingerprint: str | None
+    when: float
+    config: str
+    host: str
+    cleaned: bool = False
+    former: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claims:
+    """All claims of one project in one root; `former`: requests of entries that left the config."""
+
+    entries: Mapping[str, Claim]
+    former: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The commit that a moving revision stands for in one root; `by` and `run`: the entry and the run that moved it."""
+
+    commit: str
+    by: str
+    run: str
