@@ -1,0 +1,212 @@
+"""`file://` against real folders."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import entries
+import pytest
+from contract import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, read
+
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, NothingSelected, SourceChanged
+from truss_cache_tasks.sources import Source
+from truss_cache_tasks.sources.local import LocalSource
+
+
+def source_of(root: Path, path: str = "weights", **fields: Any) -> LocalSource:
+    return LocalSource(entries.entry(f"file://{path}", config=root / "config.yaml", **fields), entries.settings())
+
+
+class Folder:
+    """A folder named `weights` beside a config."""
+
+    secrets = ()
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "weights").mkdir()
+
+    def put(self, path: str, data: bytes) -> None:
+        file = self.root / "weights" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+    def delete(self, path: str) -> None:
+        (self.root / "weights" / path).unlink()
+
+    def source(self, **fields: Any) -> Source:
+        return source_of(self.root, **fields)
+
+    def source_of(self, path: str) -> Source:
+        return source_of(self.root, f"./weights/{path}")
+
+    def missing(self) -> Source:
+        return source_of(self.root, "no/such/folder")
+
+
+class TestLocal(SourceContract):
+    prefixes = False
+    digests = False
+    credentials = False
+    names = (*PLAIN_NAMES, *ODD_NAMES, 'a"b\\c.bin', "new\nline.bin")
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Folder:
+        return Folder(tmp_path)
+
+
+def test_keys_are_absolute_whatever_the_uri_says(tmp_path: Path) -> None:
+    Folder(tmp_path).put("sub/a.bin", b"a")
+    for written in ("weights", "./weights", "./weights/", "sub/../weights", str(tmp_path / "weights")):
+        (file,) = source_of(tmp_path, written).listing().files
+        assert (file.path, file.key) == ("sub/a.bin", str(tmp_path / "weights/sub/a.bin"))
+
+
+def test_dot_files_and_git_are_left_to_the_patterns_and_our_own_records_are_not_listed(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    for path in (".env", ".git/config", ".truss_cache/manifests/x.json", "cache/.truss_cache/claims/y.json", "w.bin"):
+        store.put(path, b"x")
+    assert set(by_path(store.source().listing())) == {".env", ".git/config", "w.bin"}
+
+
+def test_a_missing_path_is_named_as_resolved(tmp_path: Path) -> None:
+    (tmp_path / "file.bin").write_bytes(b"x")
+    for written in ("./nothing", "file.bin/below"):
+        with pytest.raises(NotFound, match=str(tmp_path / written)) as caught:
+            source_of(tmp_path, written).listing()
+        assert "relative" in (caught.value.hint or "")
+
+
+def test_a_folder_without_a_file_is_an_error(tmp_path: Path) -> None:
+    Folder(tmp_path)
+    (tmp_path / "weights/empty/deeper").mkdir(parents=True)
+    with pytest.raises(NothingSelected, match=str(tmp_path / "weights")):
+        source_of(tmp_path).listing()
+
+
+def test_pipes_sockets_and_dead_links_are_left_out_with_a_warning_and_nothing_hangs(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    store.put("w.bin", b"w")
+    os.mkfifo(tmp_path / "weights/pipe")
+    (tmp_path / "weights/dead").symlink_to("nowhere")
+    (tmp_path / "weights/itself").symlink_to("itself")
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(tmp_path / "weights/door"))
+        listing = store.source().listing()
+    assert set(by_path(listing)) == {"w.bin"}
+    assert [warning.split()[1] for warning in listing.warnings] == ["dead", "door", "itself", "pipe"]
+    with pytest.raises(NotFound, match="neither a file nor a folder"):
+        source_of(tmp_path, "weights/pipe").listing()
+
+
+def test_links_to_files_and_folders_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    store.put("real/w.bin", b"weights")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/far.bin").write_bytes(b"far away")
+    (tmp_path / "weights/link.bin").symlink_to("real/w.bin")
+    (tmp_path / "weights/again").symlink_to("real")
+    (tmp_path / "weights/out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "weights/real/up").symlink_to("..")
+    source = store.source()
+    listing = source.listing()
+    files = by_path(listing)
+    assert {path: file.size for path, file in files.items()} == {
+        "real/w.bin": 7, "link.bin": 7, "again/w.bin": 7, "out/far.bin": 8,
+    }  # fmt: skip
+    assert read(source.locate(files["out/far.bin"])).data == b"far away"
+    assert len(listing.warnings) == 2
+    assert all("links to a folder around it" in warning for warning in listing.warnings)
+
+
+def test_a_link_as_the_source_is_followed_and_its_own_path_stays_the_key(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    store.put("w.bin", b"w")
+    (tmp_path / "latest").symlink_to("weights")
+    (file,) = source_of(tmp_path, "latest").listing().files
+    assert file.key == str(tmp_path / "latest/w.bin")
+
+
+@pytest.mark.parametrize("change", ["longer", "touched", "gone", "a folder now"])
+def test_a_file_that_changed_since_it_was_listed_is_not_located(tmp_path: Path, change: str) -> None:
+    store = Folder(tmp_path)
+    store.put("w.bin", b"before")
+    source = store.source()
+    (file,) = source.listing().files
+    assert source.locate(file).validator == file.version
+    path = tmp_path / "weights/w.bin"
+    match change:
+        case "longer":
+            seen = path.stat()
+            path.write_bytes(b"before and more")
+            os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        case "touched":
+            os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+        case "gone":
+            path.unlink()
+        case _:
+            path.unlink()
+            path.mkdir()
+    with pytest.raises(SourceChanged, match=r"w\.bin"):
+        source.locate(file)
+
+
+def test_a_name_that_is_not_utf8_is_named_escaped(tmp_path: Path) -> None:
+    Folder(tmp_path).put("ok.bin", b"x")
+    try:
+        os.close(os.open(os.fsencode(tmp_path / "weights") + b"/bad\xff.bin", os.O_CREAT | os.O_WRONLY))
+    except OSError:
+        pytest.skip("this file system refuses such names (APFS)")
+    with pytest.raises(CacheTaskError, match=r"bad\\\\xff\.bin") as caught:
+        source_of(tmp_path).listing()
+    str(caught.value).encode()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything; the next test covers root")
+def test_what_may_not_be_read_is_denied(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    store.put("locked/w.bin", b"w")
+    store.put("w.bin", b"w")
+    (tmp_path / "weights/w.bin").chmod(0)
+    source = store.source()
+    files = by_path(source.listing())
+    with pytest.raises(AccessDenied, match=r"w\.bin"):
+        source.locate(files["w.bin"])
+    (tmp_path / "weights/locked").chmod(0)
+    try:
+        with pytest.raises(AccessDenied, match="locked"):
+            source.listing()
+    finally:
+        (tmp_path / "weights/locked").chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_what_may_not_be_read_is_denied_also_when_the_tests_run_as_root(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    store.put("w.bin", b"w")
+    source = store.source()
+    (file,) = source.listing().files
+    (tmp_path / "weights").chmod(0o700)
+    script = f"""
+import os
+import entries
+from truss_cache_tasks.errors import AccessDenied
+from truss_cache_tasks.planning.listing import RemoteFile
+from truss_cache_tasks.sources.local import LocalSource
+from pathlib import Path
+source = LocalSource(entries.entry("file://weights", config=Path({str(tmp_path / "config.yaml")!r})), entries.settings())
+os.setuid(65534)
+for ask in (source.listing, lambda: source.locate({file!r})):
+    try:
+        ask()
+    except AccessDenied as exc:
+        print(exc.hint)
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    answer = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert len(answer.stdout.splitlines()) == 2
