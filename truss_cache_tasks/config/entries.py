@@ -1,4 +1,4 @@
-"""A raw mapping of config.yaml -> frozen Entry."""
+"""Entry and Config: what config.yaml says, checked and frozen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from truss_cache_tasks.planning.keys import RequestKey, request_key
 from truss_cache_tasks.planning.request import Request
+
+DEFAULT_SECRET = "hf_access_token"  # Truss's default for runtime_secret_name
 
 
 @dataclass(frozen=True)
@@ -19,14 +21,14 @@ class Entry:
         revision: the user's words; "main" for a Hub entry that gives none, "" for a bucket that gives none.
         allow_patterns, ignore_patterns: as written; None where not given.
         use_volume, volume_folder, mount_location: the layout fields; mount_location is None save in the `weights` form.
-        runtime_secret_name: `hf_access_token` unless given.
+        runtime_secret_name: DEFAULT_SECRET unless given; safe as a file name.
         secret_is_named: the entry itself sets the secret's name (a bucket looks at the secret only then).
         request: what is asked, in canonical words.
         where: ``config.yaml:14: model_cache[1]``, for messages.
         config: absolute path of the config file.
         data_dir: absolute path of the Truss's `data_dir`.
         hub_env: the hub variables of the config's `environment_variables`, as sorted pairs; when not empty they alone
-            decide where the hub cache is.
+            decide where the hub cache is. Relative paths are already relative to the config's folder.
     """
 
     name: str

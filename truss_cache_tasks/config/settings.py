@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import pwd
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from truss_cache_tasks.errors import ConfigError
+
+# Those that decide where huggingface_hub's cache is, the strongest first (huggingface_hub/constants.py, 2.4.0).
+HUB_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+
+T = TypeVar("T")
+
+_MOST_CONNECTIONS = 256
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
+_TRUE, _FALSE = ("1", "on", "yes", "true"), ("0", "off", "no", "false")
+
+
+class Variable(NamedTuple):
+    """One line of `truss-cache help env`."""
+
+    name: str
+    meaning: str
+    default: str
+
+
+VARIABLES = (
+    Variable("TRUSS_CONFIG", "the config, a file or its folder, where cache_tasks() names none", "beside dodo.py"),
+    Variable(
+        "TRUSS_MODEL_CACHE_DIR", "the model cache: buckets, file:// and volume folders go there", "/app/model_cache"
+    ),
+    Variable("TRUSS_MOUNT_ROOT", "a folder put before every mount_location", "none"),
+    Variable("TRUSS_SECRETS_DIR", "where named secrets are looked up in place of /secrets", "/secrets"),
+    Variable("TRUSS_CACHE_PROJECT", "the project's id in the cache's records, where the path varies", "from the path"),
+    Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error", "0"),
+    Variable("TRUSS_CACHE_CONNECTIONS", f"connections of the whole process, 1 to {_MOST_CONNECTIONS}", "chosen"),
+    Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
+    Variable("TRUSS_CACHE_EVENTS", "where events go", "nowhere"),
+    Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of our own mistakes", "0"),
+)
 
 
 @dataclass(frozen=True)
@@ -17,11 +56,15 @@ class Settings:
         mount_root: TRUSS_MOUNT_ROOT, absolute, or None.
         secrets_dirs: where named secrets are looked up, in order: (/secrets, /etc/secrets), or TRUSS_SECRETS_DIR in
             place of the first.
-        project: TRUSS_CACHE_PROJECT, or None.
+        project: TRUSS_CACHE_PROJECT, or None; safe as a file name.
+        locked: TRUSS_CACHE_LOCKED.
         connections: TRUSS_CACHE_CONNECTIONS (1 to 256), or None.
         max_rate: TRUSS_CACHE_MAX_RATE in bytes a second, or None.
-        offline: HF_HUB_OFFLINE says so.
+        events: TRUSS_CACHE_EVENTS as written, or None.
+        debug: TRUSS_CACHE_DEBUG.
+        offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) says so.
         env: the process's environment, for the look-ups that the ecosystems define (hub cache, tokens, endpoints).
+        cwd: what relative paths of the environment are relative to.
     """
 
     config: str | None = None
@@ -29,16 +72,136 @@ class Settings:
     mount_root: Path | None = None
     secrets_dirs: tuple[Path, ...] = (Path("/secrets"), Path("/etc/secrets"))
     project: str | None = None
+    locked: bool = False
     connections: int | None = None
     max_rate: int | None = None
+    events: str | None = None
+    debug: bool = False
     offline: bool = False
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cwd: Path = field(default_factory=Path.cwd)
 
     def hub_cache(self, hub_env: tuple[tuple[str, str], ...] = ()) -> Path:
-        """Return the hub cache: over `hub_env` (of a config) alone if it sets anything, else over the process's."""
-        raise NotImplementedError
+        """Return the hub cache, absolute: over `hub_env` (of a config) alone if it sets anything, else the process's.
+
+        The rules are huggingface_hub's own (constants.py), empty values included: set and empty is set.
+        """
+        says = dict(hub_env) if hub_env else self.env
+        legacy = says.get("HUGGINGFACE_HUB_CACHE", os.path.join(self._hub_home(says), "hub"))
+        return self._absolute(self._expanded(says.get("HF_HUB_CACHE", legacy)))
+
+    def token_file(self) -> Path:
+        """Return where `hf auth login` keeps its token, by the process's variables alone."""
+        return self._absolute(
+            self._expanded(self.env.get("HF_TOKEN_PATH", os.path.join(self._hub_home(self.env), "token")))
+        )
+
+    def _hub_home(self, says: Mapping[str, str]) -> str:
+        cache = says.get("XDG_CACHE_HOME", os.path.join(self._expanded_user("~"), ".cache"))
+        return self._expanded(says.get("HF_HOME", os.path.join(cache, "huggingface")))
+
+    def _absolute(self, path: str) -> Path:
+        return Path(os.path.normpath(self.cwd / path))
+
+    def _expanded(self, path: str) -> str:
+        """os.path.expandvars(os.path.expanduser(path)) over `env` instead of os.environ."""
+        return re.sub(r"\$(\w+|\{[^}]*\})", self._variable, self._expanded_user(path), flags=re.ASCII)
+
+    def _variable(self, match: re.Match[str]) -> str:
+        return self.env.get(match[1].strip("{}"), match[0])
+
+    def _expanded_user(self, path: str) -> str:
+        if not path.startswith("~"):
+            return path
+        user, slash, rest = path[1:].partition("/")
+        try:
+            home = self.env.get("HOME") if not user else None
+            home = home if home is not None else _home_of(user)
+        except KeyError:
+            return path
+        return home.rstrip("/") + slash + rest or "/"
 
 
 def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
-    """Read our variables. Raises ConfigError that names the variable and what it may hold."""
-    raise NotImplementedError
+    """Read our variables; one that is empty counts as not set.
+
+    Args:
+        env: the environment; `os.environ` may be passed, a copy is kept.
+        cwd: absolute; what relative paths are relative to.
+
+    Raises:
+        ConfigError: names the variable and what it may hold.
+    """
+    env = dict(env)
+    get = _Reader(env, cwd)
+    return Settings(
+        config=get.text("TRUSS_CONFIG"),
+        model_cache_dir=get.folder("TRUSS_MODEL_CACHE_DIR"),
+        mount_root=get.folder("TRUSS_MOUNT_ROOT"),
+        secrets_dirs=(get.folder("TRUSS_SECRETS_DIR") or Path("/secrets"), Path("/etc/secrets")),
+        project=get.parsed("TRUSS_CACHE_PROJECT", _project),
+        locked=get.parsed("TRUSS_CACHE_LOCKED", _boolean) or False,
+        connections=get.parsed("TRUSS_CACHE_CONNECTIONS", _connections),
+        max_rate=get.parsed("TRUSS_CACHE_MAX_RATE", _rate),
+        events=get.text("TRUSS_CACHE_EVENTS"),
+        debug=get.parsed("TRUSS_CACHE_DEBUG", _boolean) or False,
+        offline=(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").lower() in _TRUE,
+        env=env,
+        cwd=cwd,
+    )
+
+
+class _Reader:
+    """Takes one variable after the other, and names the one that is wrong."""
+
+    def __init__(self, env: Mapping[str, str], cwd: Path) -> None:
+        self.env = env
+        self.cwd = cwd
+
+    def text(self, name: str) -> str | None:
+        return self.env.get(name) or None
+
+    def folder(self, name: str) -> Path | None:
+        text = self.text(name)
+        if text is None:
+            return None
+        home = Settings(env=self.env, cwd=self.cwd)
+        return home._absolute(home._expanded_user(text))
+
+    def parsed(self, name: str, rule: Callable[[str], T]) -> T | None:
+        text = self.text(name)
+        try:
+            return None if text is None else rule(text)
+        except ValueError as want:
+            raise ConfigError(f"{name}: got {text!r}, want {want}", hint=f"Correct {name}, or unset it.") from None
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _TRUE + _FALSE:
+        raise ValueError("1 or 0 (or yes, no, true, false, on, off)")
+    return text.lower() in _TRUE
+
+
+def _project(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", text):
+        raise ValueError("1 to 100 letters, digits, '.', '_', '@', '+' and '-', the first a letter or digit")
+    return text
+
+
+def _connections(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= _MOST_CONNECTIONS:
+        raise ValueError(f"a number from 1 to {_MOST_CONNECTIONS}")
+    return int(text)
+
+
+def _rate(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([KMG]?)", text.upper())
+    rate = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if rate < 1:
+        raise ValueError("bytes a second as a positive number, with K, M or G of 1000: 500K, 50M, 1.5G")
+    return rate
+
+
+def _home_of(user: str) -> str:
+    """Return a home folder by the password database. Raises KeyError."""
+    return (pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())).pw_dir

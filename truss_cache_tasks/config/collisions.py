@@ -1,0 +1,53 @@
+"""What two entries of one config cannot share, as far as the config alone shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.planning.request import Form, Kind, Request
+
+
+def refuse_collisions(entries: Iterable[Entry]) -> None:
+    """Raise ConfigError, naming both lines, where two entries ask for the same or own one folder.
+
+    A folder inside another's, and buckets of one name in two stores, may be meant: those are judged file by file,
+    once the listings are known.
+    """
+    seen: dict[Hashable, Entry] = {}
+    for entry in entries:
+        same = seen.setdefault(_asked(entry.request), entry)
+        if same is not entry:
+            _refuse(entry, same, "the same as", "Remove one of the two.")
+        for owned, message, hint in _owned(entry.request):
+            other = seen.setdefault(owned, entry)
+            if other is not entry:
+                _refuse(entry, other, message, hint)
+
+
+def _asked(request: Request) -> Hashable:
+    """Return what makes two requests one: order and repetition of patterns do not (planning/keys.py)."""
+    allow = None if request.allow is None else frozenset(request.allow)
+    where = (request.form, request.folder)
+    return (request.source, request.revision, allow, frozenset(request.ignore), *where)
+
+
+def _owned(request: Request) -> list[tuple[Hashable, str, str]]:
+    """Return the folder that the entry has for itself, as a key, with what to say when it is taken."""
+    if request.form is Form.VOLUME:
+        message = f"volume_folder {request.folder!r} goes to the same folder as"
+        return [(("model cache", request.folder), message, "Give each entry a volume_folder of its own.")]
+    if request.form is Form.MOUNT:
+        message = f"mount_location {request.folder!r} is that of"
+        return [(("mount", request.folder), message, "Give each entry a mount_location of its own.")]
+    if request.form is Form.BUCKET and request.source.kind is Kind.LOCAL:
+        name = request.source.root.rpartition("/")[2]
+        hint = "Rename one folder, or set use_volume and a volume_folder."
+        return [(("model cache", name), f"{name!r} goes to the same folder as", hint)]
+    return []
+
+
+def _refuse(entry: Entry, other: Entry, message: str, hint: str) -> None:
+    _, line, field = other.where.rsplit(":", 2)
+    raise ConfigError(f"{entry.where}: {message} {field.strip()} on line {line}", hint=hint)

@@ -1,0 +1,222 @@
+"""The bytes of a config file -> composed YAML nodes, with every refusal in our words."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
+
+from truss_cache_tasks.config.fields import Value, line_of
+from truss_cache_tasks.errors import ConfigError
+
+NAMES = ("config.yaml", "config.yml")
+
+_LARGEST = 16 << 20  # bytes of a config file; 10,000 entries are 2 MB
+_MOST_NODES = 1_000_000  # with every alias written out; 1000 entries have 15,000
+_DEEPEST = 100
+# libyaml's loader where PyYAML was built with it: 1000 entries take it 45 ms, the Python one 400.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_FIX_YAML = "Make it valid YAML; the mistake may stand a line or two above."
+
+
+def find_config(path: Path) -> Path:
+    """Return the absolute path of the config file that `path` names: the file itself, or the one in that folder.
+
+    Raises:
+        ConfigError: there is none, there are two (config.yaml and config.yml), or it is not a file.
+    """
+    path = Path(os.path.abspath(path))
+    mode = _mode(path)
+    if mode is not None and stat.S_ISDIR(mode) and path.name not in NAMES:
+        found = [path / name for name in NAMES if _mode(path / name) is not None]
+        path = found[0] if found else path / NAMES[0]
+        mode = _mode(path)
+    if mode is None:
+        raise ConfigError(f"{shown_path(path)}: not found", hint=_where_to_put_it(path))
+    if path.name in NAMES:
+        _refuse_a_twin(path)
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise ConfigError(f"{shown_path(path)}: is {what}", hint="Put a YAML file there, or name another path.")
+    return path
+
+
+def read_document(path: Path) -> Value | None:
+    """Return the root mapping of the YAML file at `path`, or None for a file that says nothing.
+
+    No value is constructed. Aliases are one node each, however often they are used; what they would expand to is
+    counted, and cycles are refused, so that walking the result ends.
+
+    Raises:
+        ConfigError: unreadable, not UTF-8, not YAML, several documents, an alias bomb, or no mapping.
+    """
+    file = shown_path(path)
+    text = _decoded(_read(path, file), file)
+    root = _composed(text, file)
+    if root is None or root.tag == "tag:yaml.org,2002:null":
+        return None
+    if "&" in text:
+        _refuse_bombs(root, file)
+    value = Value(file, "", root)
+    if not value.is_mapping:
+        raise ConfigError(f"{file}:{value.line}: got {value.shown()}, want a mapping", hint="Write `key: value` lines.")
+    return value
+
+
+def shown_path(path: Path) -> str:
+    """Return `path` as messages show it: relative to the working folder where it lies below that, else whole."""
+    try:
+        return str(path.relative_to(os.getcwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def duplicates(root: Value, skip: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
+    """Yield (line, key, line of the first) for each key that stands twice in a mapping of the file.
+
+    Args:
+        root: the whole document.
+        skip: top-level keys whose values are not looked at: those are read, and their duplicates are errors.
+    """
+    seen: set[int] = set()
+    stack: list[Node] = [root.node]
+    while stack:
+        node = stack.pop()
+        if id(node) in seen or isinstance(node, ScalarNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, MappingNode):
+            yield from _twice(node)
+            top = node is root.node
+            stack.extend(value for key, value in node.value if not (top and key.value in skip))
+        else:
+            stack.extend(node.value)
+
+
+def _twice(node: MappingNode) -> Iterator[tuple[int, str, int]]:
+    first: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, ScalarNode) or key.tag.endswith(":merge"):
+            continue
+        line = line_of(key)
+        if (key.tag, key.value) in first:
+            yield line, key.value, first[key.tag, key.value]
+        first.setdefault((key.tag, key.value), line)
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as why:
+        reason = why.strerror if isinstance(why, OSError) else str(why)
+        raise ConfigError(f"{str(path)!r}: cannot be looked at ({reason})", hint="Name another path.") from None
+
+
+def _where_to_put_it(path: Path) -> str:
+    if path.name == NAMES[0] and _mode(path.with_name(NAMES[1])) is not None:
+        return f"Name {NAMES[1]} instead, which is there."
+    return "Write one there, or name another: cache_tasks(PATH), TRUSS_CONFIG or `truss-cache -f PATH`."
+
+
+def _refuse_a_twin(path: Path) -> None:
+    twin = path.with_name(NAMES[1] if path.name == NAMES[0] else NAMES[0])
+    if _mode(twin) is not None:
+        raise ConfigError(f"{shown_path(path)}: {twin.name} is there too", hint="Keep one of the two, and remove it.")
+
+
+def _read(path: Path, file: str) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_LARGEST + 1)
+    except OSError as why:
+        raise ConfigError(f"{file}: cannot be read ({why.strerror})", hint="Make it readable for this user.") from why
+    if len(data) > _LARGEST:
+        raise ConfigError(f"{file}: is larger than {_LARGEST >> 20} MiB", hint="Name the Truss's own config.yaml.")
+    return data
+
+
+def _decoded(data: bytes, file: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as why:
+        line = data.count(b"\n", 0, why.start) + 1
+        message = f"{file}:{line}: not UTF-8 (byte 0x{data[why.start]:02x})"
+        raise ConfigError(message, hint="Save the file as UTF-8.") from None
+
+
+def _composed(text: str, file: str) -> Node | None:
+    """Compose the one document. The messages of PyYAML hold no values of the file, its snippets do: left out."""
+    try:
+        return _compose(text)
+    except yaml.MarkedYAMLError as why:
+        mark = why.problem_mark or why.context_mark
+        line = "" if mark is None else f":{mark.line + 1}"
+        problem = " ".join(filter(None, (why.context, why.problem)))
+        raise ConfigError(f"{file}{line}: not YAML: {problem}", hint=_yaml_hint(text, mark)) from None
+    except yaml.reader.ReaderError as why:
+        line = str(text.encode()[: why.position].count(b"\n") + 1)
+        message = f"{file}:{line}: not YAML: control characters are not allowed"
+        raise ConfigError(message, hint="Remove the control character.") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: not YAML that we read: nested too deeply", hint=_FIX_YAML) from None
+
+
+def _compose(text: str) -> Node | None:
+    loader = _LOADER(text)
+    try:
+        root: Node | None = loader.get_single_node()
+        return root
+    finally:
+        loader.dispose()
+
+
+def _yaml_hint(text: str, mark: object) -> str:
+    lines = text.splitlines()
+    line = getattr(mark, "line", len(lines))
+    if line < len(lines) and "\t" in lines[line][: len(lines[line]) - len(lines[line].lstrip())]:
+        return "Indent with spaces; YAML takes no tabs there."
+    return _FIX_YAML
+
+
+def _refuse_bombs(root: Node, file: str) -> None:
+    """Count nodes and depth with every alias written out, each node once; post-order on a stack of our own."""
+    done: dict[int, tuple[int, int]] = {}
+    begun: set[int] = set()
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        if id(node) in done:
+            stack.pop()
+            continue
+        children = list(_children(node))
+        if id(node) not in begun:
+            begun.add(id(node))
+            if any(id(child) in begun and id(child) not in done for child in children):
+                _bomb(file, node, "an alias that holds itself")
+            stack.extend(child for child in children if id(child) not in done)
+            continue
+        sizes = [done[id(child)] for child in children]
+        size, depth = 1 + sum(s for s, _ in sizes), 1 + max((d for _, d in sizes), default=0)
+        if size > _MOST_NODES or depth > _DEEPEST:
+            _bomb(file, node, "aliases that expand to " + ("too much" if size > _MOST_NODES else "too deep a nesting"))
+        done[id(node)] = (size, depth)
+        stack.pop()
+
+
+def _children(node: Node) -> Iterator[Node]:
+    if isinstance(node, MappingNode):
+        for pair in node.value:
+            yield from pair
+    elif isinstance(node, CollectionNode):
+        yield from node.value
+
+
+def _bomb(file: str, node: Node, what: str) -> None:
+    raise ConfigError(f"{file}:{line_of(node)}: {what}", hint="Write the values out instead of `*alias`.")

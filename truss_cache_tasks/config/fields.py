@@ -1,0 +1,230 @@
+"""One value of config.yaml: what it is, where it stands, and how a message names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NoReturn, TypeVar
+
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from truss_cache_tasks.errors import ConfigError
+
+T = TypeVar("T")
+
+_TAG = "tag:yaml.org,2002:"
+_TEXT = (_TAG + "str", _TAG + "value")  # a plain `=` is text to PyYAML's SafeLoader too
+_TRUE = ("yes", "true", "on")
+_LONGEST = 80  # characters of a user's value that a message repeats
+
+
+class Refused(ValueError):
+    """A rule's verdict on a text, before anybody knows which field it came from."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Value:
+    """A node of the file with its place.
+
+    Args:
+        file: the config file as the user knows it.
+        field: `model_cache[1].revision`.
+        node: the composed YAML node; scalars keep the characters that the user wrote.
+    """
+
+    __slots__ = ("field", "file", "node")
+
+    def __init__(self, file: str, field: str, node: Node) -> None:
+        self.file = file
+        self.field = field
+        self.node = node
+
+    @property
+    def line(self) -> int:
+        """Line of the file, from 1; of an aliased value, the line of its anchor."""
+        return line_of(self.node)
+
+    @property
+    def where(self) -> str:
+        """``config.yaml:14: model_cache[1]``."""
+        return f"{self.file}:{self.line}: {self.field}"
+
+    @property
+    def is_null(self) -> bool:
+        """Nothing, `~` or `null` stands there, which means: not given."""
+        return self.node.tag == _TAG + "null"
+
+    @property
+    def is_empty(self) -> bool:
+        """Null, or a list of nothing."""
+        return self.is_null or (self.is_list and not self.node.value)
+
+    @property
+    def is_list(self) -> bool:
+        """A YAML sequence without a tag of its own."""
+        return isinstance(self.node, SequenceNode) and self.node.tag == _TAG + "seq"
+
+    @property
+    def is_mapping(self) -> bool:
+        """A YAML mapping without a tag of its own."""
+        return isinstance(self.node, MappingNode) and self.node.tag == _TAG + "map"
+
+    @property
+    def is_string(self) -> bool:
+        """A scalar that YAML reads as text."""
+        return isinstance(self.node, ScalarNode) and self.node.tag in _TEXT
+
+    def fail(self, message: str, hint: str) -> NoReturn:
+        """Raise the ConfigError that names file, line and field."""
+        raise ConfigError(f"{self.where}: {message}", hint=hint)
+
+    def shown(self) -> str:
+        """Return what the user wrote, short enough for a message."""
+        if self.is_null:
+            return "nothing"
+        if not isinstance(self.node, ScalarNode):
+            return "a list" if isinstance(self.node, SequenceNode) else "a mapping"
+        text = self.node.value if len(self.node.value) <= _LONGEST else self.node.value[:_LONGEST] + "…"
+        if self.is_string:
+            return f"the string {text!r}"
+        return text if self.node.tag.startswith(_TAG) else f"{text!r} with the tag {self.node.tag}"
+
+    def string(self) -> str:
+        """Return the text, not empty and free of control characters, or fail."""
+        if not self.is_string:
+            self._fail_for_a_string()
+        text: str = self.node.value
+        if not text:
+            self.fail("is empty", "Write a value, or leave the field out.")
+        if bad := next((char for char in text if is_control(char)), None):
+            self.fail(f"holds the control character U+{ord(bad):04X}", "Write it on one line, without escapes.")
+        return text
+
+    def _fail_for_a_string(self) -> NoReturn:
+        name = self.field.rpartition(".")[2]
+        if isinstance(self.node, ScalarNode) and not self.is_null and self.node.tag.startswith(_TAG):
+            quoted = f'"{self.node.value}"'
+            example = f"- {quoted}" if name.endswith("]") else f"{name}: {quoted}"
+            self.fail(f"YAML reads {self.node.value} as {_kind(self.node)}, want a string", f"Quote it: {example}")
+        self.fail(f"got {self.shown()}, want a string", "Write one text there.")
+
+    def boolean(self) -> bool:
+        """Return true or false, or fail."""
+        if self.node.tag != _TAG + "bool":
+            self.fail(f"got {self.shown()}, want true or false", "Write true or false, without quotes.")
+        return str(self.node.value).lower() in _TRUE
+
+    def patterns(self) -> tuple[str, ...]:
+        """Return a list of patterns, each a text of at least one character, as written and in order."""
+        if not self.is_list:
+            hint = f'Write a list: {self.field.rpartition(".")[2]}: ["*.safetensors"]'
+            self.fail(f"got {self.shown()}, want a list of patterns", hint)
+        found = []
+        for item in self.items():
+            if not item.is_string:
+                item._fail_for_a_string()
+            if not item.node.value:
+                item.fail("is empty", "Remove it, or write a pattern such as '*.safetensors'.")
+            if "\0" in item.node.value:
+                item.fail("holds a NUL character, which no file name has", "Remove it.")
+            found.append(item.node.value)
+        return tuple(found)
+
+    def items(self) -> Iterator[Value]:
+        """Yield the items of a list; the field of the second is `FIELD[1]`."""
+        for index, node in enumerate(self.node.value):
+            yield Value(self.file, f"{self.field}[{index}]", node)
+
+    def parsed(self, rule: Callable[[str], T]) -> T:
+        """Return `rule(text)`, with what the rule refuses put into our words."""
+        try:
+            return rule(self.string())
+        except Refused as why:
+            raise ConfigError(f"{self.where}: {why.message}", hint=why.hint) from None
+
+    def members(self, *, strict: Callable[[str], bool] = lambda key: True) -> dict[str, Value]:
+        """Return the mapping's values by key, merge keys (`<<`) resolved; null values too.
+
+        Args:
+            strict: keys for which being given twice is an error (the last one wins otherwise).
+        """
+        found: dict[str, Value] = {}
+        merges: list[Node] = []
+        lines: dict[str, int] = {}
+        for key, node in self.node.value:
+            if key.tag == _TAG + "merge":
+                merges.append(node)
+                continue
+            name = self._name_of(key)
+            member = Value(self.file, f"{self.field}.{name}" if self.field else name, node)
+            if name in lines and strict(name):
+                here = Value(self.file, member.field, key)
+                here.fail(f"given twice, on line {lines[name]} and on line {here.line}", "Remove one of the two.")
+            lines[name] = line_of(key)
+            found[name] = member
+        for merge in merges:
+            for name, member in self._merged(merge).items():
+                found.setdefault(name, member)
+        return found
+
+    def _name_of(self, key: Node) -> str:
+        if isinstance(key, ScalarNode):
+            return str(key.value)
+        Value(self.file, self.field or "top level", key).fail("a key that is no name", "Write `name: value`.")
+
+    def _merged(self, node: Node) -> dict[str, Value]:
+        """Return what `<<` brings: of several mappings the earlier wins (YAML 1.1, merge key)."""
+        parts = node.value if isinstance(node, SequenceNode) else [node]
+        found: dict[str, Value] = {}
+        for part in parts:
+            value = Value(self.file, self.field, part)
+            if not value.is_mapping:
+                value.fail(f"`<<` brings {value.shown()}, want a mapping", "Point `<<` to a mapping.")
+            for name, member in value.members().items():
+                found.setdefault(name, member)
+        return found
+
+    def known_members(self, known: Sequence[str], hints: Mapping[str, str]) -> dict[str, Value]:
+        """Return the members that are not null; any key but `known` fails with a did-you-mean.
+
+        Args:
+            known: the fields that may stand here.
+            hints: for keys that belong elsewhere, the sentence that says where.
+        """
+        members = self.members()
+        for name, value in members.items():
+            if name not in known:
+                hint = hints.get(name) or did_you_mean(name, known) or f"Known are {', '.join(known)}."
+                value.fail("unknown key", hint)
+        return {name: value for name, value in members.items() if not value.is_null}
+
+
+def line_of(node: Node) -> int:
+    """Return the line on which `node` begins, from 1."""
+    line: int = node.start_mark.line
+    return line + 1
+
+
+def is_control(char: str) -> bool:
+    """Tell characters that would break a line, a path or a terminal: C0, DEL, C1, and the Unicode line breaks."""
+    return char < " " or "\x7f" <= char <= "\x9f" or char in "\u2028\u2029"
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str | None:
+    """Return `Did you mean X?` for the nearest of `known`, or None.
+
+    >>> did_you_mean("allow_pattern", ["repo_id", "allow_patterns"])
+    'Did you mean allow_patterns?'
+    """
+    import difflib
+
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    return f"Did you mean {near[0]}?" if near else None
+
+
+def _kind(node: Node) -> str:
+    names = {"int": "a number", "float": "a number", "bool": "true or false", "timestamp": "a date"}
+    return names.get(node.tag.removeprefix(_TAG), "something else than text")

@@ -1,0 +1,158 @@
+"""One item of `model_cache` (or its alias `hf_cache`) -> Entry."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
+from truss_cache_tasks.config.fields import Refused, Value, did_you_mean
+from truss_cache_tasks.config.folders import RECORDS, volume_folder
+from truss_cache_tasks.config.uris import Parsed, check_revision, parse_repo_id
+from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
+
+KNOWN = (
+    "repo_id",
+    "revision",
+    "allow_patterns",
+    "ignore_patterns",
+    "volume_folder",
+    "use_volume",
+    "kind",
+    "runtime_secret_name",
+)
+_ELSEWHERE = {
+    "source": "Did you mean repo_id? `source` belongs to the `weights` form.",
+    "mount_location": "Use volume_folder here; `mount_location` belongs to the `weights` form.",
+    "auth_secret_name": "Did you mean runtime_secret_name? `auth_secret_name` belongs to the `weights` form.",
+    "auth": "Use runtime_secret_name here; `auth` belongs to the `weights` form.",
+}
+_KINDS = ("hf", "gcs", "s3", "azure", "file")
+_SECRET_NAME = re.compile(r"[-._a-zA-Z0-9]{1,253}")  # Truss's own rule for the names under `secrets:`
+
+
+@dataclass
+class Context:
+    """What every entry of one config shares.
+
+    Args:
+        config: absolute path of the file.
+        data_dir: absolute path of the Truss's data folder.
+        hub_env: as in Entry.
+        warnings: grows while entries are read.
+    """
+
+    config: Path
+    data_dir: Path
+    hub_env: tuple[tuple[str, str], ...]
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_model(value: Value, context: Context) -> Entry:
+    """Return the Entry, still without a name. Raises ConfigError."""
+    if not value.is_mapping:
+        hint = f"Write `- repo_id: {value.node.value}`." if value.is_string else "Write `- repo_id: org/name`."
+        value.fail(f"got {value.shown()}, want a mapping with repo_id", hint)
+    members = value.known_members(KNOWN, _ELSEWHERE)
+    if "repo_id" not in members:
+        value.fail("repo_id is missing", "Add `repo_id: org/name`, or gs://, s3:// or file://.")
+    parsed = members["repo_id"].parsed(parse_repo_id)
+    _check_kind(members.get("kind"), parsed.source)
+    revision = _revision(members.get("revision"), parsed)
+    form, folder = _layout(value, members, parsed.source, context)
+    warn_of_source(members["repo_id"], parsed.source, context)
+    if revision and parsed.source.kind is not Kind.HUGGINGFACE:
+        context.warnings.append(f"{members['revision'].where}: ignored, only Hugging Face repos have revisions")
+    allow, ignore = patterns(members)
+    secret = members.get("runtime_secret_name")
+    on_hub = parsed.source.kind is Kind.HUGGINGFACE
+    wanted = (revision or "main") if on_hub else revision
+    return Entry(
+        name="",
+        repo_id=members["repo_id"].string(),
+        revision=wanted,
+        allow_patterns=allow,
+        ignore_patterns=ignore,
+        use_volume=form is Form.VOLUME,
+        volume_folder=members["volume_folder"].string() if "volume_folder" in members else None,
+        mount_location=None,
+        runtime_secret_name=secret.parsed(secret_name) if secret else DEFAULT_SECRET,
+        secret_is_named=secret is not None,
+        request=Request(parsed.source, wanted if on_hub else "", allow, ignore or (), form, folder),
+        where=value.where,
+        config=context.config,
+        data_dir=context.data_dir,
+        hub_env=context.hub_env,
+    )
+
+
+def patterns(members: dict[str, Value]) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Return (allow_patterns, ignore_patterns); None where not given, () where the list is empty."""
+    allow, ignore = members.get("allow_patterns"), members.get("ignore_patterns")
+    return allow.patterns() if allow else None, ignore.patterns() if ignore else None
+
+
+def secret_name(text: str) -> str:
+    """Return the name of a secret, which is also the name of its file. Raises Refused."""
+    if not _SECRET_NAME.fullmatch(text) or text in (".", ".."):
+        hint = "Write the secret's name: letters, digits, '-', '_' and '.'; never its value."
+        raise Refused("is no name of a secret", hint)
+    return text
+
+
+def warn_of_source(value: Value, source: SourceRef, context: Context) -> None:
+    """Warn of a wildcard in a prefix, which stores take literally."""
+    if set(source.prefix) & set("*?"):
+        message = "a wildcard in the prefix is taken literally; wildcards go into allow_patterns"
+        context.warnings.append(f"{value.where}: {message}")
+
+
+def local_name(value: Value, source: SourceRef) -> str:
+    """Return the folder that a `file://` source has in the model cache, or fail where its path gives none."""
+    name = source.root.rpartition("/")[2]
+    if name in (".", ".."):
+        value.fail(f"{source.root!r} ends in no name", "Name the folder itself, or set use_volume and volume_folder.")
+    if name.casefold() == RECORDS:
+        value.fail(f"{name!r} is where our own records are", "Rename the folder, or set use_volume and volume_folder.")
+    return name
+
+
+def _check_kind(value: Value | None, source: SourceRef) -> None:
+    if value is None:
+        return
+    kind = value.string()
+    if kind == "azure":
+        value.fail("azure is not supported yet", "Use hf, gcs or s3.")
+    if kind not in _KINDS:
+        value.fail(f"unknown kind {kind!r}", did_you_mean(kind, _KINDS) or "Use hf, gcs or s3.")
+    if kind != source.kind.value:
+        scheme = "gs" if source.kind is Kind.GCS else source.kind.value
+        what = "a plain repo id is hf" if scheme == "hf" else f"{scheme}:// is {source.kind.value}"
+        value.fail(f"{kind!r} disagrees with repo_id: {what}", "Remove `kind`, or correct the scheme of repo_id.")
+
+
+def _revision(value: Value | None, parsed: Parsed) -> str:
+    """Return the entry's revision, "" where it gives none."""
+    if value is None or (value.is_string and not value.node.value):
+        return parsed.revision
+    revision = value.string() if parsed.source.kind is not Kind.HUGGINGFACE else value.parsed(check_revision)
+    if parsed.revision and revision != parsed.revision:
+        value.fail(f"{revision!r}, but repo_id says @{parsed.revision}", "Keep one of the two.")
+    return revision
+
+
+def _layout(value: Value, members: dict[str, Value], source: SourceRef, context: Context) -> tuple[Form, str]:
+    use_volume = "use_volume" in members and members["use_volume"].boolean()
+    folder = members["volume_folder"].parsed(volume_folder) if "volume_folder" in members else ""
+    if use_volume and not folder:
+        value.fail("use_volume without volume_folder", "Add `volume_folder: NAME`, as Truss demands.")
+    if use_volume:
+        return Form.VOLUME, folder
+    if folder:
+        context.warnings.append(f"{members['volume_folder'].where}: ignored without `use_volume: true`, as in Truss")
+    if source.kind is Kind.HUGGINGFACE:
+        return Form.HUB, ""
+    if source.kind is Kind.LOCAL:
+        local_name(members["repo_id"], source)
+    return Form.BUCKET, ""

@@ -1,0 +1,108 @@
+"""config.yaml -> Config: the one way in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from truss_cache_tasks.config.collisions import refuse_collisions
+from truss_cache_tasks.config.document import duplicates, find_config, read_document
+from truss_cache_tasks.config.entries import Config, Entry
+from truss_cache_tasks.config.fields import Value
+from truss_cache_tasks.config.literals import looks_real
+from truss_cache_tasks.config.model_cache import Context, read_model
+from truss_cache_tasks.config.names import name_entries
+from truss_cache_tasks.config.settings import HUB_VARIABLES
+from truss_cache_tasks.config.weights import read_weights
+
+_LISTS = ("model_cache", "hf_cache", "weights")
+_READ = (*_LISTS, "data_dir", "environment_variables")
+# Typing mistakes of the keys that would otherwise make a config silently empty.
+_ALMOST = {"modelcache": "model_cache", "modelcaches": "model_cache", "hfcache": "hf_cache", "weight": "weights"}
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a whole config file; nothing is asked of disk or network but that file.
+
+    Args:
+        path: the file, or the folder that holds config.yaml (or config.yml); relative to the working folder.
+
+    Raises:
+        ConfigError: ``file:line: field: message`` and a hint.
+    """
+    file = find_config(Path(path))
+    root = read_document(file)
+    if root is None:
+        return Config(file, ())
+    members = root.members(strict=_READ.__contains__)
+    context = Context(file, _data_dir(members.get("data_dir"), file.parent), _hub_env(members, file.parent))
+    entries = _entries(members, context)
+    refuse_collisions(entries)
+    context.warnings += _warnings(root, members)
+    names = name_entries([(entry.request.source, entry.request.revision) for entry in entries])
+    named = tuple(replace(entry, name=name) for entry, name in zip(entries, names, strict=True))
+    return Config(file, named, tuple(context.warnings))
+
+
+def _entries(members: dict[str, Value], context: Context) -> list[Entry]:
+    models, alias, weights = (members.get(name) for name in _LISTS)
+    if models and alias:
+        alias.fail(f"`model_cache` on line {models.line} is the same thing", "Keep `model_cache`, remove `hf_cache`.")
+    models = models or alias
+    if models and not models.is_empty and weights and not weights.is_empty:
+        hint = f"Keep one of the two; `{models.field}` is on line {models.line}."
+        weights.fail(f"`weights` and `{models.field}` cannot be used together", hint)
+    entries = [read_model(item, context) for item in _items(models, "repo_id: org/name", one=True)]
+    return entries or [read_weights(item, context) for item in _items(weights, "source: hf://org/name", one=False)]
+
+
+def _items(value: Value | None, example: str, *, one: bool) -> list[Value]:
+    """Return the items of a list; with `one`, a mapping is one item (the Truss guide writes it so)."""
+    if value is None or value.is_null:
+        return []
+    if one and value.is_mapping:
+        return [value]
+    if not value.is_list:
+        value.fail(f"got {value.shown()}, want a list of entries", f"Write a list: `- {example}`.")
+    return list(value.items())
+
+
+def _data_dir(value: Value | None, folder: Path) -> Path:
+    """Return the Truss's data folder, absolute; Truss's default is `data`."""
+    if value is None or value.is_null:
+        return folder / "data"
+    return Path(os.path.normpath(folder / value.string()))
+
+
+def _hub_env(members: dict[str, Value], folder: Path) -> tuple[tuple[str, str], ...]:
+    """Return the hub variables that the config sets, as sorted pairs; a relative path is relative to the config."""
+    value = members.get("environment_variables")
+    if value is None or value.is_null:
+        return ()
+    if not value.is_mapping:
+        value.fail(f"got {value.shown()}, want a mapping", "Write `NAME: value` lines.")
+    variables = value.members(strict=HUB_VARIABLES.__contains__)
+    found = {name: variables[name] for name in HUB_VARIABLES if name in variables and not variables[name].is_null}
+    texts = {name: member.string() for name, member in found.items()}
+    return tuple(sorted((n, t if t[0] in "/~$" else str(folder / t)) for n, t in texts.items()))
+
+
+def _warnings(root: Value, members: dict[str, Value]) -> list[str]:
+    found = []
+    for line, key, first in duplicates(root, skip=_LISTS):
+        found.append(f"{root.file}:{line}: {key}: given twice, first on line {first}; the last one wins")
+    for name, member in members.items():
+        meant = _ALMOST.get(name.lower().replace("-", "").replace("_", "").replace(" ", ""))
+        if meant and name not in _READ:
+            found.append(f"{member.where}: not read; did you mean {meant}?")
+    return found + _literal_secrets(members.get("secrets"))
+
+
+def _literal_secrets(secrets: Value | None) -> list[str]:
+    """Warn of values that look real. They are never used, and never shown."""
+    if secrets is None or not secrets.is_mapping:
+        return []
+    message = "looks like a real secret; it is never used from here, keep it out of the file and write null"
+    values = secrets.members(strict=lambda key: False).values()
+    return [f"{value.where}: {message}" for value in values if value.is_string and looks_real(value.node.value)]

@@ -1,0 +1,141 @@
+"""A source as the user writes it -> SourceRef and revision. Texts in, values out."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from truss_cache_tasks.config.fields import Refused, did_you_mean
+from truss_cache_tasks.planning.request import Kind, SourceRef
+
+SCHEMES = {"hf": Kind.HUGGINGFACE, "gs": Kind.GCS, "gcs": Kind.GCS, "s3": Kind.S3, "file": Kind.LOCAL}
+LATER = ("azure", "az", "r2", "cw", "https")
+
+_WANTED = "Use hf://, gs://, s3:// or file://."
+# huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a property holds the two together.
+_REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+# git check-ref-format: what no branch or tag is called; it also keeps refs/{revision} inside its folder.
+_NO_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^@$")
+
+
+class Parsed(NamedTuple):
+    """A source and the `@revision` of its URI ("" where it has none)."""
+
+    source: SourceRef
+    revision: str
+
+
+def parse_repo_id(text: str) -> Parsed:
+    """Read `repo_id`: `org/name` or a URI. Raises Refused.
+
+    >>> parse_repo_id("gcs://bucket/m/").source
+    SourceRef(kind=<Kind.GCS: 'gs'>, root='bucket', prefix='m')
+    """
+    if "://" in text:
+        return parse_uri(text)
+    if "@" in text and is_repo_id(text.partition("@")[0]):
+        raise Refused("the Hub has no '@' in a repo id", f"Write hf://{text}, or a `revision:` of its own.")
+    if text.startswith(("./", "../", "/", "~")):
+        raise Refused(f"{text!r} is a path, not a repo id", "Write a local folder as file://PATH.")
+    check_repo_id(text)
+    return Parsed(SourceRef(Kind.HUGGINGFACE, text), "")
+
+
+def parse_source(text: str) -> Parsed:
+    """Read `source` of the `weights` form: always a URI, as Truss demands. Raises Refused."""
+    if "://" not in text:
+        hint = f"Write hf://{text}." if is_repo_id(text.partition("@")[0]) else _WANTED
+        raise Refused("no scheme", hint)
+    scheme, _, rest = text.partition("://")
+    if scheme in ("gs", "gcs", "s3") and "@" in rest:
+        raise Refused(f"{scheme}:// has no @revision", "Remove the '@': only hf:// sources have revisions.")
+    return parse_uri(text)
+
+
+def parse_uri(text: str) -> Parsed:
+    """Read `scheme://...`. Messages name the scheme alone where it is not ours: such a URI may hold a password."""
+    scheme, _, rest = text.partition("://")
+    if scheme in LATER:
+        raise Refused(f"{scheme}:// is not supported yet", _later_hint(scheme, rest))
+    if scheme == "http":
+        raise Refused("http:// is not supported: anyone on the way could change the weights", _WANTED)
+    if scheme not in SCHEMES:
+        known = list(SCHEMES)
+        near = did_you_mean(scheme, known) or _WANTED
+        raise Refused(f"unknown scheme {scheme!r}", near.replace("?", "://?"))
+    kind = SCHEMES[scheme]
+    if kind is Kind.HUGGINGFACE:
+        return _hub(rest)
+    return Parsed(_local(rest) if kind is Kind.LOCAL else _bucket(kind, scheme, rest), "")
+
+
+def is_repo_id(text: str) -> bool:
+    """Tell whether huggingface_hub takes `text` for a repo id."""
+    try:
+        check_repo_id(text)
+    except Refused:
+        return False
+    return True
+
+
+def check_repo_id(text: str) -> None:
+    """Refuse what huggingface_hub.utils.validate_repo_id refuses."""
+    hint = "Write it as the Hub shows it: org/name."
+    if text.count("/") > 1:
+        raise Refused(f"{text!r} is no repo id: more than one '/'", hint)
+    if not _REPO_ID.fullmatch(text):
+        rule = "letters, digits, '-', '_', '.', neither first nor last a '-' or '.', at most 96 a name"
+        raise Refused(f"{text!r} is no repo id ({rule})", hint)
+    if "--" in text or ".." in text:
+        raise Refused(f"{text!r} is no repo id: it holds '--' or '..'", hint)
+    if text.endswith(".git"):
+        raise Refused(f"{text!r} is no repo id: it ends in '.git'", "Remove the '.git'.")
+
+
+def check_revision(text: str) -> str:
+    """Return a revision that git allows. Raises Refused."""
+    if _NO_REVISION.search(text):
+        raise Refused(
+            f"{text!r} is no branch, tag or commit: git allows no such name", "Copy the revision from the repo's page."
+        )
+    return text
+
+
+def _hub(rest: str) -> Parsed:
+    repo_id, at, revision = rest.partition("@")
+    check_repo_id(repo_id)
+    if at and not revision:
+        raise Refused("nothing follows the '@'", "Write hf://org/name@REVISION, or remove the '@'.")
+    return Parsed(SourceRef(Kind.HUGGINGFACE, repo_id), check_revision(revision) if at else "")
+
+
+def _bucket(kind: Kind, scheme: str, rest: str) -> SourceRef:
+    bucket, _, prefix = rest.partition("/")
+    hint = f"Write {scheme}://BUCKET/PREFIX."
+    if not bucket:
+        raise Refused("no bucket name", hint)
+    if set(bucket) & set("*?[]"):
+        raise Refused(f"a wildcard in the bucket name {bucket!r}", "Name one bucket; wildcards go into allow_patterns.")
+    if not _BUCKET.fullmatch(bucket):
+        raise Refused(f"{bucket!r} is no bucket name (letters, digits, '-', '_', '.')", hint)
+    prefix = prefix.strip("/")
+    if {".", ".."} & set(prefix.split("/")):
+        raise Refused("'.' or '..' in the prefix", "Write the prefix as the store shows it.")
+    return SourceRef(kind, bucket, prefix)
+
+
+def _local(rest: str) -> SourceRef:
+    root = rest.rstrip("/")
+    if not root:
+        raise Refused("no folder or file named", "Write file://PATH, relative to config.yaml or absolute.")
+    if root.startswith("~"):
+        raise Refused("'~' is not expanded", "Write an absolute path, or one relative to config.yaml.")
+    return SourceRef(Kind.LOCAL, root)
+
+
+def _later_hint(scheme: str, rest: str) -> str:
+    host, _, path = rest.partition("/")
+    if scheme == "https" and host in ("huggingface.co", "hf.co") and is_repo_id(path):
+        return f"Write {path}."
+    return _WANTED
