@@ -199,7 +199,8 @@ from truss_cache_tasks.errors import AccessDenied
 from truss_cache_tasks.planning.listing import RemoteFile
 from truss_cache_tasks.sources.local import LocalSource
 from pathlib import Path
-source = LocalSource(entries.entry("file://weights", config=Path({str(tmp_path / "config.yaml")!r})), entries.settings())
+entry = entries.entry("file://weights", config=Path({str(tmp_path / "config.yaml")!r}))
+source = LocalSource(entry, entries.settings())
 os.setuid(65534)
 for ask in (source.listing, lambda: source.locate({file!r})):
     try:
