@@ -1,0 +1,193 @@
+"""Hugging Face Hub: one call for the commit, its tree page by page; the bytes come from the resolve URL.
+
+The calls go through huggingface_hub's own HTTP session (its proxies, certificates, `HF_HUB_OFFLINE`, and what the user
+gave `set_client_factory`), not through `HfApi.list_repo_tree`: that one has no time limit, sleeps as long as a 429
+asks, sends the token to whatever host a page's `Link` names, and asks `/api/agent-harnesses` on the way (2.4.0).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from truss_cache_tasks.config.credentials import Credential, find_credential
+from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, Unavailable
+from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
+from truss_cache_tasks.sources.huggingface_words import Words, header, is_passing, retry_after_s
+
+ENDPOINT = "https://huggingface.co"
+PAUSES_S = (0.5, 2.0)  # before the second and the third try of a call that fails for now
+LONGEST_PAUSE_S = 10.0  # a Retry-After beyond it is reported, not waited for
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class HuggingFaceSource:
+    """One model repo at the Hub, seen with the entry's token.
+
+    Args:
+        timeout_s: for each wait of a call (to connect, or for the next bytes of the answer).
+        sleep: takes seconds, between the tries of a call.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        settings: Settings,
+        *,
+        timeout_s: float = 30.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._entry, self._settings, self._timeout_s, self._sleep = entry, settings, timeout_s, sleep
+        self._repo = entry.request.source.root
+        self._endpoint = _endpoint(settings)
+        self._commit: str | None = None  # of the last listing
+
+    def listing(self, pinned: str | None = None) -> Listing:
+        """Resolve the revision (one call, none for a full commit) and list the whole tree of that commit."""
+        commit = pinned or self._resolve(self._entry.request.revision)
+        files = tuple(self._files(commit))
+        self._commit = commit
+        return Listing(revision=commit, files=files)
+
+    def locate(self, file: RemoteFile) -> Location:
+        """Return the resolve URL of `file` at the listed commit; asks nobody.
+
+        It redirects to a CDN for large files. There is no validator: the final answer's ETag is the CDN's own, and the
+        files of a commit do not change.
+        """
+        if self._commit is None:
+            raise RuntimeError("locate() is for the files of a listing: call listing() first")
+        url = f"{self._endpoint}/{self._repo}/resolve/{self._commit}/{quote(file.key)}"
+        return Location(url, headers=self._headers)
+
+    def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
+        """Word a refused GET of `file`'s bytes, by the Hub or by the CDN behind it."""
+        if 400 <= status < 500 and body.lstrip().startswith((b"<?xml", b"<Error")):  # the Hub answers in JSON
+            return Unavailable(
+                f"{file.path}: the CDN refuses the link that the Hub gave for it ({status})",
+                hint="Run again: such links expire, and each try gets a new one.",
+            )
+        return self._words.refusal(status, headers, file.path)
+
+    # Asking
+
+    def _resolve(self, revision: str) -> str:
+        if _COMMIT.fullmatch(revision):
+            return revision
+        answer, _ = self._ask(f"revision/{quote(revision, safe='')}", {}, revision)
+        commit = answer.get("sha") if isinstance(answer, dict) else None
+        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+            raise self._words.not_a_hub()
+        return commit
+
+    def _files(self, commit: str) -> Iterator[RemoteFile]:
+        query: Mapping[str, str] | None = {"recursive": "true", "expand": "false"}
+        while query is not None:
+            asked = query
+            items, query = self._ask(f"tree/{commit}", asked, commit)
+            try:
+                yield from [_remote_file(item) for item in items if item["type"] == "file"]
+            except (KeyError, TypeError) as exc:
+                raise self._words.not_a_hub() from exc
+            if query == asked:  # a page that names itself as the next one
+                raise self._words.not_a_hub()
+
+    def _ask(self, what: str, query: Mapping[str, str], revision: str) -> tuple[Any, Mapping[str, str] | None]:
+        """GET `what` of this repo from the API; return its JSON, and the query of the next page if there is one."""
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:  # read when huggingface_hub was imported; its session refuses every request then
+            raise self._words.offline()
+        for pause in (*PAUSES_S, None):
+            try:
+                response = self._get(what, query)
+            except Unavailable:
+                if pause is None:
+                    raise
+                self._sleep(pause)
+                continue
+            status, headers = response.status_code, response.headers
+            if status < 400:
+                return self._read(response)
+            if header(headers, "X-Error-Code") == "RevisionNotFound":
+                raise self._no_revision(revision)
+            wait_s = retry_after_s(headers) or pause
+            if not is_passing(status) or pause is None or wait_s is None or wait_s > LONGEST_PAUSE_S:
+                raise self._words.refusal(status, headers)
+            self._sleep(wait_s)
+        raise AssertionError("the last try has no pause: it returns or raises")
+
+    def _get(self, what: str, query: Mapping[str, str]) -> Any:
+        from huggingface_hub import get_session
+        from huggingface_hub.errors import HfHubHTTPError
+
+        http_error: Any = HfHubHTTPError.__bases__[0]  # of httpx, or of httpx2: that changed within huggingface_hub
+        url = f"{self._endpoint}/api/models/{self._repo}/{what}"
+        try:
+            return get_session().get(url, params=dict(query), headers=dict(self._headers), timeout=self._timeout_s)
+        except http_error as exc:
+            host = urlsplit(self._endpoint).netloc
+            raise self._words.unreachable(host, exc, self._timeout_s) from exc
+
+    def _read(self, response: Any) -> tuple[Any, Mapping[str, str] | None]:
+        following = response.links.get("next", {}).get("url")
+        # Only the cursor is taken: the page may name another host (a mirror's upstream), the token is not for it.
+        query = None if following is None else dict(parse_qsl(urlsplit(following).query))
+        try:
+            return response.json(), query
+        except ValueError as exc:
+            raise self._words.not_a_hub() from exc
+
+    @cached_property
+    def _credential(self) -> Credential | None:
+        return find_credential(self._entry, self._settings)
+
+    @cached_property
+    def _headers(self) -> Mapping[str, str]:
+        agent = {"User-Agent": "truss-cache-tasks"}
+        if self._credential is None:
+            return agent
+        return {**agent, "Authorization": f"Bearer {self._credential.fields['token'].reveal()}"}
+
+    @cached_property
+    def _words(self) -> Words:
+        named = [str(folder / self._entry.runtime_secret_name) for folder in self._settings.secrets_dirs]
+        looked_up = f"looked at {', '.join([*named, 'HF_TOKEN'])} and the login of `hf auth login`"
+        origin = self._credential.origin if self._credential else None
+        return Words(self._repo, self._endpoint, origin, looked_up)
+
+    def _no_revision(self, revision: str) -> NotFound:
+        asked = self._entry.request.revision
+        if revision != asked:
+            return self._words.lost_commit(revision, asked)
+        names: list[str] = []
+        with contextlib.suppress(CacheTaskError, KeyError, TypeError):  # a courtesy: the answer is known already
+            refs, _ = self._read(self._get("refs", {"include_prs": "1"} if asked.startswith("refs/") else {}))
+            names = [ref["name"] for kind in ("branches", "tags", "pullRequests") for ref in refs.get(kind, ())]
+        near = difflib.get_close_matches(asked, names, n=1)
+        return self._words.no_revision(asked, near[0] if near else None, tuple(names[:5]))
+
+
+def _endpoint(settings: Settings) -> str:
+    endpoint = (settings.env.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+        raise ConfigError("HF_ENDPOINT is not the URL of a Hub", hint=f"Set it to a URL such as {ENDPOINT}.")
+    return endpoint
+
+
+def _remote_file(item: Mapping[str, Any]) -> RemoteFile:
+    """Read a tree item; an LFS file (Xet-backed ones are that too) has the sha256 of its bytes, others git's own."""
+    lfs = item.get("lfs")
+    digest = Digest("sha256", lfs["oid"]) if lfs else Digest("git-sha1", item["oid"])
+    path = item["path"]
+    return RemoteFile(path=path, size=item["size"], version=digest.value, key=path, digest=digest)
