@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,13 +19,26 @@ class Partial(Protocol):
         ...
 
 
+Explain = Callable[[RemoteFile, int, Mapping[str, str], bytes], CacheTaskError]
+
+
 @dataclass(frozen=True)
 class Job:
-    """One file to move: `locate` is asked when its turn comes, and again when the location expires."""
+    """One file to move.
+
+    Args:
+        file: what is wanted; exactly `file.size` bytes.
+        locate: asked when its turn comes, and again when the location expires or its credential is refused; in a worker
+            thread. What it raises fails the job, save Unavailable, which is retried.
+        partial: where the bytes go, from offset 0.
+        explain: puts a refused GET into the source's words: (file, status, headers of any case, at most the
+            first 4 KiB of the body) -> the error. An Unavailable makes the engine try again; None for plain words.
+    """
 
     file: RemoteFile
     locate: Callable[[], Location]
     partial: Partial
+    explain: Explain | None = None
 
 
 @dataclass(frozen=True)
@@ -51,9 +64,11 @@ class Failed:
 
 
 class Report(Protocol):
-    """Told of every run of bytes that arrived, from any thread."""
+    """Told of every run of bytes that arrived, from any thread; a negative size takes back what must come again."""
 
-    def __call__(self, file: RemoteFile, size: int, /) -> None: ...
+    def __call__(self, file: RemoteFile, size: int, /) -> None:
+        """Take note of `size` bytes of `file`."""
+        ...
 
 
 def silent(file: RemoteFile, size: int, /) -> None:

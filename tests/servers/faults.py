@@ -1,0 +1,241 @@
+"""A loopback HTTP server that misbehaves by script, and counts what it was asked and what it sent."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import re
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Served:
+    """One path, and what its next requests get: a fault each, then health.
+
+    Faults, `:N` where a number may follow:
+        `503` or any status          that status, `{"said": "no"}` as its body
+        `429:N`, `503:N`, `429:date` with Retry-After: N seconds, or a date one second from now
+        `cut:N`, `reset:N`           FIN or RST after N bytes of the body (half of it)
+        `stall:N`                    N bytes of the body, then silence until the server ends
+        `silence`                    not even headers
+        `hang-up`                    closes without an answer
+        `flip`                       one bit of the body's first byte is wrong
+        `ignore-range`               200 and the whole body, whatever was asked
+        `no-length`                  the body ends with the connection, no Content-Length
+        `announce-short`, `announce-long`  a Content-Length of other than the file's bytes, and a body to match
+        `long`                       bytes after the body that no header tells of (the connection is kept)
+        `endless`                    no Content-Length, and bytes after the body
+        `wrong-content-range`        206 with another start
+        `etag-change`                this and every later answer has another ETag
+        `etag-stray`                 this answer alone has another ETag
+        `redirect:URL`               302
+        `redirect-loop`              302 to itself (consumed never)
+    """
+
+    body: bytes
+    faults: deque[str] = field(default_factory=deque)
+    etag: str | None = '"v1"'
+    needs: str | None = None  # the Authorization that it takes to get anything but 401
+
+
+@dataclass
+class Asked:
+    """One request as it came, and what was sent back."""
+
+    path: str
+    headers: dict[str, str]  # lower-case names
+    status: int = 0
+    sent: int = 0  # bytes of body
+
+
+class FaultServer:
+    """Serves `files`; ready once made."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Served] = {}
+        self.asked: list[Asked] = []
+        self.ending = threading.Event()
+        self.lock = threading.Lock()
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.connections = 0
+        owner = self
+
+        class Handler(_Handler):
+            server_of = owner
+
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        self.base = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def add(self, path: str, body: bytes, *faults: str, etag: str | None = '"v1"', needs: str | None = None) -> str:
+        """Serve `body` at `path`; return its URL."""
+        self.files[path] = Served(body, deque(faults), etag, needs)
+        return self.base + path
+
+    @property
+    def sent(self) -> int:
+        """Bytes of all bodies so far."""
+        return sum(asked.sent for asked in self.asked)
+
+    def ranges(self) -> list[str | None]:
+        """Return the Range header of each request, in order."""
+        return [asked.headers.get("range") for asked in self.asked]
+
+    def close(self) -> None:
+        self.ending.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def fault_server() -> Iterator[FaultServer]:
+    server = FaultServer()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def handle_error(self, request, client_address) -> None:
+        pass  # a client that hangs up is part of the tests
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server_of: FaultServer
+    protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        with self.server_of.lock:
+            self.server_of.connections += 1
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server = self.server_of
+        path = self.path.partition("?")[0]
+        asked = Asked(self.path, {name.lower(): value for name, value in self.headers.items()})
+        served = server.files.get(path)
+        with server.lock:
+            server.asked.append(asked)
+            server.in_flight += 1
+            server.most_in_flight = max(server.most_in_flight, server.in_flight)
+            fault = "404" if served is None else "401" if self._lacks(served) else _next_fault(served)
+        try:
+            self._answer(asked, served or Served(b""), fault)
+        finally:
+            with server.lock:
+                server.in_flight -= 1
+
+    def _lacks(self, served: Served) -> bool:
+        return served.needs is not None and self.headers.get("Authorization") != served.needs
+
+    def _answer(self, asked: Asked, served: Served, fault: str) -> None:
+        name, _, argument = fault.partition(":")
+        if name.isdecimal():
+            return self._refuse(asked, int(name), argument)
+        if name == "silence":
+            self.server_of.ending.wait()
+            self.close_connection = True
+            return None
+        if name == "hang-up":
+            self.close_connection = True
+            return None
+        if name == "redirect":
+            return self._redirect(asked, argument)
+        if name == "redirect-loop":
+            return self._redirect(asked, self.path)
+        if name == "etag-change":
+            served.etag = '"v2"'
+        return self._give(asked, served, name, argument)
+
+    def _refuse(self, asked: Asked, status: int, retry_after: str) -> None:
+        asked.status = status
+        body = b'{"said": "no"}'
+        self.send_response(status)
+        if retry_after == "date":
+            self.send_header("Retry-After", email.utils.formatdate(time.time() + 1, usegmt=True))
+        elif retry_after:
+            self.send_header("Retry-After", retry_after)
+        self.send_header("X-Error-Code", "Said")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _redirect(self, asked: Asked, target: str) -> None:
+        asked.status = 302
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _give(self, asked: Asked, served: Served, name: str, argument: str) -> None:
+        whole = served.body
+        start, end = 0, len(whole)
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        ranged = match is not None and name != "ignore-range"
+        if ranged:
+            start = int(match[1])
+            end = min(end, int(match[2]) + 1) if match[2] else end
+            if start >= len(whole):
+                return self._refuse(asked, 416, "")
+        body = whole[start:end]
+        if name == "flip":
+            body = bytes([body[0] ^ 1]) + body[1:]
+        if name == "announce-short":
+            body = body[:-3]
+        if name in ("announce-long", "endless"):
+            body += b"more"
+        asked.status = 206 if ranged else 200
+        self.send_response(asked.status)
+        etag = '"stray"' if name == "etag-stray" else served.etag
+        if etag is not None:
+            self.send_header("ETag", etag)
+        if ranged:
+            shown = start + 1 if name == "wrong-content-range" else start
+            self.send_header("Content-Range", f"bytes {shown}-{end - 1}/{len(whole)}")
+        if name in ("no-length", "endless"):
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if name in ("cut", "reset", "stall"):
+            body = body[: int(argument) if argument else len(body) // 2]
+        if name == "long":
+            body += b"beyond"
+        for at in range(0, len(body), 65536):
+            self.wfile.write(body[at : at + 65536])
+            asked.sent += len(body[at : at + 65536])
+        self.wfile.flush()
+        if name == "stall":
+            self.server_of.ending.wait()
+        if name == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if name in ("cut", "reset", "stall"):
+            self.close_connection = True
+            if name == "reset":
+                self.connection.close()
+        return None
+
+
+def _next_fault(served: Served) -> str:
+    if not served.faults:
+        return ""
+    return served.faults[0] if served.faults[0] == "redirect-loop" else served.faults.popleft()

@@ -1,0 +1,65 @@
+"""A fault server, a scratch partial, and limits that do not make a test wait."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+
+import pytest
+from servers.faults import fault_server
+
+from truss_cache_tasks import transfer
+from truss_cache_tasks.planning.listing import Digest, Location, RemoteFile
+
+# Waits of no length to speak of; timeouts long enough that a slow machine does not meet one by chance.
+FAST = transfer.Limits(backoff_s=0.001, backoff_cap_s=0.002, connect_s=10, answer_s=10, stall_s=10)
+
+
+class Scratch:
+    """A partial: a descriptor over a temporary that has no name."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.descriptor, name = tempfile.mkstemp()
+        os.unlink(name)
+        os.write(self.descriptor, content)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    @property
+    def content(self) -> bytes:
+        return os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
+
+
+def sha256(body: bytes) -> Digest:
+    return Digest("sha256", hashlib.sha256(body).hexdigest())
+
+
+def job_for(url, body, *, path="w.bin", digest="sha256", validator=None, headers=(), partial=None, **named):
+    """A Job for `body` at `url`; `digest` None wants none."""
+    want = sha256(body) if digest == "sha256" else digest
+    file = RemoteFile(path, len(body), "v1", path, want)
+    location = Location(url, dict(headers), validator)
+    return transfer.Job(file, named.pop("locate", lambda: location), partial or Scratch(), **named)
+
+
+def pull_one(job, limits=FAST, report=transfer.silent, network=transfer.Network()):  # noqa: B008
+    """The only result of one job."""
+    (result,) = transfer.pull([job], report, limits=limits, network=network)
+    return result
+
+
+@pytest.fixture
+def server():
+    with fault_server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    transfer.reset()
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("transfer-")] == []
+    transfer.reset()

@@ -1,0 +1,323 @@
+"""What a bad network costs: each fault by a server that does it, and counts."""
+
+import hashlib
+import itertools
+from dataclasses import replace
+
+import pytest
+from transfer.conftest import FAST, Scratch, job_for, pull_one
+
+from truss_cache_tasks import transfer
+from truss_cache_tasks.errors import (
+    AccessDenied,
+    IntegrityError,
+    NotFound,
+    SourceChanged,
+    Unavailable,
+)
+from truss_cache_tasks.planning.listing import Digest, Location, RemoteFile
+
+BODY = bytes(range(256)) * 4096  # 1 MiB
+SMALL = replace(FAST, buffer=64 << 10)
+
+
+def whole(result, body=BODY):
+    assert isinstance(result, transfer.Done), result
+    assert result.job.partial.content == body
+    assert result.digest == result.job.file.digest
+    return True
+
+
+def failure(result):
+    assert isinstance(result, transfer.Failed), result
+    return result.error
+
+
+def test_a_healthy_file_is_one_request_without_a_range(server):
+    assert whole(pull_one(job_for(server.add("/w", BODY), BODY, validator='"v1"')))
+    assert server.ranges() == [None]
+    assert server.asked[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("fault", ["408", "425", "429", "500", "502", "503", "504", "hang-up"])
+def test_a_passing_refusal_is_asked_again(server, fault):
+    assert whole(pull_one(job_for(server.add("/w", BODY, fault, fault), BODY)))
+    assert len(server.asked) == 3
+    assert server.sent == len(BODY)
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset", "no-length-cut"])
+def test_a_broken_connection_costs_what_was_in_flight(server, fault):
+    fault = {"no-length-cut": "cut:300000"}.get(fault, fault)
+    job = job_for(server.add("/w", BODY, fault, fault), BODY, validator='"v1"')
+    assert whole(pull_one(job, SMALL))
+    first, *others = server.ranges()
+    assert first is None
+    assert all(asked.startswith("bytes=") for asked in others)
+    if fault.startswith("cut"):  # a RST may overtake bytes that were sent
+        assert server.sent == len(BODY)
+
+
+def test_a_cut_is_resumed_by_the_etag_of_the_first_answer_where_the_location_has_none(server):
+    assert whole(pull_one(job_for(server.add("/w", BODY, "cut:300000"), BODY), SMALL))
+    assert server.ranges() == [None, "bytes=300000-"]
+
+
+def test_without_validator_and_digest_a_cut_starts_over_as_nothing_could_tell_a_mixture(server):
+    job = job_for(server.add("/w", BODY, "cut:300000", etag=None), BODY, digest=None)
+    assert whole(pull_one(job, SMALL))
+    assert server.ranges() == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("fault", "limits"),
+    [("stall:300000", replace(SMALL, stall_s=0.2)), ("silence", replace(SMALL, answer_s=0.2))],
+)
+def test_a_stall_is_left_and_asked_again(server, fault, limits):
+    assert whole(pull_one(job_for(server.add("/w", BODY, fault), BODY), limits))
+    assert len(server.asked) == 2
+
+
+def test_a_range_that_is_ignored_starts_the_file_over_within_that_answer(server):
+    counted = []
+    job = job_for(server.add("/w", BODY, "cut:300000", "ignore-range"), BODY, validator='"v1"')
+    assert whole(pull_one(job, SMALL, report=lambda file, size: counted.append(size)))
+    assert server.sent == 300000 + len(BODY)
+    assert sum(counted) == len(BODY)
+    assert min(counted) == -300000
+
+
+def test_a_wrong_content_range_costs_the_file_once(server):
+    job = job_for(server.add("/w", BODY, "cut:300000", "wrong-content-range"), BODY)
+    assert whole(pull_one(job, SMALL))
+    assert server.ranges() == [None, "bytes=300000-", None]
+
+
+@pytest.mark.parametrize("fault", ["announce-short", "announce-long", "endless"])
+def test_a_body_of_another_length_costs_the_file_once_and_is_final_twice(server, fault):
+    assert whole(pull_one(job_for(server.add("/once", BODY, fault), BODY)))
+    error = failure(pull_one(job_for(server.add("/twice", BODY, fault, fault), BODY)))
+    assert isinstance(error, IntegrityError)
+    assert len(server.asked) == 4
+
+
+def test_an_endless_body_never_writes_beyond_the_listed_size(server):
+    partial = Scratch()
+    assert failure(pull_one(job_for(server.add("/w", BODY, "endless", "endless"), BODY, partial=partial)))
+    assert len(partial.content) == len(BODY)
+
+
+def test_bytes_behind_a_body_do_not_reach_the_next_file(server):
+    jobs = [job_for(server.add(f"/{n}", BODY[n : n + 999], "long"), BODY[n : n + 999], path=f"{n}") for n in range(5)]
+    for result in transfer.pull(jobs, limits=replace(FAST, files=1)):
+        n = int(result.job.file.path)
+        assert whole(result, BODY[n : n + 999])
+
+
+def test_a_body_that_ends_with_its_connection_is_whole(server):
+    assert whole(pull_one(job_for(server.add("/w", BODY, "no-length"), BODY)))
+
+
+def test_a_flipped_bit_costs_the_file_once(server):
+    counted = []
+    job = job_for(server.add("/w", BODY, "flip"), BODY)
+    assert whole(pull_one(job, report=lambda file, size: counted.append(size)))
+    assert server.sent == 2 * len(BODY)
+    assert sum(counted) == len(BODY)
+
+
+def test_a_second_flipped_bit_is_final_and_says_what_came(server):
+    error = failure(pull_one(job_for(server.add("/w", BODY, "flip", "flip"), BODY)))
+    assert type(error) is IntegrityError
+    got = hashlib.sha256(b"\1" + BODY[1:]).hexdigest()
+    assert str(error) == f"w.bin: got sha256 {got}, want sha256 {hashlib.sha256(BODY).hexdigest()}"
+    assert len(server.asked) == 2
+
+
+def test_a_digest_that_only_the_location_knows_is_compared_and_returned(server):
+    url = server.add("/w", BODY, "flip", "flip")
+    want = Digest("sha256", hashlib.sha256(BODY).hexdigest())
+    assert isinstance(
+        failure(pull_one(job_for(url, BODY, digest=None, locate=lambda: Location(url, digest=want)))), IntegrityError
+    )
+    done = pull_one(job_for(url, BODY, digest=None, locate=lambda: Location(url, digest=want)))
+    assert done.digest == want
+
+
+def test_without_any_digest_the_result_says_so(server):
+    done = pull_one(job_for(server.add("/w", b"abc"), b"abc", digest=None))
+    assert done.digest is None
+    assert done.xxh3 == "06b05ab6733a618578af5f94892f3950"  # xxhsum -H2 of "abc"
+
+
+def test_another_etag_costs_the_file_once_if_it_was_a_stray_answer(server):
+    job = job_for(server.add("/w", BODY, "cut:300000", "etag-stray"), BODY, validator='"v1"')
+    assert whole(pull_one(job, SMALL))
+    assert server.ranges() == [None, "bytes=300000-", None]
+
+
+@pytest.mark.parametrize("faults", [("etag-change",), ("cut:300000", "etag-change")])
+def test_an_object_that_was_replaced_is_told_as_such(server, faults):
+    error = failure(pull_one(job_for(server.add("/w", BODY, *faults), BODY, validator='"v1"'), SMALL))
+    assert type(error) is SourceChanged
+    assert '"v2"' in str(error)
+
+
+def test_an_answer_without_the_promised_validator_is_not_believed(server):
+    job = job_for(server.add("/w", BODY, etag=None), BODY, validator='"v1"')
+    assert type(failure(pull_one(job))) is SourceChanged
+
+
+def test_other_validators_than_etags_are_compared(server):
+    url = server.add("/w", BODY)
+    located = [Location(url, validator="7", validator_header="X-Goog-Generation")]
+    assert type(failure(pull_one(job_for(url, BODY, locate=lambda: located[0])))) is SourceChanged
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [("401", AccessDenied), ("403", AccessDenied), ("404", NotFound), ("412", SourceChanged), ("400", AccessDenied)],
+)
+def test_a_refusal_that_waiting_cannot_help_is_final_at_once(server, status, error):
+    url = server.add("/w", BODY, *[status] * 9)
+    assert type(failure(pull_one(job_for(url, BODY)))) is error
+    assert len(server.asked) == (2 if status == "401" else 1)
+
+
+def test_a_404_of_a_pinned_version_means_that_it_changed(server):
+    url = server.add("/w", BODY, "404")
+    assert type(failure(pull_one(job_for(url, BODY, validator='"v1"')))) is SourceChanged
+
+
+def test_a_resume_behind_the_end_means_that_it_changed(server):
+    url = server.add("/w", BODY, "cut:300000", "416")
+    assert type(failure(pull_one(job_for(url, BODY), SMALL))) is SourceChanged
+
+
+@pytest.mark.parametrize("fault", ["503", "cut:0", "reset:0", "hang-up"])
+def test_the_budget_of_attempts_ends_it(server, fault):
+    error = failure(pull_one(job_for(server.add("/w", BODY, *[fault] * 9), BODY), replace(FAST, attempts=4)))
+    assert type(error) is Unavailable
+    assert len(server.asked) == 4
+    assert "4 times" in str(error)
+
+
+def test_cuts_that_bring_little_are_not_endured_for_ever(server):
+    url = server.add("/w", BODY, *["cut:1000"] * 50)
+    assert type(failure(pull_one(job_for(url, BODY), FAST))) is Unavailable
+    assert len(server.asked) == FAST.attempts
+
+
+def test_progress_begins_a_new_row_of_attempts(server):
+    url = server.add("/w", BODY, *["cut:100000"] * 9)
+    assert whole(pull_one(job_for(url, BODY), replace(SMALL, attempts=2, progress=100_000)))
+    assert server.sent == len(BODY)
+
+
+def test_the_budget_of_seconds_ends_it_without_waiting(server):
+    url = server.add("/w", BODY, "503:3600")
+    limits = replace(FAST, retry_after_cap_s=3600, total_s=60)
+    assert type(failure(pull_one(job_for(url, BODY), limits))) is Unavailable
+
+
+def test_retry_after_is_obeyed_up_to_its_cap(server, monkeypatch):
+    from truss_cache_tasks.transfer.lifeline import Lifeline
+
+    waited = []
+    monkeypatch.setattr(Lifeline, "wait", lambda self, seconds: waited.append(seconds))
+    assert whole(pull_one(job_for(server.add("/w", BODY, "429:7", "503:date", "429:3600"), BODY)))
+    assert waited[0] == 7
+    assert 0 < waited[1] <= 1
+    assert waited[2] == FAST.retry_after_cap_s
+
+
+def test_a_refused_connection_and_an_unknown_host_are_unavailable(server):
+    url = server.add("/w", BODY)
+    server.close()
+    limits = replace(FAST, attempts=2)
+    error = failure(pull_one(job_for(url + "?sig=hush", BODY), limits))
+    assert type(error) is Unavailable
+    assert str(error) == "w.bin: 127.0.0.1: connection refused (tried 2 times)"
+    error = failure(pull_one(job_for("http://no-such-host.invalid/w", BODY), limits))
+    assert type(error) is Unavailable
+    assert "no-such-host.invalid: the name cannot be resolved" in str(error)
+
+
+def test_a_token_that_expired_is_asked_for_once_more(server):
+    url = server.add("/w", BODY, needs="Bearer new")
+    tokens = iter(["Bearer old", "Bearer new"])
+    assert whole(pull_one(job_for(url, BODY, locate=lambda: Location(url, {"Authorization": next(tokens)}))))
+    assert [asked.status for asked in server.asked] == [401, 200]
+
+
+def test_a_location_that_expired_is_asked_for_before_it_is_used_again(server):
+    url = server.add("/w", BODY, "503", "503")
+    asked = itertools.count()
+
+    def locate():
+        return Location(url, expires=0.0 if next(asked) == 0 else None)
+
+    assert whole(pull_one(job_for(url, BODY, locate=locate)))
+    assert next(asked) == 2
+
+
+def test_a_locate_that_is_unavailable_is_retried_and_another_error_is_final(server):
+    url = server.add("/w", BODY)
+    answers = iter([Unavailable("later"), Unavailable("later"), None])
+
+    def locate():
+        if (error := next(answers)) is not None:
+            raise error
+        return Location(url)
+
+    assert whole(pull_one(job_for(url, BODY, locate=locate)))
+
+    def denied():
+        raise AccessDenied("no s3:GetObject")
+
+    assert str(failure(pull_one(job_for(url, BODY, locate=denied)))) == "no s3:GetObject"
+    assert len(server.asked) == 1
+
+
+def test_the_source_explains_a_refusal_from_its_headers_and_body(server):
+    def explain(file, status, headers, body):
+        return AccessDenied(f"{file.path} {status} {headers['x-error-code']} {body.decode()}")
+
+    error = failure(pull_one(job_for(server.add("/w", BODY, "403"), BODY, explain=explain)))
+    assert str(error) == 'w.bin 403 Said {"said": "no"}'
+
+
+def test_the_source_may_call_a_refusal_passing(server):
+    job = job_for(server.add("/w", BODY, "403"), BODY, explain=lambda *_: Unavailable("slow down"))
+    assert whole(pull_one(job))
+
+
+def test_no_secret_of_the_request_is_in_any_error(server):
+    headers = {"Authorization": "Bearer hush", "Cookie": "hush"}
+    for fault in ("403", "404", "503", "cut:0", "reset:0", "announce-long", "etag-stray", "redirect-loop", "hang-up"):
+        url = server.add("/w", BODY, *[fault] * 9) + "?X-Signature=hush"
+        error = failure(pull_one(job_for(url, BODY, headers=headers, validator='"v1"')))
+        seen = f"{error} {error.hint} {error!r} {error.__cause__} {error.__cause__!r}"
+        assert "hush" not in seen, fault
+
+
+def test_a_former_longer_attempt_in_the_partial_leaves_nothing_behind(server):
+    partial = Scratch(b"x" * (len(BODY) + 5000))
+    assert whole(pull_one(job_for(server.add("/w", BODY), BODY, partial=partial)))
+
+
+def test_an_empty_file_is_a_file(server):
+    assert whole(pull_one(job_for(server.add("/w", b""), b"", partial=Scratch(b"old"))), b"")
+
+
+def test_an_unsized_cut_counts_every_byte_once(server):
+    counted = []
+    pull_one(job_for(server.add("/w", BODY, "cut:300000"), BODY), SMALL, lambda file, size: counted.append(size))
+    assert sum(counted) == len(BODY)
+    assert all(size > 0 for size in counted)
+
+
+def test_a_file_is_described_by_the_one_that_was_listed():
+    file = RemoteFile("w.bin", 3, "v1", "w.bin")
+    result = pull_one(transfer.Job(file, lambda: Location("file:///nowhere/at/all"), Scratch()))
+    assert failure(result).args[0].startswith("w.bin: ")

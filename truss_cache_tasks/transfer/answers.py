@@ -1,0 +1,57 @@
+"""What a location answers, http(s) or file://: bytes from some offset on, or one of four ways to fail.
+
+Unavailable is tried again; Wrong costs the file once more; Refused is explained; any other error is final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from truss_cache_tasks.errors import CacheTaskError, Unavailable
+
+
+class Body(Protocol):
+    """The bytes of one answer, in order."""
+
+    start: int  # offset of the first byte in the file: the one asked for, or 0
+    validator: str | None  # what names this version of the file, for the next answer to agree with
+
+    def read(self, limit: int, /) -> bytes | memoryview:
+        """Return the next 1..`limit` bytes, b"" at the end; a memoryview is good until the next call.
+
+        Raises:
+            Unavailable: the connection failed, or the end came before it was announced.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Check what can only be checked after the last byte. Raises Wrong or SourceChanged."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back, or drop it if bytes are left on it."""
+        ...
+
+
+class Wrong(Exception):
+    """Bytes or an answer that cannot be right; `error` is what to say if it happens again."""
+
+    def __init__(self, error: CacheTaskError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Refused(Exception):
+    """The server answers, and does not give the file."""
+
+    def __init__(self, host: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        super().__init__(f"{host} answers {status}")
+        self.host = host
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Hopeless(Unavailable):
+    """An Unavailable that trying again cannot help: an untrusted certificate, redirects without an end."""

@@ -1,0 +1,191 @@
+"""Warm urllib3 connections, each of which another thread can end: while it connects, greets, waits or reads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.transfer.lifeline import Lifeline
+from truss_cache_tasks.transfer.means import Means
+
+_HOSTS = 64  # hosts whose connections are kept warm
+_POLL_MS = 50
+
+
+class _Serving(threading.local):
+    """Whom this thread works for: urllib3 makes connections where nothing of ours can be passed."""
+
+    lifeline: Lifeline | None = None
+
+
+_serving = _Serving()
+
+
+@contextmanager
+def serving(lifeline: Lifeline) -> Any:
+    """Make `lifeline` the owner of every connection that this thread uses in the block."""
+    _serving.lifeline = lifeline
+    try:
+        yield
+    finally:
+        _serving.lifeline = None
+
+
+class _Breakable(HTTPConnection):
+    """A connection with a second descriptor of its socket.
+
+    A shutdown through that one ends a TLS handshake or read too, without touching the Python object that another
+    thread is inside of.
+    """
+
+    _owner: Lifeline | None = None
+    _second: socket.socket | None = None
+
+    def _new_conn(self) -> socket.socket:
+        lifeline = self._serve()
+        sock = _connect(self._dns_host, self.port, self.timeout, self.socket_options or (), lifeline)
+        try:
+            self._second = sock.dup()
+            lifeline.check()  # a cut that came before there was a second descriptor
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def request(self, *args: Any, **named: Any) -> None:
+        self._serve().check()
+        super().request(*args, **named)
+
+    def shut_down(self, owner: Lifeline) -> None:
+        second = self._second
+        if self._owner is owner and second is not None:
+            with suppress(OSError):
+                second.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            second, self._second = self._second, None
+            if second is not None:
+                second.close()
+
+    def _serve(self) -> Lifeline:
+        lifeline = _serving.lifeline
+        assert lifeline is not None, "a connection is used inside `serving` alone"
+        self._owner = lifeline
+        lifeline.connection = self
+        return lifeline
+
+
+class _BreakableTls(_Breakable, HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Breakable
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _BreakableTls
+
+
+def pool_for(url: str, means: Means) -> urllib3.PoolManager:
+    """Return the process's pool for `url`: one for each proxy and set of certificates.
+
+    Raises:
+        ConfigError: the proxy's URL or the CA bundle cannot be used.
+    """
+    network, process = means.network, means.process
+    proxy = network.proxy_for(url)
+    tls = url.startswith("https:") or (proxy or "").startswith("https:")
+    with process.lock:
+        key = (proxy, network.ca_bundle, tls)
+        if key not in process.pools:
+            trust = _trust(network.ca_bundle) if tls else None  # 20 ms, which plain http need not pay
+            process.pools[key] = _make_pool(proxy, trust, means.limits.connections)
+        pool: urllib3.PoolManager = process.pools[key]
+        return pool
+
+
+def _make_pool(proxy: str | None, trust: ssl.SSLContext | None, connections: int) -> urllib3.PoolManager:
+    options: dict[str, Any] = {"num_pools": _HOSTS, "maxsize": connections, "ssl_context": trust}
+    if proxy is None:
+        manager = urllib3.PoolManager(**options)
+    else:
+        parts = urlsplit(proxy)
+        credential = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+        headers = urllib3.make_headers(proxy_basic_auth=credential) if credential else {}
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        try:
+            manager = urllib3.ProxyManager(bare, proxy_headers=headers, proxy_ssl_context=trust, **options)
+        except (urllib3.exceptions.HTTPError, ValueError) as exc:
+            raise ConfigError(
+                f"the proxy variables name a proxy that cannot be used: {parts.scheme}://{parts.hostname}",
+                hint="Set HTTPS_PROXY to http://host:port or https://host:port.",
+            ) from exc
+    manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    return manager
+
+
+def _trust(ca_bundle: str | None) -> ssl.SSLContext:
+    try:
+        if ca_bundle is not None and os.path.isdir(ca_bundle):
+            return ssl.create_default_context(capath=ca_bundle)
+        return ssl.create_default_context(cafile=ca_bundle)
+    except OSError as exc:  # ssl.SSLError is one
+        raise ConfigError(
+            f"the CA bundle {ca_bundle} cannot be used: {exc.strerror or exc}",
+            hint="Set SSL_CERT_FILE, REQUESTS_CA_BUNDLE or AWS_CA_BUNDLE to a PEM file of certificates.",
+        ) from exc
+
+
+def _connect(host: str, port: int, timeout: Any, options: Sequence[Any], lifeline: Lifeline) -> socket.socket:
+    """Return a connected socket, trying each address of `host`; the lifeline is asked all the while."""
+    failure: OSError = OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+    addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    lifeline.check()
+    for family, kind, protocol, _, address in addresses:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            for option in options:
+                sock.setsockopt(*option)
+            sock.setblocking(False)
+            number = sock.connect_ex(address)
+            if number == errno.EINPROGRESS:
+                number = _connected(sock, time.monotonic() + timeout, lifeline)
+            if number:
+                raise OSError(number, os.strerror(number))
+            sock.settimeout(timeout)
+            return sock
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        except BaseException:
+            sock.close()
+            raise
+    raise failure
+
+
+def _connected(sock: socket.socket, until: float, lifeline: Lifeline) -> int:
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    while not poll.poll(_POLL_MS):
+        lifeline.check()
+        if time.monotonic() > until:
+            return errno.ETIMEDOUT
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

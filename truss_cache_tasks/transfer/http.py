@@ -1,0 +1,252 @@
+"""Bytes of an http(s) location: one GET, its redirects, and the checks that make its answer trustworthy."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+
+from truss_cache_tasks.errors import IntegrityError, SourceChanged, Unavailable
+from truss_cache_tasks.planning.listing import Location, RemoteFile
+from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
+from truss_cache_tasks.transfer.connections import pool_for, serving
+from truss_cache_tasks.transfer.means import Means
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+# What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
+_PUBLIC_HEADERS = {"accept", "accept-encoding", "if-match", "range", "user-agent"}
+_EXPLANATION = 4096  # bytes of a refusal's body
+_SHORT = 16384  # bytes of a redirect's body that are read rather than paid for with a new connection
+
+
+class HttpBody:
+    """The body of one checked answer."""
+
+    def __init__(
+        self, file: RemoteFile, start: int, validator: str | None, answer: urllib3.BaseHTTPResponse, host: str
+    ) -> None:
+        self.start = start
+        self.validator = validator
+        self._file = file
+        self._answer = answer
+        self._host = host
+
+    def read(self, limit: int, /) -> bytes:
+        """The next bytes; see Body."""
+        with _network_errors(self._file, self._host):
+            return self._answer.read(limit)
+
+    def finish(self) -> None:
+        """Nothing may follow."""
+        with _network_errors(self._file, self._host):
+            beyond = self._answer.read(1)  # reaching the end also frees the connection for the next file
+        if beyond:
+            raise _wrong(self._file, f"{self._host} sent more than the {self._file.size} bytes that were listed")
+
+    def close(self) -> None:
+        """Give the connection back, or drop it."""
+        _drop(self._answer)
+
+
+def open_body(file: RemoteFile, location: Location, start: int, validator: str | None, means: Means) -> HttpBody:
+    """Ask for `file` from `start` on.
+
+    Args:
+        validator: what an earlier answer of this file said, where the location itself promises nothing.
+
+    Raises:
+        Unavailable, Wrong, Refused: see `answers`.
+    """
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    answer, host = _get(file, location, headers, means)
+    try:
+        if answer.status not in (200, 206):
+            raise _refusal(file, answer, host)
+        seen = _check_version(file, location, validator, answer, host)
+        return HttpBody(file, _check_range(file, start, answer, host), seen, answer, host)
+    except BaseException:
+        _drop(answer)
+        raise
+
+
+def prove(file: RemoteFile, location: Location, means: Means) -> None:
+    """Ask for the first byte and read none. Raises as `open_body` does."""
+    answer, host = _get(file, location, {"Range": "bytes=0-0"}, means)
+    try:
+        empty = answer.status == 416 and file.size == 0  # there is no first byte, and the server would give it
+        if answer.status not in (200, 206) and not empty:
+            raise _refusal(file, answer, host)
+    finally:
+        _drop(answer)
+
+
+def _get(
+    file: RemoteFile, location: Location, headers: Mapping[str, str], means: Means
+) -> tuple[urllib3.BaseHTTPResponse, str]:
+    """Return the first answer that is no redirect, and its host. Range is kept on the way, credentials are not."""
+    url, limits = location.url, means.limits
+    sent = urllib3.HTTPHeaderDict({"Accept-Encoding": "identity", "User-Agent": "truss-cache-tasks"})
+    for name, value in (*location.headers.items(), *headers.items()):
+        sent[name] = value  # replaces one of another spelling
+    timeout = urllib3.Timeout(connect=limits.connect_s, read=limits.answer_s)
+    for _ in range(limits.redirects + 1):
+        host = urlsplit(url).hostname or "?"
+        pool = pool_for(url, means)
+        with _network_errors(file, host), serving(means.lifeline):
+            answer = pool.request(
+                "GET",
+                url,
+                headers=sent,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+                timeout=timeout,
+            )
+        target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
+        if target is None:
+            _set_stall(answer, limits.stall_s)
+            return answer, host
+        _pass_over(answer)
+        try:
+            followed = urljoin(url, target)
+            leaves, scheme = _origin(followed) != _origin(url), urlsplit(followed).scheme
+        except ValueError:  # a port or an address that is none
+            scheme = ""
+        if scheme not in ("http", "https"):
+            raise Hopeless(f"{file.path}: {host} redirects to something that is no http(s) URL")
+        if leaves:
+            sent = urllib3.HTTPHeaderDict({n: value for n, value in sent.items() if n.lower() in _PUBLIC_HEADERS})
+        url = followed
+    raise Hopeless(f"{file.path}: {host} redirects more than {limits.redirects} times")
+
+
+def _set_stall(answer: urllib3.BaseHTTPResponse, stall_s: float) -> None:
+    sock = getattr(answer.connection, "sock", None)  # None: there is no body, and the connection is free already
+    if sock is not None:
+        sock.settimeout(stall_s)
+
+
+def _pass_over(answer: urllib3.BaseHTTPResponse) -> None:
+    """Drop an answer, but read a short body first: that keeps the connection for the next request."""
+    length = answer.headers.get("Content-Length", "")
+    with suppress(urllib3.exceptions.HTTPError, http.client.HTTPException, OSError):
+        if length.isdecimal() and int(length) <= _SHORT:
+            answer.read(_SHORT + 1)
+    _drop(answer)
+
+
+def _drop(answer: urllib3.BaseHTTPResponse) -> None:
+    """Give the connection back if its body was read to the end, else close it."""
+    answer.close()
+    answer.release_conn()
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _refusal(file: RemoteFile, answer: urllib3.BaseHTTPResponse, host: str) -> Refused:
+    with _network_errors(file, host):
+        body = answer.read(_EXPLANATION)
+    return Refused(host, answer.status, answer.headers, body)
+
+
+def _check_version(
+    file: RemoteFile, location: Location, validator: str | None, answer: urllib3.BaseHTTPResponse, host: str
+) -> str | None:
+    seen = answer.headers.get(location.validator_header)
+    wanted = location.validator or validator
+    if wanted is not None and (seen is None or _strong(seen) != _strong(wanted)):
+        said = f"without {location.validator_header}" if seen is None else f"with {location.validator_header} {seen}"
+        # Once, it may be a stray replica of the server: so this costs the file once more before it is final.
+        raise Wrong(SourceChanged(f"{file.path}: {host} answers {said}, want {wanted}", hint="Run it again."))
+    return seen
+
+
+def _strong(validator: str) -> str:
+    return validator.removeprefix("W/")  # some proxies weaken an ETag; the digest judges the bytes
+
+
+def _check_range(file: RemoteFile, start: int, answer: urllib3.BaseHTTPResponse, host: str) -> int:
+    """Return the offset at which the answer begins: `start`, or 0 where the server ignores ranges."""
+    begins = 0
+    if answer.status == 206:
+        said = answer.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", said.strip())
+        if not start or match is None or int(match[1]) != start or match[3] not in ("*", str(file.size)):
+            asked = f"bytes {start}- of {file.size}" if start else "the whole file"
+            raise _wrong(file, f"{host} answers with Content-Range {said[:60]!r}, want {asked}")
+        begins = start
+    length = answer.headers.get("Content-Length", "")
+    left = file.size - begins
+    # A range may be answered with less than was asked for (RFC 9110, 14.2), a whole file may not.
+    if length.isdecimal() and (int(length) > left or (not begins and int(length) < left)):
+        raise _wrong(file, f"{host} announces {int(length)} bytes, want {left}")
+    return begins
+
+
+def _wrong(file: RemoteFile, said: str) -> Wrong:
+    return Wrong(IntegrityError(f"{file.path}: {said}", hint="Run it again; if it stays, the server is at fault."))
+
+
+@contextmanager
+def _network_errors(file: RemoteFile, host: str) -> Iterator[None]:
+    """Translate what the network raises. The words hold a host, never a URL: its query may be signed."""
+    try:
+        yield
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
+        causes = tuple(_causes(exc))
+        for cause in causes:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise Hopeless(
+                    f"{file.path}: {host}: its certificate is not trusted: {cause.verify_message}",
+                    hint="Set SSL_CERT_FILE to the CA bundle of your network.",
+                ) from exc
+        through = "the proxy to " if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) else ""
+        raise Unavailable(
+            f"{file.path}: {through}{host}: {_words(causes)}",
+            hint="Run it again when the network is back: what is complete is kept.",
+        ) from exc
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    """Yield `exc` and what it wraps, outermost first; urllib3 keeps causes in `args` and `original_error` too."""
+    seen: set[int] = set()
+    ahead = [exc]
+    while ahead:
+        found = ahead.pop(0)
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        ahead += [arg for arg in found.args if isinstance(arg, BaseException)]
+        ahead += [found.__cause__, found.__context__]
+
+
+def _words(causes: tuple[BaseException, ...]) -> str:
+    """Say what happened in a few plain words; the innermost cause that we know decides."""
+    for cause in reversed(causes):
+        for kind, words in _WORDS.items():
+            if isinstance(cause, kind):
+                return words
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+    return "the connection broke"
+
+
+_WORDS: dict[type[BaseException], str] = {
+    socket.gaierror: "the name cannot be resolved",
+    http.client.RemoteDisconnected: "the connection was closed without an answer",
+    http.client.IncompleteRead: "the connection was closed early",
+    TimeoutError: "timed out",
+    urllib3.exceptions.TimeoutError: "timed out",
+    ssl.SSLError: "TLS failed",
+}

@@ -1,0 +1,94 @@
+"""What one pull may use, and how long it may wait: every number of the engine, so that tests set their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much at once, and for how long. Times in seconds, sizes in bytes.
+
+    Args:
+        files: jobs of one pull that are taken and not yet yielded.
+        connections: requests at once, over all pulls of the process.
+        max_rate: bytes a second of the whole process, or None.
+        buffer: bytes that a worker holds in memory.
+        connect_s: to connect, TLS included.
+        answer_s: from the request to the answer's headers.
+        stall_s: without one byte of the body.
+        attempts: of a file in a row, where `progress` new bytes begin a new row.
+        total_s: that such a row of attempts may take, waits included.
+        progress: see `attempts`.
+        backoff_s: the first wait is random between 0 and this, each later one between 0 and twice as much.
+        backoff_cap_s: no such wait is longer.
+        retry_after_cap_s: a server's Retry-After is obeyed up to this.
+        redirects: followed for one request.
+        stop_s: that the end of a pull waits for a thread that does not end.
+    """
+
+    files: int = 8
+    connections: int = 32
+    max_rate: int | None = None
+    buffer: int = 1 << 20
+    connect_s: float = 10.0
+    answer_s: float = 30.0
+    stall_s: float = 10.0
+    attempts: int = 8
+    total_s: float = 300.0
+    progress: int = 8 << 20
+    backoff_s: float = 0.5
+    backoff_cap_s: float = 20.0
+    retry_after_cap_s: float = 60.0
+    redirects: int = 5
+    stop_s: float = 1.0
+
+
+@dataclass(frozen=True, repr=False)
+class Network:
+    """How this machine reaches servers. Holds a proxy's password: never printed.
+
+    Args:
+        proxies: (scheme, proxy URL) pairs; the scheme `all` stands for both.
+        no_proxy: hosts that are asked directly, as NO_PROXY spells them.
+        ca_bundle: a file or folder of certificates instead of the system's, or None.
+    """
+
+    proxies: tuple[tuple[str, str], ...] = ()
+    no_proxy: str = ""
+    ca_bundle: str | None = None
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Network:
+        """Read the variables that curl, requests and boto3 read; the lower-case spelling of a proxy's wins.
+
+        >>> Network.from_env({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "localhost"}).no_proxy
+        'localhost'
+        """
+        named = {scheme: _either(env, f"{scheme}_proxy") for scheme in ("http", "https", "all")}
+        bundles = (env.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"))
+        return cls(
+            proxies=tuple((scheme, proxy) for scheme, proxy in named.items() if proxy),
+            no_proxy=_either(env, "no_proxy"),
+            ca_bundle=next((bundle for bundle in bundles if bundle), None),
+        )
+
+    def proxy_for(self, url: str) -> str | None:
+        """Return the proxy that a request for `url` goes through, or None."""
+        parts = urlsplit(url)
+        proxies = dict(self.proxies)
+        proxy = proxies.get(parts.scheme) or proxies.get("all")
+        if proxy is None or self._is_direct(parts.netloc.rpartition("@")[2]):
+            return None
+        return proxy if "://" in proxy else f"http://{proxy}"
+
+    def _is_direct(self, host: str) -> bool:
+        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined,unused-ignore]
+
+        return bool(proxy_bypass_environment(host, {"no": self.no_proxy}))
+
+
+def _either(env: Mapping[str, str], name: str) -> str:
+    return env.get(name) or env.get(name.upper()) or ""

@@ -1,0 +1,67 @@
+"""Bytes of a `file://` location: the one path that transfer/ opens."""
+
+from __future__ import annotations
+
+import os
+import stat
+from urllib.parse import unquote, urlsplit
+
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, Unavailable
+from truss_cache_tasks.planning.listing import Location, RemoteFile
+
+
+class LocalBody:
+    """An open source file, compared with its location's validator before the first byte and after the last."""
+
+    def __init__(self, file: RemoteFile, location: Location, start: int, buffer: int) -> None:
+        self.start = start
+        self.validator = location.validator
+        self._file = file
+        self._at = start
+        try:
+            # O_NONBLOCK: a FIFO at this path must not hold the worker
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            self._descriptor = os.open(unquote(urlsplit(location.url).path), flags)
+        except OSError as exc:
+            raise _in_our_words(file, exc) from exc
+        try:
+            self._compare()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._buffer = memoryview(bytearray(min(buffer, max(file.size, 1))))
+
+    def read(self, limit: int, /) -> memoryview:
+        """The next bytes; see Body."""
+        try:
+            size = os.preadv(self._descriptor, [self._buffer[:limit]], self._at)
+        except OSError as exc:
+            raise _in_our_words(self._file, exc) from exc
+        self._at += size
+        return self._buffer[:size]
+
+    def finish(self) -> None:
+        """The file must still be the one that was listed."""
+        self._compare()
+
+    def close(self) -> None:
+        """Close the source."""
+        os.close(self._descriptor)
+
+    def _compare(self) -> None:
+        seen = os.fstat(self._descriptor)
+        if not stat.S_ISREG(seen.st_mode):
+            raise NotFound(f"{self._file.path}: the source is no longer a file")
+        if seen.st_size != self._file.size or self.validator not in (None, f"{seen.st_mtime_ns}-{seen.st_size}"):
+            raise SourceChanged(f"{self._file.path}: the source file changed after it was listed", hint="Run it again.")
+
+
+def _in_our_words(file: RemoteFile, exc: OSError) -> CacheTaskError:
+    said = f"{file.path}: cannot read the source file: {(exc.strerror or str(exc)).lower()}"
+    match exc:
+        case FileNotFoundError() | NotADirectoryError() | IsADirectoryError():
+            return SourceChanged(f"{file.path}: the source file is gone since it was listed", hint="Run it again.")
+        case PermissionError():
+            return AccessDenied(said, hint="Make the file readable for this user.")
+        case _:
+            return Unavailable(said)

@@ -1,0 +1,103 @@
+"""Attempt after attempt at one file, until one comes through or an error is final. Knows no network and no disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Protocol
+
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, Unavailable
+from truss_cache_tasks.planning.listing import Location, RemoteFile
+from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
+from truss_cache_tasks.transfer.job import Explain
+from truss_cache_tasks.transfer.means import Means
+from truss_cache_tasks.transfer.retrying import Patience, retry_after
+
+_EARLY_S = 5.0  # a location this near to its expiry is asked for again
+_PASSING = {408, 425, 429}  # and every 5xx: another time the answer may be another
+
+
+class Task(Protocol):
+    """What is tried, and what of it survives a failed attempt."""
+
+    @property
+    def have(self) -> int:
+        """Bytes that are there."""
+        ...
+
+    def attempt(self, location: Location, /) -> None:
+        """Do it, from `have` on. Raises as `answers` describes."""
+        ...
+
+    def start_over(self) -> None:
+        """Forget what is there."""
+        ...
+
+
+def persist(
+    task: Task,
+    file: RemoteFile,
+    locate: Callable[[], Location],
+    explain: Explain | None,
+    means: Means,
+) -> None:
+    """Return once an attempt of `task` came through.
+
+    Raises:
+        Stopped: the lifeline is cut.
+        CacheTaskError: the first error that trying again cannot help, or the last one of a spent budget.
+    """
+    lifeline = means.lifeline
+    patience = Patience(means.limits, lifeline)
+    location: Location | None = None
+    was_wrong = was_relocated = False
+    while True:
+        try:
+            if location is None or (location.expires is not None and location.expires - _EARLY_S <= time.time()):
+                lifeline.check()
+                location = locate()
+            lifeline.check()
+            return task.attempt(location)
+        except Wrong as exc:
+            lifeline.check()
+            if was_wrong:
+                raise exc.error from exc
+            was_wrong = True
+            task.start_over()
+        except Refused as exc:
+            # A credential that expired on the way looks like a wrong one, so a fresh one is asked for, once.
+            assert location is not None  # only an attempt is refused
+            expired = exc.status == 401 or (location.expires is not None and exc.status in (400, 403))
+            if expired and not was_relocated:
+                was_relocated, location = True, None
+                continue
+            error = _explained(file, location, exc, explain)
+            if not _is_passing(exc.status, error):
+                raise error from exc
+            patience.wait(error, task.have, retry_after(exc.headers, time.time()))
+        except (SourceChanged, Hopeless):
+            raise
+        except Unavailable as exc:
+            patience.wait(exc, task.have)
+
+
+def _is_passing(status: int, error: CacheTaskError) -> bool:
+    if status in _PASSING or status >= 500:
+        return True
+    return isinstance(error, Unavailable) and not isinstance(error, SourceChanged)
+
+
+def _explained(file: RemoteFile, location: Location, refused: Refused, explain: Explain | None) -> CacheTaskError:
+    if explain is not None:
+        return explain(file, refused.status, refused.headers, refused.body)
+    status = refused.status
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
+    said = f"{file.path}: {refused.host} answers {status} {phrase}".rstrip()
+    if status in (412, 416) or (status in (404, 410) and location.validator is not None):
+        return SourceChanged(f"{said}: the file changed after it was listed", hint="Run it again.")
+    if status in (404, 410):
+        return NotFound(said, hint="Check the name in config.yaml.")
+    if status in _PASSING or status >= 500 or status < 400:
+        return Unavailable(said, hint="Run it again later: what is complete is kept.")
+    return AccessDenied(said, hint="Check the credential and what it may read.")
