@@ -24,10 +24,15 @@ class Need(IntEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement of one entry: fresh when `need` is NOTHING, else why not, one clause a reason."""
+    """The judgement of one entry: fresh when `need` is NOTHING, else why not, one clause a reason.
+
+    `unproven`: the credential file that is there now has not been shown to open these bytes.
+    """
 
     need: Need
     reasons: tuple[str, ...] = ()
+
+    unproven: bool = False
 
     @property
     def fresh(self) -> bool:
@@ -47,9 +52,9 @@ class Evidence:
         manifest: of this entry's request key, None if there is none; `unreadable` says why where a file is there.
         stats: path of every manifest file -> (size in bytes, mtime in ns) of what it leads to; None where missing.
         fingerprint: of the credential file that is there now, None if there is none.
-        known_fingerprints: those of all claims on this manifest.
+        known_fingerprints: of all claims that are, or once were, on this manifest.
         pin: (commit, who moved it) of this repo and revision in this root, where it moves.
-        ref: the commit that refs/REVISION names (hub form), None if there is no such file.
+        ref: the commit that refs/REVISION names, "" without that file; None where none is due (other forms, a commit).
         writable: whether we could write a claim.
     """
 
@@ -75,16 +80,13 @@ def judge(request: Request, seen: Evidence) -> Verdict:
     if seen.manifest is None:
         if not found:
             found.append((Need.FETCH, seen.unreadable or "not fetched yet"))
-        return _verdict(found)
-    found.extend(_credential(seen, request_key(request)))
-    found.extend(_pins(seen, seen.manifest))
-    found.extend(_files(seen.manifest, seen.stats or {}))
-    return _verdict(found)
-
-
-def _verdict(found: list[tuple[Need, str]]) -> Verdict:
+    else:
+        found.extend(_credential(seen, request_key(request)))
+        found.extend(_pins(seen, seen.manifest))
+        found.extend(_files(seen.manifest, seen.stats or {}))
     need = max((need for need, _ in found), default=Need.NOTHING)
-    return Verdict(need, tuple(dict.fromkeys(reason for _, reason in found)))
+    unproven = any(need is Need.PROVE for need, _ in found)
+    return Verdict(need, tuple(dict.fromkeys(reason for _, reason in found)), unproven)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -121,8 +123,9 @@ def _pins(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
     if commit != manifest.revision:
         who = f" by {by}" if by else ""
         return [(Need.FETCH, f"the pinned commit moved{who}: {manifest.revision[:12]} -> {commit[:12]}")]
-    if seen.pin is not None and seen.ref is not None and seen.ref != commit:
-        return [(Need.REPAIR, f"refs was moved to {seen.ref[:12]} by another tool; the pin is {commit[:12]}")]
+    if seen.ref is not None and seen.ref != commit:
+        there = f"names {seen.ref[:12]}" if seen.ref else "is missing"
+        return [(Need.REPAIR, f"refs/{manifest.request['revision']} {there}; the pin is {commit[:12]}")]
     return []
 
 

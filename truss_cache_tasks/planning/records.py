@@ -94,10 +94,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claims:
-    """All claims of one project in one root; `former`: requests of entries that left the config."""
+    """All claims of one project in one root.
+
+    Args:
+        former: requests of entries that left the config, whose bytes still lie here.
+        roots: absolute paths of all cache roots that the project's config ever had while it claimed here.
+    """
 
     entries: Mapping[str, Claim]
     former: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,3 +113,20 @@ class Pin:
     commit: str
     by: str
     run: str
+
+
+@dataclass(frozen=True)
+class Project:
+    """Whose claims are ours.
+
+    Args:
+        id: TRUSS_CACHE_PROJECT, else the digest of the config's real path; a file name.
+        config: path of the config file, for people, and to tell its gone entries from another config's.
+        entries: claim name -> request key, of the whole config.
+        roots: absolute paths of the cache roots of the whole config.
+    """
+
+    id: str
+    config: str
+    entries: Mapping[str, str]
+    roots: tuple[str, ...] = ()

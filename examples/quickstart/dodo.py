@@ -1,0 +1,5 @@
+"""The quickstart's weights, in a cache inside this folder: `doit cache_weights`."""
+
+from truss_cache_tasks import cache_tasks
+
+task_cache_weights = cache_tasks("config.yaml", model_cache_dir="cache")

@@ -1,0 +1,190 @@
+"""`truss-cache`: the same without a dodo.py. Imports no doit; all entries are tried, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from truss_cache_tasks.config.settings import VARIABLES, read_settings
+from truss_cache_tasks.errors import CacheTaskError, ConfigError
+from truss_cache_tasks.fetch import Target
+from truss_cache_tasks.planning.records import FORMAT
+from truss_cache_tasks.plugin import display, inspect, signals
+from truss_cache_tasks.plugin.work import fetch_with_display
+from truss_cache_tasks.plugin.workspace import Workspace, open_workspace
+
+DONE, FAILED, INTERNAL, MISUSED = 0, 1, 2, 3
+_SIDE_BY_SIDE = 4  # entries at once; they share the engine's connections
+
+COMMANDS = {
+    "run": "fetch what is stale (the default)",
+    "clean": "invalidate: remove these weights and their claims",
+    "why": "say which entries are fresh, or which input changed",
+    "verify": "hash everything again, and name each bad file",
+    "key": "print the portable cache key for CI",
+    "help": "`help env` lists our environment variables",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        display.say(f"{self.prog}: {message}")
+        raise SystemExit(MISUSED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status of DESIGN section 4."""
+    options = _parser().parse_args(argv)
+    try:
+        return _dispatch(options)
+    except ConfigError as error:
+        display.say(display.worded(error))
+        return MISUSED
+    except CacheTaskError as error:
+        display.say(display.worded(error))
+        return FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as exc:
+        _internal(exc)
+        return INTERNAL
+
+
+def _parser() -> _Parser:
+    about = "\n".join(f"  {name:8}{what}" for name, what in COMMANDS.items())
+    parser = _Parser(
+        prog="truss-cache",
+        description="Fetch the weights of a Truss's model_cache entries, once, verified.\n\ncommands:\n" + about,
+        epilog="exit status: 0 done; 1 an entry failed; 2 internal error; 3 config or command line; 130, 143 stopped",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", nargs="?", default="run", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("names", nargs="*", metavar="ENTRY", help="entries by name; default: all")
+    parser.add_argument("-f", "--config", help="config.yaml, or the folder that holds it")
+    parser.add_argument("-a", "--always", action="store_true", help="run: hash and resolve everything again")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="clean: print what would go, remove nothing")
+    parser.add_argument("--check", action="store_true", help="why: exit with 1 unless a run would ask no server")
+    return parser
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    if options.command == "help":
+        return _help(options.names)
+    workspace = open_workspace(options.config)
+    targets = _chosen(workspace, options.names)
+    labelled = [(target.name, workspace, target) for target in targets]
+    match options.command:
+        case "run":
+            return _run(workspace, targets, always=options.always)
+        case "clean":
+            return _clean(workspace, options.names or None, dry=options.dry_run)
+        case "why":
+            return inspect.why(labelled, sys.stdout.write, check=options.check)
+        case "verify":
+            return inspect.verify(labelled, sys.stdout.write)
+        case _:
+            sys.stdout.write(cache_key(workspace) + "\n")
+            return DONE
+
+
+def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Target]:
+    known = {target.name: target for target in workspace.targets}
+    for name in names:
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise ConfigError(f"no entry is called {name!r}", hint=f"The entries of this config: {there}.")
+    return [known[name] for name in dict.fromkeys(names)] if names else list(workspace.targets)
+
+
+def _run(workspace: Workspace, targets: Sequence[Target], *, always: bool) -> int:
+    signals.install()
+    stale = [target for target in targets if not workspace.judge(target).fresh or always]
+    if not targets:
+        display.warn_once((f"{workspace.path.name}: no model_cache entries, nothing to fetch",))
+    work: queue.SimpleQueue[Target] = queue.SimpleQueue()
+    for target in stale:
+        work.put(target)
+    statuses: list[int] = []
+
+    def worker() -> None:
+        while not signals.stopped():
+            try:
+                target = work.get_nowait()
+            except queue.Empty:
+                return
+            force = always and workspace.verdicts[target.name].fresh
+            statuses.append(_fetch_one(target, workspace.run, force=force))
+
+    threads = [threading.Thread(target=worker, daemon=True) for _ in range(min(_SIDE_BY_SIDE, len(stale)))]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except signals.Interrupted:
+        for thread in threads:
+            thread.join(1.0)  # they let go of their temporaries and locks
+        raise
+    fresh = len(targets) - len(stale)
+    if fresh:
+        display.say(f"{fresh} of {len(targets)} entries fresh, nothing to do for them")
+    return max(statuses, default=DONE)
+
+
+def _fetch_one(target: Target, run_id: str, *, force: bool) -> int:
+    try:
+        fetch_with_display(target, run_id, target.name, force=force)
+    except CacheTaskError as error:
+        display.say(f"{target.name}: {display.worded(error)}")
+        return FAILED
+    except Exception as exc:
+        _internal(exc)
+        return INTERNAL
+    return DONE
+
+
+def _clean(workspace: Workspace, names: Sequence[str] | None, *, dry: bool) -> int:
+    done = workspace.clean(names, dry=dry)
+    verb = "would remove" if dry else "removed"
+    sys.stdout.write(f"{verb} {display.in_files(done.files)}, {done.size:,} bytes\n")
+    for line in done.kept:
+        sys.stdout.write(f"kept {line}\n")
+    for line in done.left:
+        display.say(f"could not remove {line}")
+    return MISUSED if done.left else DONE
+
+
+def cache_key(workspace: Workspace) -> str:
+    """Return 64 hex digits: equal where the same config would fill a cache in the same way."""
+    keys = sorted(target.entry.key for target in workspace.targets)
+    return hashlib.sha256("\n".join([f"format {FORMAT}", *keys]).encode()).hexdigest()
+
+
+def _help(names: Sequence[str]) -> int:
+    if list(names) != ["env"]:
+        _parser().print_help()
+        return DONE if not names else MISUSED
+    for variable in VARIABLES:
+        sys.stdout.write(f"{variable.name}\n    {variable.meaning} [{variable.default}]\n")
+    return DONE
+
+
+def _internal(exc: Exception) -> None:
+    try:
+        debug = read_settings(os.environ, Path.cwd()).debug
+    except ConfigError:
+        debug = False
+    if not debug:
+        display.say(f"internal error: {type(exc).__name__} (TRUSS_CACHE_DEBUG=1 shows where)")
+    else:
+        traceback.print_exc(file=sys.__stderr__)

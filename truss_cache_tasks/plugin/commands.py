@@ -1,0 +1,60 @@
+"""`doit cache-why` and `doit cache-verify`; the dash keeps them clear of anybody's `task_*`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from doit.cmd_base import DoitCmdBase, check_tasks_exist
+
+from truss_cache_tasks.plugin import inspect
+from truss_cache_tasks.plugin.tasks import FetchAction, workspace_of
+from truss_cache_tasks.plugin.workspace import Workspace
+
+
+class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
+    """A command over the entries among the tasks: those named (a group means all of its own), else all."""
+
+    doc_usage = "[TASK ...]"
+    doc_description = None
+
+    def _chosen(self, names: list[str]) -> list[tuple[str, Workspace, Any]]:
+        tasks = {task.name: task for task in self.task_list}
+        check_tasks_exist(tasks, names)
+        wanted = {name for name in names} | {sub for name in names for sub in tasks[name].task_dep}
+        return [
+            (task.name, workspace_of(task), action.target)
+            for task in self.task_list
+            for action in task.actions
+            if isinstance(action, FetchAction) and (not names or task.name in wanted)
+        ]
+
+
+class Why(_OverEntries):
+    """Why an entry would, or would not, be fetched."""
+
+    name = "cache-why"
+    doc_purpose = "say which weights are fresh, or which input changed"
+    cmd_options = (
+        {
+            "name": "check",
+            "long": "check",
+            "short": "",
+            "type": bool,
+            "default": False,
+            "help": "exit with 1 unless a run would ask no server",
+        },
+    )
+
+    def _execute(self, check: bool, pos_args: list[str]) -> int:
+        return inspect.why(self._chosen(pos_args), self.outstream.write, check=check)
+
+
+class Verify(_OverEntries):
+    """Whether every byte on disk is what the manifests say."""
+
+    name = "cache-verify"
+    doc_purpose = "hash all cached weights again, and name each bad file"
+    cmd_options = ()
+
+    def _execute(self, pos_args: list[str]) -> int:
+        return inspect.verify(self._chosen(pos_args), self.outstream.write)

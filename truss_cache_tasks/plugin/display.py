@@ -1,0 +1,103 @@
+"""What people see while we work: lines on the process's own stderr, which no task runner captures."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterable
+
+from truss_cache_tasks.errors import CacheTaskError
+from truss_cache_tasks.fetch import Outcome
+from truss_cache_tasks.planning.listing import RemoteFile
+
+_EVERY_S = 10.0
+_lock = threading.Lock()
+_warned: set[str] = set()
+
+
+def say(line: str) -> None:
+    """Write one line to the process's stderr; a closed one is nobody's concern."""
+    stream = sys.__stderr__
+    if stream is None:
+        return
+    with _lock:
+        try:
+            stream.write(line + "\n")
+            stream.flush()
+        except (OSError, ValueError):
+            return
+
+
+def warn_once(warnings: Iterable[str]) -> None:
+    """Say each warning once a process."""
+    for warning in warnings:
+        if warning not in _warned:
+            _warned.add(warning)
+            say(f"warning: {warning}")
+
+
+def worded(error: CacheTaskError) -> str:
+    """Return the line of cause and the line of remedy."""
+    return f"{error}\nhint: {error.hint}" if error.hint else str(error)
+
+
+def in_bytes(size: float) -> str:
+    """Return a size in units of 1000, as disks and networks are sold.
+
+    >>> in_bytes(1239748)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def in_files(count: int) -> str:
+    """Return `1 file`, `2 files`."""
+    return f"{count:,} file{'' if count == 1 else 's'}"
+
+
+class EntryDisplay:
+    """The lines of one entry: at its start, every 10 s, and at its end."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self._moved = 0
+        self._began = time.monotonic()
+        self._over = threading.Event()
+        self._count = threading.Lock()
+
+    def start(self, why: str) -> None:
+        """Say that the entry is being fetched, and why; then a line every 10 s."""
+        self.say(f"fetching ({why})")
+        threading.Thread(target=self._tick, name="truss-cache-display", daemon=True).start()
+
+    def say(self, line: str) -> None:
+        """Say one line about this entry."""
+        say(f"{self.label}: {line}")
+
+    def report(self, _file: RemoteFile, size: int) -> None:
+        """Count bytes that arrived, from any thread."""
+        with self._count:
+            self._moved += size
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Say what came of it; None: it failed, and the error says the rest."""
+        self._over.set()
+        if outcome is None:
+            return
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        unverified = sum(not file.digest for file in outcome.manifest.files)
+        rate = f", {in_bytes(outcome.size / seconds)}/s" if outcome.size else ""
+        total = f"{in_files(len(outcome.manifest.files))}, {in_bytes(outcome.manifest.size)}"
+        trust = f"{unverified} unverified: the store has no digest" if unverified else "all verified"
+        self.say(
+            f"{total} ({trust}); fetched {in_files(outcome.files)}, {in_bytes(outcome.size)} in {seconds:.1f} s{rate}"
+        )
+
+    def _tick(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            self.say(f"{in_bytes(self._moved)} after {time.monotonic() - self._began:.0f} s")

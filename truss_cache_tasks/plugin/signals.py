@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM: stop moving bytes, leave what was published, exit 130 or 143 without a traceback."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from truss_cache_tasks import transfer
+
+_state = {"stopped": False}
+_HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """Ends the process with 128 + the signal's number; doit rebuilds it from its text, hence the int()."""
+
+    def __init__(self, code: int | str) -> None:
+        super().__init__(int(code))
+
+
+def stopped() -> bool:
+    """Whether a signal told this process to stop."""
+    return _state["stopped"]
+
+
+def install() -> None:
+    """Install our handlers, chained to those that are there; once, and only in the main thread.
+
+    Called at the first judgement, not at import: a dodo.py that sets its own later would replace ours. A signal that
+    is ignored (nohup, a shell's background job) stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _HANDLED:
+        before = signal.getsignal(number)
+        if before is signal.SIG_IGN or before is None or isinstance(getattr(before, "__self__", None), _Handler):
+            continue
+        signal.signal(number, _Handler(before).handle)
+
+
+class _Handler:
+    def __init__(self, before: Any) -> None:
+        self._before = before if callable(before) and before is not signal.default_int_handler else None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        _state["stopped"] = True
+        transfer.stop()
+        try:
+            if self._before is not None:
+                self._before(number, frame)
+        finally:
+            raise Interrupted(128 + number)

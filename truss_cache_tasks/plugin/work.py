@@ -1,0 +1,21 @@
+"""Fetching one entry with a display, for a task's action and for the console script alike."""
+
+from __future__ import annotations
+
+from truss_cache_tasks.fetch import Outcome, Run, Target, fetch, judge_target
+from truss_cache_tasks.plugin import signals
+from truss_cache_tasks.plugin.display import EntryDisplay
+
+
+def fetch_with_display(target: Target, run_id: str, label: str, *, force: bool) -> Outcome:
+    """Make one entry fresh, telling stderr. Raises CacheTaskError, after the display has ended."""
+    signals.install()
+    shown = EntryDisplay(label)
+    run = Run(run_id, shown.say, shown.report, signals.stopped)
+    shown.start("forced: everything is hashed again" if force else str(judge_target(target)))
+    outcome: Outcome | None = None
+    try:
+        outcome = fetch(target, run, force=force)
+    finally:
+        shown.end(outcome)
+    return outcome

@@ -1,0 +1,113 @@
+"""A config, and everything on this machine that it means: what tasks, commands and the console script work on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from truss_cache_tasks.config.reading import load_config
+from truss_cache_tasks.config.settings import Settings, read_settings
+from truss_cache_tasks.fetch import Target, judge_target, make_target, project_entries
+from truss_cache_tasks.planning.freshness import Verdict
+from truss_cache_tasks.planning.records import Project
+from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.plugin import display
+from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store.remove import Cleaned, clean, roots_of
+
+MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
+
+
+@dataclass
+class Workspace:
+    """One config's targets, in the order of the file, and the verdicts of this process.
+
+    Args:
+        run: id of this invocation.
+        warnings: of the config, said once, at the first judgement.
+    """
+
+    path: Path
+    settings: Settings
+    model_cache: Path
+    targets: tuple[Target, ...]
+    project: Project
+    warnings: tuple[str, ...]
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    cleaned: Cleaned = field(default_factory=Cleaned)
+
+    def judge(self, target: Target) -> Verdict:
+        """Judge an entry and remember the verdict; the config's warnings are said first."""
+        display.warn_once(self.warnings)
+        if not self.targets:
+            display.warn_once((f"{self.path.name}: no model_cache entries: nothing to fetch",))
+        self.verdicts[target.name] = judge_target(target)
+        return self.verdicts[target.name]
+
+    def verdict(self, target: Target) -> Verdict:
+        """Return the verdict of this process, judging only what was not judged."""
+        known = self.verdicts.get(target.name)
+        return known if known is not None else self.judge(target)
+
+    def clean(self, names: Iterable[str] | None, *, dry: bool) -> Cleaned:
+        """Invalidate these entries; None: the whole config, gone entries too."""
+        chosen = [t for t in self.targets if names is None or t.name in set(names)]
+        if names is None:
+            for place in self._all_places():
+                clean(place, self.project.id, None, self.cleaned, dry=dry)
+            return self.cleaned
+        for target in chosen:
+            clean(target.place, self.project.id, [target.name], self.cleaned, dry=dry)
+            if target.behind is not None:
+                clean(target.behind, self.project.id, [target.behind_claim], self.cleaned, dry=dry)
+        return self.cleaned
+
+    def _all_places(self) -> list[Place]:
+        """Every root where this project may have claims: of its entries, of the hub cache, and those it had once."""
+        places = {p.root: p for t in self.targets for p in (t.place, t.behind) if p is not None}
+        places.setdefault(self.model_cache, Place(self.model_cache, Form.BUCKET))
+        hubs = {p.hub for p in places.values() if p.hub is not None} | {self.settings.hub_cache()}
+        for hub in hubs:
+            for repo in hub.glob("models--*"):
+                places.setdefault(repo, Place(repo, Form.HUB, hub))
+        known = {root for place in places.values() for root in roots_of(place, self.project.id)}
+        for root in sorted(known - {str(path) for path in places}):
+            hub_root = Path(root).name.startswith("models--")
+            places[Path(root)] = Place(Path(root), *((Form.HUB, Path(root).parent) if hub_root else (Form.MOUNT,)))
+        return list(places.values())
+
+
+def open_workspace(
+    path: Path | str | None, model_cache: Path | str | None = None, started: Path | str | None = None
+) -> Workspace:
+    """Read the config and the environment. Reads no cache and asks no network.
+
+    Args:
+        path: the config, its folder, or None for TRUSS_CONFIG, else the current folder.
+        model_cache: what `cache_tasks(model_cache_dir=)` says; TRUSS_MODEL_CACHE_DIR is above it.
+        started: what relative paths in our variables are relative to; None: the current folder.
+
+    Raises:
+        ConfigError: `file:line: field: message` and a hint.
+    """
+    base = Path(started or Path.cwd())
+    settings = read_settings(os.environ, base)
+    if path is None:
+        path = base / settings.config if settings.config else Path.cwd()
+    config = load_config(path)
+    cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
+    anonymous = Project("", "", {})
+    roots = [make_target(entry, anonymous, settings, cache) for entry in config.entries]
+    project = Project(
+        id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
+        config=str(config.path),
+        entries=project_entries(config.entries),
+        roots=tuple(sorted({str(p.root) for t in roots for p in (t.place, t.behind) if p is not None})),
+    )
+    targets = tuple(make_target(entry, project, settings, cache) for entry in config.entries)
+    return Workspace(config.path, settings, cache, targets, project, config.warnings)

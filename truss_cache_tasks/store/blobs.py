@@ -1,0 +1,258 @@
+"""Whole, verified files: partials become blobs here, and what lies on the disk is found again as Held."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial as bind
+from pathlib import Path
+
+from truss_cache_tasks.errors import Stopped
+from truss_cache_tasks.planning.digests import Hasher
+from truss_cache_tasks.planning.freshness import same_mtime
+from truss_cache_tasks.planning.listing import Digest
+from truss_cache_tasks.planning.plan import PlannedFile
+from truss_cache_tasks.planning.records import FileRecord
+from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.store.disk import disk_errors, place_file, sync_folder
+from truss_cache_tasks.store.layout import Place, blob_id
+from truss_cache_tasks.store.manifest import read_all
+
+_CHUNK = 1 << 20  # bytes hashed between two looks at `stopped`
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that are on this disk, whole and verified.
+
+    Args:
+        path: the file itself, no link.
+        digest: `algorithm:hex` of the store's digest that confirmed them once; "" is unverified.
+        ours: we brought them; what huggingface_hub left is not ours to remove.
+    """
+
+    path: Path
+    size: int
+    mtime_ns: int
+    xxh3: str
+    digest: str
+    ours: bool = True
+
+
+@dataclass
+class Partial:
+    """A temporary on its way to become a blob: a descriptor for `transfer`, a path for this room alone."""
+
+    descriptor: int
+    path: Path
+
+    def close(self) -> None:
+        """Give the descriptor back, once."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def discard(self) -> None:
+        """Remove what is there."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def open_partial(place: Place, planned: PlannedFile) -> Partial:
+    """Open a new temporary for these bytes. The caller holds the blob's lock: any other is a dead run's."""
+    name = blob_id(planned.identity, place.form)
+    folder = place.records / "partials"
+    with disk_errors(f"cannot write below {place.root}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for dead in folder.glob(f"{name}.*"):
+            dead.unlink(missing_ok=True)
+        path = folder / f"{name}.{secrets.token_hex(4)}"
+        return Partial(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path)
+
+
+def publish(place: Place, planned: PlannedFile, partial: Partial, digest: Digest | None, xxh3: str) -> Held:
+    """Make a complete, verified partial a blob: fsync, rename, fsync of the folder."""
+    confirmed = as_text(digest)
+    with disk_errors(f"cannot publish {planned.file.path}"):
+        os.fsync(partial.descriptor)
+        stat = os.fstat(partial.descriptor)
+        partial.close()
+        path = _blob_path(place, planned.identity, xxh3, confirmed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial.path, path)
+        sync_folder(path.parent)
+    return Held(path, stat.st_size, stat.st_mtime_ns, xxh3, confirmed)
+
+
+def bring_home(place: Place, planned: PlannedFile, held: Held) -> Held:
+    """Put bytes that lie elsewhere on this machine (a mount, a volume) into the hub's blobs, linked where possible."""
+    path = place.root / "blobs" / blob_id(planned.identity, place.form)
+    if held.path == path:
+        return held
+    with disk_errors(f"cannot write below {place.root}"):
+        place_file(held.path, path, place.records / "partials" / f"{path.name}.{secrets.token_hex(4)}")
+        return Held(path, held.size, path.stat().st_mtime_ns, held.xxh3, held.digest)
+
+
+def arrived(place: Place, planned: PlannedFile, since_ns: int) -> bool:
+    """Whether these bytes may have come since a stock was taken: somebody else published, or committed, meanwhile."""
+    name = blob_id(planned.identity, place.form)
+    if place.form is Form.HUB:
+        return (place.root / "blobs" / name).exists()
+    return any((place.records / "blobs").glob(f"{name}.*")) or last_commit(place) != since_ns
+
+
+def last_commit(place: Place) -> int:
+    """Return a number that changes when a manifest is written (ns)."""
+    try:
+        return (place.records / "manifests").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def retire(place: Place, record: FileRecord) -> None:
+    """Take a file of a flat layout out of sight, its bytes kept, so that undoing an edit fetches nothing."""
+    path = place.root / record.path
+    target = _blob_path(place, record.identity, record.xxh3, record.digest)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, target)
+
+
+def as_text(digest: Digest | None) -> str:
+    """Return `algorithm:hex`, `algorithm-composite:hex` for one over parts, "" for none."""
+    if digest is None:
+        return ""
+    return f"{digest.algorithm}{'-composite' if digest.parts else ''}:{digest.value}"
+
+
+def as_digest(text: str) -> Digest | None:
+    """Return the digest that `as_text` wrote; None for "" and for a composite, whose parts are not kept."""
+    algorithm, _, value = text.partition(":")
+    return Digest(algorithm, value) if value and not algorithm.endswith("-composite") else None
+
+
+def take_stock(
+    places: Sequence[Place], wanted: Sequence[PlannedFile], *, rehash: bool, stopped: Callable[[], bool]
+) -> dict[str, Held]:
+    """Find what of `wanted` is on this disk already, whichever entry, revision, edit or tool brought it.
+
+    Args:
+        places: cache roots to look in; files recorded with the stat that they still have are believed, everything
+            else is hashed, on all cores.
+        rehash: believe no stat.
+
+    Returns:
+        0..N held files by identity.
+    """
+    recorded = _recorded(places, {planned.identity for planned in wanted})
+    found: dict[str, Held] = {}
+    doubtful: list[PlannedFile] = []
+    for planned in wanted:
+        sure = () if rehash else (_believed(path, record) for path, record in recorded.get(planned.identity, ()))
+        held = next((held for held in sure if held is not None), None)
+        if held is None:
+            doubtful.append(planned)
+        else:
+            found[planned.identity] = held
+    if not doubtful:
+        return found
+    check = bind(_checked, places, recorded, stopped)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, disk_errors("cannot read the cache"):
+        for planned, held in zip(doubtful, pool.map(check, doubtful), strict=True):
+            if held is not None:
+                found[planned.identity] = held
+    return found
+
+
+def hash_file(path: Path, hasher: Hasher, stopped: Callable[[], bool]) -> None:
+    """Feed a whole file to `hasher`. Raises Stopped when told to stop meanwhile."""
+    buffer = memoryview(bytearray(_CHUNK))
+    with open(path, "rb", buffering=0) as source:
+        while size := source.readinto(buffer):
+            if stopped():
+                raise Stopped(f"stopped while hashing {path.name}")
+            hasher.update(buffer[:size])
+
+
+def _recorded(places: Iterable[Place], identities: set[str]) -> dict[str, list[tuple[Path, FileRecord]]]:
+    found: dict[str, list[tuple[Path, FileRecord]]] = {}
+    for place in places:
+        for manifest in read_all(place):
+            for record in manifest.files:
+                if record.identity in identities:
+                    physical = place.root / (record.blob or record.path)
+                    found.setdefault(record.identity, []).append((physical, record))
+    return found
+
+
+def _believed(path: Path, record: FileRecord) -> Held | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    if stat.st_size != record.size or not same_mtime(stat.st_mtime_ns, record.mtime_ns):
+        return None
+    return Held(path, stat.st_size, stat.st_mtime_ns, record.xxh3, record.digest, record.made_blob)
+
+
+def _checked(
+    places: Sequence[Place],
+    recorded: dict[str, list[tuple[Path, FileRecord]]],
+    stopped: Callable[[], bool],
+    planned: PlannedFile,
+) -> Held | None:
+    """Hash every place where these bytes may lie, until one is right."""
+    for path, record in recorded.get(planned.identity, ()):
+        if found := _hashed(path, planned.file.size, None, stopped):
+            mtime_ns, xxh3 = found
+            if xxh3 == record.xxh3:
+                return Held(path, record.size, mtime_ns, xxh3, record.digest, record.made_blob)
+    want = planned.file.digest
+    for path, expected, digest, ours in _unrecorded(places, planned):
+        if found := _hashed(path, planned.file.size, want, stopped):
+            mtime_ns, xxh3 = found
+            if xxh3 == (expected or xxh3):
+                return Held(path, planned.file.size, mtime_ns, xxh3, digest or as_text(want), ours)
+    return None
+
+
+def _unrecorded(places: Sequence[Place], planned: PlannedFile) -> Iterator[tuple[Path, str, str, bool]]:
+    """Yield (path, xxh3 or "", digest or "", ours) of bytes that no manifest lists."""
+    for place in places:
+        name = blob_id(planned.identity, place.form)
+        if place.form is Form.HUB:
+            if planned.file.digest is not None:
+                yield place.root / "blobs" / name, "", "", False  # huggingface_hub's, or ours before its commit
+            continue
+        for path in (place.records / "blobs").glob(f"{name}.*"):
+            _, xxh3, digest = path.name.split(".", 2)
+            yield path, xxh3, digest.replace("-", ":", 1) if digest != "unverified" else "", True
+        if planned.file.digest is not None:
+            yield place.root / planned.path, "", "", True
+
+
+def _hashed(path: Path, size: int, want: Digest | None, stopped: Callable[[], bool]) -> tuple[int, str] | None:
+    """Return (mtime in ns, xxh3) of a file that is there with this size and digest, else None."""
+    try:
+        before = path.stat()
+        if before.st_size != size or not path.is_file():
+            return None
+        hasher = Hasher(size, want)
+        hash_file(path, hasher, stopped)
+    except OSError:
+        return None
+    return (before.st_mtime_ns, hasher.xxh3()) if hasher.matches else None
+
+
+def _blob_path(place: Place, identity: str, xxh3: str, digest: str) -> Path:
+    name = blob_id(identity, place.form)
+    if place.form is Form.HUB:
+        return place.root / "blobs" / name
+    return place.records / "blobs" / f"{name}.{xxh3}.{_plain(digest)}"
+
+
+def _plain(digest: str) -> str:
+    return digest.replace(":", "-", 1) if digest else "unverified"

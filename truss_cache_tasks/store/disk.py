@@ -1,0 +1,130 @@
+"""The few disk operations that everything in this room is made of; OSError becomes StoreError here."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from truss_cache_tasks.errors import StoreError
+
+_FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (btrfs, xfs)
+_HINTS = {
+    errno.ENOSPC: "Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
+    errno.EDQUOT: "Free some of your quota, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
+    errno.EACCES: "Make it writable, or choose another cache (HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT).",
+    errno.EROFS: "Choose a cache on a writable disk (HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT).",
+    errno.ENOTDIR: "A file lies where a folder is needed: move it away.",
+    errno.EISDIR: "A folder lies where a file is needed: move it away.",
+}
+
+
+@contextlib.contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Word an OSError of the block as ours: `what` failed, why, and what to do."""
+    try:
+        yield
+    except OSError as exc:
+        hint = _HINTS.get(exc.errno or 0, "Look at the disk, then run again.")
+        name = f" ({exc.filename})" if exc.filename and str(exc.filename) not in what else ""
+        raise StoreError(f"{what}: {exc.strerror or exc}{name}", hint=hint) from exc
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by this JSON: whole or not at all, also after a power cut."""
+    with disk_errors(f"cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.tmp")
+        try:
+            with open(temporary, "w", encoding="utf-8") as out:
+                json.dump(value, out, indent=1, sort_keys=True, ensure_ascii=False)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def place_file(source: Path, target: Path, temporary: Path) -> None:
+    """Make `target` the same bytes as `source` in one step: hard link, else reflink, else copy; mtime comes along.
+
+    Args:
+        temporary: a free name on the disk of `target`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _clone(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # rename(2) of two links to one file does nothing
+
+
+def _clone(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=True)
+        return
+    except OSError as exc:
+        if exc.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES):
+            raise
+    with open(source, "rb") as old, open(target, "xb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+        except OSError:
+            shutil.copyfileobj(old, new, 1 << 20)
+        new.flush()
+        os.fsync(new.fileno())
+        stat = os.fstat(old.fileno())
+    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def can_link(source: Path, target: Path) -> bool:
+    """Whether both (or their nearest parents that exist) lie on one disk."""
+    return _nearest(source).stat().st_dev == _nearest(target).stat().st_dev
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user may still write on the disk of `path`."""
+    stat = os.statvfs(_nearest(path))
+    return stat.f_bavail * stat.f_frsize
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether we could write in `folder`, or make it."""
+    there = _nearest(folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _nearest(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def remove_empty_parents(path: Path, stop: Path) -> None:
+    """Remove the folders above `path`, up to and without `stop`, as long as they are empty."""
+    for parent in path.parents:
+        if parent == stop or stop not in parent.parents:
+            return
+        try:
+            parent.rmdir()
+        except OSError:
+            return

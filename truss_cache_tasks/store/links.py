@@ -1,0 +1,119 @@
+"""Making held bytes visible at their paths, and taking paths out of sight: the only moment a reader can notice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from truss_cache_tasks.planning.plan import Plan, PlannedFile
+from truss_cache_tasks.planning.records import FileRecord
+from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.store.blobs import Held, retire
+from truss_cache_tasks.store.disk import disk_errors, place_file, remove_empty_parents
+from truss_cache_tasks.store.layout import Place, is_commit
+
+
+def expose(place: Place, plan: Plan, held: Mapping[str, Held], known: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
+    """Make every file of `plan` visible, each in one step, and return their records, sorted by path.
+
+    Args:
+        held: by identity, complete.
+        known: records of this root's manifests, which tell what was made by us.
+    """
+    ours = {record.path for record in known if record.made_link}
+    records = []
+    with disk_errors(f"cannot write below {place.root}"):
+        for planned in plan.files:
+            one = held[planned.identity]
+            expose_one = _link if place.form is Form.HUB else _put
+            made = expose_one(place, planned, one) or planned.path in ours
+            visible = os.stat(place.root / planned.path)
+            records.append(
+                FileRecord(
+                    path=planned.path,
+                    size=visible.st_size,
+                    mtime_ns=visible.st_mtime_ns,
+                    identity=planned.identity,
+                    origin=planned.origin,
+                    digest=one.digest,
+                    xxh3=one.xxh3,
+                    blob=f"blobs/{one.path.name}" if place.form is Form.HUB else "",
+                    made_link=made,
+                    made_blob=one.ours,
+                )
+            )
+        if place.form is Form.HUB:
+            point_ref(place, plan.request.revision, plan.revision)
+    return tuple(sorted(records, key=lambda record: record.path))
+
+
+def _link(place: Place, planned: PlannedFile, held: Held) -> bool:
+    """Make the relative link that huggingface_hub makes; return whether there was none."""
+    path = place.root / planned.path
+    target = os.path.relpath(place.root / "blobs" / held.path.name, path.parent)
+    with contextlib.suppress(OSError):
+        if os.readlink(path) == target:
+            return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.records / f"link.{secrets.token_hex(4)}"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    os.symlink(target, temporary)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _put(place: Place, planned: PlannedFile, held: Held) -> bool:
+    path = place.root / planned.path
+    if path != held.path and not (path.is_file() and not path.is_symlink() and path.samefile(held.path)):
+        place_file(held.path, path, place.records / "partials" / f"put.{secrets.token_hex(4)}")
+    return True
+
+
+def point_ref(place: Place, revision: str, commit: str) -> None:
+    """Write refs/REVISION as huggingface_hub does: no ref for a full commit."""
+    if is_commit(revision):
+        return
+    path = place.root / "refs" / revision
+    with contextlib.suppress(OSError):
+        if path.read_text() == commit:
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.records / f"ref.{secrets.token_hex(4)}"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(commit)
+    os.replace(temporary, path)
+
+
+def read_ref(place: Place, revision: str) -> str:
+    """Return the commit that refs/REVISION names, "" without one."""
+    try:
+        return (place.root / "refs" / revision).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def hide(place: Place, records: Iterable[FileRecord]) -> None:
+    """Take these paths out of sight. The bytes stay: as blobs of the hub, or retired into our own folder."""
+    for record in records:
+        path = place.root / record.path
+        if not record.made_link or not os.path.lexists(path):
+            continue
+        with disk_errors(f"cannot remove {path}"):
+            if place.form is Form.HUB:
+                path.unlink()
+            else:
+                retire(place, record)
+            remove_empty_parents(path, place.root)
+
+
+def in_the_way(hidden: Iterable[FileRecord], plan: Plan) -> list[FileRecord]:
+    """Return the records whose paths must go before the plan's can come: a file where it needs a folder, or reverse."""
+    wanted = {planned.path for planned in plan.files}
+    folders = {str(parent) for path in wanted for parent in Path(path).parents}
+    return [r for r in hidden if r.path in folders or any(str(p) in wanted for p in Path(r.path).parents)]

@@ -1,0 +1,197 @@
+"""clean: drop claims, and what no other claim or snapshot refers to. The only remover of whole entries.
+
+A link or blob goes when we made it and no live claim of anybody lists it; a blob of the hub cache also stays while any
+link in `snapshots/` leads to it, whoever made that. What huggingface_hub downloaded is named and stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from stat import S_ISLNK
+
+from truss_cache_tasks.planning.plan import RECORDS
+from truss_cache_tasks.planning.records import Claim, Claims, FileRecord, Manifest
+from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.store import claims
+from truss_cache_tasks.store.disk import remove_empty_parents
+from truss_cache_tasks.store.layout import Place, blob_id
+from truss_cache_tasks.store.locks import locked, try_lock
+from truss_cache_tasks.store.manifest import read_all, remove_manifests
+
+
+@dataclass
+class Cleaned:
+    """What a clean removed (or would remove), over one invocation.
+
+    Args:
+        size: bytes that the disk gets back; what several entries share is counted once.
+        files: how many files and links.
+        kept: what stays, a line each, and why.
+        left: what could not be removed, a line each.
+    """
+
+    size: int = 0
+    files: int = 0
+    kept: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    seen: set[Path] = field(default_factory=set, repr=False)
+    gone: set[tuple[Path, str]] = field(default_factory=set, repr=False)  # (root, claim) that a dry run passed
+    links: Counter[tuple[int, int]] = field(default_factory=Counter, repr=False)  # (device, inode) -> names removed
+
+
+def clean(place: Place, project: str, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
+    """Invalidate these claims of `project` in this root; None: all, and what gone entries left behind.
+
+    Removes what it can, and adds what it did to `done`. The claims stay, marked cleaned, unless nothing else does.
+    """
+    if not place.records.is_dir():
+        return
+    with locked(place.lock("root")) if not dry else contextlib.nullcontext():
+        mine = claims.read_claims(place, project)
+        chosen = set(mine.entries) if names is None else set(names) & set(mine.entries)
+        done.gone.update((place.root, name) for name in chosen)
+        doomed_keys = {key for name in chosen for key in _keys(mine.entries[name])}
+        doomed_keys |= set(mine.former) if names is None else set()
+        live = _live(place, project, done)
+        everything = read_all(place)
+        doomed = [m for m in everything if m.key in doomed_keys and m.key not in live]
+        kept = [m for m in everything if m.key in live]
+        _Remover(place, done, dry=dry).remove(doomed, kept)
+        if dry:
+            return
+        _sweep_partials(place)
+        failed = bool(done.left)
+        _drop_pins(place, [mine.entries[name] for name in chosen])
+        for key in doomed_keys - live if not failed else ():
+            remove_manifests(place, key)
+        marked = {n: replace(c, cleaned=True) if n in chosen else c for n, c in mine.entries.items()}
+        if not failed:
+            marked = {n: replace(c, former=()) if n in chosen else c for n, c in marked.items()}
+        former = mine.former if names is not None or failed else ()
+        claims.write_claims(place, project, Claims(marked, former, mine.roots))
+        if place.form is Form.HUB:
+            _remove_empty_repo(place)
+
+
+def _sweep_partials(place: Place) -> None:
+    """Remove temporaries of dead runs: those whose lock is free."""
+    for path in list((place.records / "partials").glob("*.*")):
+        if release := try_lock(place.blob_lock(path.name.partition(".")[0])):
+            path.unlink(missing_ok=True)
+            release()
+
+
+def roots_of(place: Place, project: str) -> set[str]:
+    """Return the roots that this project's claims here know of."""
+    return set(claims.read_claims(place, project).roots)
+
+
+def _keys(claim: Claim) -> tuple[str, ...]:
+    return (claim.request, *claim.former)
+
+
+def _live(place: Place, project: str, done: Cleaned) -> set[str]:
+    return {
+        claim.request
+        for owner, theirs in claims.read_all_claims(place).items()
+        for name, claim in theirs.entries.items()
+        if not claim.cleaned and not (owner == project and (place.root, name) in done.gone)
+    }
+
+
+def _drop_pins(place: Place, chosen: Iterable[Claim]) -> None:
+    for claim in chosen:
+        source, revision = str(claim.form.get("source", "")), claim.form.get("revision", "")
+        name = f"{source.removeprefix('hf://')}@{revision}"
+        if source.startswith("hf://") and name in claims.read_pins(place):
+            claims.write_pin(place, name, None)
+
+
+class _Remover:
+    def __init__(self, place: Place, done: Cleaned, *, dry: bool) -> None:
+        self.place = place
+        self.done = done
+        self.dry = dry
+
+    def remove(self, doomed: list[Manifest], kept: list[Manifest]) -> None:
+        shown = {record.path for manifest in kept for record in manifest.files}
+        records = list({r.path: r for manifest in doomed for r in manifest.files if r.path not in shown}.values())
+        for record in records:
+            if record.made_link:
+                self._unlink(self.place.root / record.path)
+            else:
+                self.done.kept.append(f"{record.path}: downloaded by huggingface_hub, not by us")
+        self._remove_blobs(records, kept)
+        if self.place.form is Form.HUB and not self.dry:
+            _remove_dangling_refs(self.place)
+
+    def _remove_blobs(self, records: list[FileRecord], kept: list[Manifest]) -> None:
+        if self.place.form is Form.HUB:
+            used = {record.blob for manifest in kept for record in manifest.files} | self._linked()
+            for record in {r.blob: r for r in records}.values():
+                if record.made_blob and record.blob not in used:
+                    self._unlink(self.place.root / record.blob)
+            return
+        used = {blob_id(record.identity, self.place.form) for manifest in kept for record in manifest.files}
+        for record in records:
+            name = blob_id(record.identity, self.place.form)
+            if name not in used:
+                for path in (self.place.records / "blobs").glob(f"{name}.*"):
+                    self._unlink(path)
+
+    def _linked(self) -> set[str]:
+        """Return the blobs that links of the snapshots lead to, save links that this clean takes away."""
+        return {
+            f"blobs/{os.path.basename(os.readlink(path))}"
+            for path in _walk(self.place.root / "snapshots")
+            if path.is_symlink() and path not in self.done.seen
+        }
+
+    def _unlink(self, path: Path) -> None:
+        if path in self.done.seen or not os.path.lexists(path):
+            return
+        stat = path.lstat()
+        try:
+            if not self.dry:
+                path.unlink()
+                remove_empty_parents(path, self.place.root)
+        except OSError as exc:
+            self.done.left.append(f"{path}: {exc.strerror}")
+            return
+        self.done.seen.add(path)
+        self.done.files += 1
+        inode = (stat.st_dev, stat.st_ino)
+        self.done.links[inode] += self.dry
+        if not S_ISLNK(stat.st_mode) and stat.st_nlink - self.done.links[inode] == (0 if self.dry else 1):
+            self.done.size += stat.st_size
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            yield Path(parent, name)
+
+
+def _remove_dangling_refs(place: Place) -> None:
+    """Remove refs to snapshots that are gone: scan_cache_dir() warns of them."""
+    for path in list(_walk(place.root / "refs")):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if not (place.root / "snapshots" / path.read_text().strip()).is_dir():
+                path.unlink()
+                remove_empty_parents(path, place.root)
+
+
+def _remove_empty_repo(place: Place) -> None:
+    """Remove the repo's folder when nothing but our records is left in it: scan_cache_dir() warns of a hollow one."""
+    rest = [path for name in ("snapshots", "blobs", "refs") for path in _walk(place.root / name)]
+    live = any(not c.cleaned for theirs in claims.read_all_claims(place).values() for c in theirs.entries.values())
+    ours = {"snapshots", "blobs", "refs", "trees", ".no_exist", RECORDS}
+    foreign = {path.name for path in place.root.iterdir()} - ours
+    if not rest and not live and not foreign:
+        shutil.rmtree(place.root, ignore_errors=True)
