@@ -1,0 +1,42 @@
+"""What every real server of the tests needs: its program, free ports, and waiting until it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+
+def require(tool: str) -> str:
+    """Return the path of `tool`, of this Python's own scripts first. Without it: skip, but fail in CI (CI=true)."""
+    beside = Path(sys.executable).parent
+    found = shutil.which(tool, path=os.pathsep.join([str(beside), os.environ.get("PATH", os.defpath)]))
+    if found is None:
+        refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        refuse(f"{tool} is not installed: pip install -e '.[test]'")
+    return found
+
+
+def free_ports(count: int) -> Sequence[int]:
+    """Return `count` distinct ports of 127.0.0.1 that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def wait_until(ready: Callable[[], bool], what: str, *, alive: Callable[[], bool], timeout_s: float = 60) -> None:
+    """Return when `ready()`; an OSError of it counts as not yet. Raises RuntimeError if it never is, or died."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and alive():
+        with contextlib.suppress(OSError):
+            if ready():
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"{what} did not get ready")
