@@ -1,0 +1,630 @@
+"""S3 against two real servers that check keys; boto3 puts the objects there and is the judge of what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract import DATA, SourceContract, by_path, digest_of, read, said
+from entries import entry, settings
+from servers.s3 import Keys, S3Server, Watched, region_stub, watched
+
+from truss_cache_tasks.errors import (
+    AccessDenied,
+    ConfigError,
+    CredentialError,
+    NotFound,
+    NothingSelected,
+    SourceChanged,
+    Unavailable,
+)
+from truss_cache_tasks.planning.listing import Digest, RemoteFile
+from truss_cache_tasks.sources.s3 import S3Source
+
+pytest_plugins = ["servers.fixtures_s3"]
+
+MIB = 1 << 20
+UNKNOWN = Keys("AKUNKNOWN00", "SK-of-nobody-0123456789")
+
+
+def config_with(folder: Path, keys: Keys | None) -> Path:
+    """Return the config path of a Truss in a new folder below `folder`, with `keys` as its credential file."""
+    truss = folder / uuid.uuid4().hex
+    (truss / "data").mkdir(parents=True)
+    if keys is not None:
+        (truss / "data" / "s3_credentials.json").write_text(json.dumps({**keys.fields(), "aws_region": "us-east-1"}))
+    return truss / "config.yaml"
+
+
+@dataclass
+class Place:
+    """One prefix of a bucket of a real server."""
+
+    server: S3Server
+    folder: Path
+    bucket: str
+    prefix: str
+    keys: Keys | None
+    secrets: tuple[str, ...] = ()
+
+    def put(self, path: str, data: bytes, **extra: Any) -> None:
+        self.server.client().put_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}", Body=data, **extra)
+
+    def put_beside(self, suffix: str, data: bytes) -> None:
+        self.server.client().put_object(Bucket=self.bucket, Key=self.prefix + suffix, Body=data)
+
+    def delete(self, path: str) -> None:
+        self.server.client().delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}")
+
+    def at(self, uri: str, keys: Keys | None, **entry_fields: Any) -> S3Source:
+        return S3Source(entry(uri, config=config_with(self.folder, keys), **entry_fields), settings(**self.server.env))
+
+    def source(self, **entry_fields: Any) -> S3Source:
+        return self.at(f"s3://{self.bucket}/{self.prefix}", self.keys, **entry_fields)
+
+    def by(self, keys: Keys | None) -> S3Source:
+        return self.at(f"s3://{self.bucket}/{self.prefix}", keys)
+
+    def whole(self) -> S3Source:
+        return self.at(f"s3://{self.bucket}", self.keys)
+
+    def source_of(self, path: str) -> S3Source:
+        return self.at(f"s3://{self.bucket}/{self.prefix}/{path}", self.keys)
+
+    def missing(self) -> S3Source:
+        return self.at("s3://no-such-bucket-here/m", self.keys)
+
+    def refused(self) -> S3Source:
+        return self.by(UNKNOWN)
+
+    def public(self) -> Place:
+        assert self.server.public
+        return Place(self.server, self.folder, self.server.public, new_prefix(), None)
+
+
+def new_prefix() -> str:
+    return f"m-{uuid.uuid4().hex[:12]}"
+
+
+def place(server: S3Server, folder: Path) -> Place:
+    keys = server.identities["ro"]
+    return Place(server, folder, server.bucket, new_prefix(), keys, (keys.access, keys.secret, UNKNOWN.secret))
+
+
+class S3Contract(SourceContract):
+    @pytest.mark.parametrize(
+        ("beside", "words"),
+        [((), "has nothing"), (("/", "/sub/"), "only folder markers"), (("-hf/other.bin",), "has nothing")],
+    )
+    def test_a_prefix_with_nothing_below_it_lists_no_file(self, store: Place, beside: tuple[str, ...], words: str):
+        for suffix in beside:
+            store.put_beside(suffix, b"" if suffix.endswith("/") else b"other")
+        with pytest.raises(NothingSelected, match=words) as caught:
+            store.source().listing()
+        self.is_well_said(caught.value, store)
+
+
+class TestSeaweedFS(S3Contract):
+    many = 1200  # two pages; each object is a write to a disk here
+
+    @pytest.fixture
+    def store(self, seaweed: S3Server, tmp_path: Path) -> Place:
+        return place(seaweed, tmp_path)
+
+
+class TestMoto(S3Contract):
+    test_a_public_place_is_read_without_a_credential = None  # moto with IAM on answers 500 to requests without keys
+
+    @pytest.fixture
+    def store(self, moto: S3Server, tmp_path: Path) -> Place:
+        return place(moto, tmp_path)
+
+
+@pytest.fixture(params=["seaweed", "moto"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return place(request.getfixturevalue(request.param), tmp_path)
+
+
+@pytest.fixture
+def on_seaweed(seaweed: S3Server, tmp_path: Path) -> Place:
+    return place(seaweed, tmp_path)
+
+
+@pytest.fixture
+def on_moto(moto: S3Server, tmp_path: Path) -> Place:
+    return place(moto, tmp_path)
+
+
+# What is listed
+
+
+def test_the_listing_is_what_boto3_lists(store: Place):
+    for name, data in {"a.bin": b"a", "sub/b.bin": DATA, "ü #%+.bin": b"", "sub/": b""}.items():
+        store.put(name, data)
+    pages = (
+        store.server.client().get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=store.prefix + "/")
+    )
+    judged = {
+        item["Key"]: (item["Size"], item["ETag"].strip('"'))
+        for page in pages
+        for item in page["Contents"]
+        if not item["Key"].endswith("/")
+    }
+    assert {file.key: (file.size, file.version) for file in store.source().listing().files} == judged
+    assert len(judged) == 3
+
+
+def test_keys_that_climb_are_listed_as_they_are(on_moto: Place):
+    on_moto.put("../../evil.bin", b"x")
+    on_moto.put("/absolute.bin", b"x")
+    assert set(by_path(on_moto.source().listing())) == {"../../evil.bin", "/absolute.bin"}
+
+
+def test_a_versioned_bucket_lists_and_reads_the_newest(store: Place):
+    bucket = f"versioned-{uuid.uuid4().hex[:8]}"
+    client = store.server.client()
+    client.create_bucket(Bucket=bucket)
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for data in (b"old", b"new!"):
+        client.put_object(Bucket=bucket, Key="m/a.bin", Body=data)
+    client.put_object(Bucket=bucket, Key="m/gone.bin", Body=b"gone")
+    client.delete_object(Bucket=bucket, Key="m/gone.bin")
+    source = store.at(f"s3://{bucket}/m", store.keys)
+    (file,) = source.listing().files
+    assert (file.path, file.size) == ("a.bin", 4)
+    assert read(source.locate(file)).data == b"new!"
+
+
+# Digests
+
+
+def upload(store: Place, path: str, parts: list[bytes], **create: Any) -> None:
+    """Upload `parts` as one multipart object."""
+    client, where = store.server.client(), {"Bucket": store.bucket, "Key": f"{store.prefix}/{path}"}
+    upload_id = client.create_multipart_upload(**where, **create)["UploadId"]
+    done = []
+    for number, data in enumerate(parts, 1):
+        algorithm = {"ChecksumAlgorithm": create["ChecksumAlgorithm"]} if "ChecksumAlgorithm" in create else {}
+        answer = client.upload_part(**where, UploadId=upload_id, PartNumber=number, Body=data, **algorithm)
+        checksums = {name: value for name, value in answer.items() if name.startswith("Checksum")}
+        done.append({"PartNumber": number, "ETag": answer["ETag"], **checksums})
+    client.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": done})
+
+
+def only_digest(source: S3Source) -> tuple[Digest | None, bytes]:
+    (file,) = source.listing().files
+    assert file.digest is None
+    location = source.locate(file)
+    return location.digest, read(location).data
+
+
+@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"])
+def test_the_checksum_of_a_whole_object_is_that_of_its_bytes(store: Place, algorithm: str):
+    store.put("w.bin", DATA, ChecksumAlgorithm=algorithm)
+    digest, data = only_digest(store.source())
+    assert digest is not None
+    assert (digest.algorithm, digest.parts) == (algorithm.lower(), ())
+    assert digest_of(data, digest) == digest
+    assert data == DATA
+
+
+@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "SHA256"])
+@pytest.mark.parametrize("sizes", [(5 * MIB, 5 * MIB, 7), (5 * MIB, 6 * MIB, 5 * MIB, 1), (5 * MIB,)])
+def test_a_composite_checksum_comes_with_the_exact_sizes_of_its_parts(
+    on_seaweed: Place, algorithm: str, sizes: tuple[int, ...]
+):
+    parts = [hashlib.shake_128(b"%d" % number).digest(size) for number, size in enumerate(sizes)]
+    upload(on_seaweed, "w.bin", parts, ChecksumAlgorithm=algorithm, ChecksumType="COMPOSITE")
+    digest, data = only_digest(on_seaweed.source())
+    assert digest is not None
+    assert (digest.algorithm, digest.parts) == (algorithm.lower(), sizes)
+    assert digest_of(data, digest) == digest
+    assert data == b"".join(parts)
+
+
+def test_part_sizes_are_learnt_without_the_permission_for_attributes(on_seaweed: Place):
+    sizes = (5 * MIB, 6 * MIB, 5 * MIB, 1)
+    parts = [bytes([number]) * size for number, size in enumerate(sizes)]
+    upload(on_seaweed, "w.bin", parts, ChecksumAlgorithm="CRC32", ChecksumType="COMPOSITE")
+    with watched(on_seaweed.server, denied="attributes") as seen:
+        digest, data = only_digest(through(seen, on_seaweed))
+    assert digest is not None
+    assert digest.parts == sizes
+    assert digest_of(data, digest) == digest
+    assert any("attributes" in path for _, path in seen.asked)
+
+
+def test_where_part_sizes_cannot_be_learnt_the_file_is_unverified(on_seaweed: Place):
+    upload(on_seaweed, "w.bin", [bytes(5 * MIB), b"x"], ChecksumAlgorithm="CRC32", ChecksumType="COMPOSITE")
+    with watched(on_seaweed.server, denied="partNumber") as seen:
+        assert only_digest(through(seen, on_seaweed))[0] is None
+
+
+@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA256"])
+def test_a_multipart_digest_is_right_or_absent(store: Place, algorithm: str):
+    parts = [bytes(5 * MIB), DATA]
+    upload(store, "w.bin", parts, ChecksumAlgorithm=algorithm)
+    digest, data = only_digest(store.source())
+    assert data == b"".join(parts)
+    assert digest is None or digest_of(data, digest) == digest
+
+
+def test_an_object_without_checksums_has_its_md5_etag(store: Place):
+    client = plain_client(store.server)
+    client.put_object(Bucket=store.bucket, Key=f"{store.prefix}/w.bin", Body=DATA)
+    digest, data = only_digest(store.source())
+    assert digest is not None
+    if digest.algorithm != "md5":  # a server may add a checksum of its own, as S3 does
+        assert digest_of(data, digest) == digest
+    else:
+        assert digest.value == hashlib.md5(DATA, usedforsecurity=False).hexdigest()
+
+
+def test_an_etag_of_a_kms_encrypted_object_is_not_taken_for_md5(on_moto: Place):
+    client = plain_client(on_moto.server)
+    where = {"Bucket": on_moto.bucket, "Key": f"{on_moto.prefix}/w.bin"}
+    client.put_object(**where, Body=DATA, ServerSideEncryption="aws:kms")
+    assert only_digest(on_moto.source()) == (None, DATA)
+
+
+def plain_client(server: S3Server) -> Any:
+    """Return a client that sends no checksum, as the older SDKs."""
+    import boto3
+    from botocore.config import Config
+
+    keys = server.identities["admin"]
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=server.url,
+        region_name="us-east-1",
+        aws_access_key_id=keys.access,
+        aws_secret_access_key=keys.secret,
+        config=Config(signature_version="s3v4", request_checksum_calculation="when_required"),
+    )
+
+
+def through(seen: Watched, place: Place) -> S3Source:
+    """Return a source of `place` that asks by way of `seen`."""
+    env = {**place.server.env, "AWS_ENDPOINT_URL_S3": seen.url}
+    uri = f"s3://{place.bucket}/{place.prefix}"
+    return S3Source(entry(uri, config=config_with(place.folder, place.keys)), settings(**env))
+
+
+# Locations
+
+
+def test_only_located_files_are_looked_at_once_each(on_seaweed: Place):
+    on_seaweed.put("a.bin", b"a")
+    on_seaweed.put("b.bin", b"b")
+    with watched(on_seaweed.server) as seen:
+        source = through(seen, on_seaweed)
+        files = by_path(source.listing())
+        listed = len(seen.asked)
+        assert [source.locate(files["a.bin"]).url for _ in range(3)] == [source.locate(files["a.bin"]).url] * 3
+    assert seen.asked[listed:] == [("HEAD", f"/{on_seaweed.bucket}/{on_seaweed.prefix}/a.bin")]
+
+
+def test_a_location_is_signed_in_headers_for_some_minutes(store: Place):
+    store.put("w.bin", DATA)
+    source = store.source()
+    (file,) = source.listing().files
+    location = source.locate(file)
+    assert "?" not in location.url
+    assert location.headers["Authorization"].startswith("AWS4-HMAC-SHA256 ")
+    assert location.headers["If-Match"] == f'"{file.version}"' == location.validator
+    assert location.expires is not None
+
+
+def test_an_object_that_was_replaced_is_not_located(store: Place):
+    store.put("w.bin", b"before")
+    source = store.source()
+    (file,) = source.listing().files
+    store.put("w.bin", b"after!")
+    with pytest.raises(SourceChanged, match="replaced since it was listed"):
+        source.locate(file)
+
+
+def test_an_object_that_is_gone_is_a_change_too(store: Place):
+    store.put("w.bin", b"before")
+    source = store.source()
+    (file,) = source.listing().files
+    store.delete("w.bin")
+    with pytest.raises(SourceChanged):
+        source.locate(file)
+
+
+def test_bytes_replaced_after_they_were_located_are_refused_and_explained(on_seaweed: Place):
+    on_seaweed.put("w.bin", b"before")
+    source = on_seaweed.source()
+    (file,) = source.listing().files
+    location = source.locate(file)
+    on_seaweed.put("w.bin", b"after!")
+    answer = read(location, "bytes=0-3")
+    assert answer.status == 412
+    assert isinstance(source.explain(file, answer.status, answer.headers, answer.data), SourceChanged)
+
+
+# Refusals
+
+
+def test_a_wrong_secret_names_where_the_credential_was_found_and_no_value(store: Place):
+    good = store.server.identities["ro"]
+    wrong = Keys(good.access, "SK-that-is-wrong-0123456789")
+    store.put("a.bin", b"a")
+    with pytest.raises(AccessDenied, match="secret key does not match") as caught:
+        store.by(wrong).listing()
+    assert "s3_credentials.json" in str(caught.value)
+    assert not [value for value in (wrong.secret, good.access) if value in said(caught.value)]
+
+
+def test_an_unknown_key_is_said_to_be_unknown(store: Place):
+    with pytest.raises(AccessDenied, match="access key is unknown") as caught:
+        store.refused().listing()
+    assert not [value for value in (UNKNOWN.access, UNKNOWN.secret) if value in said(caught.value)]
+
+
+def test_who_may_read_and_not_list_misses_listbucket(store: Place):
+    store.put("a.bin", b"a")
+    with pytest.raises(AccessDenied, match=f"missing permission s3:ListBucket on arn:aws:s3:::{store.bucket}"):
+        store.by(store.server.identities["getonly"]).listing()
+
+
+def test_who_may_list_and_not_read_misses_getobject(store: Place):
+    store.put("a.bin", b"a")
+    source = store.by(store.server.identities["listonly"])
+    (file,) = source.listing().files
+    wanted = rf"missing permission s3:GetObject on arn:aws:s3:::{store.bucket}/{store.prefix}\*"
+    with pytest.raises(AccessDenied, match=wanted):
+        source.locate(file)
+
+
+def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place):
+    on_seaweed.put("a.bin", b"a")
+    with pytest.raises(AccessDenied, match="no credential was found") as caught:
+        on_seaweed.by(None).listing()
+    assert "s3_credentials.json" in str(caught.value.hint)
+
+
+def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path):
+    env = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
+    source = S3Source(entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9 cannot be reached"):
+        source.listing()
+
+
+def test_an_endpoint_that_answers_in_html_is_unavailable_by_name(tmp_path: Path):
+    with region_stub("us-east-1", listing=b"<!doctype html><p>Log in") as stub, pytest.raises(Unavailable) as caught:
+        far(stub.url, tmp_path).listing()
+    assert stub.url.removeprefix("http://") in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://"])
+def test_an_endpoint_that_is_no_url_is_a_config_error(url: str, tmp_path: Path):
+    source = S3Source(entry("s3://bkt/m", config=config_with(tmp_path, UNKNOWN)), settings(AWS_ENDPOINT_URL_S3=url))
+    with pytest.raises(ConfigError, match="endpoint"):
+        source.listing()
+
+
+def test_a_name_that_no_bucket_can_have_is_not_found(store: Place):
+    with pytest.raises(NotFound, match="not a bucket name"):
+        store.at("s3://no such bucket/m", store.keys).listing()
+
+
+EXPLAINED: list[tuple[int, str, type[Exception], str]] = [
+    (403, "<Code>AccessDenied</Code><Message>Access Denied</Message>", AccessDenied, "s3:GetObject on arn:aws:s3:::b"),
+    (403, "<Code>AccessDenied</Code><Message>User: arn:aws:iam::1:user/u is not authorized to perform: kms:Decrypt on "
+          "resource: arn:aws:kms:eu-west-1:1:key/k because no</Message>", AccessDenied,
+     "kms:Decrypt on arn:aws:kms:eu-west-1:1:key/k"),
+    (403, "<Code>AccessDenied</Code><Message>u is not authorized to perform: s3:GetObjectVersion on resource: "
+          "&quot;arn:aws:s3:::b/m/a&quot; because</Message>", AccessDenied, "s3:GetObjectVersion on arn:aws:s3:::b"),
+    (403, "<Code>AccessDenied</Code><Message>The bucket is Requester Pays</Message>", AccessDenied, "requester-pays"),
+    (400, "<Code>ExpiredToken</Code>", AccessDenied, "session token has expired"),
+    (403, "<Code>RequestTimeTooSkewed</Code>", AccessDenied, "clock"),
+    (403, "<Code>InvalidObjectState</Code>", AccessDenied, "archived"),
+    (301, "<Code>PermanentRedirect</Code><Region>eu-west-3</Region>", AccessDenied, "eu-west-3"),
+    (404, "<Code>NoSuchKey</Code>", SourceChanged, "replaced or deleted"),
+    (404, "<Code>NoSuchBucket</Code>", NotFound, "no bucket"),
+    (412, "<Code>PreconditionFailed</Code>", SourceChanged, "replaced or deleted"),
+    (503, "<Code>SlowDown</Code>", Unavailable, "503 SlowDown"),
+    (502, "<html>a proxy", Unavailable, "502"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "body", "kind", "words"), EXPLAINED)
+def test_a_refused_read_is_explained(status: int, body: str, kind: type[Exception], words: str, tmp_path: Path):
+    source = S3Source(entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings())
+    error = source.explain(
+        RemoteFile("a", 1, "e", "m/a"), status, {}, f"<?xml version='1.0'?><Error>{body}</Error>".encode()
+    )
+    assert type(error) is kind
+    assert words in str(error)
+    assert error.hint
+
+
+# Whose credential
+
+
+def test_a_session_token_of_an_assumed_role_is_sent_with_every_request(on_moto: Place):
+    iam = on_moto.server.client("admin", "iam")
+    role, everything = uuid.uuid4().hex[:8], {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    anyone = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": "*"}}
+    trust = json.dumps({"Version": "2012-10-17", "Statement": [anyone]})
+    arn = iam.create_role(RoleName=role, AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    iam.put_role_policy(RoleName=role, PolicyName="p", PolicyDocument=json.dumps(
+        {"Version": "2012-10-17", "Statement": [everything]}))  # fmt: skip
+    made = on_moto.server.client("admin", "sts").assume_role(RoleArn=arn, RoleSessionName="session")["Credentials"]
+    keys = Keys(made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"])
+    on_moto.put("a.bin", b"a")
+    source = on_moto.by(keys)
+    (file,) = source.listing().files
+    location = source.locate(file)
+    assert location.headers["X-Amz-Security-Token"] == keys.token
+    assert "x-amz-security-token" in location.headers["Authorization"]
+    assert read(location).data == b"a"
+
+
+def test_the_environment_is_the_credential_where_no_file_is(store: Place):
+    store.put("a.bin", b"a")
+    uri = f"s3://{store.bucket}/{store.prefix}"
+    env = store.server.env | store.server.identities["ro"].env()
+    source = S3Source(entry(uri, config=config_with(store.folder, None)), settings(**env))
+    (file,) = source.listing().files
+    assert read(source.locate(file)).data == b"a"
+    wrong = S3Source(entry(uri, config=config_with(store.folder, None)), settings(**{**env, **UNKNOWN.env()}))
+    with pytest.raises(AccessDenied, match="AWS_ACCESS_KEY_ID"):
+        wrong.listing()
+
+
+def test_the_file_goes_before_the_environment(store: Place):
+    store.put("a.bin", b"a")
+    uri = f"s3://{store.bucket}/{store.prefix}"
+    config = config_with(store.folder, store.keys)
+    assert S3Source(entry(uri, config=config), settings(**store.server.env, **UNKNOWN.env())).listing().files
+
+
+def test_a_profile_is_the_credential_where_nothing_else_is(store: Place, monkeypatch: pytest.MonkeyPatch):
+    good, shared = store.server.identities["ro"], store.folder / "credentials"
+    shared.write_text(f"[team]\naws_access_key_id = {good.access}\naws_secret_access_key = {good.secret}\n")
+    env = {**store.server.env, "AWS_SHARED_CREDENTIALS_FILE": str(shared), "AWS_PROFILE": "team"}
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)  # boto3's chain reads the process's environment
+    store.put("a.bin", b"a")
+    uri = f"s3://{store.bucket}/{store.prefix}"
+    assert S3Source(entry(uri, config=config_with(store.folder, None)), settings(**env)).listing().files
+
+
+def test_a_profile_that_does_not_exist_is_a_credential_error(on_moto: Place, monkeypatch: pytest.MonkeyPatch):
+    env = {**on_moto.server.env, "AWS_PROFILE": "no-such-profile", "AWS_CONFIG_FILE": str(on_moto.folder / "none")}
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CredentialError, match="ProfileNotFound"):
+        S3Source(entry("s3://bkt/m", config=config_with(on_moto.folder, None)), settings(**env)).listing()
+
+
+class Metadata:
+    """A machine's metadata server that counts who asks, and knows no role."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                self.send_error(404)
+
+            do_PUT = do_GET
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/"
+
+
+@pytest.fixture
+def metadata(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Metadata]:
+    made = Metadata()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.05,))
+    thread.start()
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", made.url)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED", raising=False)
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+def listed_by(place: Place, keys: Keys | None, env: Mapping[str, str]) -> None:
+    uri = f"s3://{place.bucket}/{place.prefix}"
+    S3Source(entry(uri, config=config_with(place.folder, keys)), settings(**env)).listing()
+
+
+def test_the_metadata_server_is_not_asked_where_keys_are_given(on_seaweed: Place, metadata: Metadata):
+    on_seaweed.put("a.bin", b"a")
+    env = {"AWS_ENDPOINT_URL_S3": on_seaweed.server.url, "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url}
+    listed_by(on_seaweed, on_seaweed.keys, env)
+    listed_by(on_seaweed, None, env | on_seaweed.server.identities["ro"].env())
+    assert metadata.asked == []
+
+
+def test_the_metadata_server_is_asked_once_for_all_entries(on_seaweed: Place, metadata: Metadata):
+    public = on_seaweed.public()
+    public.put("a.bin", b"a")
+    env = {"AWS_ENDPOINT_URL_S3": on_seaweed.server.url, "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url}
+    listed_by(public, None, env)
+    once = list(metadata.asked)
+    assert once  # it is asked at all
+    listed_by(public, None, env)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: listed_by(public, None, env), range(4)))
+    assert metadata.asked == once
+
+
+def test_a_disabled_metadata_server_is_not_asked(on_seaweed: Place, metadata: Metadata):
+    public = on_seaweed.public()
+    public.put("a.bin", b"a")
+    listed_by(public, None, on_seaweed.server.env | {"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url})
+    assert metadata.asked == []
+
+
+def test_the_module_imports_no_sdk():
+    code = (
+        "import sys, truss_cache_tasks.sources.s3; sys.exit(any(name in sys.modules for name in ('boto3', 'botocore')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Regions
+
+
+LISTING = (
+    b"<?xml version='1.0'?><ListBucketResult><Name>far</Name><KeyCount>1</KeyCount><IsTruncated>false</IsTruncated>"
+    b"<Contents><Key>m/a.bin</Key><Size>3</Size><ETag>&quot;e&quot;</ETag></Contents></ListBucketResult>"
+)
+
+
+def far(url: str, folder: Path) -> S3Source:
+    return S3Source(
+        entry("s3://far/m", config=config_with(folder, UNKNOWN)),
+        settings(AWS_ENDPOINT_URL_S3=url, AWS_EC2_METADATA_DISABLED="true"),
+    )
+
+
+def test_a_bucket_in_another_region_is_followed_and_its_reads_are_signed_for_it(tmp_path: Path):
+    with region_stub("eu-central-1", listing=LISTING, objects={"/far/m/a.bin": b"abc"}) as stub:
+        source = far(stub.url, tmp_path)
+        (file,) = source.listing().files
+        location = source.locate(file)
+        assert "/eu-central-1/s3/aws4_request" in location.headers["Authorization"]
+        assert read(location).data == b"abc"
+        assert [region for region, _, _ in stub.asked].count("us-east-1") == 1  # learnt once
+
+
+def test_a_read_finds_the_region_without_a_listing(tmp_path: Path):
+    with region_stub("eu-central-1", objects={"/far/m/a.bin": b"abc"}) as stub:
+        location = far(stub.url, tmp_path).locate(RemoteFile("a.bin", 3, "e", "m/a.bin"))
+        assert "/eu-central-1/s3/aws4_request" in location.headers["Authorization"]
+
+
+def test_a_region_that_does_not_help_is_named_beside_ours(tmp_path: Path):
+    with region_stub("moving") as stub, pytest.raises(AccessDenied) as caught:
+        far(stub.url, tmp_path).listing()
+    assert "region eu-west-2, the request was made for us-east-1" in str(caught.value)
+    assert len(stub.asked) == 2

@@ -1,0 +1,264 @@
+"""S3 and what speaks its protocol: botocore lists, looks and signs; the bytes are read by URL and headers."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, SourceChanged
+from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
+from truss_cache_tasks.sources.prefix import under_prefix
+from truss_cache_tasks.sources.s3_digest import digest_of_head
+from truss_cache_tasks.sources.s3_errors import Asked, in_our_words, refusal_of_body
+from truss_cache_tasks.sources.s3_identity import SESSIONS, Identity, identify
+
+SIGNED_FOR_S = 600  # S3 takes a signed header for 15 minutes; clocks differ, and a request may wait its turn
+PART_LOOKS = 8  # HEADs side by side where only they know the sizes of parts
+
+
+@dataclass(frozen=True)
+class _Address:
+    """What HEAD told of one object: where it is, the region to sign for, its ETag as on the wire, its digest."""
+
+    url: str
+    region: str
+    etag: str
+    digest: Digest | None
+
+
+class S3Source:
+    """The objects below `s3://bucket/prefix`. Safe to use from many threads; asks nobody until it is asked."""
+
+    def __init__(self, entry: Entry, settings: Settings) -> None:
+        self._entry = entry
+        self._settings = settings
+        self._source = entry.request.source
+        self._lock = threading.Lock()
+        self._connected: tuple[Any, Identity] | None = None
+        self._addresses: dict[RemoteFile, _Address] = {}
+
+    def __repr__(self) -> str:
+        return f"S3Source({str(self._source)!r})"
+
+    # The two questions
+
+    def listing(self, pinned: str | None = None) -> Listing:
+        """Return every object below the prefix; a bucket has no revision, so `pinned` is not read.
+
+        Raises:
+            NothingSelected: nothing is there, or folder markers alone.
+        """
+        prefix = self._source.prefix
+        if not prefix:
+            return under_prefix(self._objects(""), self._source)
+        below = list(self._objects(prefix + "/"))
+        try:
+            return under_prefix([*below, *self._itself(prefix)], self._source)
+        except AccessDenied:  # a policy may allow the prefix `m/*` and not `m`
+            if not below:
+                raise
+            return under_prefix(below, self._source)
+
+    def locate(self, file: RemoteFile) -> Location:
+        """Look at `file` once (HEAD), then sign a GET of it anew at each call.
+
+        Raises:
+            SourceChanged: it is not what was listed any more.
+        """
+        address = self._addresses.get(file)
+        if address is None:
+            address = self._addresses[file] = self._look(file)
+        _, identity = self._client()
+        headers, expires = {"If-Match": address.etag}, None
+        if identity.credentials is not None:
+            with in_our_words(self._asked(file)):
+                headers |= _signed_headers(address.url, address.region, identity.credentials)
+            expires = time.time() + SIGNED_FOR_S
+        return Location(address.url, headers, validator=address.etag, expires=expires, digest=address.digest)
+
+    def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
+        """Return the error for a GET of `file`'s bytes that S3 refused with `status`, `headers` and `body`."""
+        return refusal_of_body(self._asked(file), status, headers, body)
+
+    # Listing
+
+    def _objects(self, prefix: str) -> Iterator[RemoteFile]:
+        client, _ = self._client()
+        with in_our_words(self._asked()):
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._source.root, Prefix=prefix)
+            for page in pages:
+                yield from map(_remote_file, page.get("Contents", ()))
+
+    def _itself(self, key: str) -> Iterator[RemoteFile]:
+        """Yield the object named `key`, if there is one: of all keys that begin so it sorts first."""
+        client, _ = self._client()
+        with in_our_words(self._asked()):
+            page = client.list_objects_v2(Bucket=self._source.root, Prefix=key, MaxKeys=1)
+        yield from (found for found in map(_remote_file, page.get("Contents", ())) if found.key == key)
+
+    # Looking at one object
+
+    def _look(self, file: RemoteFile) -> _Address:
+        client, _ = self._client()
+        head = self._head(client, file)
+        if _plain(head["ETag"]) != file.version or head["ContentLength"] != file.size:
+            raise SourceChanged(
+                f"s3://{self._source.root}/{file.key}: replaced since it was listed (ETag {_plain(head['ETag'])}, "
+                f"listed {file.version})",
+                hint="Run again: it is listed anew.",
+            )
+        digest = digest_of_head(head, self._source.root, lambda count: self._part_sizes(client, file, count))
+        return _Address(head["OurUrl"], head["OurRegion"], head["ETag"], digest)
+
+    def _head(self, client: Any, file: RemoteFile) -> Mapping[str, Any]:
+        from botocore.exceptions import ClientError
+
+        where = {"Bucket": self._source.root, "Key": file.key}
+        with in_our_words(self._asked(file)):
+            try:
+                head: Mapping[str, Any] = client.head_object(**where, ChecksumMode="ENABLED")
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (400, 403):
+                    raise
+                # The refusal of a HEAD has no body; that of a GET says why.
+                client.get_object(**where, Range="bytes=0-0")["Body"].close()
+                raise
+        return head
+
+    def _part_sizes(self, client: Any, file: RemoteFile, count: int) -> tuple[int, ...]:
+        """Return the exact sizes of the `count` parts of `file`, () if they cannot be learnt.
+
+        Equal sizes are not assumed: a wrong guess would call good bytes corrupt. The first HEAD shows whether the store
+        knows parts at all (one that does not might answer `?attributes` with the whole object). GetObjectAttributes
+        tells a thousand parts at once, but is a permission of its own and not everywhere; more HEADs need none.
+        """
+        from botocore.exceptions import ClientError
+
+        where = {"Bucket": self._source.root, "Key": file.key}
+
+        def look(number: int) -> Mapping[str, Any]:
+            head: Mapping[str, Any] = client.head_object(**where, PartNumber=number)
+            return head
+
+        with in_our_words(self._asked(file)), ThreadPoolExecutor(PART_LOOKS) as pool:
+            try:
+                first = look(1)
+                if first.get("PartsCount") != count:
+                    return ()
+                with suppress(ClientError):
+                    sizes = _attributed_sizes(client, where)
+                    if len(sizes) == count and sum(sizes) == file.size:
+                        return sizes
+                return tuple(int(head["ContentLength"]) for head in (first, *pool.map(look, range(2, count + 1))))
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                    raise  # for now, not for ever: without sizes the file would stay unverified
+                return ()
+
+    # The way there
+
+    def _client(self) -> tuple[Any, Identity]:
+        with self._lock:
+            if self._connected is None:
+                self._connected = self._connect()
+            return self._connected
+
+    def _connect(self) -> tuple[Any, Identity]:
+        import botocore
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+
+        identity = identify(self._entry, self._settings)
+        env = self._settings.env
+        config = Config(
+            # By name: botocore's default still pre-signs with version 2.
+            signature_version="s3v4" if identity.credentials is not None else botocore.UNSIGNED,
+            retries={"mode": "standard", "total_max_attempts": 4},
+            connect_timeout=10,
+            read_timeout=30,
+            max_pool_connections=32,
+            response_checksum_validation="when_required",
+        )
+        try:
+            with SESSIONS:
+                client = identity.session.create_client(
+                    "s3",
+                    region_name=identity.region,
+                    endpoint_url=_endpoint(env),
+                    verify=env.get("AWS_CA_BUNDLE") or env.get("SSL_CERT_FILE") or None,
+                    config=config,
+                )
+        except (ValueError, BotoCoreError) as error:
+            raise ConfigError(
+                f"{self._source}: no client for region {identity.region!r} and this endpoint ({type(error).__name__})",
+                hint="Correct aws_region, AWS_REGION or AWS_ENDPOINT_URL_S3 (a whole URL).",
+            ) from error
+        client.meta.events.register("after-call.s3.HeadObject", _note_address)
+        return client, identity
+
+    def _asked(self, file: RemoteFile | None = None) -> Asked:
+        client, identity = self._client()
+        return Asked(
+            source=self._source,
+            what=f"s3://{self._source.root}/{file.key}" if file else str(self._source),
+            action="s3:GetObject" if file else "s3:ListBucket",
+            origin=identity.origin,
+            endpoint=urllib.parse.urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2],
+            region=client.meta.region_name,
+        )
+
+
+def _endpoint(env: Mapping[str, str]) -> str | None:
+    if env.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return None
+    return env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or None
+
+
+def _remote_file(found: Mapping[str, Any]) -> RemoteFile:
+    return RemoteFile(path=found["Key"], size=found["Size"], version=_plain(found["ETag"]), key=found["Key"])
+
+
+def _plain(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+def _note_address(http_response: Any, parsed: dict[str, Any], context: Mapping[str, Any], **_: Any) -> None:
+    """Keep the URL that botocore chose and the region that it signed for, after it followed a redirect, if any.
+
+    (`generate_presigned_url` would tell another: the global endpoint, whatever the region.)
+    """
+    parsed["OurUrl"] = http_response.url.partition("?")[0]
+    parsed["OurRegion"] = context.get("signing", {}).get("region") or context.get("client_region")
+
+
+def _signed_headers(url: str, region: str, credentials: Any) -> dict[str, str]:
+    """Return the headers of a SigV4-signed GET of `url`. Only these and Host are signed: Range may be added."""
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+
+    with SESSIONS:  # a credential that refreshes itself does so once
+        frozen = credentials.get_frozen_credentials()
+    request = AWSRequest(method="GET", url=url)
+    S3SigV4Auth(frozen, "s3", region).add_auth(request)
+    return {name: str(value) for name, value in request.headers.items()}
+
+
+def _attributed_sizes(client: Any, where: Mapping[str, str]) -> tuple[int, ...]:
+    sizes: list[int] = []
+    marker = 0
+    while True:
+        page = client.get_object_attributes(**where, ObjectAttributes=["ObjectParts"], PartNumberMarker=marker)
+        parts = page.get("ObjectParts", {})
+        sizes += [int(part["Size"]) for part in parts.get("Parts", ())]
+        following = int(parts.get("NextPartNumberMarker") or 0)
+        if not parts.get("IsTruncated") or following <= marker:
+            return tuple(sizes)
+        marker = following

@@ -1,0 +1,67 @@
+"""The digest that a HEAD of an S3 object tells: a full or composite checksum, else the MD5 ETag where it is one."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from truss_cache_tasks.planning.listing import Digest
+
+# In the order of preference, with the bytes of each. CRCs are an order of magnitude cheaper to check than SHA.
+WIDTHS = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha256": 32, "sha1": 20}
+
+
+def digest_of_head(head: Mapping[str, Any], bucket: str, part_sizes: Callable[[int], tuple[int, ...]]) -> Digest | None:
+    """Return the digest of an object, or None where S3 offers nothing that can be checked.
+
+    Args:
+        head: what HeadObject with ChecksumMode=ENABLED answered.
+        bucket: its name: directory buckets (`--x-s3`) have ETags that are no digest at all.
+        part_sizes: asked for the sizes of N parts where only a composite checksum is there; () if nobody knows.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+    """
+    etag = str(head.get("ETag", "")).strip('"').lower()
+    composites: list[tuple[str, str, int]] = []
+    for algorithm, width in WIDTHS.items():
+        text, _, suffix = str(head.get(f"Checksum{algorithm.upper()}") or "").partition("-")
+        value = _hex(text, width)
+        if value is None:
+            continue
+        count = _parts(algorithm, str(head.get("ChecksumType", "")), suffix, etag)
+        if count == 0:
+            return Digest(algorithm, value)
+        if count is not None:
+            composites.append((algorithm, value, count))
+    for algorithm, value, count in composites:
+        parts = (int(head["ContentLength"]),) if count == 1 else part_sizes(count)
+        if len(parts) == count and sum(parts) == head["ContentLength"]:
+            return Digest(algorithm, value, parts)
+    if _is_md5(etag, head, bucket):
+        return Digest("md5", etag)
+    return None
+
+
+def _parts(algorithm: str, kind: str, suffix: str, etag: str) -> int | None:
+    """Return of how many parts' digests a checksum is made: 0 if it is of the whole object, None if nobody says."""
+    multipart = re.fullmatch(r"[0-9a-f]{32}-(\d+)", etag)
+    if suffix.isdecimal():
+        return int(suffix)
+    if kind == "FULL_OBJECT" or algorithm == "crc64nvme" or (not kind and not multipart):
+        return 0
+    return int(multipart[1]) if kind == "COMPOSITE" and multipart else None
+
+
+def _is_md5(etag: str, head: Mapping[str, Any], bucket: str) -> bool:
+    encrypted = str(head.get("ServerSideEncryption", "")).startswith("aws:") or "SSECustomerAlgorithm" in head
+    return bool(re.fullmatch(r"[0-9a-f]{32}", etag)) and not encrypted and not bucket.endswith("--x-s3")
+
+
+def _hex(text: str, width: int) -> str | None:
+    try:
+        raw = binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error:
+        return None
+    return raw.hex() if len(raw) == width else None

@@ -1,0 +1,216 @@
+"""What S3 and the way to it answered, in our words: never a value of a credential, never the server's own prose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from truss_cache_tasks.errors import (
+    AccessDenied,
+    CacheTaskError,
+    ConfigError,
+    CredentialError,
+    NotFound,
+    SourceChanged,
+    Unavailable,
+)
+from truss_cache_tasks.planning.request import SourceRef
+
+BAD_KEYS = {
+    "InvalidAccessKeyId": "the access key is unknown there",
+    "SignatureDoesNotMatch": "the secret key does not match the access key",
+    "ExpiredToken": "the session token has expired",
+    "ExpiredTokenException": "the session token has expired",
+    "TokenRefreshRequired": "the session token has expired",
+    "InvalidToken": "the session token is not valid",
+    "InvalidClientTokenId": "the access key is unknown there",
+    "RequestTimeTooSkewed": "this machine's clock differs too much from the server's",
+    "RequestExpired": "this machine's clock differs too much from the server's",
+}
+WRONG_REGION = ("PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed",
+                "IllegalLocationConstraintException", "301", "307")  # fmt: skip
+NO_BUCKET = ("NoSuchBucket", "InvalidBucketName")
+GONE = ("NoSuchKey", "NoSuchVersion", "NotFound", "404", "PreconditionFailed", "412")
+BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ThrottlingException",
+        "RequestLimitExceeded", "OperationAborted")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked and by whom: everything that a refusal can be explained with.
+
+    Args:
+        source: the entry's URI.
+        what: the URI of the object that was read, or the entry's where it was listed.
+        action: `s3:ListBucket` or `s3:GetObject`, the permission that the call needs.
+        origin: where the credential was found; "" for none.
+        endpoint: host and port.
+        region: that the client was made for.
+    """
+
+    source: SourceRef
+    what: str
+    action: str
+    origin: str
+    endpoint: str
+    region: str
+
+    @property
+    def resource(self) -> str:
+        """The ARN that a policy has to name."""
+        partition = "aws-cn" if self.region.startswith("cn-") else "aws-us-gov" if "-gov-" in self.region else "aws"
+        bucket = f"arn:{partition}:s3:::{self.source.root}"
+        if self.action == "s3:ListBucket":
+            return bucket
+        return f"{bucket}/{self.source.prefix}*"
+
+
+def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
+    asked: Asked, status: int, code: str, message: str = "", region: str = ""
+) -> CacheTaskError:
+    """Return the error for an answer of S3.
+
+    Args:
+        status: of HTTP.
+        code: S3's own `Code`, or the status as text where the answer had no body (HEAD).
+        message: S3's `Message`, read only for the action and resource that it names.
+        region: where the bucket is, if the answer says.
+    """
+    answered = f"{status} {code}" if code != str(status) else code
+    if code in BAD_KEYS:
+        clock = "clock" in BAD_KEYS[code]
+        hint = (
+            "Set the clock (NTP)." if clock else "Correct or renew the credential; its endpoint must be the one named."
+        )
+        return AccessDenied(
+            f"{asked.what}: {asked.endpoint} refuses the credential of {asked.origin or 'nobody'}: "
+            f"{BAD_KEYS[code]} ({code})",
+            hint=hint,
+        )
+    if code in WRONG_REGION:
+        there = f"is in region {region}" if region else "is in another region that the answer does not name"
+        return AccessDenied(
+            f"{asked.what}: bucket {asked.source.root!r} {there}, the request was made for {asked.region}, and "
+            f"following it once did not help ({code})",
+            hint=f"Set aws_region in the credential file, or AWS_REGION, to {region or 'the region of the bucket'}.",
+        )
+    if code in NO_BUCKET or (status == 404 and asked.action == "s3:ListBucket"):
+        return NotFound(
+            f"{asked.what}: no bucket {asked.source.root!r} at {asked.endpoint} ({code})",
+            hint="Correct the bucket in repo_id; for a store other than AWS set AWS_ENDPOINT_URL_S3.",
+        )
+    if code in GONE or status in (404, 412):
+        return SourceChanged(
+            f"{asked.what}: replaced or deleted since it was listed ({code})", hint="Run again: it is listed anew."
+        )
+    if code == "InvalidObjectState":
+        return AccessDenied(
+            f"{asked.what}: the object is archived (Glacier) and cannot be read ({code})",
+            hint="Restore the object (aws s3api restore-object), then run again.",
+        )
+    if "Server Side Encryption" in message or code == "ServerSideEncryptionConfigurationNotFoundError":
+        return AccessDenied(
+            f"{asked.what}: encrypted with a customer-provided key (SSE-C), which is not supported ({code})",
+            hint="Copy the object to one that S3 encrypts by itself (SSE-S3 or SSE-KMS).",
+        )
+    if code in BUSY or status == 429 or status >= 500:
+        return Unavailable(f"{asked.what}: {asked.endpoint} answered {answered}", hint="Wait, then run again.")
+    if status in (401, 403) or code in ("AccessDenied", "AllAccessDisabled", "AccountProblem"):
+        return _denied(asked, code, message)
+    return CacheTaskError(
+        f"{asked.what}: {asked.endpoint} answered {answered}", hint="Check repo_id, endpoint and region."
+    )
+
+
+def _denied(asked: Asked, code: str, message: str) -> AccessDenied:
+    named = re.search(r"not authorized to perform: ([a-z0-9-]+:\w+)(?: on resource: \"?([^\s\"]+))?", message)
+    action, resource = (named[1], named[2] or "") if named else (asked.action, asked.resource)
+    if not named and re.search(r"\bkms\b", message, re.IGNORECASE):
+        action, resource = "kms:Decrypt", "the key that encrypts the bucket"
+    missing = f"missing permission {action}" + (f" on {resource}" if resource else "")
+    if re.search(r"requester.?pay", message, re.IGNORECASE):
+        return AccessDenied(
+            f"{asked.what}: requester-pays buckets are not supported yet ({code})",
+            hint="Copy the weights to a bucket whose owner pays.",
+        )
+    if not asked.origin:
+        return AccessDenied(
+            f"{asked.what}: no credential was found, and {asked.endpoint} refuses anonymous access ({code}): {missing}",
+            hint="Give a credential: s3_credentials.json in the data folder, a named secret, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY.",
+        )
+    return AccessDenied(
+        f"{asked.what}: {missing} for the credential of {asked.origin} ({code})",
+        hint=f"Grant {action}; a requester-pays bucket refuses in this way too, and is not supported yet.",
+    )
+
+
+def refusal_of_body(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
+    """Return the error for a raw answer: XML with Code and Message, or anything else that a proxy sent."""
+    text = body[:65536].decode("utf-8", "replace")
+
+    def element(name: str) -> str:
+        found = re.search(rf"<{name}>([^<]*)</{name}>", text)
+        return found[1].strip().replace("&quot;", '"') if found else ""
+
+    region = next((value for name, value in headers.items() if name.lower() == "x-amz-bucket-region"), "")
+    code = re.sub(r"\W", "", element("Code"))[:80]
+    return refusal(asked, status, code or str(status), element("Message"), region or element("Region"))
+
+
+@contextmanager
+def in_our_words(asked: Asked) -> Iterator[None]:
+    """Translate what botocore raises inside the block."""
+    from botocore import exceptions as aws
+    from botocore.parsers import ResponseParserError
+
+    try:
+        yield
+    except aws.ClientError as error:
+        # Not `from error`: its text is the server's, who may quote the key that it got.
+        raise _refusal_of_client(asked, error.response) from None
+    except aws.ParamValidationError as error:
+        raise NotFound(f"{asked.what}: not a bucket name", hint="Correct the bucket in repo_id.") from error
+    except aws.SSLError as error:
+        raise Unavailable(
+            f"{asked.what}: TLS to {asked.endpoint} failed",
+            hint="For a certificate authority of your own set AWS_CA_BUNDLE or SSL_CERT_FILE.",
+        ) from error
+    except (aws.ConnectionError, aws.HTTPClientError) as error:
+        raise Unavailable(
+            f"{asked.what}: {asked.endpoint} cannot be reached ({type(error).__name__})",
+            hint="Check the network, proxies, and AWS_ENDPOINT_URL_S3; then run again.",
+        ) from error
+    except (aws.ValidationError, aws.EndpointProviderError, aws.UnknownEndpointError) as error:
+        raise ConfigError(
+            f"{asked.what}: the endpoint or the region {asked.region!r} is not usable ({type(error).__name__})",
+            hint="Correct aws_region, AWS_REGION or AWS_ENDPOINT_URL_S3.",
+        ) from error
+    except ResponseParserError:
+        raise Unavailable(
+            f"{asked.what}: {asked.endpoint} does not answer as S3 does",
+            hint="Check AWS_ENDPOINT_URL_S3, and any proxy on the way.",
+        ) from None  # its text is the whole answer
+    except aws.BotoCoreError as error:
+        raise credential_error(error) from error
+
+
+def credential_error(error: Exception) -> CredentialError:
+    """Return the error for a credential that botocore's chain found and could not use.
+
+    What a credential process or a token service printed is left out: it may hold anything.
+    """
+    return CredentialError(
+        f"boto3's own credentials (profile, SSO, role) cannot be used: {type(error).__name__}",
+        hint="Run `aws sts get-caller-identity` to see why, or unset AWS_PROFILE.",
+    )
+
+
+def _refusal_of_client(asked: Asked, response: Mapping[str, Any]) -> CacheTaskError:
+    error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
+    region = meta.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.get("Region", "")
+    status = int(meta.get("HTTPStatusCode", 0))
+    return refusal(asked, status, str(error.get("Code") or status), str(error.get("Message", "")), region)
