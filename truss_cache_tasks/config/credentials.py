@@ -125,15 +125,15 @@ def _bytes(path: Path, origin: str) -> bytes:
     try:
         # Not blocking: a FIFO or a device of that name is refused, not waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                _fail(origin, "is no file", "Put the credential file there, or remove it.")
+            with open(descriptor, "rb", closefd=False) as stream:
+                data = stream.read(_LARGEST + 1)
+        finally:
+            os.close(descriptor)
     except OSError as why:
         _fail(origin, f"cannot be read ({why.strerror})", "Make it readable for this user, or remove it.")
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            _fail(origin, "is no file", "Put the credential file there, or remove it.")
-        try:
-            data = stream.read(_LARGEST + 1)
-        except OSError as why:
-            _fail(origin, f"cannot be read ({why.strerror})", "Make it readable for this user, or remove it.")
     if len(data) > _LARGEST:
         _fail(origin, f"is larger than {_LARGEST >> 20} MiB", "Put the credential file there, nothing else.")
     return data

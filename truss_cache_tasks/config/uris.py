@@ -30,7 +30,7 @@ def parse_repo_id(text: str) -> Parsed:
     """Read `repo_id`: `org/name` or a URI. Raises Refused.
 
     >>> parse_repo_id("gcs://bucket/m/").source
-    SourceRef(kind=<Kind.GCS: 'gs'>, root='bucket', prefix='m')
+    SourceRef(kind=<Kind.GCS: 'gcs'>, root='bucket', prefix='m')
     """
     if "://" in text:
         return parse_uri(text)

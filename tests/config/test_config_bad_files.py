@@ -1,0 +1,133 @@
+"""Files that are no config: missing, unreadable, not YAML, or made to hurt."""
+
+import os
+import sys
+import time
+
+import pytest
+
+from truss_cache_tasks import load_config
+from truss_cache_tasks.errors import ConfigError
+
+
+def refused(path) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_no_config_is_refused_by_the_name_that_was_looked_for(tmp_path):
+    assert str(refused(tmp_path)) == f"{tmp_path}/config.yaml: not found"
+    assert str(refused(tmp_path / "no" / "config.yaml")).endswith("no/config.yaml: not found")
+
+
+def test_a_missing_yaml_beside_a_yml_is_told_so(tmp_path):
+    (tmp_path / "config.yml").write_text("")
+    assert "config.yml" in (refused(tmp_path / "config.yaml").hint or "")
+
+
+def test_both_spellings_at_once_are_refused(tmp_path):
+    for name in ("config.yaml", "config.yml"):
+        (tmp_path / name).write_text("")
+    for path in (tmp_path, tmp_path / "config.yaml", tmp_path / "config.yml"):
+        assert "is there too" in str(refused(path))
+
+
+def test_a_folder_or_a_fifo_of_that_name_is_refused(tmp_path):
+    (tmp_path / "config.yaml").mkdir()
+    assert str(refused(tmp_path)) == f"{tmp_path}/config.yaml: is a folder"
+    assert str(refused(tmp_path / "config.yaml")) == f"{tmp_path}/config.yaml: is a folder"
+    os.mkfifo(tmp_path / "fifo.yaml")
+    assert "is no regular file" in str(refused(tmp_path / "fifo.yaml"))
+
+
+def test_a_path_that_no_disk_can_have_is_refused(tmp_path):
+    assert "cannot be looked at" in str(refused("a\0b"))
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    assert "cannot be looked at" in str(refused(tmp_path / "loop.yaml"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_read_permission_is_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("")
+    path.chmod(0)
+    assert "cannot be read (Permission denied)" in str(refused(path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that gives EIO")
+def test_a_file_whose_disk_fails_is_refused(tmp_path):
+    (tmp_path / "config.yaml").symlink_to("/proc/self/mem")
+    assert "config.yaml: cannot be read (" in str(refused(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"a: 1\nb: \xff\n", ":2: not UTF-8 (byte 0xff)"),
+        ("a: 1\n".encode("utf-16"), ":1: not UTF-8"),
+        (b"a: 1\nb: [1\n", "not YAML: while parsing a flow sequence"),
+        (b"a: 1\nb: c: d\n", ":2: not YAML: mapping values are not allowed"),
+        (b"a:\n\t- b\n", ":2: not YAML: "),
+        (b"a: 1\nb: \x07\n", ":2: not YAML: control characters"),
+        (b"a: *nowhere\n", ":1: not YAML: found undefined alias"),
+        (b"a: 1\n---\nb: 2\n", ":2: not YAML: expected a single document"),
+        (b"hello\n", ":1: got the string 'hello', want a mapping"),
+        (b"- a\n", ":1: got a list, want a mapping"),
+        (b"# c\n5\n", ":2: got 5, want a mapping"),
+        (b"a: " + b"[" * 50_000, "not YAML"),
+        (b"- " * 50_000 + b"x", "not YAML"),
+        (b"a: &a [*a]\n", ":1: an alias that holds itself"),
+        (b"a: &a\n  b: {c: *a}\n", "an alias that holds itself"),
+    ],
+)
+def test_what_is_no_yaml_mapping_is_refused_at_its_line(data, says, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(data)
+    assert says in str(refused(path))
+
+
+def test_a_tab_is_named_as_what_it_is(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("a:\n\tb: 1\n")
+    assert "tabs" in (refused(path).hint or "")
+
+
+def test_a_refusal_shows_no_line_of_the_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("secrets:\n  token: hunter2: x\n")
+    error = refused(path)
+    assert "hunter2" not in f"{error} {error.hint}"
+
+
+@pytest.mark.parametrize("where", ["model_cache", "model_metadata"])
+@pytest.mark.parametrize("form", ["lists", "merges", "chain"])
+def test_an_alias_bomb_is_refused_at_once(where, form, tmp_path):
+    lines = {
+        "lists": ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)],
+        "merges": ["a0: &a0 {x: y}"] + [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60)],
+        "chain": ["a0: &a0 {x: y}"] + [f"a{n}: &a{n} {{<<: *a{n - 1}}}" for n in range(1, 1200)],
+    }[form]
+    last = lines[-1].partition(":")[0]
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join([*lines, f"{where}: [*{last}]"]))
+    start = time.process_time()
+    assert "aliases that expand to too" in str(refused(path))
+    assert time.process_time() - start < 2
+
+
+def test_a_file_too_large_to_be_a_config_is_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    with path.open("wb") as stream:
+        stream.truncate(17 << 20)
+    assert "is larger than 16 MiB" in str(refused(path))
+
+
+def test_an_error_survives_a_process_boundary(tmp_path):
+    import pickle
+
+    error = refused(tmp_path)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.hint) == (str(error), error.hint)
