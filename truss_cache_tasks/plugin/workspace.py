@@ -62,9 +62,10 @@ class Workspace:
                 clean(place, self.project.id, None, self.cleaned, dry=dry)
             return self.cleaned
         for target in chosen:
-            clean(target.place, self.project.id, [target.name], self.cleaned, dry=dry)
-            if target.behind is not None:
-                clean(target.behind, self.project.id, [target.behind_claim], self.cleaned, dry=dry)
+            claims = [target.name, target.behind_claim]  # in either root: the layout may have been edited meanwhile
+            for place in (target.place, target.behind):
+                if place is not None:
+                    clean(place, self.project.id, claims, self.cleaned, dry=dry)
         return self.cleaned
 
     def _all_places(self) -> list[Place]:

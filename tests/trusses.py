@@ -1,0 +1,106 @@
+"""A Truss in a folder of its own, used as its user would: doit and truss-cache in child processes.
+
+    truss = Truss(tmp_path, hub=hub)                 # HF_ENDPOINT, caches, secrets and HOME all below tmp_path
+    truss.config("model_cache:\\n  - repo_id: org/name\\n")
+    truss.doit("cache_weights")                       # -> Ran(code, out, err); truss.cli("why", "--check")
+    truss.hub_cache, truss.model_cache, truss.mounts, truss.secrets      # folders
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DODO = "from truss_cache_tasks import task_cache_weights\n"
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a child process ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+
+class Truss:
+    def __init__(self, root: Path, *, hub: Any = None, **env: str) -> None:
+        self.root = root
+        self.folder = root / "truss"
+        self.hub_cache = root / "hf" / "hub"
+        self.model_cache = root / "model_cache"
+        self.mounts = root / "mounts"
+        self.secrets = root / "secrets"
+        for folder in (self.folder, self.secrets, root / "home"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.env = {
+            "PATH": os.pathsep.join([str(BIN), os.environ.get("PATH", "")]),
+            "HOME": str(root / "home"),
+            "HF_HOME": str(root / "hf"),
+            "HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9",
+            "HF_HUB_DISABLE_XET": "1",
+            "TRUSS_MODEL_CACHE_DIR": str(self.model_cache),
+            "TRUSS_MOUNT_ROOT": str(self.mounts),
+            "TRUSS_SECRETS_DIR": str(self.secrets),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_GCE_CHECK": "true",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **env,
+        }
+        self.dodo(DODO)
+
+    def config(self, text: str, name: str = "config.yaml") -> Path:
+        path = self.folder / name
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def dodo(self, text: str) -> Path:
+        path = self.folder / "dodo.py"
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def doit(self, *args: str, **env: str) -> Ran:
+        return self.run([sys.executable, "-m", "doit", *args], **env)
+
+    def cli(self, *args: str, **env: str) -> Ran:
+        return self.run([str(BIN / "truss-cache"), *args], **env)
+
+    def python(self, code: str, *args: str, **env: str) -> Ran:
+        return self.run([sys.executable, "-c", textwrap.dedent(code), *args], **env)
+
+    def run(self, command: list[str], **env: str) -> Ran:
+        done = subprocess.run(
+            command, cwd=self.folder, env={**self.env, **env}, capture_output=True, text=True, timeout=100, check=False
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def start(self, command: list[str], **env: str) -> subprocess.Popen[str]:
+        """Start a child in a process group of its own, for tests of signals."""
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env={**self.env, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return every file that a user sees below `folder`, by relative path; our records left out."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".truss_cache" not in path.parts
+    }
