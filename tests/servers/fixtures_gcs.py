@@ -21,7 +21,7 @@ def gcs() -> Iterator[Gcs]:
 def gcs_env(gcs: Gcs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """The variables of a client of `gcs`, set in this process too: google.auth reads them there."""
     env = {**gcs.env, "CLOUDSDK_CONFIG": str(tmp_path / "no-gcloud-here")}
-    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "REQUESTS_CA_BUNDLE"):
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)

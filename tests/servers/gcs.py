@@ -132,6 +132,13 @@ class Gcs:
         finally:
             seen.extend(self.requests[start:])
 
+    @contextmanager
+    def another_door(self) -> Iterator[ThreadingHTTPServer]:
+        """Make a second door to this store, not yet serving: a test puts TLS or faults of its own on its socket."""
+        with _Server(("127.0.0.1", 0), _Door) as door:
+            door.gcs = self
+            yield door
+
     def _admin(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> None:
         connection = http.client.HTTPConnection(self.backend.removeprefix("http://"), timeout=30)
         with closing(connection):
@@ -217,9 +224,12 @@ class _Door(BaseHTTPRequestHandler):
         if self.gcs.faults:
             return _error(self.gcs.faults.pop(0), "backendError", "We encountered an internal error. Try again.")
         refusal = self.denial(kind, _bucket(path))
-        if refusal is None and _bucket(path) in self.gcs.requester_pays and "userProject" not in query:
+        if refusal is None and _bucket(path) in self.gcs.requester_pays and not self.names_a_payer(query):
             return _error(400, "required", "Bucket is a requester pays bucket but no user project provided.")
         return refusal or (200, None)
+
+    def names_a_payer(self, query: dict[str, str]) -> bool:
+        return "userProject" in query or "X-Goog-User-Project" in self.headers
 
     def denial(self, kind: str, bucket: str) -> tuple[int, dict[str, Any]] | None:
         given = self.headers.get("Authorization")

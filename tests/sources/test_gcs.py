@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,7 +16,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,8 +27,10 @@ from urllib.parse import urlsplit
 import entries
 import pytest
 from contract import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, digest_of, read
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from servers.gcs import GET_ONLY, LIST_ONLY, READER, REVOKED, Gcs, new_key
 
 from truss_cache_tasks.errors import (
@@ -531,6 +537,78 @@ def test_gclouds_login_is_used_and_a_broken_one_is_an_error(ambient_store: Place
     place.credential("{", "gcloud/application_default_credentials.json")
     ((kind, said),), _ = ambient(place, *ask, **env)
     assert (kind, "gcloud" in said) == ("CredentialError", True)
+
+
+def test_a_users_login_is_tried_without_a_warning(ambient_store: Place) -> None:
+    place = ambient_store
+    user = {
+        "type": "authorized_user", "client_secret": "s", "refresh_token": "r",
+        "client_id": "764086051850-6qr4p6gpi6hn506pt8ejuq83di341hur.apps.googleusercontent.com",  # gcloud itself
+    }  # fmt: skip
+    place.credential(user, "gcloud/application_default_credentials.json")
+    # Google's token server is fixed for users, so it is put out of reach; `ambient` checks that stderr is empty
+    env = {"CLOUDSDK_CONFIG": str(place.root / "gcloud"), "HTTPS_PROXY": "http://127.0.0.1:9"}
+    ((kind, said),), _ = ambient(place, f"gs://{place.bucket}", **env)
+    assert (kind, "through the proxy" in said) == ("Unavailable", True)
+
+
+def test_a_quota_project_pays_where_the_requester_pays(ambient_store: Place) -> None:
+    place = ambient_store
+    place.gcs.requester_pays.add(place.bucket)
+    path = place.credential(place.gcs.service_account(), "adc.json")
+    env = {"GOOGLE_APPLICATION_CREDENTIALS": str(path), "GOOGLE_CLOUD_QUOTA_PROJECT": "payer"}
+    with place.gcs.watching() as seen:
+        answers, _ = ambient(place, f"gs://{place.bucket}", **env)
+    assert answers == [["Bearer good", ["models/m/a.bin"]]]
+    assert seen[-1].headers["x-goog-user-project"] == "payer"
+
+
+def test_a_ca_of_ones_own_is_trusted_by_ssl_cert_file(store: Place) -> None:
+    place = store.public()
+    place.put("a.bin", b"a")
+    certificate = own_certificate(place.root / "ca.pem")
+    with tls_in_front_of(store.gcs, certificate) as url:
+        place.env["STORAGE_EMULATOR_HOST"] = url
+        assert "certificate" in refusal_of(place.source().listing, Unavailable, place)
+        place.env["SSL_CERT_FILE"] = str(certificate)
+        (file,) = place.source().listing().files
+        assert file.path == "a.bin"
+
+
+def own_certificate(path: Path) -> Path:
+    """Write a key and a certificate of its own for 127.0.0.1 into one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    text = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(text + certificate.public_bytes(pem))
+    return path
+
+
+@contextmanager
+def tls_in_front_of(gcs: Gcs, certificate: Path) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with gcs.another_door() as door:
+        door.socket = context.wrap_socket(door.socket, server_side=True)
+        thread = threading.Thread(target=door.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield f"https://127.0.0.1:{door.server_port}"
+        door.shutdown()
+        thread.join()
 
 
 class Metadata:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from collections.abc import Mapping
 from datetime import UTC
 from typing import Any
@@ -79,6 +80,8 @@ def _application_default(env: Mapping[str, str]) -> Identity | None:
     from google.auth import compute_engine
     from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 
+    # gcloud's login is what a laptop has; its missing quota project matters to other services than this one
+    warnings.filterwarnings("ignore", "Your application has authenticated using end user credentials", UserWarning)
     named = env.get("GOOGLE_APPLICATION_CREDENTIALS")
     try:
         credentials, _ = google.auth.default(scopes=SCOPES, request=asking(env, seeking=True))
@@ -143,5 +146,5 @@ class _Nobody:
 
 
 def authorities(env: Mapping[str, str]) -> str | bool:
-    """Return the CA bundle for `requests`, which knows REQUESTS_CA_BUNDLE (and prefers it) but not SSL_CERT_FILE."""
+    """Return the CA bundle for `requests`, which prefers its own REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE to this."""
     return env.get("SSL_CERT_FILE") or True
