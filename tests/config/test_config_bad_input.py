@@ -280,6 +280,24 @@ def test_entries_that_take_each_others_place_are_refused_with_both_lines(first, 
     check(tmp_path, text, "4: model_cache[2]", f"{says} model_cache[1] on line 3")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'model_cache:\n- repo_id: a/b\n  "x\\ny\\e[2J": 1',
+        'model_cache: ["a\\nb"]',
+        'model_cache:\n- repo_id: !!int "a\\nb"',
+        'model_cache:\n- repo_id: !x "a\\e[2Jb"',
+        'model_cache:\n- repo_id: "a\\e[2Jb"',
+        "model_cache: '" + "x" * 5000 + "'",
+    ],
+)
+def test_a_message_is_one_short_printable_line_whatever_the_file_holds(text, tmp_path):
+    error = refused(tmp_path, text)
+    assert str(error).isprintable()
+    assert (error.hint or "").isprintable()
+    assert len(str(error)) < 300 + len(str(tmp_path))
+
+
 def test_equal_mount_locations_are_refused_with_both_lines(tmp_path):
     item = "- source: hf://a/{}\n  mount_location: {}\n"
     text = "weights:\n" + item.format("b", "/m/x") + item.format("c", "/m//./x/")

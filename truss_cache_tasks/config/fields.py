@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn, TypeVar
 
@@ -14,6 +15,8 @@ T = TypeVar("T")
 _TAG = "tag:yaml.org,2002:"
 _TEXT = (_TAG + "str", _TAG + "value")  # a plain `=` is text to PyYAML's SafeLoader too
 _TRUE = ("yes", "true", "on")
+# What would break a line, a path or a terminal: C0, DEL, C1, and the Unicode line breaks.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LONGEST = 80  # characters of a user's value that a message repeats
 
 
@@ -87,10 +90,10 @@ class Value:
             return "nothing"
         if not isinstance(self.node, ScalarNode):
             return "a list" if isinstance(self.node, SequenceNode) else "a mapping"
-        text = self.node.value if len(self.node.value) <= _LONGEST else self.node.value[:_LONGEST] + "…"
+        text = printable(self.node.value)
         if self.is_string:
-            return f"the string {text!r}"
-        return text if self.node.tag.startswith(_TAG) else f"{text!r} with the tag {self.node.tag}"
+            return f"the string '{text}'"
+        return text if self.node.tag.startswith(_TAG) else f"'{text}' with the tag {printable(self.node.tag)}"
 
     def string(self) -> str:
         """Return the text, not empty and free of control characters, or fail."""
@@ -99,16 +102,17 @@ class Value:
         text: str = self.node.value
         if not text:
             self.fail("is empty", "Write a value, or leave the field out.")
-        if bad := next((char for char in text if is_control(char)), None):
-            self.fail(f"holds the control character U+{ord(bad):04X}", "Write it on one line, without escapes.")
+        if bad := _CONTROL.search(text):
+            self.fail(f"holds the control character U+{ord(bad[0]):04X}", "Write it on one line, without escapes.")
         return text
 
     def _fail_for_a_string(self) -> NoReturn:
         name = self.field.rpartition(".")[2]
         if isinstance(self.node, ScalarNode) and not self.is_null and self.node.tag.startswith(_TAG):
-            quoted = f'"{self.node.value}"'
+            written = printable(self.node.value)
+            quoted = f'"{written}"'
             example = f"- {quoted}" if name.endswith("]") else f"{name}: {quoted}"
-            self.fail(f"YAML reads {self.node.value} as {_kind(self.node)}, want a string", f"Quote it: {example}")
+            self.fail(f"YAML reads {written} as {_kind(self.node)}, want a string", f"Quote it: {example}")
         self.fail(f"got {self.shown()}, want a string", "Write one text there.")
 
     def boolean(self) -> bool:
@@ -159,7 +163,8 @@ class Value:
                 merges.append(node)
                 continue
             name = self._name_of(key)
-            member = Value(self.file, f"{self.field}.{name}" if self.field else name, node)
+            shown = printable(name)
+            member = Value(self.file, f"{self.field}.{shown}" if self.field else shown, node)
             if name in lines and strict(name):
                 here = Value(self.file, member.field, key)
                 here.fail(f"given twice, on line {lines[name]} and on line {here.line}", "Remove one of the two.")
@@ -208,9 +213,10 @@ def line_of(node: Node) -> int:
     return line + 1
 
 
-def is_control(char: str) -> bool:
-    """Tell characters that would break a line, a path or a terminal: C0, DEL, C1, and the Unicode line breaks."""
-    return char < " " or "\x7f" <= char <= "\x9f" or char in "\u2028\u2029"
+def printable(text: str) -> str:
+    """Return `text` on one line, without control characters, short enough for a message."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
-from truss_cache_tasks.config.fields import Refused, Value, did_you_mean
+from truss_cache_tasks.config.fields import Refused, Value, did_you_mean, printable
 from truss_cache_tasks.config.folders import RECORDS, volume_folder
 from truss_cache_tasks.config.uris import Parsed, check_revision, parse_repo_id
 from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
@@ -52,7 +52,9 @@ class Context:
 def read_model(value: Value, context: Context) -> Entry:
     """Return the Entry, still without a name. Raises ConfigError."""
     if not value.is_mapping:
-        hint = f"Write `- repo_id: {value.node.value}`." if value.is_string else "Write `- repo_id: org/name`."
+        hint = (
+            f"Write `- repo_id: {printable(value.node.value)}`." if value.is_string else "Write `- repo_id: org/name`."
+        )
         value.fail(f"got {value.shown()}, want a mapping with repo_id", hint)
     members = value.known_members(KNOWN, _ELSEWHERE)
     if "repo_id" not in members:

@@ -9,7 +9,7 @@ from pathlib import Path
 from truss_cache_tasks.config.collisions import refuse_collisions
 from truss_cache_tasks.config.document import duplicates, find_config, read_document
 from truss_cache_tasks.config.entries import Config, Entry
-from truss_cache_tasks.config.fields import Value
+from truss_cache_tasks.config.fields import Value, printable
 from truss_cache_tasks.config.literals import looks_real
 from truss_cache_tasks.config.model_cache import Context, read_model
 from truss_cache_tasks.config.names import name_entries
@@ -91,7 +91,7 @@ def _hub_env(members: dict[str, Value], folder: Path) -> tuple[tuple[str, str], 
 def _warnings(root: Value, members: dict[str, Value]) -> list[str]:
     found = []
     for line, key, first in duplicates(root, skip=_LISTS):
-        found.append(f"{root.file}:{line}: {key}: given twice, first on line {first}; the last one wins")
+        found.append(f"{root.file}:{line}: {printable(key)}: given twice, first on line {first}; the last one wins")
     for name, member in members.items():
         meant = _ALMOST.get(name.lower().replace("-", "").replace("_", "").replace(" ", ""))
         if meant and name not in _READ:

@@ -38,10 +38,10 @@ VARIABLES = (
     Variable("TRUSS_MOUNT_ROOT", "a folder put before every mount_location", "none"),
     Variable("TRUSS_SECRETS_DIR", "where named secrets are looked up in place of /secrets", "/secrets"),
     Variable("TRUSS_CACHE_PROJECT", "the project's id in the cache's records, where the path varies", "from the path"),
-    Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error", "0"),
+    Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error (not acted on yet)", "0"),
     Variable("TRUSS_CACHE_CONNECTIONS", f"connections of the whole process, 1 to {_MOST_CONNECTIONS}", "chosen"),
     Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
-    Variable("TRUSS_CACHE_EVENTS", "where events go", "nowhere"),
+    Variable("TRUSS_CACHE_EVENTS", "where events go (not acted on yet)", "nowhere"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of our own mistakes", "0"),
 )
 
