@@ -9,6 +9,7 @@ import pytest
 from servers.hub import Hub
 from trusses import Truss
 
+pytest.register_assert_rewrite("contract")
 pytest_plugins = ["servers.fixtures_s3", "servers.fixtures_gcs"]
 
 
