@@ -326,6 +326,12 @@ def region_stub(home: str, *, listing: bytes = b"", objects: Mapping[str, bytes]
 
         do_HEAD = do_GET
 
+        def do_POST(self) -> None:  # the token service speaks so; it refuses everybody
+            stub.asked.append(("", self.command, self.path))
+            self.rfile.read(int(self.headers["Content-Length"]))
+            text = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
+            self._answer(403, text, {"Content-Type": "text/xml"})
+
         def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():

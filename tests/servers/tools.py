@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import sys
@@ -25,10 +26,19 @@ def require(tool: str) -> str:
 
 
 def free_ports(count: int) -> Sequence[int]:
-    """Return `count` distinct ports of 127.0.0.1 that nobody listens on now."""
+    """Return `count` distinct ports of 127.0.0.1 that nobody listens on now.
+
+    Below the range that outgoing connections take theirs from: those of other tests would win the race otherwise.
+    """
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+        for port in random.sample(range(20000, 32000), 1000):
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise RuntimeError(f"no {count} free ports")
 
 
 def wait_until(ready: Callable[[], bool], what: str, *, alive: Callable[[], bool], timeout_s: float = 60) -> None:

@@ -504,6 +504,37 @@ def test_a_profile_is_the_credential_where_nothing_else_is(store: Place, monkeyp
     assert S3Source(entry(uri, config=config_with(store.folder, None)), settings(**env)).listing().files
 
 
+@pytest.mark.parametrize("token", ["tok\nen", "tok“en”"])
+def test_a_key_that_no_header_can_carry_is_a_credential_error_and_not_shown(on_moto: Place, token: str):
+    good = on_moto.server.identities["ro"]
+    uri = f"s3://{on_moto.bucket}/{on_moto.prefix}"
+    env = on_moto.server.env | Keys(good.access, good.secret, token).env()
+    with pytest.raises(CredentialError, match="AWS_ACCESS_KEY_ID: a key") as caught:
+        S3Source(entry(uri, config=config_with(on_moto.folder, None)), settings(**env)).listing()
+    assert not [value for value in (good.access, good.secret, token) if value in said(caught.value)]
+
+
+def test_a_role_that_the_token_service_refuses_is_no_matter_of_the_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "token").write_text("a-web-identity-token")
+    with region_stub("us-east-1") as stub:
+        env = {
+            "AWS_ENDPOINT_URL": stub.url,
+            "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/no-such-role-here",
+            "AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"),
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        source = S3Source(entry("s3://bkt/m", config=config_with(tmp_path, None)), settings(**env))
+        with pytest.raises(CredentialError) as caught:
+            source.listing()
+    assert "a-web-identity-token" not in said(caught.value)
+    assert {method for _, method, _ in stub.asked} == {"POST"}
+
+
 def test_a_profile_that_does_not_exist_is_a_credential_error(on_moto: Place, monkeypatch: pytest.MonkeyPatch):
     env = {**on_moto.server.env, "AWS_PROFILE": "no-such-profile", "AWS_CONFIG_FILE": str(on_moto.folder / "none")}
     for name, value in env.items():

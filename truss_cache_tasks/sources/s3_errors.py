@@ -19,6 +19,7 @@ from truss_cache_tasks.errors import (
 )
 from truss_cache_tasks.planning.request import SourceRef
 
+CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")  # all that we ask of S3
 BAD_KEYS = {
     "InvalidAccessKeyId": "the access key is unknown there",
     "SignatureDoesNotMatch": "the secret key does not match the access key",
@@ -171,6 +172,8 @@ def in_our_words(asked: Asked) -> Iterator[None]:
         yield
     except aws.ClientError as error:
         # Not `from error`: its text is the server's, who may quote the key that it got.
+        if error.operation_name not in CALLS:  # of the token service, for a role
+            raise credential_error(error) from None
         raise _refusal_of_client(asked, error.response) from None
     except aws.ParamValidationError as error:
         raise NotFound(f"{asked.what}: not a bucket name", hint="Correct the bucket in repo_id.") from error

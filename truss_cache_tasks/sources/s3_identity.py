@@ -10,6 +10,7 @@ from typing import Any
 from truss_cache_tasks.config.credentials import find_credential
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.errors import CredentialError
 from truss_cache_tasks.sources.s3_errors import credential_error
 
 FALLBACK_REGION = "us-east-1"  # answers for buckets of every region with where they are
@@ -66,6 +67,12 @@ def identify(entry: Entry, settings: Settings) -> Identity:
 def _with_keys(origin: str, key: str, secret: str, token: str | None, region: str) -> Identity:
     from botocore.session import Session
 
+    if not all(value.isascii() and value.isprintable() and value for value in (key, secret, token or "-")):
+        # Here, because in a header it would fail as a network error that quotes the value.
+        raise CredentialError(
+            f"{origin}: a key is empty or holds a character that no AWS key has (a line break, a typographic quote)",
+            hint="Copy the keys again, without what surrounds them.",
+        )
     session = Session()
     session.set_credentials(key, secret, token or None)
     return Identity(origin, session.get_credentials(), session, region)
