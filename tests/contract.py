@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 import pytest
 import urllib3
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, NothingSelected
 from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
 from truss_cache_tasks.sources import Source
 
@@ -358,12 +358,11 @@ class SourceContract:
 
     @needs("prefixes")
     @pytest.mark.parametrize("beside", [(), ("/", "/sub/"), ("-hf/other.bin",)])
-    def test_a_prefix_with_nothing_below_it_lists_no_file(self, store: Store, beside: tuple[str, ...]) -> None:
+    def test_a_prefix_with_nothing_below_it_is_refused(self, store: Store, beside: tuple[str, ...]) -> None:
         for suffix in beside:
             store.put_beside(suffix, b"" if suffix.endswith("/") else b"other")
-        listing = store.source().listing()
-        assert listing.files == ()
-        assert not listing.single
+        with pytest.raises(NothingSelected):
+            store.source().listing()
 
     @needs("prefixes")
     def test_an_object_beside_the_prefix_of_its_name_loses_with_a_warning(self, store: Store) -> None:
