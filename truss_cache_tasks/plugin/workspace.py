@@ -62,10 +62,12 @@ class Workspace:
                 clean(place, self.project.id, None, self.cleaned, dry=dry)
             return self.cleaned
         for target in chosen:
-            claims = [target.name, target.behind_claim]  # in either root: the layout may have been edited meanwhile
-            for place in (target.place, target.behind):
-                if place is not None:
-                    clean(place, self.project.id, claims, self.cleaned, dry=dry)
+            # in either root: the layout may have been edited meanwhile
+            names = (target.name, target.behind_claim)
+            claims = {name: self.project.entries[name] for name in names if name in self.project.entries}
+            for root in (target.place, target.behind):
+                if root is not None:
+                    clean(root, self.project.id, claims, self.cleaned, dry=dry)
         return self.cleaned
 
     def _all_places(self) -> list[Place]:

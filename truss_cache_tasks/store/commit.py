@@ -104,7 +104,7 @@ def _hidden(place: Place, plan: Plan, project: Project, name: str) -> list[FileR
     if old is None:
         return []
     key = request_key(plan.request)
-    live = live_keys(place, but=(project.id, name))
+    live = live_keys(place, but=(project.id, name)) | set(project.entries.values())
     before = [m for m in read_all(place) if m.key == old.request and (m.key != key or place.form is not Form.HUB)]
     kept = {record.path for m in read_all(place) if m.key in live for record in m.files}
     kept |= {planned.path for planned in plan.files}

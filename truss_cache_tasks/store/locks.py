@@ -43,7 +43,8 @@ def try_lock(path: Path) -> Callable[[], None] | None:
 
 def _release(descriptor: int, path: Path) -> None:
     if path.parent.name == "locks":
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
     os.close(descriptor)
 
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_ISLNK
@@ -45,8 +45,11 @@ class Cleaned:
     links: Counter[tuple[int, int]] = field(default_factory=Counter, repr=False)  # (device, inode) -> names removed
 
 
-def clean(place: Place, project: str, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
+def clean(place: Place, project: str, asked: Mapping[str, str] | None, done: Cleaned, *, dry: bool) -> None:
     """Invalidate these claims of `project` in this root; None: all, and what gone entries left behind.
+
+    Args:
+        asked: claim name -> the request key that its entry has now (claims.find_claim: it may have another name).
 
     Removes what it can, and adds what it did to `done`. The claims stay, marked cleaned, unless nothing else does.
     """
@@ -54,10 +57,11 @@ def clean(place: Place, project: str, names: Collection[str] | None, done: Clean
         return
     with locked(place.lock("root")) if not dry else contextlib.nullcontext():
         mine = claims.read_claims(place, project)
-        chosen = set(mine.entries) if names is None else set(names) & set(mine.entries)
+        found = [claims.find_claim(mine, name, key) for name, key in (asked or {}).items()]
+        chosen = set(mine.entries) if asked is None else {one[0] for one in found if one is not None}
         done.gone.update((place.root, name) for name in chosen)
         doomed_keys = {key for name in chosen for key in _keys(mine.entries[name])}
-        doomed_keys |= set(mine.former) if names is None else set()
+        doomed_keys |= set(mine.former) if asked is None else set()
         live = _live(place, project, done)
         everything = read_all(place)
         doomed = [m for m in everything if m.key in doomed_keys and m.key not in live]
@@ -73,7 +77,7 @@ def clean(place: Place, project: str, names: Collection[str] | None, done: Clean
         marked = {n: replace(c, cleaned=True) if n in chosen else c for n, c in mine.entries.items()}
         if not failed:
             marked = {n: replace(c, former=()) if n in chosen else c for n, c in marked.items()}
-        former = mine.former if names is not None or failed else ()
+        former = mine.former if asked is not None or failed else ()
         claims.write_claims(place, project, Claims(marked, former, mine.roots))
         if place.form is Form.HUB:
             _remove_empty_repo(place)
