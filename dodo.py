@@ -1,0 +1,34 @@
+"""Our own first user: the quickstart's weights as tasks, and beside them what we do to this repository.
+
+doit                    # cache_weights
+doit test lint bench
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from truss_cache_tasks import cache_tasks
+
+DOIT_CONFIG = {"default_tasks": ["cache_weights"]}
+BIN = Path(sys.executable).parent
+
+task_cache_weights = cache_tasks("examples/quickstart", model_cache_dir="examples/quickstart/cache")
+
+
+def task_test() -> dict[str, Any]:
+    """Run the whole test suite."""
+    return {"actions": [f"{BIN}/pytest"], "verbosity": 2}
+
+
+def task_lint() -> dict[str, Any]:
+    """Run the linters: ruff, mypy --strict, import-linter."""
+    commands = ["ruff check .", "ruff format --check .", "mypy --strict", "lint-imports"]
+    return {"actions": [f"{BIN}/{command}" for command in commands], "verbosity": 2}
+
+
+def task_bench() -> dict[str, Any]:
+    """Measure what docs/benchmarks.md reports."""
+    return {"actions": [f"{sys.executable} benchmarks/noop.py"], "verbosity": 2}
