@@ -6,6 +6,7 @@ import contextlib
 import email.utils
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -24,6 +25,7 @@ class Served:
         `429:N`, `503:N`, `429:date` with Retry-After: N seconds, or a date one second from now
         `cut:N`, `reset:N`           FIN or RST after N bytes of the body (half of it)
         `stall:N`                    N bytes of the body, then silence until the server ends
+        `pause:N`                    N bytes of the body, and the rest once `go` is set
         `silence`                    not even headers
         `hang-up`                    closes without an answer
         `flip`                       one bit of the body's first byte is wrong
@@ -58,10 +60,11 @@ class Asked:
 class FaultServer:
     """Serves `files`; ready once made."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, Served] = {}
         self.asked: list[Asked] = []
         self.ending = threading.Event()
+        self.go = threading.Event()  # ends every `pause`
         self.lock = threading.Lock()
         self.in_flight = 0
         self.most_in_flight = 0
@@ -73,7 +76,9 @@ class FaultServer:
 
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
-        self.base = f"http://127.0.0.1:{self.port}"
+        self.base = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -93,14 +98,15 @@ class FaultServer:
 
     def close(self) -> None:
         self.ending.set()
+        self.go.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
 @contextlib.contextmanager
-def fault_server() -> Iterator[FaultServer]:
-    server = FaultServer()
+def fault_server(tls: ssl.SSLContext | None = None) -> Iterator[FaultServer]:
+    server = FaultServer(tls)
     try:
         yield server
     finally:
@@ -195,7 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(match[1])
             end = min(end, int(match[2]) + 1) if match[2] else end
             if start >= len(whole):
-                return self._refuse(asked, 416, "")
+                self._refuse(asked, 416, "")
+                return
         body = whole[start:end]
         if name == "flip":
             body = bytes([body[0] ^ 1]) + body[1:]
@@ -216,23 +223,28 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if name in ("cut", "reset", "stall"):
-            body = body[: int(argument) if argument else len(body) // 2]
-        if name == "long":
-            body += b"beyond"
-        for at in range(0, len(body), 65536):
-            self.wfile.write(body[at : at + 65536])
-            asked.sent += len(body[at : at + 65536])
-        self.wfile.flush()
+        self._send_body(asked, body, name, argument)
+
+    def _send_body(self, asked: Asked, body: bytes, name: str, argument: str) -> None:
+        breaks = name in ("cut", "reset", "stall", "pause")
+        first = body[: int(argument) if argument else len(body) // 2] if breaks else body
+        rest = body[len(first) :] if name == "pause" else b"beyond" if name == "long" else b""
+        self._send(asked, first)
+        if name == "pause":
+            self.server_of.go.wait()
+        self._send(asked, rest)
         if name == "stall":
             self.server_of.ending.wait()
         if name == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        if name in ("cut", "reset", "stall"):
-            self.close_connection = True
-            if name == "reset":
-                self.connection.close()
-        return None
+            self.connection.close()
+        self.close_connection = self.close_connection or name in ("cut", "reset", "stall")
+
+    def _send(self, asked: Asked, data: bytes) -> None:
+        for at in range(0, len(data), 65536):
+            self.wfile.write(data[at : at + 65536])
+            asked.sent += len(data[at : at + 65536])
+        self.wfile.flush()
 
 
 def _next_fault(served: Served) -> str:

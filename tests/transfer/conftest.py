@@ -45,7 +45,7 @@ def job_for(url, body, *, path="w.bin", digest="sha256", validator=None, headers
     return transfer.Job(file, named.pop("locate", lambda: location), partial or Scratch(), **named)
 
 
-def pull_one(job, limits=FAST, report=transfer.silent, network=transfer.Network()):  # noqa: B008
+def pull_one(job, limits=FAST, report=transfer.silent, network=None):
     """The only result of one job."""
     (result,) = transfer.pull([job], report, limits=limits, network=network)
     return result

@@ -92,10 +92,11 @@ class _Crew:
                 if time.monotonic() < give_up:
                     continue
                 running, end = next(iter(self.running)), Stopped("stopped before it was complete")
+                self._take_back(running)
             if running not in self.running:
                 continue  # given up before
             self.running.remove(running)
-            self._release(running)
+            self._process.lifelines.discard(running.lifeline)
             if isinstance(end, Done):
                 return end
             if isinstance(end, CacheTaskError):
@@ -111,16 +112,17 @@ class _Crew:
         for _ in self._threads:
             self._todo.put(None)
         for running in self.running:
-            self._release(running)
+            self._take_back(running)
+            self._process.lifelines.discard(running.lifeline)
         until = time.monotonic() + self._limits.stop_s
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _release(self, running: _Running) -> None:
-        """Make sure that `running` writes no more; its descriptor is its owner's again."""
+    @staticmethod
+    def _take_back(running: _Running) -> None:
+        """Make sure that `running` writes no more: its descriptor is its owner's again."""
         running.lifeline.cut()
         running.lifeline.settle()
-        self._process.lifelines.discard(running.lifeline)
 
     def _work(self) -> None:
         while (running := self._todo.get()) is not None:

@@ -210,6 +210,11 @@ def _network_errors(file: RemoteFile, host: str) -> Iterator[None]:
                     f"{file.path}: {host}: its certificate is not trusted: {cause.verify_message}",
                     hint="Set SSL_CERT_FILE to the CA bundle of your network.",
                 ) from exc
+            if str(cause).startswith("Tunnel connection failed: 4"):  # http.client's words; the proxy's status follows
+                raise Hopeless(
+                    f"{file.path}: {host}: the proxy refuses: {str(cause).partition(': ')[2]}",
+                    hint="Check the proxy and its password in HTTPS_PROXY.",
+                ) from exc
         through = "the proxy to " if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) else ""
         raise Unavailable(
             f"{file.path}: {through}{host}: {_words(causes)}",
