@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,13 @@ from truss_cache_tasks.planning.request import Form, Kind, Request
 from truss_cache_tasks.sources import Source, open_source
 from truss_cache_tasks.store import blobs, claims, disk
 from truss_cache_tasks.store.blobs import Held, Partial
-from truss_cache_tasks.store.commit import claim_only, commit
+from truss_cache_tasks.store.commit import Author, Overtaken, claim_only, commit
 from truss_cache_tasks.store.evidence import gather
 from truss_cache_tasks.store.layout import Place, blob_id, hub_place, pin_name, place_of
 from truss_cache_tasks.store.locks import locked, try_lock
 from truss_cache_tasks.store.manifest import Unreadable, read_manifest
-from truss_cache_tasks.store.neighbours import contested, neighbours, settle
+from truss_cache_tasks.store.neighbours import Neighbours, contested, neighbours, settle
+from truss_cache_tasks.store.remove import forget_hollow
 
 BEHIND = "+hub"  # suffix of the claim that an entry with plain files has on the hub cache behind them
 
@@ -120,21 +121,33 @@ def fetch(target: Target, run: Run, *, force: bool = False) -> Outcome:
     Raises:
         CacheTaskError: one cause and one remedy; what was good before is still in place.
     """
+    if not force and judge_target(target).fresh and (manifest := current_manifest(target)) is not None:
+        return Outcome(manifest)  # without a lock: nothing may be writable
     _check_writable(target)
-    with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped):
-        verdict = judge_target(target)
-        manifest = current_manifest(target)
-        if manifest is not None and not force:
-            if verdict.fresh:
-                return Outcome(manifest)
-            if verdict.need is Need.CLAIM:
-                claim_only(target.place, manifest, target.project, target.name, _fingerprint(target))
-                run.say("whole already: claimed, nothing fetched")
-                return Outcome(manifest)
-            if verdict.need is Need.REPAIR and (repaired := _repair(target, manifest, run)):
-                run.say("whole already: records put right, nothing fetched")
-                return Outcome(repaired)
-        return _fetch_online(target, run, verdict, force=force)
+    _open_root(target.place)
+    try:
+        with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped):
+            return _fetch_locked(target, run, force=force)
+    except CacheTaskError:
+        for place in _places(target):
+            forget_hollow(place)
+        raise
+
+
+def _fetch_locked(target: Target, run: Run, *, force: bool) -> Outcome:
+    verdict = judge_target(target)
+    manifest = current_manifest(target)
+    if manifest is not None and not force:
+        if verdict.fresh:
+            return Outcome(manifest)
+        if verdict.need is Need.CLAIM:
+            claim_only(target.place, manifest, _author(target, target.place, run))
+            run.say("whole already: claimed, nothing fetched")
+            return Outcome(manifest)
+        if verdict.need is Need.REPAIR and (repaired := _repair(target, manifest, run)):
+            run.say("whole already: records put right, nothing fetched")
+            return Outcome(repaired)
+    return _fetch_online(target, run, verdict, force=force)
 
 
 @dataclass(frozen=True)
@@ -190,7 +203,11 @@ def _repair(target: Target, manifest: Manifest, run: Run) -> Manifest | None:
     held = blobs.take_stock(_places(target), plan.files, rehash=False, stopped=run.stopped)
     if any(planned.identity not in held for planned in plan.files):
         return None
-    return _commit(target, target.place, plan, held, run)
+    held = {planned.identity: held[planned.identity] for planned in plan.files}
+    _check_space(target.place, _copied(target.place, held.values()))
+    with contextlib.suppress(Overtaken):  # then the run lists at the new pin
+        return commit(target.place, plan, held, _author(target, target.place, run), pinned=None, stopped=run.stopped)
+    return None
 
 
 def _replay(request: Request, manifest: Manifest) -> Plan:
@@ -217,55 +234,79 @@ class _Fetch:
         self.rehash = rehash
         self.files = 0
         self.size = 0
+        self.pins: dict[Path, Pin | None] = {}  # by root, as they were when the revision was listed
+        self.resolved = False  # this fetch asked what the revision stands for
 
     def bring(self, verdict: Verdict, *, resolve: bool) -> Outcome:
-        """List, plan, move what is missing, commit."""
+        """List, plan, move what is missing, commit; once more, at its commit, if another run pinned one meanwhile."""
+        overtaken: str | None = None
+        while True:
+            self.pins = {place.root: self._pin_in(place) for place in _places(self.target)}
+            pinned = overtaken or self._pinned(resolve=resolve)
+            self.resolved = pinned is None
+            listing = self.source.listing(pinned)
+            try:
+                return self._carry_out(listing, verdict)
+            except Overtaken as exc:
+                overtaken = exc.commit
+
+    def _carry_out(self, listing: Listing, verdict: Verdict) -> Outcome:
         target = self.target
-        listing = self.source.listing(None if resolve and not self._pinned_by_this_run() else self._pinned())
         plan = make_plan(target.entry.request, listing)
         _refuse_case_clashes(plan, target.place)
         for warning in plan.warnings:
             self.run.say(f"warning: {warning}")
-        others = neighbours(target.place, target.project, target.name) if target.place.form is not Form.HUB else {}
-        unsure = contested(plan, others)
-        if target.behind is not None and disk.is_writable(target.behind.root) and self._linkable(target.behind):
+        others: Neighbours = {}
+        if target.place.form is not Form.HUB:
+            others = neighbours(target.place, target.project, (target.name, target.behind_claim))
+        unsure = contested(target.place, plan, others)
+        if target.behind is not None and self._goes_through(target.behind, listing):
             self._fill_hub(target.behind, listing)
         manifest = None
         while manifest is None:  # a held file may vanish under another project's clean
             held = self._stock(plan)
             self._move(target.place, unsure, held)
-            settle(plan, unsure, others, held)
+            settle(target.place, plan, unsure, others, held)
             self._move(target.place, plan.files, held)
             if verdict.unproven and not self.files:
                 self._prove(plan)
-            manifest = _commit(target, target.place, plan, held, self.run)
+            manifest = self._commit(target.place, plan, held)
         return Outcome(manifest, self.files, self.size, plan.warnings)
 
-    def _pinned(self) -> str | None:
-        pins = [self._pin_in(place) for place in _places(self.target)]
-        return next((pin.commit for pin in pins if pin), None)
-
-    def _pinned_by_this_run(self) -> bool:
-        return any(pin is not None and pin.run == self.run.id for pin in map(self._pin_in, _places(self.target)))
+    def _pinned(self, *, resolve: bool) -> str | None:
+        """Return the commit that the revision stands for; with `resolve` only what this very run resolved it to."""
+        pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
+        return pins[0].commit if pins else None
 
     def _pin_in(self, place: Place) -> Pin | None:
         name = pin_name(self.target.entry.request)
         return claims.read_pins(place).get(name) if name else None
 
-    def _linkable(self, behind: Place) -> bool:
-        return disk.can_link(behind.root, self.target.place.root)
+    def _goes_through(self, behind: Place, listing: Listing) -> bool:
+        """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
+        pin = self.pins[behind.root]
+        agreed = pin is None or self.resolved or pin.commit == listing.revision
+        return agreed and disk.is_writable(behind.root) and disk.can_link(behind.root, self.target.place.root)
+
+    def _commit(self, place: Place, plan: Plan, held: dict[str, Held]) -> Manifest | None:
+        author = _author(self.target, place, self.run, resolved=self.resolved)
+        held = {planned.identity: held[planned.identity] for planned in plan.files}
+        return commit(place, plan, held, author, pinned=self.pins[place.root], stopped=self.run.stopped)
 
     def _fill_hub(self, behind: Place, listing: Listing) -> None:
         """Bring a repo with plain files into the hub cache first, which the plain files are then linked to."""
         plan = make_plan(self.target.hub_request, listing)
+        _open_root(behind)
         manifest = None
         while manifest is None:
             stock = self._stock(plan)
             held = {
-                f.identity: blobs.bring_home(behind, f, stock[f.identity]) for f in plan.files if f.identity in stock
+                f.identity: blobs.bring_home(behind, f, stock[f.identity], self.run.stopped)
+                for f in plan.files
+                if f.identity in stock
             }
             self._move(behind, plan.files, held)
-            manifest = _commit(self.target, behind, plan, held, self.run)
+            manifest = self._commit(behind, plan, held)
 
     def _stock(self, plan: Plan) -> dict[str, Held]:
         places = _places(self.target)
@@ -274,7 +315,7 @@ class _Fetch:
     def _move(self, place: Place, files: Sequence[PlannedFile], held: dict[str, Held]) -> None:
         """Fetch those of `files` that are not held, each under its blob's lock, and add them to `held`."""
         missing = list({f.identity: f for f in files if f.identity not in held}.values())
-        _check_space(place, sum(planned.file.size for planned in missing))
+        _check_space(place, sum(planned.file.size for planned in missing) + _copied(place, held.values()))
         since = blobs.last_commit(place)
         while missing:
             mover = _Mover(self, place, held, since)
@@ -288,7 +329,7 @@ class _Fetch:
         """Judge again what a lock was taken for."""
         if not blobs.arrived(place, planned, since):
             return False
-        held.update(blobs.take_stock([place], [planned], rehash=False, stopped=self.run.stopped))
+        held.update(blobs.take_stock([place], [planned], rehash=self.rehash, stopped=self.run.stopped))
         return planned.identity in held
 
     def _prove(self, plan: Plan) -> None:
@@ -371,18 +412,9 @@ class _Job(transfer.Job):
     identity: str = ""
 
 
-def _commit(target: Target, place: Place, plan: Plan, held: dict[str, Held], run: Run) -> Manifest | None:
-    name = target.name if place == target.place else target.behind_claim
-    return commit(
-        place,
-        plan,
-        {planned.identity: held[planned.identity] for planned in plan.files},
-        project=target.project,
-        name=name,
-        fingerprint=_fingerprint(target),
-        run=run.id,
-        stopped=run.stopped,
-    )
+def _author(target: Target, place: Place, run: Run, *, resolved: bool = False) -> Author:
+    claim = target.name if place == target.place else target.behind_claim
+    return Author(target.project, claim, target.name, _fingerprint(target), run.id, resolved)
 
 
 def _places(target: Target) -> list[Place]:
@@ -394,8 +426,14 @@ def _fingerprint(target: Target) -> str | None:
 
 
 def _is_cleaned(target: Target) -> bool:
-    claim = claims.read_claims(target.place, target.project.id).entries.get(target.name)
+    mine = claims.aligned(claims.read_claims(target.place, target.project.id), target.project)
+    claim = mine.entries.get(target.name)
     return claim is not None and claim.cleaned
+
+
+def _open_root(place: Place) -> None:
+    if place.form is Form.HUB:  # before our records: scan_cache_dir() warns of a repo that has no snapshots
+        disk.make_folder(place.root / "snapshots")
 
 
 def _check_writable(target: Target) -> None:
@@ -405,6 +443,11 @@ def _check_writable(target: Target) -> None:
             f"the cache folder {target.place.root} is not writable",
             hint="Make it writable, or choose another: HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT.",
         )
+
+
+def _copied(place: Place, held: Iterable[Held]) -> int:
+    """Bytes that must be copied to this disk from another one."""
+    return sum(one.size for one in held if not disk.can_link(one.path, place.root))
 
 
 def _check_space(place: Place, needed: int) -> None:

@@ -52,7 +52,8 @@ class Evidence:
         manifest: of this entry's request key, None if there is none; `unreadable` says why where a file is there.
         stats: path of every manifest file -> (size in bytes, mtime in ns) of what it leads to; None where missing.
         fingerprint: of the credential file that is there now, None if there is none.
-        known_fingerprints: of all claims that are, or once were, on this manifest.
+        known_fingerprints: of all claims that are, or once were, on this manifest; without a manifest, of all claims in
+            this root on anything of the same source.
         pin: (commit, who moved it) of this repo and revision in this root, where it moves.
         ref: the commit that refs/REVISION names, "" without that file; None where none is due (other forms, a commit).
         writable: whether we could write a claim.
@@ -72,20 +73,22 @@ class Evidence:
 def judge(request: Request, seen: Evidence) -> Verdict:
     """Hold what was asked against what is there. The costliest need wins; every reason is kept."""
     found: list[tuple[Need, str]] = []
+    unproven = False
     if seen.claim is not None and seen.claim.cleaned:
         found.append((Need.FETCH, "cleaned: the next run resolves it again"))
-    elif seen.claim is not None and seen.claim.request != request_key(request):
+    elif seen.claim is not None and seen.claim.request != request_key(request) and (seen.writable or not seen.manifest):
         need = Need.REPAIR if seen.manifest else Need.FETCH
         found.extend((need, change) for change in changes(seen.claim.form, canonical(request)))
     if seen.manifest is None:
-        if not found:
+        if not found or seen.unreadable:
             found.append((Need.FETCH, seen.unreadable or "not fetched yet"))
+        unproven = seen.fingerprint is not None and seen.fingerprint not in seen.known_fingerprints
     else:
         found.extend(_credential(seen, request_key(request)))
         found.extend(_pins(seen, seen.manifest))
         found.extend(_files(seen.manifest, seen.stats or {}))
     need = max((need for need, _ in found), default=Need.NOTHING)
-    unproven = any(need is Need.PROVE for need, _ in found)
+    unproven = unproven or any(need is Need.PROVE for need, _ in found)
     return Verdict(need, tuple(dict.fromkeys(reason for _, reason in found)), unproven)
 
 
@@ -113,9 +116,9 @@ def _credential(seen: Evidence, key: RequestKey) -> list[tuple[Need, str]]:
     proven = seen.fingerprint is None or seen.fingerprint in seen.known_fingerprints
     if not proven:
         return [(Need.PROVE, "fetched by someone else, and not yet proven with this project's credential file")]
-    if seen.claim is None and not seen.writable:
+    if seen.claim is not None or not seen.writable:
         return []
-    return [(Need.CLAIM, "whole, but not yet claimed by this project")] if seen.claim is None else []
+    return [(Need.CLAIM, "whole, but not yet claimed by this project")]
 
 
 def _pins(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:

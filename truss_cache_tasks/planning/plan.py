@@ -117,12 +117,23 @@ def _folder(request: Request, listing: Listing) -> str:
 def _visible(request: Request, folder: str, path: str, *, single: bool) -> str:
     """Join and check; empty and `.` components mean nothing, as on every POSIX disk."""
     parts = [part for part in f"{folder}/{path}".split("/") if part not in ("", ".")]
-    if path.startswith("/") or ".." in parts or "\0" in path or parts[:1] == [RECORDS]:
+    outside = path.startswith("/") or ".." in parts or not any(part not in ("", ".") for part in path.split("/"))
+    ours = any(part.casefold() == RECORDS for part in parts)  # at any depth: a mount may lie inside a mount
+    if outside or ours or "\0" in path or not _is_text(path):
         raise UnsafeName(
             f"{request.source}: refusing the name {path!r}: it would be written outside this entry's folder",
             hint="Add it to ignore_patterns, or rename it in the store.",
         )
     return "/".join(parts)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a disk can have this name: JSON can carry half a surrogate pair."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_collisions(files: Sequence[PlannedFile]) -> None:

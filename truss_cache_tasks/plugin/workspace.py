@@ -59,15 +59,14 @@ class Workspace:
         chosen = [t for t in self.targets if names is None or t.name in set(names)]
         if names is None:
             for place in self._all_places():
-                clean(place, self.project.id, None, self.cleaned, dry=dry)
+                clean(place, self.project, None, self.cleaned, dry=dry)
             return self.cleaned
         for target in chosen:
             # in either root: the layout may have been edited meanwhile
-            names = (target.name, target.behind_claim)
-            claims = {name: self.project.entries[name] for name in names if name in self.project.entries}
+            claims = (target.name, target.behind_claim)
             for root in (target.place, target.behind):
                 if root is not None:
-                    clean(root, self.project.id, claims, self.cleaned, dry=dry)
+                    clean(root, self.project, claims, self.cleaned, dry=dry)
         return self.cleaned
 
     def _all_places(self) -> list[Place]:

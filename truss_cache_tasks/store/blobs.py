@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +18,9 @@ from truss_cache_tasks.planning.listing import Digest
 from truss_cache_tasks.planning.plan import PlannedFile
 from truss_cache_tasks.planning.records import FileRecord
 from truss_cache_tasks.planning.request import Form
-from truss_cache_tasks.store.disk import disk_errors, place_file, sync_folder
+from truss_cache_tasks.store.disk import disk_errors, place_file, sweep, sync_folder
 from truss_cache_tasks.store.layout import Place, blob_id
+from truss_cache_tasks.store.locks import locked, try_lock
 from truss_cache_tasks.store.manifest import read_all
 
 _CHUNK = 1 << 20  # bytes hashed between two looks at `stopped`
@@ -82,17 +84,53 @@ def publish(place: Place, planned: PlannedFile, partial: Partial, digest: Digest
         partial.close()
         path = _blob_path(place, planned.identity, xxh3, confirmed)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _mark(place, path, stat.st_mtime_ns)
         os.replace(partial.path, path)
         sync_folder(path.parent)
     return Held(path, stat.st_size, stat.st_mtime_ns, xxh3, confirmed)
 
 
-def bring_home(place: Place, planned: PlannedFile, held: Held) -> Held:
+def _mark(place: Place, path: Path, mtime_ns: int) -> None:
+    """Note that the hub blob at `path` is ours, until a manifest says so: a kill must not make it a stranger's."""
+    if place.form is Form.HUB:
+        note = place.records / "published" / path.name
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+        os.utime(note, ns=(mtime_ns, mtime_ns))
+
+
+def _is_marked(place: Place, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        note = place.records / "published" / path.name
+        return same_mtime(note.stat().st_mtime_ns, path.stat().st_mtime_ns)
+    return False
+
+
+def settle_in(place: Place, held: Iterable[Held]) -> None:
+    """Remove what stood for these bytes until a manifest listed them. The caller holds the root's lock."""
+    for one in held:
+        if one.path.parent == place.records / "blobs":
+            one.path.unlink(missing_ok=True)
+        elif place.form is Form.HUB:
+            (place.records / "published" / one.path.name).unlink(missing_ok=True)
+
+
+def sweep_partials(place: Place) -> None:
+    """Remove the temporaries of dead runs: those whose lock is free. The caller holds the root's lock."""
+    for path in list((place.records / "partials").glob("*.*")):
+        if release := try_lock(place.blob_lock(path.name.partition(".")[0])):
+            path.unlink(missing_ok=True)
+            release()
+    sweep(place.records, "link.*", "ref.*", "*.tmp", "*/*.tmp")
+
+
+def bring_home(place: Place, planned: PlannedFile, held: Held, stopped: Callable[[], bool]) -> Held:
     """Put bytes that lie elsewhere on this machine (a mount, a volume) into the hub's blobs, linked where possible."""
     path = place.root / "blobs" / blob_id(planned.identity, place.form)
     if held.path == path:
         return held
-    with disk_errors(f"cannot write below {place.root}"):
+    with locked(place.blob_lock(path.name), stopped), disk_errors(f"cannot write below {place.root}"):
+        _mark(place, path, held.mtime_ns)
         place_file(held.path, path, place.records / "partials" / f"{path.name}.{secrets.token_hex(4)}")
         return Held(path, held.size, path.stat().st_mtime_ns, held.xxh3, held.digest)
 
@@ -115,10 +153,22 @@ def last_commit(place: Place) -> int:
 
 def retire(place: Place, record: FileRecord) -> None:
     """Take a file of a flat layout out of sight, its bytes kept, so that undoing an edit fetches nothing."""
-    path = place.root / record.path
     target = _blob_path(place, record.identity, record.xxh3, record.digest)
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(path, target)
+    os.replace(place.root / record.path, target)
+
+
+def keep(place: Place, record: FileRecord) -> None:
+    """Keep the bytes of a file of a flat layout that is about to be replaced; where the disk has no hard links, not."""
+    target = _blob_path(place, record.identity, record.xxh3, record.digest)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        os.link(place.root / record.path, target)
+
+
+def is_as_recorded(place: Place, record: FileRecord) -> bool:
+    """Whether the file that holds the bytes of `record` has the stat that it was recorded with."""
+    return _believed(place.root / (record.blob or record.path), record) is not None
 
 
 def as_text(digest: Digest | None) -> str:
@@ -225,7 +275,8 @@ def _unrecorded(places: Sequence[Place], planned: PlannedFile) -> Iterator[tuple
         name = blob_id(planned.identity, place.form)
         if place.form is Form.HUB:
             if planned.file.digest is not None:
-                yield place.root / "blobs" / name, "", "", False  # huggingface_hub's, or ours before its commit
+                path = place.root / "blobs" / name
+                yield path, "", "", _is_marked(place, path)  # huggingface_hub's, or ours before its commit
             continue
         for path in (place.records / "blobs").glob(f"{name}.*"):
             _, xxh3, digest = path.name.split(".", 2)

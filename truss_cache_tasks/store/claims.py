@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,30 +34,58 @@ def write_claims(place: Place, project: str, claims: Claims) -> None:
     write_json(path, {"format": FORMAT, "entries": entries, "former": claims.former, "roots": claims.roots})
 
 
-def find_claim(claims: Claims, name: str, key: str) -> tuple[str, Claim] | None:
-    """Return the claim of this entry and the name that it stands under: by name, but if another name holds this very
-    request (entries were swapped), that one."""
-    claim = claims.entries.get(name)
-    if claim is None or claim.request != key:
-        for other, candidate in claims.entries.items():
-            if candidate.request == key and not candidate.cleaned:
-                return other, candidate
-    return None if claim is None else (name, claim)
+def aligned(claims: Claims, project: Project) -> Claims:
+    """Return `claims` as the config stands now: each under the entry that asks its request, gone entries dropped.
+
+    A claim belongs to its request: entries that were swapped or renamed keep theirs. What a gone entry or an earlier
+    request of an entry held goes into `former`. Claims that another config made under this project's id stay.
+    """
+    entries, asked = claims.entries, project.entries
+    free = {claim.request: name for name, claim in entries.items() if asked.get(name) != claim.request}
+    moves = {
+        name: free[RequestKey(key)]
+        for name, key in asked.items()
+        if RequestKey(key) in free and not (name in entries and entries[name].request == key)
+    }
+    moved = set(moves.values())
+    kept: dict[str, Claim] = {}
+    former = list(claims.former)
+    for name, claim in entries.items():
+        if name in moved:
+            continue
+        if name in moves or (name not in asked and claim.config == project.config):
+            former += (*claim.former, claim.request)
+        else:
+            kept[name] = claim
+    kept.update({name: entries[other] for name, other in moves.items()})
+    return Claims(kept, tuple(dict.fromkeys(former)), claims.roots)
 
 
 def add_claim(claims: Claims, name: str, claim: Claim, project: Project) -> Claims:
     """Return `claims` with `claim` under `name`; what it asked before is remembered, gone entries are dropped."""
-    old = claims.entries.get(name)
+    now = aligned(claims, project)
+    old = now.entries.get(name)
     before = () if old is None else (*old.former, old.request)
-    kept = {n: c for n, c in claims.entries.items() if n in project.entries or c.config != project.config}
-    gone = [c for n, c in claims.entries.items() if n not in kept]
-    kept[name] = replace(claim, former=_without(before, claim.request))
-    former = _without([*claims.former, *(key for c in gone for key in (*c.former, c.request))], claim.request)
-    return Claims(kept, former, tuple(sorted({*claims.roots, *project.roots})))
+    entries = {**now.entries, name: replace(claim, former=_without(before, claim.request))}
+    return Claims(entries, _without(now.former, claim.request), tuple(sorted({*claims.roots, *project.roots})))
 
 
-def _without(keys: tuple[str, ...] | list[str], key: str) -> tuple[str, ...]:
+def _without(keys: tuple[str, ...], key: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(k for k in keys if k != key))
+
+
+def live_keys(place: Place, project: Project, but: Collection[str] = ()) -> set[str]:
+    """Return the request keys that somebody's claims in this root hold.
+
+    Args:
+        but: claims of `project` that do not count, by name.
+    """
+    return {
+        claim.request
+        for owner, theirs in read_all_claims(place).items()
+        for name, claim in (aligned(theirs, project) if owner == project.id else theirs).entries.items()
+        if not claim.cleaned and not (owner == project.id and name in but)
+    }
 
 
 def read_pins(place: Place) -> dict[str, Pin]:

@@ -79,8 +79,9 @@ def place_file(source: Path, target: Path, temporary: Path) -> None:
 
 
 def _clone(source: Path, target: Path) -> None:
+    source = source.resolve()  # a shared blob of huggingface_hub is a link; link(2) would link the link itself
     try:
-        os.link(source, target, follow_symlinks=True)
+        os.link(source, target)
         return
     except OSError as exc:
         if exc.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES):
@@ -94,6 +95,27 @@ def _clone(source: Path, target: Path) -> None:
         os.fsync(new.fileno())
         stat = os.fstat(old.fileno())
     os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises StoreError."""
+    with disk_errors(f"cannot make {path}"):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def sweep(folder: Path, *patterns: str) -> None:
+    """Remove the temporaries of dead writers. The caller holds the lock under which they are made."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def remove_if_empty(*folders: Path) -> None:
+    """Remove those of `folders` that are empty, in this order; the others stay."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def can_link(source: Path, target: Path) -> bool:

@@ -18,20 +18,22 @@ from truss_cache_tasks.store.manifest import Unreadable, read_manifest
 def gather(place: Place, request: Request, project: Project, name: str, fingerprint: str | None) -> Evidence:
     """Read the records of this entry. Writes nothing; what is missing or unreadable is part of the evidence."""
     key = request_key(request)
-    mine = claims.find_claim(claims.read_claims(place, project.id), name, key)
+    mine = claims.aligned(claims.read_claims(place, project.id), project).entries.get(name)
     manifest: Manifest | None = None
     unreadable = ""
     try:
         manifest = read_manifest(place, key)
     except Unreadable as exc:
         unreadable = str(exc)
-    if manifest is None:
-        return Evidence(claim=mine[1] if mine else None, unreadable=unreadable)
     everyone = [claim for theirs in claims.read_all_claims(place).values() for claim in theirs.entries.values()]
+    if manifest is None:
+        source = str(request.source)
+        known = frozenset(c.fingerprint for c in everyone if c.fingerprint and c.form.get("source") == source)
+        return Evidence(claim=mine, unreadable=unreadable, fingerprint=fingerprint, known_fingerprints=known)
     moving = pin_name(request)
     pin = claims.read_pins(place).get(moving) if moving else None
     return Evidence(
-        claim=mine[1] if mine else None,
+        claim=mine,
         manifest=manifest,
         stats={file.path: _stat(os.path.join(place.root, file.path)) for file in manifest.files},
         fingerprint=fingerprint,

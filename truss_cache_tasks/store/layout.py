@@ -4,6 +4,7 @@
     manifests/{key}.json        one a request; {key}.{snapshot:12}.json was superseded and waits for `clean`
     claims/{project}.json       who uses which manifest
     pins.json                   the commit that each moving revision stands for
+    published/{etag}            hub form: a blob of ours that no manifest lists yet (same mtime as the blob)
     blobs/{id}.{xxh3}           whole files that are not visible: verified and not yet committed, or retired
     partials/{id}.{token}       files on their way; nobody's once their writer is dead
     locks/                      flock(2) files, empty

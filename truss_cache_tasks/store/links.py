@@ -8,22 +8,27 @@ import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from truss_cache_tasks.planning.keys import request_key
 from truss_cache_tasks.planning.plan import Plan, PlannedFile
-from truss_cache_tasks.planning.records import FileRecord
+from truss_cache_tasks.planning.records import FileRecord, Manifest
 from truss_cache_tasks.planning.request import Form
-from truss_cache_tasks.store.blobs import Held, retire
+from truss_cache_tasks.store.blobs import Held, is_as_recorded, keep, retire
 from truss_cache_tasks.store.disk import disk_errors, place_file, remove_empty_parents
 from truss_cache_tasks.store.layout import Place, is_commit
 
 
-def expose(place: Place, plan: Plan, held: Mapping[str, Held], known: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
+def expose(place: Place, plan: Plan, held: Mapping[str, Held], known: Iterable[Manifest]) -> tuple[FileRecord, ...]:
     """Make every file of `plan` visible, each in one step, and return their records, sorted by path.
 
     Args:
         held: by identity, complete.
-        known: records of this root's manifests, which tell what was made by us.
+        known: this root's manifests, which tell what was made by us, and which bytes another request may want again.
     """
-    ours = {record.path for record in known if record.made_link}
+    known = tuple(known)
+    ours = {record.path for manifest in known for record in manifest.files if record.made_link}
+    key = request_key(plan.request)
+    if place.form is not Form.HUB:
+        _keep_replaced(place, plan, held, (record for m in known if m.key != key for record in m.files))
     records = []
     with disk_errors(f"cannot write below {place.root}"):
         for planned in plan.files:
@@ -68,6 +73,14 @@ def _link(place: Place, planned: PlannedFile, held: Held) -> bool:
     return True
 
 
+def _keep_replaced(place: Place, plan: Plan, held: Mapping[str, Held], others: Iterable[FileRecord]) -> None:
+    """Keep the bytes of another request that this plan will replace, so that undoing the edit fetches nothing."""
+    coming = {planned.path: held[planned.identity].xxh3 for planned in plan.files}
+    for record in others:
+        if coming.get(record.path, record.xxh3) != record.xxh3 and is_as_recorded(place, record):
+            keep(place, record)
+
+
 def _put(place: Place, planned: PlannedFile, held: Held) -> bool:
     path = place.root / planned.path
     if path != held.path and not (path.is_file() and not path.is_symlink() and path.samefile(held.path)):
@@ -100,6 +113,7 @@ def read_ref(place: Place, revision: str) -> str:
 
 def hide(place: Place, records: Iterable[FileRecord]) -> None:
     """Take these paths out of sight. The bytes stay: as blobs of the hub, or retired into our own folder."""
+    gone = False
     for record in records:
         path = place.root / record.path
         if not record.made_link or not os.path.lexists(path):
@@ -110,6 +124,23 @@ def hide(place: Place, records: Iterable[FileRecord]) -> None:
             else:
                 retire(place, record)
             remove_empty_parents(path, place.root)
+            gone = True
+    if gone and place.form is Form.HUB:
+        remove_dangling_refs(place)
+
+
+def remove_dangling_refs(place: Place) -> None:
+    """Remove refs to snapshots that are gone: scan_cache_dir() warns of them."""
+    for path in files_below(place.root / "refs"):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if not (place.root / "snapshots" / path.read_text().strip()).is_dir():
+                path.unlink()
+                remove_empty_parents(path, place.root)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return every file and link below `folder`; none if it is missing."""
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 def in_the_way(hidden: Iterable[FileRecord], plan: Plan) -> list[FileRecord]:

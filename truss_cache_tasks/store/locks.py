@@ -24,9 +24,12 @@ def try_lock(path: Path) -> Callable[[], None] | None:
     huggingface_hub uses; its own files (`.locks`) we leave. A lock on a file without a name is no lock: open it anew.
     """
     with disk_errors(f"cannot lock {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+            except FileNotFoundError:  # a clean removed the empty folder meanwhile
+                continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as exc:

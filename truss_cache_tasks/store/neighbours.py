@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 from truss_cache_tasks.errors import Collision
 from truss_cache_tasks.planning.plan import Plan, PlannedFile
@@ -12,22 +13,33 @@ from truss_cache_tasks.store.blobs import Held, as_text
 from truss_cache_tasks.store.layout import Place
 from truss_cache_tasks.store.manifest import read_all
 
-Neighbours = Mapping[str, tuple[str, FileRecord]]  # path -> (entry name, its record there)
+Neighbours = Mapping[str, tuple[str, FileRecord]]  # absolute path -> (entry name, its record there)
 
 
-def neighbours(place: Place, project: Project, name: str) -> Neighbours:
-    """Return what the other entries that this config has now show in this root."""
-    mine = claims.read_claims(place, project.id).entries
-    owners = {c.request: n for n, c in mine.items() if n != name and n in project.entries and not c.cleaned}
-    return {
-        record.path: (owners[manifest.key], record)
-        for manifest in read_all(place)
-        if manifest.key in owners
-        for record in manifest.files
-    }
+def neighbours(place: Place, project: Project, names: Collection[str]) -> Neighbours:
+    """Return what the other entries that this config has now show in this root, or in a root above or below it.
+
+    Args:
+        names: of the claims of the entry itself.
+    """
+    found: dict[str, tuple[str, FileRecord]] = {}
+    for root in sorted({str(place.root), *project.roots}):
+        if not _is_nested(root, str(place.root)):
+            continue
+        there = Place(Path(root), place.form)
+        mine = claims.aligned(claims.read_claims(there, project.id), project).entries
+        owners = {
+            claim.request: name
+            for name, claim in mine.items()
+            if name not in names and project.entries.get(name) == claim.request and not claim.cleaned
+        }
+        for manifest in read_all(there) if owners else ():
+            if manifest.key in owners:
+                found |= {f"{root}/{record.path}": (owners[manifest.key], record) for record in manifest.files}
+    return found
 
 
-def contested(plan: Plan, others: Neighbours) -> list[PlannedFile]:
+def contested(place: Place, plan: Plan, others: Neighbours) -> list[PlannedFile]:
     """Return the files whose bytes must be seen before it is known whether they collide (no common digest).
 
     Raises:
@@ -38,12 +50,13 @@ def contested(plan: Plan, others: Neighbours) -> list[PlannedFile]:
     folders = {folder: path for path in others for folder in _folders(path)}
     unsure = []
     for planned in plan.files:
-        below = next((folder for folder in _folders(planned.path) if folder in others), folders.get(planned.path))
+        path = f"{place.root}/{planned.path}"
+        below = next((folder for folder in _folders(path) if folder in others), folders.get(path))
         if below is not None:
             raise _collision(plan, planned, others[below][0])
-        if planned.path not in others:
+        if path not in others:
             continue
-        name, record = others[planned.path]
+        name, record = others[path]
         if planned.identity == record.identity or planned.origin == record.origin:
             continue  # the same bytes, or one object seen at two times: the newer wins
         mine = as_text(planned.file.digest)
@@ -55,12 +68,18 @@ def contested(plan: Plan, others: Neighbours) -> list[PlannedFile]:
     return unsure
 
 
-def settle(plan: Plan, unsure: Iterable[PlannedFile], others: Neighbours, held: Mapping[str, Held]) -> None:
+def settle(
+    place: Place, plan: Plan, unsure: Iterable[PlannedFile], others: Neighbours, held: Mapping[str, Held]
+) -> None:
     """Compare the bytes themselves. Raises Collision as `contested` does."""
     for planned in unsure:
-        name, record = others[planned.path]
+        name, record = others[f"{place.root}/{planned.path}"]
         if held[planned.identity].xxh3 != record.xxh3:
             raise _collision(plan, planned, name)
+
+
+def _is_nested(one: str, other: str) -> bool:
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
 def _folders(path: str) -> list[str]:

@@ -10,18 +10,21 @@ import contextlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_ISLNK
+from typing import Any
 
 from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.records import Claim, Claims, FileRecord, Manifest
+from truss_cache_tasks.planning.records import Claims, FileRecord, Manifest, Project
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import claims
-from truss_cache_tasks.store.disk import remove_empty_parents
+from truss_cache_tasks.store.blobs import sweep_partials
+from truss_cache_tasks.store.disk import remove_empty_parents, remove_if_empty
 from truss_cache_tasks.store.layout import Place, blob_id
-from truss_cache_tasks.store.locks import locked, try_lock
+from truss_cache_tasks.store.links import files_below, remove_dangling_refs
+from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import read_all, remove_manifests
 
 
@@ -45,50 +48,39 @@ class Cleaned:
     links: Counter[tuple[int, int]] = field(default_factory=Counter, repr=False)  # (device, inode) -> names removed
 
 
-def clean(place: Place, project: str, asked: Mapping[str, str] | None, done: Cleaned, *, dry: bool) -> None:
-    """Invalidate these claims of `project` in this root; None: all, and what gone entries left behind.
-
-    Args:
-        asked: claim name -> the request key that its entry has now (claims.find_claim: it may have another name).
+def clean(place: Place, project: Project, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
+    """Invalidate these claims of `project` in this root; None: all of its config, and what gone entries left behind.
 
     Removes what it can, and adds what it did to `done`. The claims stay, marked cleaned, unless nothing else does.
     """
     if not place.records.is_dir():
         return
     with locked(place.lock("root")) if not dry else contextlib.nullcontext():
-        mine = claims.read_claims(place, project)
-        found = [claims.find_claim(mine, name, key) for name, key in (asked or {}).items()]
-        chosen = set(mine.entries) if asked is None else {one[0] for one in found if one is not None}
+        mine = claims.aligned(claims.read_claims(place, project.id), project)
+        wanted = project.entries if names is None else names
+        chosen = {name for name in mine.entries if name in wanted}
         done.gone.update((place.root, name) for name in chosen)
-        doomed_keys = {key for name in chosen for key in _keys(mine.entries[name])}
-        doomed_keys |= set(mine.former) if asked is None else set()
-        live = _live(place, project, done)
+        doomed_keys = {key for name in chosen for key in (mine.entries[name].request, *mine.entries[name].former)}
+        doomed_keys |= set(mine.former) if names is None else set()
+        live = claims.live_keys(place, project, but={name for root, name in done.gone if root == place.root})
         everything = read_all(place)
         doomed = [m for m in everything if m.key in doomed_keys and m.key not in live]
         kept = [m for m in everything if m.key in live]
         _Remover(place, done, dry=dry).remove(doomed, kept)
         if dry:
             return
-        _sweep_partials(place)
+        sweep_partials(place)
         failed = bool(done.left)
-        _drop_pins(place, [mine.entries[name] for name in chosen])
+        _drop_pins(place, [mine.entries[name].form for name in chosen] + [manifest.request for manifest in doomed])
         for key in doomed_keys - live if not failed else ():
             remove_manifests(place, key)
         marked = {n: replace(c, cleaned=True) if n in chosen else c for n, c in mine.entries.items()}
         if not failed:
             marked = {n: replace(c, former=()) if n in chosen else c for n, c in marked.items()}
-        former = mine.former if asked is not None or failed else ()
-        claims.write_claims(place, project, Claims(marked, former, mine.roots))
+        former = mine.former if names is not None or failed else ()
+        claims.write_claims(place, project.id, Claims(marked, former, mine.roots))
         if place.form is Form.HUB:
             _remove_empty_repo(place)
-
-
-def _sweep_partials(place: Place) -> None:
-    """Remove temporaries of dead runs: those whose lock is free."""
-    for path in list((place.records / "partials").glob("*.*")):
-        if release := try_lock(place.blob_lock(path.name.partition(".")[0])):
-            path.unlink(missing_ok=True)
-            release()
 
 
 def roots_of(place: Place, project: str) -> set[str]:
@@ -96,23 +88,11 @@ def roots_of(place: Place, project: str) -> set[str]:
     return set(claims.read_claims(place, project).roots)
 
 
-def _keys(claim: Claim) -> tuple[str, ...]:
-    return (claim.request, *claim.former)
-
-
-def _live(place: Place, project: str, done: Cleaned) -> set[str]:
-    return {
-        claim.request
-        for owner, theirs in claims.read_all_claims(place).items()
-        for name, claim in theirs.entries.items()
-        if not claim.cleaned and not (owner == project and (place.root, name) in done.gone)
-    }
-
-
-def _drop_pins(place: Place, chosen: Iterable[Claim]) -> None:
-    for claim in chosen:
-        source, revision = str(claim.form.get("source", "")), claim.form.get("revision", "")
-        name = f"{source.removeprefix('hf://')}@{revision}"
+def _drop_pins(place: Place, forms: Iterable[Mapping[str, Any]]) -> None:
+    """Drop the pins that these canonical forms of requests resolve by."""
+    for form in forms:
+        source = str(form.get("source", ""))
+        name = f"{source.removeprefix('hf://')}@{form.get('revision', '')}"
         if source.startswith("hf://") and name in claims.read_pins(place):
             claims.write_pin(place, name, None)
 
@@ -133,14 +113,15 @@ class _Remover:
                 self.done.kept.append(f"{record.path}: downloaded by huggingface_hub, not by us")
         self._remove_blobs(records, kept)
         if self.place.form is Form.HUB and not self.dry:
-            _remove_dangling_refs(self.place)
+            remove_dangling_refs(self.place)
 
     def _remove_blobs(self, records: list[FileRecord], kept: list[Manifest]) -> None:
         if self.place.form is Form.HUB:
             used = {record.blob for manifest in kept for record in manifest.files} | self._linked()
             for record in {r.blob: r for r in records}.values():
-                if record.made_blob and record.blob not in used:
-                    self._unlink(self.place.root / record.blob)
+                path = self.place.root / record.blob
+                if record.made_blob and record.blob not in used and not path.is_symlink():  # hf shares a linked one
+                    self._unlink(path)
             return
         used = {blob_id(record.identity, self.place.form) for manifest in kept for record in manifest.files}
         for record in records:
@@ -153,7 +134,7 @@ class _Remover:
         """Return the blobs that links of the snapshots lead to, save links that this clean takes away."""
         return {
             f"blobs/{os.path.basename(os.readlink(path))}"
-            for path in _walk(self.place.root / "snapshots")
+            for path in files_below(self.place.root / "snapshots")
             if path.is_symlink() and path not in self.done.seen
         }
 
@@ -176,26 +157,24 @@ class _Remover:
             self.done.size += stat.st_size
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            yield Path(parent, name)
-
-
-def _remove_dangling_refs(place: Place) -> None:
-    """Remove refs to snapshots that are gone: scan_cache_dir() warns of them."""
-    for path in list(_walk(place.root / "refs")):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if not (place.root / "snapshots" / path.read_text().strip()).is_dir():
-                path.unlink()
-                remove_empty_parents(path, place.root)
+def forget_hollow(place: Place) -> None:
+    """Remove the folders of a root in which nothing came to be (no such repo, no access); what holds anything stays."""
+    records = [place.records / name for name in ("locks", "partials", "published", "blobs", "manifests", "claims")]
+    remove_if_empty(*records, place.records)
+    if place.form is Form.HUB:
+        remove_if_empty(place.root / "blobs", place.root / "refs")
+        with contextlib.suppress(OSError):
+            if os.listdir(place.root) == ["snapshots"]:  # beside anything else scan_cache_dir() misses it
+                remove_if_empty(place.root / "snapshots", place.root)
 
 
 def _remove_empty_repo(place: Place) -> None:
-    """Remove the repo's folder when nothing but our records is left in it: scan_cache_dir() warns of a hollow one."""
-    rest = [path for name in ("snapshots", "blobs", "refs") for path in _walk(place.root / name)]
+    """Remove the repo's folder when nothing but our records is left in it, and nobody is at work there."""
+    rest = [path for name in ("snapshots", "blobs", "refs") for path in files_below(place.root / name)]
     live = any(not c.cleaned for theirs in claims.read_all_claims(place).values() for c in theirs.entries.values())
     ours = {"snapshots", "blobs", "refs", "trees", ".no_exist", RECORDS}
     foreign = {path.name for path in place.root.iterdir()} - ours
-    if not rest and not live and not foreign:
+    locks = {path.name for path in files_below(place.records / "locks")} - {"root.lock"}
+    at_work = locks or files_below(place.records / "partials")
+    if not rest and not live and not foreign and not at_work:
         shutil.rmtree(place.root, ignore_errors=True)

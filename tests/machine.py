@@ -1,0 +1,99 @@
+"""A machine with its caches below one folder, where entries are judged, fetched and cleaned in this very process.
+
+    machine = Machine(tmp_path, hub)
+    truss = machine.truss(entry("org/name"), entry("org/name", name="fp16", allow_patterns=["fp16/*"]))
+    truss.run()                       # -> {name: Outcome} of the entries that were stale, as doit runs them
+    truss.verdicts()                  # -> {name: "fresh" | why not}
+    truss.clean("fp16")
+    machine.downloads()               # -> the paths whose bytes were asked for since the last look
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from entries import settings as process
+from servers.hub import Hub
+
+from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.fetch import Outcome, Run, fetch, make_target, project_entries
+from truss_cache_tasks.planning.records import Project
+from truss_cache_tasks.plugin.workspace import Workspace
+from truss_cache_tasks.store.remove import Cleaned
+
+
+class Machine:
+    """`hub_cache`, `model_cache`, `mounts` and `secrets` below `root`; the Hub is the stand-in."""
+
+    def __init__(self, root: Path, hub: Hub) -> None:
+        self.root, self.hub = root, hub
+        self.hub_cache, self.model_cache = root / "hub", root / "model_cache"
+        self.mounts, self.secrets = root / "mounts", root / "secrets"
+        self.secrets.mkdir(parents=True)
+
+    def settings(self, **env: str) -> Settings:
+        base = process(
+            self.secrets, **{"HF_ENDPOINT": self.hub.url, "HF_HUB_CACHE": str(self.hub_cache), "HOME": str(self.root)}, **env
+        )
+        return Settings(**{**vars(base), "mount_root": self.mounts})
+
+    def truss(self, *entries: Entry, project: str = "ours", **env: str) -> Trussed:
+        """A config with these entries, read anew: another call is the same config after an edit."""
+        settings = self.settings(**env)
+        config = self.root / project / "config.yaml"
+        blank = Project("", "", {})
+        roots = [make_target(entry, blank, settings, self.model_cache) for entry in entries]
+        known = {str(p.root) for t in roots for p in (t.place, t.behind) if p is not None}
+        owner = Project(project, str(config), project_entries(entries), tuple(sorted(known)))
+        targets = tuple(make_target(entry, owner, settings, self.model_cache) for entry in entries)
+        return Trussed(Workspace(config, settings, self.model_cache, targets, owner, ()))
+
+    def repo(self, name: str = "org/name") -> Path:
+        return self.hub_cache / f"models--{name.replace('/', '--')}"
+
+    def asked(self) -> list[str]:
+        """Return `METHOD path` of every request since the last look, what huggingface_hub asks for itself left out."""
+        asked = [f"{r.method} {r.path}" for r in self.hub.requests if r.path != "/api/agent-harnesses"]
+        self.hub.requests.clear()
+        return asked
+
+    def downloads(self) -> list[str]:
+        """Return the paths in repos whose bytes were asked for since the last look, sorted; HEADs and listings not."""
+        found = [re.fullmatch(r"GET /[^/]+/[^/]+/resolve/[0-9a-f]+/(.+)", line) for line in self.asked()]
+        return sorted(match[1] for match in found if match)
+
+
+@dataclass
+class Trussed:
+    """One config on one machine, for one invocation."""
+
+    workspace: Workspace
+    said: list[str] = field(default_factory=list)
+
+    def target(self, name: str | None = None) -> Any:
+        return next(t for t in self.workspace.targets if name in (None, t.name))
+
+    def verdicts(self) -> dict[str, str]:
+        return {t.name: str(self.workspace.judge(t)) for t in self.workspace.targets}
+
+    @property
+    def fresh(self) -> bool:
+        return set(self.verdicts().values()) == {"fresh"}
+
+    def run(self, *names: str, force: bool = False) -> dict[str, Outcome]:
+        """Run entries as doit would: the stale ones, one after the other; with `force` as `doit run -a`."""
+        done = {}
+        for target in self.workspace.targets:
+            fresh = self.workspace.judge(target).fresh
+            if (not names or target.name in names) and (force or not fresh):
+                run = Run(self.workspace.run, self.said.append)
+                done[target.name] = fetch(target, run, force=force and fresh)
+        return done
+
+    def clean(self, *names: str, dry: bool = False) -> Cleaned:
+        self.workspace.cleaned = Cleaned()
+        return self.workspace.clean(names or None, dry=dry)
