@@ -1,16 +1,19 @@
 """A machine with its caches below one folder, where entries are judged, fetched and cleaned in this very process.
 
-    machine = Machine(tmp_path, hub)
-    truss = machine.truss(entry("org/name"), entry("org/name", name="fp16", allow_patterns=["fp16/*"]))
-    truss.run()                       # -> {name: Outcome} of the entries that were stale, as doit runs them
-    truss.verdicts()                  # -> {name: "fresh" | why not}
-    truss.clean("fp16")
-    machine.downloads()               # -> the paths whose bytes were asked for since the last look
+machine = Machine(tmp_path, hub)
+truss = machine.truss(entry("org/name"), entry("org/name", name="fp16", allow_patterns=["fp16/*"]))
+truss.run()                       # -> {name: Outcome} of the entries that were stale, as doit runs them
+truss.verdicts()                  # -> {name: "fresh" | why not}
+truss.clean("fp16")
+machine.downloads()               # -> the paths whose bytes were asked for since the last look
 """
 
 from __future__ import annotations
 
+import random
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,16 @@ from truss_cache_tasks.planning.records import Project
 from truss_cache_tasks.plugin.workspace import Workspace
 from truss_cache_tasks.store.remove import Cleaned
 
+BIG, OTHER = random.Random(1).randbytes(60_000), random.Random(2).randbytes(40_000)
+FILES = {
+    "config.json": b"{}",
+    "empty.txt": b"",
+    "model.bin": BIG,
+    "fp16/model.bin": OTHER,
+    "fp16/twin.bin": BIG,  # the same blob under another name
+    "a b+ü.txt": b"odd",
+}
+
 
 class Machine:
     """`hub_cache`, `model_cache`, `mounts` and `secrets` below `root`; the Hub is the stand-in."""
@@ -37,7 +50,9 @@ class Machine:
 
     def settings(self, **env: str) -> Settings:
         base = process(
-            self.secrets, **{"HF_ENDPOINT": self.hub.url, "HF_HUB_CACHE": str(self.hub_cache), "HOME": str(self.root)}, **env
+            self.secrets,
+            **{"HF_ENDPOINT": self.hub.url, "HF_HUB_CACHE": str(self.hub_cache), "HOME": str(self.root)},
+            **env,
         )
         return Settings(**{**vars(base), "mount_root": self.mounts})
 
@@ -97,3 +112,48 @@ class Trussed:
     def clean(self, *names: str, dry: bool = False) -> Cleaned:
         self.workspace.cleaned = Cleaned()
         return self.workspace.clean(names or None, dry=dry)
+
+
+class Judge:
+    """huggingface_hub itself, asked in this process and offline."""
+
+    def snapshot(self, machine: Machine, revision: str = "main", **named: Any) -> dict[str, bytes]:
+        """Return what snapshot_download(local_files_only=True) finds."""
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(
+            "org/name", revision=revision, cache_dir=machine.hub_cache, local_files_only=True, **named
+        )
+        return read(Path(folder))
+
+    def scan(self, machine: Machine) -> dict[str, set[str]]:
+        """Return the refs of every commit that scan_cache_dir() finds, which must not warn."""
+        from huggingface_hub import scan_cache_dir
+
+        info = scan_cache_dir(machine.hub_cache)
+        assert [str(warning) for warning in info.warnings] == []
+        return {rev.commit_hash: set(rev.refs) for repo in info.repos for rev in repo.revisions}
+
+    def loads(self, machine: Machine, path: str, revision: str = "main") -> bytes | None:
+        """Return what `transformers` would load."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache("org/name", path, cache_dir=machine.hub_cache, revision=revision)
+        return Path(found).read_bytes() if isinstance(found, str) else None
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    """Return every file that a user sees below `folder`."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".truss_cache" not in path.parts
+    }
+
+
+def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Wait until `condition` holds. Raises AssertionError when it never does."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "it never came to that"
+        time.sleep(0.005)

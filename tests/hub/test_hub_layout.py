@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import FILES
 from entries import entry
-from machine import Machine
+from machine import FILES, Machine
 from servers.hub import Hub
 
 

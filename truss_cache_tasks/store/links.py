@@ -123,10 +123,15 @@ def hide(place: Place, records: Iterable[FileRecord]) -> None:
                 path.unlink()
             else:
                 retire(place, record)
-            remove_empty_parents(path, place.root)
+            remove_empty_parents(path, top(place))
             gone = True
     if gone and place.form is Form.HUB:
         remove_dangling_refs(place)
+
+
+def top(place: Place) -> Path:
+    """Return the folder that stays however empty it gets: scan_cache_dir() warns of a repo without snapshots."""
+    return place.root / "snapshots" if place.form is Form.HUB else place.root
 
 
 def remove_dangling_refs(place: Place) -> None:

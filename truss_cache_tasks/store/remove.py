@@ -23,7 +23,7 @@ from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blobs import sweep_partials
 from truss_cache_tasks.store.disk import remove_empty_parents, remove_if_empty
 from truss_cache_tasks.store.layout import Place, blob_id
-from truss_cache_tasks.store.links import files_below, remove_dangling_refs
+from truss_cache_tasks.store.links import files_below, remove_dangling_refs, top
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import read_all, remove_manifests
 
@@ -120,7 +120,9 @@ class _Remover:
             used = {record.blob for manifest in kept for record in manifest.files} | self._linked()
             for record in {r.blob: r for r in records}.values():
                 path = self.place.root / record.blob
-                if record.made_blob and record.blob not in used and not path.is_symlink():  # hf shares a linked one
+                if record.made_blob and record.blob not in used and path.is_symlink():
+                    self.done.kept.append(f"{record.blob}: shared by huggingface_hub's own store")
+                elif record.made_blob and record.blob not in used:
                     self._unlink(path)
             return
         used = {blob_id(record.identity, self.place.form) for manifest in kept for record in manifest.files}
@@ -145,7 +147,7 @@ class _Remover:
         try:
             if not self.dry:
                 path.unlink()
-                remove_empty_parents(path, self.place.root)
+                remove_empty_parents(path, top(self.place))
         except OSError as exc:
             self.done.left.append(f"{path}: {exc.strerror}")
             return
