@@ -153,9 +153,11 @@ def last_commit(place: Place) -> int:
 
 def retire(place: Place, record: FileRecord) -> None:
     """Take a file of a flat layout out of sight, its bytes kept, so that undoing an edit fetches nothing."""
+    path = place.root / record.path
     target = _blob_path(place, record.identity, record.xxh3, record.digest)
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(place.root / record.path, target)
+    os.replace(path, target)
+    path.unlink(missing_ok=True)  # rename(2) of two links to one file does nothing
 
 
 def keep(place: Place, record: FileRecord) -> None:
