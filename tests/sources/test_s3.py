@@ -31,6 +31,7 @@ from truss_cache_tasks.errors import (
 )
 from truss_cache_tasks.planning.listing import Digest, RemoteFile
 from truss_cache_tasks.sources.s3 import S3Source
+from truss_cache_tasks.sources.s3_digest import digest_of_head
 
 pytest_plugins = ["servers.fixtures_s3"]
 
@@ -107,7 +108,7 @@ class S3Contract(SourceContract):
         ("beside", "words"),
         [((), "has nothing"), (("/", "/sub/"), "only folder markers"), (("-hf/other.bin",), "has nothing")],
     )
-    def test_a_prefix_with_nothing_below_it_lists_no_file(self, store: Place, beside: tuple[str, ...], words: str):
+    def test_a_prefix_with_nothing_below_it_is_refused(self, store: Place, beside: tuple[str, ...], words: str):
         for suffix in beside:
             store.put_beside(suffix, b"" if suffix.endswith("/") else b"other")
         with pytest.raises(NothingSelected, match=words) as caught:
@@ -294,6 +295,35 @@ def plain_client(server: S3Server) -> Any:
     )
 
 
+MD5 = "0cc175b9c0f1b6a831c399e269772661"
+CRC = "6Le+Qw=="  # of b"a", as is MD5
+PLAIN: dict[str, Any] = {"ETag": f'"{MD5}"', "ContentLength": 1}
+JOINED = {"ETag": f'"{MD5}-2"', "ContentLength": 3}
+
+
+@pytest.mark.parametrize(
+    ("head", "bucket", "digest"),
+    [
+        (PLAIN, "b", Digest("md5", MD5)),
+        ({**PLAIN, "ServerSideEncryption": "AES256"}, "b", Digest("md5", MD5)),
+        ({**PLAIN, "ServerSideEncryption": "aws:kms:dsse"}, "b", None),
+        ({**PLAIN, "SSECustomerAlgorithm": "AES256"}, "b", None),
+        (PLAIN, "b--use1-az4--x-s3", None),  # a directory bucket: the ETag is random
+        ({**PLAIN, "ChecksumCRC32": CRC}, "b", Digest("crc32", "e8b7be43")),
+        ({**PLAIN, "ChecksumCRC32": "not base64"}, "b", Digest("md5", MD5)),
+        ({**PLAIN, "ETag": f'"{MD5}-1"', "ChecksumCRC32": f"{CRC}-1"}, "b", Digest("crc32", "e8b7be43", (1,))),
+        ({**JOINED, "ChecksumCRC32": CRC, "ChecksumType": "FULL_OBJECT"}, "b", Digest("crc32", "e8b7be43")),
+        ({**JOINED, "ChecksumCRC32": CRC, "ChecksumType": "COMPOSITE"}, "b", Digest("crc32", "e8b7be43", (2, 1))),
+        ({**JOINED, "ChecksumCRC32": f"{CRC}-2"}, "b", Digest("crc32", "e8b7be43", (2, 1))),
+        ({**JOINED, "ChecksumCRC32": CRC}, "b", None),  # of the whole or of the parts? nobody says
+        ({**JOINED, "ContentLength": 4, "ChecksumCRC32": f"{CRC}-2"}, "b", None),  # parts that do not add up
+        (JOINED, "b", None),
+    ],
+)
+def test_a_head_is_read_for_the_digest_that_can_be_checked(head: Mapping[str, Any], bucket: str, digest: Digest | None):
+    assert digest_of_head(head, bucket, lambda count: (2, 1)) == digest
+
+
 def through(seen: Watched, place: Place) -> S3Source:
     """Return a source of `place` that asks by way of `seen`."""
     env = {**place.server.env, "AWS_ENDPOINT_URL_S3": seen.url}
@@ -384,7 +414,7 @@ def test_who_may_list_and_not_read_misses_getobject(store: Place):
     store.put("a.bin", b"a")
     source = store.by(store.server.identities["listonly"])
     (file,) = source.listing().files
-    wanted = rf"missing permission s3:GetObject on arn:aws:s3:::{store.bucket}/{store.prefix}\*"
+    wanted = rf"s3:GetObject on arn:aws:s3:::{store.bucket}/{store.prefix}\* .*\(AccessDenied\)"  # HEAD: 403 alone
     with pytest.raises(AccessDenied, match=wanted):
         source.locate(file)
 
