@@ -192,8 +192,9 @@ def take_stock(
     """Find what of `wanted` is on this disk already, whichever entry, revision, edit or tool brought it.
 
     Args:
-        places: cache roots to look in; files recorded with the stat that they still have are believed, everything
-            else is hashed, on all cores.
+        places: cache roots to look in, the one where the files are to be visible first. Files recorded with the stat
+            that they still have are believed, everything else is hashed, on all cores; what is visible already
+            counts before a better copy elsewhere, so that two owners of one path do not take turns to replace it.
         rehash: believe no stat.
 
     Returns:
@@ -203,15 +204,14 @@ def take_stock(
     found: dict[str, Held] = {}
     doubtful: list[PlannedFile] = []
     for planned in wanted:
-        sure = () if rehash else (_believed(path, record) for path, record in recorded.get(planned.identity, ()))
-        held = next((held for held in sure if held is not None), None)
-        if held is None:
+        held = None if rehash else _sure(recorded.get(planned.identity, ()))
+        if held is None or _differs_in_sight(places[0], planned, held):
             doubtful.append(planned)
         else:
             found[planned.identity] = held
     if not doubtful:
         return found
-    check = bind(_checked, places, recorded, stopped)
+    check = bind(_checked, places, recorded, rehash, stopped)
     with ThreadPoolExecutor(os.cpu_count()) as pool, disk_errors("cannot read the cache"):
         for planned, held in zip(doubtful, pool.map(check, doubtful), strict=True):
             if held is not None:
@@ -240,6 +240,19 @@ def _recorded(places: Iterable[Place], identities: set[str]) -> dict[str, list[t
     return found
 
 
+def _sure(records: Iterable[tuple[Path, FileRecord]]) -> Held | None:
+    return next((held for path, record in records if (held := _believed(path, record))), None)
+
+
+def _differs_in_sight(place: Place, planned: PlannedFile, held: Held) -> bool:
+    """Whether a file of another making is visible where these bytes are to be: it may hold them too."""
+    path = place.root / planned.path
+    try:
+        return place.form is not Form.HUB and path.is_file() and not path.samefile(held.path)
+    except OSError:
+        return False
+
+
 def _believed(path: Path, record: FileRecord) -> Held | None:
     try:
         stat = path.stat()
@@ -253,11 +266,18 @@ def _believed(path: Path, record: FileRecord) -> Held | None:
 def _checked(
     places: Sequence[Place],
     recorded: dict[str, list[tuple[Path, FileRecord]]],
+    rehash: bool,
     stopped: Callable[[], bool],
     planned: PlannedFile,
 ) -> Held | None:
     """Hash every place where these bytes may lie, until one is right."""
-    for path, record in recorded.get(planned.identity, ()):
+    records = recorded.get(planned.identity, [])
+    in_sight = places[0].root / planned.path
+    if places[0].form is not Form.HUB:
+        records = [(in_sight, record) for _, record in records[:1]] + records
+    for path, record in records:
+        if not rehash and path != in_sight and (held := _believed(path, record)):
+            return held
         if found := _hashed(path, planned.file.size, None, stopped):
             mtime_ns, xxh3 = found
             if xxh3 == record.xxh3:

@@ -58,7 +58,14 @@ def aligned(claims: Claims, project: Project) -> Claims:
         else:
             kept[name] = claim
     kept.update({name: entries[other] for name, other in moves.items()})
-    return Claims(kept, tuple(dict.fromkeys(former)), claims.roots)
+    for name in moved & asked.keys() - moves.keys():  # swapped, and edited too: it was what now is nobody's
+        last = name
+        while following := next((to for to, source in moves.items() if source == last), None):
+            last = following
+        if last in entries and last not in moved:
+            kept[name] = entries[last]
+    held = {claim.request for claim in kept.values()}
+    return Claims(kept, tuple(dict.fromkeys(key for key in former if key not in held)), claims.roots)
 
 
 def add_claim(claims: Claims, name: str, claim: Claim, project: Project) -> Claims:

@@ -33,7 +33,8 @@ def disk_errors(what: str) -> Iterator[None]:
         yield
     except OSError as exc:
         hint = _HINTS.get(exc.errno or 0, "Look at the disk, then run again.")
-        name = f" ({exc.filename})" if exc.filename and str(exc.filename) not in what else ""
+        path = exc.filename2 or exc.filename  # of a rename, where to
+        name = f" ({path})" if path and str(path) not in what else ""
         raise StoreError(f"{what}: {exc.strerror or exc}{name}", hint=hint) from exc
 
 
@@ -148,5 +149,7 @@ def remove_empty_parents(path: Path, stop: Path) -> None:
             return
         try:
             parent.rmdir()
+        except FileNotFoundError:
+            continue
         except OSError:
             return

@@ -37,9 +37,20 @@ def from_json(value: Any) -> Manifest:
         if value["format"] != FORMAT:
             raise Unreadable(f"its format is {value['format']!r}, this version reads {FORMAT}")
         files = tuple(FileRecord(**file) for file in value["files"])
-        return Manifest(RequestKey(value["key"]), value["request"], value["revision"], value["folder"], files)
-    except (KeyError, TypeError) as exc:
+        manifest = Manifest(RequestKey(value["key"]), value["request"], value["revision"], value["folder"], files)
+        _check(manifest)
+        return manifest
+    except (KeyError, TypeError, AttributeError) as exc:
         raise Unreadable(f"it is not a manifest ({exc})") from exc
+
+
+def _check(manifest: Manifest) -> None:
+    """Refuse what would lead out of the root, and numbers that are none: a manifest may come from anywhere."""
+    for file in manifest.files:
+        if any(".." in path.split("/") or path.startswith("/") for path in (file.path, file.blob, manifest.folder)):
+            raise Unreadable(f"the path {file.path!r} leads out of its folder")
+        if not isinstance(file.size, int) or not isinstance(file.mtime_ns, int):
+            raise Unreadable(f"size and mtime of {file.path!r} are no numbers")
 
 
 def read_manifest(place: Place, key: str) -> Manifest | None:

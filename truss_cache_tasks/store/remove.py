@@ -142,6 +142,8 @@ class _Remover:
 
     def _unlink(self, path: Path) -> None:
         if path in self.done.seen or not os.path.lexists(path):
+            if not self.dry:  # somebody else removed it, and may have left its folder
+                remove_empty_parents(path, top(self.place))
             return
         stat = path.lstat()
         try:
