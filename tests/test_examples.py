@@ -242,3 +242,30 @@ def test_private_gcs_runs_with_the_key_in_its_file(example: Truss, gcs: Gcs):
     ran = example.doit("cache_weights", **gcs.env)
     assert ran.code == 0, ran.text
     assert list(tree(example.folder / "cache" / BUCKET)) == ["config.json", "model.safetensors"]
+
+
+@running("hf-cache-alias")
+def test_the_redeploy_of_the_readme_brings_the_main_that_moved(example: Truss, hub: Hub):
+    repo = hub.create(MINILM)
+    first = repo.commit({"config.json": b"{}", "model.safetensors": b"the first"})
+    assert example.doit("cache_weights").code == 0
+    second = repo.commit({"model.safetensors": b"the second"})
+    asked = len(hub.requests)
+    assert example.doit("cache_weights").code == 0
+    assert example.doit("cache-why", "--check").code == 0
+    assert len(hub.requests) == asked  # pinned, on purpose
+
+    assert example.doit("clean", "cache_weights").code == 0
+    assert example.doit("cache-why", "--check").code == 1
+    ran = example.doit("cache_weights")
+    assert ran.code == 0, ran.text
+    folder = example.folder / "hf" / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2"
+    assert (folder / "refs" / "main").read_text() == second
+    assert (folder / "snapshots" / second / "model.safetensors").read_bytes() == b"the second"
+    assert not (folder / "snapshots" / first).exists()
+    assert example.doit("cache-why", "--check").code == 0
+
+    third = repo.commit({"model.safetensors": b"the third"})
+    again = example.doit("run", "-a", "cache_weights")
+    assert "fetched 1 file" in again.err, again.text  # config.json is in both commits
+    assert (folder / "refs" / "main").read_text() == third

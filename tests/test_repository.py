@@ -1,0 +1,164 @@
+"""The repository keeps its word: README, docs and CI say what is so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from truss_cache_tasks import load_config
+from truss_cache_tasks.config.settings import VARIABLES
+from truss_cache_tasks.planning.keys import canonical
+from truss_cache_tasks.planning.records import FORMAT, Claims, Pin
+from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.plugin.cli import COMMANDS
+from truss_cache_tasks.store import layout
+from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims
+from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store.manifest import from_json, to_json
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+ON_DISK = (ROOT / "docs" / "on-disk-format.md").read_text()
+QUICKSTART, TESTS = re.findall(r"^```sh\n(sh \.ci/venv[^\n]*)\n```", README, re.MULTILINE)
+KEYS = re.findall(r"```yaml\n(.*?)```\n\n```json\n(.*?)\n```\n\n`([0-9a-f]{64})`", ON_DISK, re.DOTALL)
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def records(kind: str) -> list[Any]:
+    return [json.loads(text) for text in re.findall(rf"```json {kind}\n(.*?)```", ON_DISK, re.DOTALL)]
+
+
+def test_ci_runs_the_readmes_test_command():
+    steps = re.findall(r'^step "(.*)"$', (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert steps[0] == TESTS
+    assert [Path(step.split()[0]).name for step in steps[2:]] == ["ruff", "ruff", "mypy", "lint-imports"]
+    assert ".venv/bin/mypy --strict" in steps
+
+
+def test_the_readmes_first_command_is_the_quickstart():
+    assert QUICKSTART == "sh .ci/venv && .venv/bin/doit cache_weights"
+    assert 'cache_tasks("examples/quickstart"' in (ROOT / "dodo.py").read_text()
+
+
+@pytest.mark.parametrize("failing", ["0", "1"])
+def test_ci_exits_with_1_when_any_step_fails(failing: str, tmp_path: Path):
+    """Run `.ci/run` with every tool replaced by one that answers at once."""
+    script = (ROOT / ".ci" / "run").read_text()
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "run").write_text(script)
+    (tmp_path / ".ci" / "venv").write_text("exit 0\n")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for tool in ("pytest", "ruff", "mypy", "lint-imports"):
+        path = tmp_path / ".venv" / "bin" / tool
+        path.write_text(f"#!/bin/sh\necho {tool} $CI\nexit {failing if tool == 'ruff' else 0}\n")
+        path.chmod(0o755)
+    done = subprocess.run(["sh", ".ci/run"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == int(failing)
+    assert "pytest true" in done.stdout
+    assert done.stdout.rstrip().endswith("all green") == (failing == "0")
+    assert done.stdout.count("lint-imports true") == 1  # later steps run, whatever failed before
+
+
+def test_no_path_or_host_of_a_developers_machine_is_in_the_tree():
+    # A class of one character each, so that this file passes its own test.
+    machine = re.compile(r"/[w]ork/|/root/[.]pyenv|/opt/[p]ypi|/opt/[w]heels|/tmp/[w]/|[i]ndex-url")
+    for path in tracked():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        assert not machine.search(text), path
+
+
+def test_every_variable_is_in_the_readme_with_its_meaning():
+    for variable in VARIABLES:
+        row = next((line for line in README.splitlines() if line.startswith(f"| `{variable.name}` |")), "")
+        assert row, variable.name
+        said = row.replace("`", "")
+        assert variable.meaning.partition(":")[0].split(",")[0] in said, variable.name
+        assert f"| {variable.default} |" in said, variable.name
+
+
+def test_every_command_is_in_the_readme():
+    row = next(line for line in README.splitlines() if line.startswith("| `truss-cache ["))
+    named = row.partition("[")[2].partition("]")[0].replace("help env", "help").split(", ")
+    assert set(named) == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "doc", [README, *((ROOT / "docs").rglob("*.md"))], ids=lambda doc: getattr(doc, "name", "README")
+)
+def test_every_link_leads_somewhere(doc: str | Path):
+    text, folder = (doc, ROOT) if isinstance(doc, str) else (doc.read_text(), doc.parent)
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert (folder / target).exists(), target
+
+
+def test_the_docs_write_out_a_key_for_every_form():
+    assert {json.loads(form)["form"] for _, form, _ in KEYS} == {form.value for form in Form}
+
+
+@pytest.mark.parametrize(("config", "form", "key"), KEYS, ids=[key[:8] for _, _, key in KEYS])
+def test_a_written_out_request_key_is_that_of_its_config(config: str, form: str, key: str, tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_text(config)
+    (entry,) = load_config(path).entries
+    assert canonical(entry.request) == json.loads(form)
+    assert hashlib.sha256(form.encode()).hexdigest() == key
+    assert entry.key == key
+
+
+@pytest.mark.parametrize("written", records("manifest"), ids=lambda written: written["folder"][:9])
+def test_a_written_out_manifest_is_one(written: dict[str, Any]):
+    assert written["format"] == FORMAT
+    manifest = from_json(written)
+    assert to_json(manifest) == written
+    form = json.dumps(written["request"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert hashlib.sha256(form.encode()).hexdigest() == written["key"]
+    assert manifest.snapshot == written["snapshot"]
+
+
+def test_written_out_claims_and_pins_are_read_as_they_stand(tmp_path: Path):
+    place = Place(tmp_path, Form.BUCKET)
+    (claims,) = records("claims")
+    (pins,) = records("pins")
+    for name, value in (("claims/docs.json", claims), ("pins.json", pins)):
+        path = place.records / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+    assert {name: asdict(pin) for name, pin in read_pins(place).items()} == pins["pins"]
+    assert all(isinstance(pin, Pin) for pin in read_pins(place).values())
+    found = read_claims(place, "docs")
+    assert found != Claims({})
+    write_claims(place, "again", found)
+    assert json.loads((place.records / "claims" / "again.json").read_text()) == claims
+
+
+def test_the_documented_tree_has_the_folders_of_the_code():
+    tree = re.search(r"```text\n\{root\}/\.truss_cache/\n(.*?)```", ON_DISK, re.DOTALL)
+    assert tree is not None
+    names = {line.split()[0].partition("/")[0] for line in tree[1].splitlines()}
+    said = {line.split()[0].partition("/")[0] for line in (layout.__doc__ or "").splitlines() if line[:4] == "    "}
+    assert names - {"{hub}"} == said
+
+
+def test_each_message_of_the_docs_is_in_the_code():
+    source = "".join(path.read_text() for path in (ROOT / "truss_cache_tasks").rglob("*.py"))
+    rows = re.findall(r"^\| [`(].*", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    assert len(rows) > 25
+    for row in rows:
+        for quoted in re.findall(r"`([^`]+)`", row.split(" | ")[0]):
+            for words in quoted.split("..."):
+                assert words.strip() in source, (words, row)
