@@ -242,8 +242,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, asked: Asked, data: bytes) -> None:
         for at in range(0, len(data), 65536):
+            asked.sent += len(data[at : at + 65536])  # before the write: the client may be done before we go on
             self.wfile.write(data[at : at + 65536])
-            asked.sent += len(data[at : at + 65536])
         self.wfile.flush()
 
 
