@@ -113,6 +113,8 @@ def settle_in(place: Place, held: Iterable[Held]) -> None:
             one.path.unlink(missing_ok=True)
         elif place.form is Form.HUB:
             (place.records / "published" / one.path.name).unlink(missing_ok=True)
+    if place.form is Form.HUB:
+        (place.records / "published" / "links.json").unlink(missing_ok=True)
 
 
 def sweep_partials(place: Place) -> None:
@@ -151,13 +153,14 @@ def last_commit(place: Place) -> int:
         return 0
 
 
-def retire(place: Place, record: FileRecord) -> None:
+def retire(place: Place, record: FileRecord) -> Path:
     """Take a file of a flat layout out of sight, its bytes kept, so that undoing an edit fetches nothing."""
     path = place.root / record.path
     target = _blob_path(place, record.identity, record.xxh3, record.digest)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, target)
     path.unlink(missing_ok=True)  # rename(2) of two links to one file does nothing
+    return target
 
 
 def keep(place: Place, record: FileRecord) -> None:

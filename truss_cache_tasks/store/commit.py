@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from truss_cache_tasks.planning.keys import canonical, request_key
 from truss_cache_tasks.planning.plan import Plan
@@ -76,7 +76,9 @@ def commit(
             return None
         known = read_all(place)
         hidden = _hidden(place, plan, author, known)
-        links.hide(place, links.in_the_way(hidden, plan))
+        first = links.in_the_way(hidden, plan)
+        moved = links.hide(place, first)
+        held = {name: replace(one, path=moved.get(one.path, one.path)) for name, one in held.items()}
         files = links.expose(place, plan, held, known)
         key = request_key(plan.request)
         manifest = Manifest(key, canonical(plan.request), plan.revision, plan.folder, files)
@@ -85,7 +87,7 @@ def commit(
         if moving and (pin is None or pin.commit != plan.revision or (author.resolved and pin.run != author.run)):
             claims.write_pin(place, moving, Pin(plan.revision, author.entry, author.run))
         _claim(place, manifest, author)
-        links.hide(place, hidden)
+        links.hide(place, [record for record in hidden if record not in first])
         blobs.settle_in(place, held.values())
         blobs.sweep_partials(place)
         return manifest

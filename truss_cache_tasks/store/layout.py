@@ -4,7 +4,9 @@
     manifests/{key}.json        one a request; {key}.{snapshot:12}.json was superseded and waits for `clean`
     claims/{project}.json       who uses which manifest
     pins.json                   the commit that each moving revision stands for
-    published/{etag}            hub form: a blob of ours that no manifest lists yet (same mtime as the blob)
+    published/                  hub form: what is ours and no manifest lists yet, so that a kill makes it nobody else's
+        {etag}                  a blob, with the mtime that the blob has
+        links.json              links of the snapshots
     blobs/{id}.{xxh3}           whole files that are not visible: verified and not yet committed, or retired
     partials/{id}.{token}       files on their way; nobody's once their writer is dead
     locks/                      flock(2) files, empty

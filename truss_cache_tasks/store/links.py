@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterable, Mapping
@@ -10,10 +11,10 @@ from pathlib import Path
 
 from truss_cache_tasks.planning.keys import request_key
 from truss_cache_tasks.planning.plan import Plan, PlannedFile
-from truss_cache_tasks.planning.records import FileRecord, Manifest
+from truss_cache_tasks.planning.records import FORMAT, FileRecord, Manifest
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.blobs import Held, is_as_recorded, keep, retire
-from truss_cache_tasks.store.disk import disk_errors, place_file, remove_empty_parents
+from truss_cache_tasks.store.disk import disk_errors, place_file, remove_empty_parents, write_json
 from truss_cache_tasks.store.layout import Place, is_commit
 
 
@@ -27,7 +28,9 @@ def expose(place: Place, plan: Plan, held: Mapping[str, Held], known: Iterable[M
     known = tuple(known)
     ours = {record.path for manifest in known for record in manifest.files if record.made_link}
     key = request_key(plan.request)
-    if place.form is not Form.HUB:
+    if place.form is Form.HUB:
+        ours |= _intend(place, plan)
+    else:
         _keep_replaced(place, plan, held, (record for m in known if m.key != key for record in m.files))
     records = []
     with disk_errors(f"cannot write below {place.root}"):
@@ -53,6 +56,17 @@ def expose(place: Place, plan: Plan, held: Mapping[str, Held], known: Iterable[M
         if place.form is Form.HUB:
             point_ref(place, plan.request.revision, plan.revision)
     return tuple(sorted(records, key=lambda record: record.path))
+
+
+def _intend(place: Place, plan: Plan) -> set[str]:
+    """Note the links that are about to be made, until a manifest lists them; return those of a run that was killed."""
+    note = place.records / "published" / "links.json"
+    left: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        left = set(json.loads(note.read_bytes())["paths"])
+    if coming := {p.path for p in plan.files if not os.path.lexists(place.root / p.path)} - left:
+        write_json(note, {"format": FORMAT, "paths": sorted(coming | left)})
+    return left
 
 
 def _link(place: Place, planned: PlannedFile, held: Held) -> bool:
@@ -111,22 +125,28 @@ def read_ref(place: Place, revision: str) -> str:
         return ""
 
 
-def hide(place: Place, records: Iterable[FileRecord]) -> None:
-    """Take these paths out of sight. The bytes stay: as blobs of the hub, or retired into our own folder."""
+def hide(place: Place, records: Iterable[FileRecord]) -> dict[Path, Path]:
+    """Take these paths out of sight. The bytes stay: as blobs of the hub, or retired into our own folder.
+
+    Returns:
+        Where plain files went: path before -> path now.
+    """
+    moved: dict[Path, Path] = {}
     gone = False
     for record in records:
         path = place.root / record.path
-        if not record.made_link or not os.path.lexists(path):
+        if not record.made_link or not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
             continue
         with disk_errors(f"cannot remove {path}"):
             if place.form is Form.HUB:
                 path.unlink()
             else:
-                retire(place, record)
+                moved[path] = retire(place, record)
             remove_empty_parents(path, top(place))
             gone = True
     if gone and place.form is Form.HUB:
         remove_dangling_refs(place)
+    return moved
 
 
 def top(place: Place) -> Path:
