@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import queue
 import sys
 import threading
-import traceback
+from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
-from truss_cache_tasks.config.settings import VARIABLES, read_settings
-from truss_cache_tasks.errors import CacheTaskError, ConfigError
+from truss_cache_tasks.config.settings import VARIABLES
+from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped
 from truss_cache_tasks.fetch import Target
 from truss_cache_tasks.planning.records import FORMAT
 from truss_cache_tasks.plugin import display, inspect, signals
@@ -33,6 +31,12 @@ COMMANDS = {
     "help": "`help env` lists our environment variables",
 }
 
+_BELONGS = {"always": "run", "dry_run": "clean", "check": "why"}  # `truss-cache -n` must not fetch
+_EPILOG = """\
+exit status: 0 done; 1 an entry failed, the others were fetched; 2 internal error;
+3 the config or the command line is wrong, or a clean is incomplete;
+130, 143 stopped by SIGINT, SIGTERM: run it again for the rest"""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -43,7 +47,13 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status of DESIGN section 4."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    for given, command in _BELONGS.items():
+        if getattr(options, given) and options.command != command:
+            parser.error(f"--{given.replace('_', '-')} belongs to `{command}`, not to `{options.command}`")
+    if options.names and options.command == "key":
+        parser.error("`key` is for the whole config: it takes no entries")
     try:
         return _dispatch(options)
     except ConfigError as error:
@@ -56,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as exc:
-        _internal(exc)
+        display.say(display.internal(exc))
         return INTERNAL
 
 
@@ -64,11 +74,13 @@ def _parser() -> _Parser:
     about = "\n".join(f"  {name:8}{what}" for name, what in COMMANDS.items())
     parser = _Parser(
         prog="truss-cache",
+        usage="%(prog)s [COMMAND] [-f CONFIG] [-a | -n | --check] [ENTRY ...]",
         description="Fetch the weights of a Truss's model_cache entries, once, verified.\n\ncommands:\n" + about,
-        epilog="exit status: 0 done; 1 an entry failed; 2 internal error; 3 config or command line; 130, 143 stopped",
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("command", nargs="?", default="run", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("command", nargs="?", default="run", choices=COMMANDS, metavar="COMMAND", help="default: run")
     parser.add_argument("names", nargs="*", metavar="ENTRY", help="entries by name; default: all")
     parser.add_argument("-f", "--config", help="config.yaml, or the folder that holds it")
     parser.add_argument("-a", "--always", action="store_true", help="run: hash and resolve everything again")
@@ -83,6 +95,7 @@ def _dispatch(options: argparse.Namespace) -> int:
     workspace = open_workspace(options.config)
     targets = _chosen(workspace, options.names)
     labelled = [(target.name, workspace, target) for target in targets]
+    workspace.warn()
     match options.command:
         case "run":
             return _run(workspace, targets, always=options.always)
@@ -109,21 +122,27 @@ def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Target]:
 def _run(workspace: Workspace, targets: Sequence[Target], *, always: bool) -> int:
     signals.install()
     stale = [target for target in targets if not workspace.judge(target).fresh or always]
-    if not targets:
-        display.warn_once((f"{workspace.path.name}: no model_cache entries, nothing to fetch",))
-    work: queue.SimpleQueue[Target] = queue.SimpleQueue()
-    for target in stale:
-        work.put(target)
-    statuses: list[int] = []
+    failed = _fetch_all(workspace, stale) if stale else {}
+    if fresh := len(targets) - len(stale):
+        display.say(f"{in_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")
+    if failed:
+        display.say(f"{in_entries(len(failed))} of {len(targets)} failed: {', '.join(failed)}")
+    return max(failed.values(), default=DONE)
+
+
+def _fetch_all(workspace: Workspace, stale: Sequence[Target]) -> dict[str, int]:
+    """Fetch these entries side by side; return the status of each that failed, by name."""
+    work = deque(stale)
+    failed: dict[str, int] = {}
 
     def worker() -> None:
         while not signals.stopped():
             try:
-                target = work.get_nowait()
-            except queue.Empty:
+                target = work.popleft()
+            except IndexError:
                 return
-            force = always and workspace.verdicts[target.name].fresh
-            statuses.append(_fetch_one(target, workspace.run, force=force))
+            if status := _fetch_one(target, workspace.run, force=workspace.verdicts[target.name].fresh):
+                failed[target.name] = status
 
     threads = [threading.Thread(target=worker, daemon=True) for _ in range(min(_SIDE_BY_SIDE, len(stale)))]
     try:
@@ -135,33 +154,35 @@ def _run(workspace: Workspace, targets: Sequence[Target], *, always: bool) -> in
         for thread in threads:
             thread.join(1.0)  # they let go of their temporaries and locks
         raise
-    fresh = len(targets) - len(stale)
-    if fresh:
-        display.say(f"{fresh} of {len(targets)} entries fresh, nothing to do for them")
-    return max(statuses, default=DONE)
+    return failed
 
 
 def _fetch_one(target: Target, run_id: str, *, force: bool) -> int:
     try:
         fetch_with_display(target, run_id, target.name, force=force)
+    except Stopped:
+        return FAILED  # the signal's handler said it
     except CacheTaskError as error:
         display.say(f"{target.name}: {display.worded(error)}")
         return FAILED
     except Exception as exc:
-        _internal(exc)
+        display.say(f"{target.name}: {display.internal(exc)}")
         return INTERNAL
     return DONE
 
 
 def _clean(workspace: Workspace, names: Sequence[str] | None, *, dry: bool) -> int:
+    signals.install()
     done = workspace.clean(names, dry=dry)
-    verb = "would remove" if dry else "removed"
-    sys.stdout.write(f"{verb} {display.in_files(done.files)}, {done.size:,} bytes\n")
-    for line in done.kept:
-        sys.stdout.write(f"kept {line}\n")
-    for line in done.left:
-        display.say(f"could not remove {line}")
+    sys.stdout.writelines(f"{line}\n" for line in display.removed(done.files, done.size, done.kept, dry=dry))
+    if done.left:
+        display.say(display.left_over(done.left))
     return MISUSED if done.left else DONE
+
+
+def in_entries(count: int) -> str:
+    """Return `1 entry`, `2 entries`."""
+    return f"{count:,} {'entry' if count == 1 else 'entries'}"
 
 
 def cache_key(workspace: Workspace) -> str:
@@ -175,16 +196,5 @@ def _help(names: Sequence[str]) -> int:
         _parser().print_help()
         return DONE if not names else MISUSED
     for variable in VARIABLES:
-        sys.stdout.write(f"{variable.name}\n    {variable.meaning} [{variable.default}]\n")
+        sys.stdout.write(f"{variable.name}\n    {variable.meaning}\n    default: {variable.default}\n")
     return DONE
-
-
-def _internal(exc: Exception) -> None:
-    try:
-        debug = read_settings(os.environ, Path.cwd()).debug
-    except ConfigError:
-        debug = False
-    if not debug:
-        display.say(f"internal error: {type(exc).__name__} (TRUSS_CACHE_DEBUG=1 shows where)")
-    else:
-        traceback.print_exc(file=sys.__stderr__)

@@ -7,7 +7,9 @@ from typing import Any
 from doit.cmd_base import DoitCmdBase, check_tasks_exist
 
 from truss_cache_tasks.plugin import inspect
-from truss_cache_tasks.plugin.tasks import FetchAction, workspace_of
+from truss_cache_tasks.plugin.actions import FetchAction
+from truss_cache_tasks.plugin.judging import GroupJudgement
+from truss_cache_tasks.plugin.tasks import workspace_of
 from truss_cache_tasks.plugin.workspace import Workspace
 
 
@@ -21,6 +23,10 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
         tasks = {task.name: task for task in self.task_list}
         check_tasks_exist(tasks, names)
         wanted = {name for name in names} | {sub for name in names for sub in tasks[name].task_dep}
+        for task in self.task_list:
+            for judgement, *_ in task.uptodate:
+                if isinstance(judgement, GroupJudgement):
+                    judgement.workspace.warn()
         return [
             (task.name, workspace_of(task), action.target)
             for task in self.task_list

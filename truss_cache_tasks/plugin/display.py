@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from truss_cache_tasks.errors import CacheTaskError
+from truss_cache_tasks.config.settings import read_settings
+from truss_cache_tasks.errors import CacheTaskError, ConfigError
 from truss_cache_tasks.fetch import Outcome
 from truss_cache_tasks.planning.listing import RemoteFile
 
@@ -42,6 +45,32 @@ def worded(error: CacheTaskError) -> str:
     return f"{error}\nhint: {error.hint}" if error.hint else str(error)
 
 
+def internal(exc: Exception) -> str:
+    """Return one line about a mistake of ours; with TRUSS_CACHE_DEBUG=1 its traceback goes to stderr too."""
+    try:
+        debug = read_settings(os.environ, Path.cwd()).debug
+    except ConfigError:
+        debug = False
+    if debug:
+        import traceback
+
+        say("".join(traceback.format_exception(exc)).rstrip())
+    return f"internal error: {type(exc).__name__}" + ("" if debug else " (TRUSS_CACHE_DEBUG=1 shows where)")
+
+
+def removed(files: int, size: int, kept: Iterable[str], *, dry: bool) -> list[str]:
+    """Return the lines about what a clean removed, or would remove, and what it kept and why."""
+    verb = "would remove" if dry else "removed"
+    first = f"{verb} {files:,} path{'' if files == 1 else 's'}, {size:,} bytes" if files else "nothing to remove"
+    return [first, *(f"kept {line}" for line in kept)]
+
+
+def left_over(left: Sequence[str]) -> str:
+    """Return the lines about what a clean could not remove, and the remedy."""
+    what = "\n".join(f"  {line}" for line in left)
+    return f"the clean is incomplete, could not remove:\n{what}\nhint: Remove the cause, then clean again."
+
+
 def in_bytes(size: float) -> str:
     """Return a size in units of 1000, as disks and networks are sold.
 
@@ -70,9 +99,9 @@ class EntryDisplay:
         self._over = threading.Event()
         self._count = threading.Lock()
 
-    def start(self, why: str) -> None:
-        """Say that the entry is being fetched, and why; then a line every 10 s."""
-        self.say(f"fetching ({why})")
+    def start(self, what: str, why: str) -> None:
+        """Say what is done to the entry, and why; then a line every 10 s."""
+        self.say(f"{what} ({why})")
         threading.Thread(target=self._tick, name="truss-cache-display", daemon=True).start()
 
     def say(self, line: str) -> None:

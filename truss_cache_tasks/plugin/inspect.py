@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterable
 
-from truss_cache_tasks.fetch import Target, current_manifest, forecast
+from truss_cache_tasks.fetch import Forecast, Target, current_manifest, forecast
 from truss_cache_tasks.plugin import display, signals
 from truss_cache_tasks.plugin.workspace import Workspace
 from truss_cache_tasks.store.verify import bad_files
 
 Chosen = Iterable[tuple[str, Workspace, Target]]  # (the name people know it by, ...)
+Write = Callable[[str], object]
 
 
-def why(chosen: Chosen, write: Callable[[str], object], *, check: bool) -> int:
-    """Write one line an entry: fresh, or which input changed and what a run would fetch.
+def why(chosen: Chosen, write: Write, *, check: bool) -> int:
+    """Write of each entry that it is fresh; or that it is stale, a line for each reason, and what a run would do.
 
     Returns:
         1 with `check` if a run would ask a server for any entry, else 0.
@@ -22,32 +26,39 @@ def why(chosen: Chosen, write: Callable[[str], object], *, check: bool) -> int:
     asking = False
     for label, workspace, target in chosen:
         verdict = workspace.judge(target)
+        if verdict.fresh:
+            write(f"{label}: fresh\n")
+            continue
         seen = forecast(target, verdict, hashing=check, stopped=signals.stopped)
         asking = asking or seen.asks
-        line = f"{label}: {verdict}"
-        if not verdict.fresh:
-            line += f" -> {_would(seen.asks, seen.size)}"
-        write(line + "\n")
+        write(f"{label}: stale\n")
+        for line in (*verdict.reasons, f"-> {_would(seen)}"):
+            write(_wrapped(line) + "\n")
     return int(check and asking)
 
 
-def _would(asks: bool, size: int | None) -> str:
-    if not asks:
+def _would(seen: Forecast) -> str:
+    if not seen.asks:
         return "a run puts it right and asks no server"
-    if size is None:
+    if seen.size is None:
         return "a run lists it and fetches what is missing"
-    return (
-        f"a run fetches {display.in_bytes(size)}"
-        if size
-        else "a run hashes or asks, and fetches no bytes if all is well"
-    )
+    if not seen.size:
+        return "a run hashes or asks, and fetches no bytes if all is well"
+    return f"a run fetches {display.in_bytes(seen.size)}"
 
 
-def verify(chosen: Chosen, write: Callable[[str], object]) -> int:
+def _wrapped(line: str) -> str:
+    """Indent a line; wrapped on a terminal alone, so that a pipe gets each reason on one line."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    return textwrap.fill(line, max(width, 40), initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+
+
+def verify(chosen: Chosen, write: Write) -> int:
     """Re-hash everything on disk against the manifests; name each bad file. Returns 1 if any is bad, else 0."""
     signals.install()
     bad = False
-    for label, _, target in chosen:
+    for label, workspace, target in chosen:
+        workspace.warn()
         manifest = current_manifest(target)
         if manifest is None:
             write(f"{label}: not fetched\n")
@@ -56,11 +67,11 @@ def verify(chosen: Chosen, write: Callable[[str], object]) -> int:
         lines = bad_files(target.place, manifest, signals.stopped)
         bad = bad or bool(lines)
         unverified = sum(not file.digest for file in manifest.files)
-        note = f", {unverified} of them unverified by their store" if unverified else ""
-        state = f"{len(lines)} bad of " if lines else "good, "
+        note = f", {unverified:,} unverified by the store" if unverified else ""
+        state = f"{len(lines):,} bad of " if lines else "good, "
         write(f"{label}: {state}{display.in_files(len(manifest.files))}, {display.in_bytes(manifest.size)}{note}\n")
         for line in lines:
-            write(f"  {line}\n")
+            write(_wrapped(line) + "\n")
     if bad:
         display.say("hint: run `doit cache_weights` (or `truss-cache`): it fetches what is bad or missing.")
     return int(bad)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -11,6 +14,7 @@ from truss_cache_tasks import transfer
 
 _state = {"stopped": False}
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
+_SAID = b"stopped: what is complete is kept, run it again for the rest\n"
 
 
 class Interrupted(SystemExit):
@@ -45,10 +49,19 @@ class _Handler:
         self._before = before if callable(before) and before is not signal.default_int_handler else None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        _state["stopped"] = True
+        first, _state["stopped"] = not _state["stopped"], True
         transfer.stop()
         try:
+            if first and not _is_child():
+                with contextlib.suppress(OSError):  # past Python's buffers: the signal may have come in a print
+                    os.write(2, _SAID)
             if self._before is not None:
                 self._before(number, frame)
         finally:
             raise Interrupted(128 + number)
+
+
+def _is_child() -> bool:
+    """Whether this is a child of `-P process`, whose parent speaks for it."""
+    module = sys.modules.get("multiprocessing.process")
+    return module is not None and module.parent_process() is not None

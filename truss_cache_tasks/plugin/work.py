@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from truss_cache_tasks.fetch import Outcome, Run, Target, fetch, judge_target
+from truss_cache_tasks.planning.freshness import Need, Verdict
 from truss_cache_tasks.plugin import signals
 from truss_cache_tasks.plugin.display import EntryDisplay
 
@@ -12,10 +13,14 @@ def fetch_with_display(target: Target, run_id: str, label: str, *, force: bool) 
     signals.install()
     shown = EntryDisplay(label)
     run = Run(run_id, shown.say, shown.report, signals.stopped)
-    shown.start("forced: everything is hashed again" if force else str(judge_target(target)))
+    shown.start(*("checking", "forced: everything is hashed again") if force else _why(judge_target(target)))
     outcome: Outcome | None = None
     try:
         outcome = fetch(target, run, force=force)
     finally:
         shown.end(outcome)
     return outcome
+
+
+def _why(verdict: Verdict) -> tuple[str, str]:
+    return ("fetching" if verdict.need is Need.FETCH else "checking"), str(verdict)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
+from truss_cache_tasks.errors import CacheTaskError
 from truss_cache_tasks.fetch import Target, judge_target, make_target, project_entries
-from truss_cache_tasks.planning.freshness import Verdict
+from truss_cache_tasks.planning.freshness import Need, Verdict
 from truss_cache_tasks.planning.records import Project
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.plugin import display
-from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store.claims import read_pins
+from truss_cache_tasks.store.layout import Place, pin_name
 from truss_cache_tasks.store.remove import Cleaned, clean, roots_of
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
@@ -37,17 +38,34 @@ class Workspace:
     targets: tuple[Target, ...]
     project: Project
     warnings: tuple[str, ...]
-    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+    run: str = field(default_factory=lambda: os.urandom(16).hex())
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     cleaned: Cleaned = field(default_factory=Cleaned)
 
-    def judge(self, target: Target) -> Verdict:
-        """Judge an entry and remember the verdict; the config's warnings are said first."""
+    def warn(self) -> None:
+        """Say the config's warnings, once a process."""
         display.warn_once(self.warnings)
         if not self.targets:
-            display.warn_once((f"{self.path.name}: no model_cache entries: nothing to fetch",))
-        self.verdicts[target.name] = judge_target(target)
-        return self.verdicts[target.name]
+            display.warn_once((f"{self.path.name}: no model_cache entries, nothing to fetch",))
+
+    def judge(self, target: Target) -> Verdict:
+        """Judge an entry and remember the verdict. One that cannot be judged is stale; its run meets the error anew."""
+        self.warn()
+        try:
+            verdict = judge_target(target)
+        except CacheTaskError as error:
+            verdict = Verdict(Need.FETCH, (str(error),))
+        self.verdicts[target.name] = verdict
+        return verdict
+
+    def is_forced(self, target: Target) -> bool:
+        """Whether `doit run -a` runs this entry too, though it is stale now: an entry that we had judged fresh, so that
+        only force made it run, has moved their common pin in this very run."""
+        moving = pin_name(target.entry.request)
+        pin = read_pins(target.place).get(moving) if moving else None
+        if pin is None or pin.run != self.run or pin.by == target.name:
+            return False
+        return pin.by in self.verdicts and self.verdicts[pin.by].fresh
 
     def verdict(self, target: Target) -> Verdict:
         """Return the verdict of this process, judging only what was not judged."""

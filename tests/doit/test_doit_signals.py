@@ -1,0 +1,172 @@
+"""SIGINT and SIGTERM while bytes are on their way: what was published stays, nothing is left running, no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+from servers.hub import Hub
+from servers.tools import wait_until
+from trusses import BIN, Truss
+
+DOIT = [sys.executable, "-m", "doit", "run"]
+ALL_AT_ONCE = {
+    "thread": (["-n", "3", "-P", "thread"], None),
+    "fork": (["-n", "3", "-P", "process"], "fork"),
+    "spawn": (["-n", "3", "-P", "process"], "spawn"),
+    "forkserver": (["-n", "3", "-P", "process"], "forkserver"),
+}
+DODO = """
+import multiprocessing, os, signal
+
+if {method!r}:
+    multiprocessing.set_start_method({method!r})
+
+def mine(number, frame):
+    with open("handled.txt", "a") as out:
+        out.write(f"{{os.getpid()}} {{number}}\\n")
+
+def set_mine():
+    signal.signal(signal.SIGINT, mine)
+    signal.signal(signal.SIGTERM, mine)
+
+if {handlers}:
+    set_mine()
+from truss_cache_tasks import task_cache_weights
+"""
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@pytest.fixture
+def stalling(truss: Truss, hub: Hub) -> Truss:
+    """One entry that arrives, and one whose second half never does."""
+    hub.create("org/first").commit({"first.bin": b"1" * 20_000})
+    hub.create("org/last").commit({"a.bin": b"a" * 20_000, "z.bin": b"z" * 2_000_000})
+    hub.fail("z.bin", "stall", host="cdn")
+    truss.config("model_cache:\n  - repo_id: org/first\n  - repo_id: org/last\n")
+    return truss
+
+
+def interrupt(truss: Truss, hub: Hub, command: list[str], number: signal.Signals, *, group: bool) -> tuple[int, str]:
+    """Start `command`, send `number` once everything but the stalled file is published; return exit status and text.
+
+    Args:
+        group: to all processes, as a terminal's Ctrl-C does; else to the first alone, as a supervisor does.
+    """
+    first = truss.hub_cache / "models--org--first" / ".truss_cache" / "manifests"
+    last = truss.hub_cache / "models--org--last"
+    child = truss.start(command)
+
+    def in_flight() -> bool:
+        blobs = [path for path in (last / "blobs").iterdir() if len(path.name) in (40, 64)]
+        return any(first.glob("*.json")) and len(blobs) == 1 and bool(hub.asked("GET", "/z.bin"))
+
+    try:
+        wait_until(in_flight, "the transfer", alive=lambda: child.poll() is None)
+        (os.killpg if group else os.kill)(child.pid, number)
+        out, err = child.communicate(timeout=60)
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+    assert gone(child), "a child is left"
+    return child.returncode, out + err
+
+
+def gone(child: subprocess.Popen[str]) -> bool:
+    """Whether no process of the child's group is left; multiprocessing's own trackers end a moment after it."""
+
+    def no_group() -> bool:
+        try:
+            os.killpg(child.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    wait_until(no_group, "the end of the process group", alive=lambda: True, timeout_s=20)
+    return no_group()
+
+
+def check_rest(truss: Truss, hub: Hub, run: Callable[[], object]) -> None:
+    """A rerun fetches only what had not arrived."""
+    hub.requests.clear()
+    run()
+    fetched = [r.path.rsplit("/", 1)[-1] for r in hub.requests if r.host == "cdn"]
+    assert fetched == ["z.bin"]
+    assert truss.cli("verify").code == 0
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+@pytest.mark.parametrize("mode", ["sequential", *ALL_AT_ONCE, "truss-cache"])
+def test_a_signal_ends_a_run_and_loses_nothing_that_was_published(
+    stalling: Truss, hub: Hub, mode: str, number: signal.Signals
+) -> None:
+    how, method = ALL_AT_ONCE.get(mode, ([], None))
+    command = [str(BIN / "truss-cache")] if mode == "truss-cache" else [*DOIT, *how]
+    stalling.dodo(DODO.format(method=method, handlers=False))
+    code, text = interrupt(stalling, hub, command, number, group=number is signal.SIGINT)
+    assert code == CODES[number], text
+    assert "Traceback" not in text
+    assert "Error" not in text
+    assert text.count("stopped: what is complete is kept") == 1
+
+    def rerun() -> None:
+        done = stalling.doit() if mode != "truss-cache" else stalling.cli()
+        assert done.code == 0, done.text
+
+    check_rest(stalling, hub, rerun)
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+@pytest.mark.parametrize("mode", ["sequential", *ALL_AT_ONCE])
+def test_a_handler_that_dodo_set_is_called_too(stalling: Truss, hub: Hub, mode: str, number: signal.Signals) -> None:
+    how, method = ALL_AT_ONCE.get(mode, ([], None))
+    stalling.dodo(DODO.format(method=method, handlers=True))
+    code, text = interrupt(stalling, hub, [*DOIT, *how], number, group=False)
+    assert code == CODES[number], text
+    assert "Traceback" not in text
+    handled = (stalling.folder / "handled.txt").read_text().splitlines()
+    assert [line.split()[1] for line in handled].count(str(int(number))) >= 1
+
+
+def test_a_signal_while_another_process_holds_the_lock_ends_the_wait(stalling: Truss, hub: Hub) -> None:
+    """Two runs want the same file; the one that waits for the other can be stopped."""
+    holder = stalling.start([str(BIN / "truss-cache")])
+    try:
+        wait_until(lambda: bool(hub.asked("GET", "/z.bin")), "the transfer", alive=lambda: holder.poll() is None)
+        waiting = stalling.start([str(BIN / "truss-cache")])
+        told = threading.Event()
+        lines: list[str] = []
+
+        def read() -> None:
+            assert waiting.stderr is not None
+            for line in waiting.stderr:
+                lines.append(line)
+                if line.startswith("org/last: "):
+                    told.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert told.wait(60)
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(60) == 143
+        reader.join()
+        assert waiting.stdout is not None
+        assert waiting.stderr is not None
+        waiting.stdout.close()
+        waiting.stderr.close()
+        assert "Traceback" not in "".join(lines)
+        hub.released.set()
+        out, err = holder.communicate(timeout=60)
+        assert holder.returncode == 0, out + err
+    finally:
+        for child in (holder, waiting):
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+    assert len(hub.asked("GET", "/z.bin")) <= 3, "one fetch: the Hub's redirect, and the CDN"

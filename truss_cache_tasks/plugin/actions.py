@@ -1,0 +1,101 @@
+"""What our tasks do: fetch an entry, say that the config is broken, invalidate weights."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from doit.action import BaseAction, PythonAction
+from doit.exceptions import InvalidTask, TaskError, TaskFailed
+
+from truss_cache_tasks.errors import CacheTaskError, ConfigError
+from truss_cache_tasks.fetch import Target
+from truss_cache_tasks.plugin import display, signals
+from truss_cache_tasks.plugin.judging import META, result_of, values_of
+from truss_cache_tasks.plugin.work import fetch_with_display
+from truss_cache_tasks.plugin.workspace import Workspace
+
+
+class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
+    """An entry's action. Not a PythonAction, which swaps sys.stdout; picklable, for `-P process` under spawn."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.task: Any = None
+        self.out = None
+        self.err = None
+        self.result: dict[str, str] | None = None
+        self.values: dict[str, str] = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        signals.install()  # a child that was spawned has it from here on, not only from its first action
+
+    def execute(self, out: Any = None, err: Any = None) -> TaskFailed | TaskError | None:
+        """Make the entry fresh; a task that runs although it was judged fresh was forced (`doit run -a`)."""
+        meta = self.task.meta[META]
+        try:
+            outcome = fetch_with_display(self.target, meta["run"], self.task.name, force=meta.get("force", False))
+        except CacheTaskError as error:
+            return TaskFailed(f"{self.target.name}: {display.worded(error)}")
+        except Exception as exc:
+            return TaskError(f"{self.target.name}: {display.internal(exc)}")
+        self.values = values_of(self.target, outcome.manifest)
+        self.result = result_of(outcome.manifest)
+        return None
+
+    def __str__(self) -> str:
+        return f"fetch {self.target.entry.request.source}"
+
+    def __repr__(self) -> str:
+        return f"<FetchAction {self}>"
+
+
+class Fail(BaseAction):  # type: ignore[misc]
+    """The action of a config that could not be read (`defer_errors=True`)."""
+
+    def __init__(self, error: ConfigError) -> None:
+        self.error = error
+        self.task = self.out = self.err = self.result = None
+        self.values: dict[str, str] = {}
+
+    def execute(self, out: Any = None, err: Any = None) -> TaskFailed:
+        """Fail with the config's error."""
+        return TaskFailed(display.worded(self.error))
+
+    def __str__(self) -> str:
+        return "read the config"
+
+
+class Clean(PythonAction):  # type: ignore[misc]
+    """Invalidate one entry, or with the group the whole config. A PythonAction, so that doit passes `dryrun`."""
+
+    def __init__(self, workspace: Workspace, name: str | None) -> None:
+        super().__init__(self._clean)
+        self.workspace = workspace
+        self.name = name
+
+    def _clean(self, dryrun: bool) -> None:
+        raise NotImplementedError("execute() does it")  # doit looks at this signature only
+
+    def execute(self, out: Any = None, err: Any = None) -> None:
+        """Clean; what could not be removed is named, and makes doit exit with 3 (no other failure of a clean does)."""
+        signals.install()
+        done = self.workspace.cleaned
+        size, files, kept = done.size, done.files, len(done.kept)
+        dry = bool(self.kwargs.get("dryrun"))
+        try:
+            self.workspace.clean(None if self.name is None else [self.name], dry=dry)
+        except CacheTaskError as error:
+            raise InvalidTask(display.worded(error)) from None
+        except Exception as exc:
+            raise InvalidTask(display.internal(exc)) from None
+        lines = display.removed(done.files - files, done.size - size, done.kept[kept:], dry=dry)
+        if done.files > files or self.name is None:
+            (out or sys.stdout).writelines(f"  {line}\n" for line in lines)
+        if done.left:
+            left, done.left = done.left, []
+            raise InvalidTask(display.left_over(left))
+
+    def __str__(self) -> str:
+        return "invalidate the weights of the whole config" if self.name is None else f"invalidate {self.name}"

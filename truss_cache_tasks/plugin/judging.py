@@ -1,0 +1,85 @@
+"""`uptodate` of our tasks: claim and manifest on disk say it, doit's database is only put right."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from doit.dependency import UptodateCalculator
+
+from truss_cache_tasks.fetch import Target, current_manifest
+from truss_cache_tasks.planning.records import Manifest
+from truss_cache_tasks.plugin import signals
+from truss_cache_tasks.plugin.workspace import Workspace
+
+META = "truss_cache"  # the key of our part of a task's meta, which doit carries to its child processes
+
+
+def values_of(target: Target, manifest: Manifest) -> dict[str, str]:
+    """Return what other tasks get from an entry: `path`, `revision`, `snapshot_key`."""
+    path = target.place.root / manifest.folder
+    return {"path": str(path), "revision": manifest.revision, "snapshot_key": manifest.snapshot}
+
+
+def result_of(manifest: Manifest) -> dict[str, str]:
+    """Return an entry's result. A dict: doit stores a str as md5 after a run, and as it is when a record is healed."""
+    return {"snapshot_key": manifest.snapshot}
+
+
+class Judgement(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
+    """An entry's `uptodate`."""
+
+    # what doit would find by inspect, at a tenth of the cost
+    __signature__ = inspect.Signature(
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("task", "values")]
+    )
+
+    def __init__(self, target: Target, workspace: Workspace) -> None:
+        super().__init__()
+        self.target = target
+        self.workspace = workspace
+        self._manager: Any = None
+
+    def setup(self, dep_manager: Any, tasks_dict: Any) -> None:
+        """Remember doit's database, which it hands over before each call."""
+        super().setup(dep_manager, tasks_dict)
+        self._manager = dep_manager
+
+    def __call__(self, task: Any, values: dict[str, Any]) -> bool:
+        """Judge the entry; doit calls this in its main process, for every command that shows or needs a status."""
+        signals.install()
+        verdict = self.workspace.judge(self.target)
+        task.meta[META]["force"] = verdict.fresh or self.workspace.is_forced(self.target)
+        if verdict.fresh:
+            self._heal(task, values)
+        return verdict.fresh
+
+    def _heal(self, task: Any, values: dict[str, Any]) -> None:
+        """Replace what a deleted or foreign .doit.db says, so that getargs and result_dep are right."""
+        manifest = current_manifest(self.target)
+        if manifest is None or self._manager is None:
+            return
+        truth = values_of(self.target, manifest)
+        if values != truth or self._manager.get_result(task.name) != result_of(manifest):
+            task.values = truth
+            self._manager.save_success(task, result_hash=result_of(manifest))
+
+    def __repr__(self) -> str:
+        verdict = self.workspace.verdicts.get(self.target.name)
+        return f"weights: {verdict if verdict is not None else 'not judged'}"
+
+
+class GroupJudgement:
+    """The group's `uptodate`: all its entries are fresh."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def __call__(self) -> bool:
+        """Answer from the verdicts of this process; judge only what was not."""
+        self.workspace.warn()
+        return all([self.workspace.verdict(target).fresh for target in self.workspace.targets])
+
+    def __repr__(self) -> str:
+        stale = [t.name for t in self.workspace.targets if not self.workspace.verdict(t).fresh]
+        return f"weights: {', '.join(stale)} not fresh" if stale else "weights: fresh"
