@@ -230,6 +230,8 @@ class Watched:
 def watched(server: S3Server, *, denied: str | None = None) -> Iterator[Watched]:
     """Run a proxy before `server` that notes each GET and HEAD, and answers 403 to those with `denied` in them.
 
+    The refusal quotes the access key that it got, as no server should.
+
     The Host header is passed on as it came, so that signatures stay right.
     """
     seen = Watched()
@@ -241,7 +243,8 @@ def watched(server: S3Server, *, denied: str | None = None) -> Iterator[Watched]
         def do_GET(self) -> None:
             seen.asked.append((self.command, self.path))
             if denied is not None and denied in self.path:
-                self._answer(403, b"<Error><Code>AccessDenied</Code></Error>", {"Content-Type": "application/xml"})
+                text = f"<Error><Code>AccessDenied</Code><Message>{self.headers['Authorization']}</Message></Error>"
+                self._answer(403, text.encode(), {"Content-Type": "application/xml"})
                 return
             connection = http.client.HTTPConnection(behind, timeout=20)
             with contextlib.closing(connection):

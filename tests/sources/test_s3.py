@@ -419,6 +419,13 @@ def test_who_may_list_and_not_read_misses_getobject(store: Place):
         source.locate(file)
 
 
+def test_a_server_that_quotes_the_key_is_not_quoted(on_seaweed: Place):
+    with watched(on_seaweed.server, denied="list-type") as seen, pytest.raises(AccessDenied) as caught:
+        through(seen, on_seaweed).listing()
+    assert on_seaweed.keys
+    assert on_seaweed.keys.access not in said(caught.value)
+
+
 def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place):
     on_seaweed.put("a.bin", b"a")
     with pytest.raises(AccessDenied, match="no credential was found") as caught:
