@@ -27,7 +27,7 @@ from truss_cache_tasks.store.evidence import gather
 from truss_cache_tasks.store.layout import Place, blob_id, hub_place, pin_name, place_of
 from truss_cache_tasks.store.locks import locked, try_lock
 from truss_cache_tasks.store.manifest import Unreadable, read_manifest
-from truss_cache_tasks.store.neighbours import Neighbours, contested, neighbours, settle
+from truss_cache_tasks.store.neighbours import Neighbours, contested, neighbours, settle, superseded
 from truss_cache_tasks.store.remove import forget_hollow
 
 BEHIND = "+hub"  # suffix of the claim that an entry with plain files has on the hub cache behind them
@@ -176,6 +176,8 @@ def forecast(target: Target, verdict: Verdict, *, hashing: bool, stopped: Callab
     if manifest is None or verdict.need is Need.FETCH:
         return Forecast(verdict, True, None)
     plan = _replay(target.entry.request, manifest)
+    if superseded(target.place, plan, _neighbours(target)):
+        return Forecast(verdict, True, None)
     if not hashing and verdict.need is Need.REPAIR:
         present = {record.identity for record in manifest.files if (target.place.root / record.path).is_file()}
         missing = sum(planned.file.size for planned in plan.files if planned.identity not in present)
@@ -200,6 +202,8 @@ def _fetch_online(target: Target, run: Run, verdict: Verdict, *, force: bool) ->
 def _repair(target: Target, manifest: Manifest, run: Run) -> Manifest | None:
     """Put visible files and records right from bytes that are here, asking nobody; None if bytes are missing."""
     plan = _replay(target.entry.request, manifest)
+    if superseded(target.place, plan, _neighbours(target)):
+        return None
     held = blobs.take_stock(_places(target), plan.files, rehash=False, stopped=run.stopped)
     if any(planned.identity not in held for planned in plan.files):
         return None
@@ -256,9 +260,7 @@ class _Fetch:
         _refuse_case_clashes(plan, target.place)
         for warning in plan.warnings:
             self.run.say(f"warning: {warning}")
-        others: Neighbours = {}
-        if target.place.form is not Form.HUB:
-            others = neighbours(target.place, target.project, (target.name, target.behind_claim))
+        others = _neighbours(target)
         unsure = contested(target.place, plan, others)
         if target.behind is not None and self._goes_through(target.behind, listing):
             self._fill_hub(target.behind, listing)
@@ -415,6 +417,12 @@ class _Job(transfer.Job):
 def _author(target: Target, place: Place, run: Run, *, resolved: bool = False) -> Author:
     claim = target.name if place == target.place else target.behind_claim
     return Author(target.project, claim, target.name, _fingerprint(target), run.id, resolved)
+
+
+def _neighbours(target: Target) -> Neighbours:
+    if target.place.form is Form.HUB:
+        return {}
+    return neighbours(target.place, target.project, (target.name, target.behind_claim))
 
 
 def _places(target: Target) -> list[Place]:

@@ -16,6 +16,7 @@ from truss_cache_tasks.store.blobs import Held
 from truss_cache_tasks.store.layout import Place, pin_name
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import read_all, write_manifest
+from truss_cache_tasks.store.neighbours import contested, neighbours, settle
 
 
 class Overtaken(Exception):
@@ -66,6 +67,7 @@ def commit(
 
     Raises:
         Overtaken: somebody pinned another commit meanwhile.
+        Collision: another entry of this config put other bytes at one of these paths meanwhile.
     """
     with locked(place.lock("root"), stopped):
         moving = pin_name(plan.request)
@@ -74,6 +76,9 @@ def commit(
             raise Overtaken(pin.commit)
         if not all(one.path.is_file() for one in held.values()):
             return None
+        if place.form is not Form.HUB:  # entries that run side by side could not see each other before
+            others = neighbours(place, author.project, (author.claim,))
+            settle(place, plan, contested(place, plan, others), others, held)
         known = read_all(place)
         hidden = _hidden(place, plan, author, known)
         first = links.in_the_way(hidden, plan)

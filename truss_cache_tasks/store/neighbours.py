@@ -68,6 +68,15 @@ def contested(place: Place, plan: Plan, others: Neighbours) -> list[PlannedFile]
     return unsure
 
 
+def superseded(place: Place, plan: Plan, others: Neighbours) -> bool:
+    """Whether another entry shows another version of an object of `plan`: only a listing can tell the newer one."""
+    shown = ((planned, others.get(f"{place.root}/{planned.path}")) for planned in plan.files)
+    return any(
+        there is not None and there[1].origin == planned.origin and there[1].identity != planned.identity
+        for planned, there in shown
+    )
+
+
 def settle(
     place: Place, plan: Plan, unsure: Iterable[PlannedFile], others: Neighbours, held: Mapping[str, Held]
 ) -> None:
