@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -169,6 +168,8 @@ def _nothing_selected(request: Request, paths: Sequence[str]) -> NothingSelected
 
 
 def _nearest(patterns: Iterable[str], paths: Sequence[str], most: int = 3) -> list[str]:
+    import difflib
+
     near = [hit for p in patterns for hit in difflib.get_close_matches(p, paths, n=most, cutoff=0.3)]
     return list(dict.fromkeys([*near, *paths]))[:most]
 

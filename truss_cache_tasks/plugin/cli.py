@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from truss_cache_tasks.config.settings import VARIABLES
@@ -33,9 +34,9 @@ COMMANDS = {
 
 _BELONGS = {"always": "run", "dry_run": "clean", "check": "why"}  # `truss-cache -n` must not fetch
 _EPILOG = """\
-exit status: 0 done; 1 an entry failed, the others were fetched; 2 internal error;
-3 the config or the command line is wrong, or a clean is incomplete;
-130, 143 stopped by SIGINT, SIGTERM: run it again for the rest"""
+exit status: 0 done; 1 an entry failed, the others were fetched; 2 our mistake;
+3 config or command line wrong, or a clean incomplete; 130, 143 stopped by
+SIGINT, SIGTERM: run it again for the rest"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,14 +49,16 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status of DESIGN section 4."""
     parser = _parser()
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)  # else `why --check NAME` is refused
     for given, command in _BELONGS.items():
         if getattr(options, given) and options.command != command:
             parser.error(f"--{given.replace('_', '-')} belongs to `{command}`, not to `{options.command}`")
     if options.names and options.command == "key":
         parser.error("`key` is for the whole config: it takes no entries")
     try:
-        return _dispatch(options)
+        status = _dispatch(options)
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
         display.say(display.worded(error))
         return MISUSED
@@ -77,7 +80,7 @@ def _parser() -> _Parser:
         usage="%(prog)s [COMMAND] [-f CONFIG] [-a | -n | --check] [ENTRY ...]",
         description="Fetch the weights of a Truss's model_cache entries, once, verified.\n\ncommands:\n" + about,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),  # asking for it imports shutil
         allow_abbrev=False,
     )
     parser.add_argument("command", nargs="?", default="run", choices=COMMANDS, metavar="COMMAND", help="default: run")
@@ -85,7 +88,7 @@ def _parser() -> _Parser:
     parser.add_argument("-f", "--config", help="config.yaml, or the folder that holds it")
     parser.add_argument("-a", "--always", action="store_true", help="run: hash and resolve everything again")
     parser.add_argument("-n", "--dry-run", action="store_true", help="clean: print what would go, remove nothing")
-    parser.add_argument("--check", action="store_true", help="why: exit with 1 unless a run would ask no server")
+    parser.add_argument("--check", action="store_true", help="why: exit 1 unless a run would ask no server")
     return parser
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -49,7 +49,7 @@ def _would(seen: Forecast) -> str:
 
 def _wrapped(line: str) -> str:
     """Indent a line; wrapped on a terminal alone, so that a pipe gets each reason on one line."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else sys.maxsize
     return textwrap.fill(line, max(width, 40), initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial as bind
 from pathlib import Path
@@ -18,7 +16,7 @@ from truss_cache_tasks.planning.listing import Digest
 from truss_cache_tasks.planning.plan import PlannedFile
 from truss_cache_tasks.planning.records import FileRecord
 from truss_cache_tasks.planning.request import Form
-from truss_cache_tasks.store.disk import disk_errors, place_file, sweep, sync_folder
+from truss_cache_tasks.store.disk import disk_errors, place_file, sweep, sync_folder, token
 from truss_cache_tasks.store.layout import Place, blob_id
 from truss_cache_tasks.store.locks import locked, try_lock
 from truss_cache_tasks.store.manifest import read_all
@@ -71,7 +69,7 @@ def open_partial(place: Place, planned: PlannedFile) -> Partial:
         folder.mkdir(parents=True, exist_ok=True)
         for dead in folder.glob(f"{name}.*"):
             dead.unlink(missing_ok=True)
-        path = folder / f"{name}.{secrets.token_hex(4)}"
+        path = folder / f"{name}.{token()}"
         return Partial(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path)
 
 
@@ -133,7 +131,7 @@ def bring_home(place: Place, planned: PlannedFile, held: Held, stopped: Callable
         return held
     with locked(place.blob_lock(path.name), stopped), disk_errors(f"cannot write below {place.root}"):
         _mark(place, path, held.mtime_ns)
-        place_file(held.path, path, place.records / "partials" / f"{path.name}.{secrets.token_hex(4)}")
+        place_file(held.path, path, place.records / "partials" / f"{path.name}.{token()}")
         return Held(path, held.size, path.stat().st_mtime_ns, held.xxh3, held.digest)
 
 
@@ -214,6 +212,8 @@ def take_stock(
             found[planned.identity] = held
     if not doubtful:
         return found
+    from concurrent.futures import ThreadPoolExecutor  # a no-op hashes nothing, and saves its imports
+
     check = bind(_checked, places, recorded, rehash, stopped)
     with ThreadPoolExecutor(os.cpu_count()) as pool, disk_errors("cannot read the cache"):
         for planned, held in zip(doubtful, pool.map(check, doubtful), strict=True):

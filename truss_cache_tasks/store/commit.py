@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -110,7 +110,7 @@ def _claim(place: Place, manifest: Manifest, author: Author) -> None:
     old = claims.aligned(mine, project).entries.get(author.claim)
     if fingerprint is None and old is not None and old.request == manifest.key:
         fingerprint = old.fingerprint  # the file is absent now, which is not a change
-    claim = Claim(manifest.key, manifest.request, fingerprint, time.time(), project.config, socket.gethostname())
+    claim = Claim(manifest.key, manifest.request, fingerprint, time.time(), project.config, os.uname().nodename)
     claims.write_claims(place, project.id, claims.add_claim(mine, author.claim, claim, project))
 
 

@@ -7,8 +7,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +40,7 @@ def write_json(path: Path, value: Any) -> None:
     """Replace `path` by this JSON: whole or not at all, also after a power cut."""
     with disk_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.tmp")
+        temporary = path.with_name(f"{path.name[:200]}.{token()}.tmp")
         try:
             with open(temporary, "w", encoding="utf-8") as out:
                 json.dump(value, out, indent=1, sort_keys=True, ensure_ascii=False)
@@ -53,6 +51,11 @@ def write_json(path: Path, value: Any) -> None:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def token() -> str:
+    """Return 8 hex digits for a temporary's name (the module `secrets` would cost a no-op ten more imports)."""
+    return os.urandom(4).hex()
 
 
 def sync_folder(folder: Path) -> None:
@@ -91,6 +94,8 @@ def _clone(source: Path, target: Path) -> None:
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
         except OSError:
+            import shutil
+
             shutil.copyfileobj(old, new, 1 << 20)
         new.flush()
         os.fsync(new.fileno())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from truss_cache_tasks.planning.plan import Plan, PlannedFile
 from truss_cache_tasks.planning.records import FORMAT, FileRecord, Manifest
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.blobs import Held, is_as_recorded, keep, retire
-from truss_cache_tasks.store.disk import disk_errors, place_file, remove_empty_parents, write_json
+from truss_cache_tasks.store.disk import disk_errors, place_file, remove_empty_parents, token, write_json
 from truss_cache_tasks.store.layout import Place, is_commit
 
 
@@ -77,7 +76,7 @@ def _link(place: Place, planned: PlannedFile, held: Held) -> bool:
         if os.readlink(path) == target:
             return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.records / f"link.{secrets.token_hex(4)}"
+    temporary = place.records / f"link.{token()}"
     temporary.parent.mkdir(parents=True, exist_ok=True)
     os.symlink(target, temporary)
     try:
@@ -98,7 +97,7 @@ def _keep_replaced(place: Place, plan: Plan, held: Mapping[str, Held], others: I
 def _put(place: Place, planned: PlannedFile, held: Held) -> bool:
     path = place.root / planned.path
     if path != held.path and not (path.is_file() and not path.is_symlink() and path.samefile(held.path)):
-        place_file(held.path, path, place.records / "partials" / f"put.{secrets.token_hex(4)}")
+        place_file(held.path, path, place.records / "partials" / f"put.{token()}")
     return True
 
 
@@ -111,7 +110,7 @@ def point_ref(place: Place, revision: str, commit: str) -> None:
         if path.read_text() == commit:
             return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.records / f"ref.{secrets.token_hex(4)}"
+    temporary = place.records / f"ref.{token()}"
     temporary.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_text(commit)
     os.replace(temporary, path)

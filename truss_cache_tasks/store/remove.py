@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -181,4 +180,6 @@ def _remove_empty_repo(place: Place) -> None:
     locks = {path.name for path in files_below(place.records / "locks")} - {"root.lock"}
     at_work = locks or files_below(place.records / "partials")
     if not rest and not live and not foreign and not at_work:
+        import shutil
+
         shutil.rmtree(place.root, ignore_errors=True)

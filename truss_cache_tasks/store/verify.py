@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from truss_cache_tasks.planning.digests import Hasher
 from truss_cache_tasks.planning.records import FileRecord, Manifest
@@ -34,6 +33,8 @@ def bad_files(place: Place, manifest: Manifest, stopped: Callable[[], bool]) -> 
         if not hasher.matches:
             return f"{record.path}: its {want} does not match"
         return ""
+
+    from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [line for line in pool.map(check, manifest.files) if line]
