@@ -2,14 +2,16 @@
 
     python benchmarks/noop.py [RUNS]        # default 15; prints the table of docs/benchmarks.md
 
-Each row is the wall time of one process, RUNS times, the commands taking turns. `python -c pass` and `doit list` of
-an empty dodo.py are what Python and doit cost without us.
+Each row is one process, RUNS times, the commands taking turns: its wall time, and the CPU time that it took itself,
+which other work on the machine disturbs less. `python -c pass` and `doit list` of an empty dodo.py are what Python and
+doit cost without us.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -39,12 +41,18 @@ def make_truss(folder: Path, entries: int) -> Path:
     return folder
 
 
-def run(command: list[str], folder: Path) -> float:
-    """Return the wall time of one process in ms; it must succeed."""
+def run(command: list[str], folder: Path) -> tuple[float, float]:
+    """Return the wall time and the CPU time (user and system) of one process in ms; it must succeed."""
     env = {**os.environ, "TRUSS_MODEL_CACHE_DIR": str(folder / "cache")}
-    began = time.perf_counter()
+    began, before = time.perf_counter(), cpu_seconds()
     subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
-    return (time.perf_counter() - began) * 1000
+    return (time.perf_counter() - began) * 1000, (cpu_seconds() - before) * 1000
+
+
+def cpu_seconds() -> float:
+    """Return what all children that have ended took."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def main(runs: int) -> None:
@@ -61,16 +69,18 @@ def main(runs: int) -> None:
             count = f"{size} entr{'y' if size == 1 else 'ies'}"
             rows[f"`truss-cache`, {count}"] = ([str(BIN / "truss-cache")], truss)
             rows[f"`doit cache_weights`, {count}"] = ([str(BIN / "doit"), "cache_weights"], truss)
-        times: dict[str, list[float]] = {name: [] for name in rows}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
         for turn in range(runs + 1):
             for name, (command, folder) in rows.items():
                 took = run(command, folder)
                 if turn:  # the first round warms the page cache
                     times[name].append(took)
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {runs} runs, ms\n")
-    print("| command | median | least | most |\n|---|---|---|---|")
+    load = os.getloadavg()[0]
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f}, {runs} runs, medians in ms\n")
+    print("| command | wall | least wall | CPU |\n|---|---|---|---|")
     for name, took in times.items():
-        print(f"| {name} | {statistics.median(took):.0f} | {min(took):.0f} | {max(took):.0f} |")
+        wall, cpu = zip(*took, strict=True)
+        print(f"| {name} | {statistics.median(wall):.0f} | {min(wall):.0f} | {statistics.median(cpu):.0f} |")
 
 
 if __name__ == "__main__":
