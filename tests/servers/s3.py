@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from servers.tools import free_ports, require, wait_until
+from servers.tools import die_with_parent, free_ports, require, wait_until
 
 REGION = "us-east-1"
 
@@ -90,7 +90,14 @@ def client_of(url: str, keys: Keys, service: str = "s3") -> Any:
 def _process(command: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with (
         log.open("wb") as out,
-        subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **env}, start_new_session=True) as process,
+        subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **env},
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - it makes one system call, and takes no lock
+        ) as process,
     ):
         try:
             yield process

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -39,6 +41,18 @@ def free_ports(count: int) -> Sequence[int]:
             if len(found) == count:
                 return found
     raise RuntimeError(f"no {count} free ports")
+
+
+def die_with_parent() -> None:
+    """Make this (child) process end with the test run, also when that is killed before it could clean up. Linux only.
+
+    For `preexec_fn`, from the main thread: the signal comes when the thread that started the child is gone.
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: not between fork and exec
 
 
 def wait_until(ready: Callable[[], bool], what: str, *, alive: Callable[[], bool], timeout_s: float = 60) -> None:
