@@ -197,7 +197,7 @@ def test_hf_cache_fills_the_hub_that_the_config_names(example: Truss, hub: Hub):
 def test_a_broken_truss_of_the_monorepo_leaves_the_other_alone(example: Truss, hub: Hub):
     commit = hub.create(MINILM).commit({"config.json": b"{}", "model.safetensors": b"embeds"})
     hub.create("openai/whisper-tiny").commit({"config.json": b"{}", "model.safetensors": b"hears"})
-    ran = example.doit("-c")
+    ran = example.doit("-n", "4", "-P", "thread")
     assert ran.code == 0, ran.text
     assert (example.folder / "cache" / "whisper" / "model.safetensors").read_bytes() == b"hears"
     assert commit in example.doit("report").out
