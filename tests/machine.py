@@ -132,7 +132,8 @@ class Judge:
         from huggingface_hub import scan_cache_dir
 
         info = scan_cache_dir(machine.hub_cache)
-        assert [str(warning) for warning in info.warnings] == []
+        warnings = [str(warning) for warning in info.warnings]
+        assert warnings == []
         return {rev.commit_hash: set(rev.refs) for repo in info.repos for rev in repo.revisions}
 
     def loads(self, machine: Machine, path: str, revision: str = "main") -> bytes | None:

@@ -242,7 +242,8 @@ def test_a_file_where_a_folder_is_needed_is_an_error_before_the_first_request(la
 
 
 def test_a_folder_where_a_file_is_to_be_is_an_error_that_names_it(machine, repo) -> None:
-    (machine.mounts / "m" / "config.json" / "x").mkdir(parents=True)
+    (machine.mounts / "m" / "config.json").mkdir(parents=True)
+    (machine.mounts / "m" / "config.json" / "mine").touch()
     with pytest.raises(StoreError, match=r"config\.json") as error:
         machine.truss(entry(MAIN, mount_location="/m")).run()
     assert error.value.hint

@@ -85,6 +85,7 @@ def commit(
         moved = links.hide(place, first)
         held = {name: replace(one, path=moved.get(one.path, one.path)) for name, one in held.items()}
         files = links.expose(place, plan, held, known)
+        links.hide(place, [record for record in hidden if record not in first])  # while the records still say so
         key = request_key(plan.request)
         manifest = Manifest(key, canonical(plan.request), plan.revision, plan.folder, files)
         if manifest not in known:
@@ -92,7 +93,6 @@ def commit(
         if moving and (pin is None or pin.commit != plan.revision or (author.resolved and pin.run != author.run)):
             claims.write_pin(place, moving, Pin(plan.revision, author.entry, author.run))
         _claim(place, manifest, author)
-        links.hide(place, [record for record in hidden if record not in first])
         blobs.settle_in(place, held.values())
         blobs.sweep_partials(place)
         return manifest

@@ -124,6 +124,12 @@ def remove_if_empty(*folders: Path) -> None:
             folder.rmdir()
 
 
+def remove_hollow(folder: Path) -> None:
+    """Remove a folder that holds nothing but empty folders, as a killed run may leave it; any other stays."""
+    if folder.is_dir() and not folder.is_symlink():
+        remove_if_empty(*(Path(path) for path, _, _ in os.walk(folder, topdown=False)))
+
+
 def can_link(source: Path, target: Path) -> bool:
     """Whether both (or their nearest parents that exist) lie on one disk."""
     return _nearest(source).stat().st_dev == _nearest(target).stat().st_dev

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 from truss_cache_tasks.planning.keys import request_key
@@ -13,7 +13,7 @@ from truss_cache_tasks.planning.plan import Plan, PlannedFile
 from truss_cache_tasks.planning.records import FORMAT, FileRecord, Manifest
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.blobs import Held, is_as_recorded, keep, retire
-from truss_cache_tasks.store.disk import disk_errors, place_file, remove_empty_parents, token, write_json
+from truss_cache_tasks.store.disk import disk_errors, place_file, remove_empty_parents, remove_hollow, token, write_json
 from truss_cache_tasks.store.layout import Place, is_commit
 
 
@@ -96,6 +96,7 @@ def _keep_replaced(place: Place, plan: Plan, held: Mapping[str, Held], others: I
 
 def _put(place: Place, planned: PlannedFile, held: Held) -> bool:
     path = place.root / planned.path
+    remove_hollow(path)
     if path != held.path and not (path.is_file() and not path.is_symlink() and path.samefile(held.path)):
         place_file(held.path, path, place.records / "partials" / f"put.{token()}")
     return True
@@ -131,7 +132,9 @@ def hide(place: Place, records: Iterable[FileRecord]) -> dict[Path, Path]:
         Where plain files went: path before -> path now.
     """
     moved: dict[Path, Path] = {}
-    gone = False
+    records = tuple(records)
+    if place.form is Form.HUB:
+        drop_refs(place, {place.root / record.path for record in records if record.made_link})
     for record in records:
         path = place.root / record.path
         if not record.made_link or not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
@@ -142,9 +145,6 @@ def hide(place: Place, records: Iterable[FileRecord]) -> dict[Path, Path]:
             else:
                 moved[path] = retire(place, record)
             remove_empty_parents(path, top(place))
-            gone = True
-    if gone and place.form is Form.HUB:
-        remove_dangling_refs(place)
     return moved
 
 
@@ -153,11 +153,11 @@ def top(place: Place) -> Path:
     return place.root / "snapshots" if place.form is Form.HUB else place.root
 
 
-def remove_dangling_refs(place: Place) -> None:
-    """Remove refs to snapshots that are gone: scan_cache_dir() warns of them."""
+def drop_refs(place: Place, leaving: Set[Path]) -> None:
+    """Remove the refs to snapshots that hold nothing but `leaving`, before it goes: scan_cache_dir() warns of such."""
     for path in files_below(place.root / "refs"):
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            if not (place.root / "snapshots" / path.read_text().strip()).is_dir():
+            if set(files_below(place.root / "snapshots" / path.read_text().strip())) <= leaving:
                 path.unlink()
                 remove_empty_parents(path, place.root)
 

@@ -22,8 +22,8 @@ from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blobs import sweep_partials
 from truss_cache_tasks.store.disk import remove_empty_parents, remove_if_empty
 from truss_cache_tasks.store.layout import Place, blob_id
-from truss_cache_tasks.store.links import files_below, remove_dangling_refs, top
-from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.links import drop_refs, files_below, top
+from truss_cache_tasks.store.locks import locked, try_lock
 from truss_cache_tasks.store.manifest import read_all, remove_manifests
 
 
@@ -52,6 +52,8 @@ def clean(place: Place, project: Project, names: Collection[str] | None, done: C
 
     Removes what it can, and adds what it did to `done`. The claims stay, marked cleaned, unless nothing else does.
     """
+    if not dry:
+        _sweep_removed(place)
     if not place.records.is_dir():
         return
     with locked(place.lock("root")) if not dry else contextlib.nullcontext():
@@ -105,14 +107,14 @@ class _Remover:
     def remove(self, doomed: list[Manifest], kept: list[Manifest]) -> None:
         shown = {record.path for manifest in kept for record in manifest.files}
         records = list({r.path: r for manifest in doomed for r in manifest.files if r.path not in shown}.values())
+        if self.place.form is Form.HUB and not self.dry:
+            drop_refs(self.place, {self.place.root / record.path for record in records if record.made_link})
         for record in records:
             if record.made_link:
                 self._unlink(self.place.root / record.path)
             else:
                 self.done.kept.append(f"{record.path}: downloaded by huggingface_hub, not by us")
         self._remove_blobs(records, kept)
-        if self.place.form is Form.HUB and not self.dry:
-            remove_dangling_refs(self.place)
 
     def _remove_blobs(self, records: list[FileRecord], kept: list[Manifest]) -> None:
         if self.place.form is Form.HUB:
@@ -177,9 +179,29 @@ def _remove_empty_repo(place: Place) -> None:
     live = any(not c.cleaned for theirs in claims.read_all_claims(place).values() for c in theirs.entries.values())
     ours = {"snapshots", "blobs", "refs", "trees", ".no_exist", RECORDS}
     foreign = {path.name for path in place.root.iterdir()} - ours
-    locks = {path.name for path in files_below(place.records / "locks")} - {"root.lock"}
-    at_work = locks or files_below(place.records / "partials")
+    at_work = any(map(_is_held, files_below(place.records / "locks"))) or files_below(place.records / "partials")
     if not rest and not live and not foreign and not at_work:
+        _removed(place).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # in one step, to where nobody scans
+            os.rename(place.root, _removed(place))
+        _sweep_removed(place)
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether somebody else holds it; the root's own is ours, and a killed run leaves the file alone."""
+    if lock.name == "root.lock":
+        return False
+    if release := try_lock(lock):
+        release()
+    return release is None
+
+
+def _removed(place: Place) -> Path:
+    return place.blob_lock("removed").with_suffix("")
+
+
+def _sweep_removed(place: Place) -> None:
+    if place.form is Form.HUB and _removed(place).exists():
         import shutil
 
-        shutil.rmtree(place.root, ignore_errors=True)
+        shutil.rmtree(_removed(place), ignore_errors=True)
