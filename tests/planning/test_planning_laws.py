@@ -1,0 +1,181 @@
+"""Laws of planning, held against an oracle where there is one: select, keys, manifests, and that no path escapes."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from dataclasses import replace
+
+import pytest
+from huggingface_hub.utils import filter_repo_objects
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from truss_cache_tasks.errors import CacheTaskError
+from truss_cache_tasks.planning.keys import canonical, request_key, snapshot_key
+from truss_cache_tasks.planning.listing import Digest, Listing, RemoteFile
+from truss_cache_tasks.planning.patterns import Dialect, select
+from truss_cache_tasks.planning.plan import make_plan
+from truss_cache_tasks.planning.records import FileRecord, Manifest
+from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
+from truss_cache_tasks.store.manifest import Unreadable, from_json, to_json
+
+settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("laws")
+
+NAME = st.text(alphabet="ab.-_1", min_size=1, max_size=4)
+PATH = st.lists(NAME, min_size=1, max_size=4).map("/".join)
+PATTERN = st.text(alphabet="ab.1*?[]!-/_", min_size=1, max_size=8)
+PATTERNS = st.none() | st.lists(PATTERN, max_size=3)
+
+
+@given(st.lists(PATH, max_size=8, unique=True), PATTERNS, PATTERNS)
+@example(["a/b.bin", "a.bin"], ["a/"], None)
+@example(["a.bin"], [], None)
+def test_select_keeps_what_huggingface_hubs_own_filter_keeps(paths, allow, ignore) -> None:
+    want = sorted(filter_repo_objects(paths, allow_patterns=allow, ignore_patterns=ignore))
+    assert list(select(paths, allow, ignore or ())) == want
+
+
+@given(PATH, st.lists(PATTERN, max_size=3))
+def test_in_the_weights_form_a_star_never_crosses_a_folder(path, patterns) -> None:
+    for pattern in patterns:
+        assume("**" not in pattern and not pattern.endswith("/"))
+        if select([path], [pattern], dialect=Dialect.GLOBSTAR):
+            assert path.count("/") == pattern.count("/")
+
+
+SOURCES = st.one_of(
+    st.builds(SourceRef, st.just(Kind.HUGGINGFACE), st.just("org/name")),
+    st.builds(SourceRef, st.sampled_from([Kind.GCS, Kind.S3]), NAME, st.just("") | PATH),
+    st.builds(SourceRef, st.just(Kind.LOCAL), PATH),
+)
+REQUESTS = st.builds(
+    Request,
+    source=SOURCES,
+    revision=st.sampled_from(["main", "v1", ""]),
+    allow=st.none() | st.lists(PATTERN, max_size=3).map(tuple),
+    ignore=st.lists(PATTERN, max_size=3).map(tuple),
+    form=st.sampled_from(Form),
+    folder=st.just("") | PATH,
+)
+
+
+@given(REQUESTS, st.randoms(use_true_random=False))
+def test_order_and_duplicates_of_patterns_do_not_change_a_key(request, random) -> None:
+    def shuffled(patterns):
+        if patterns is None:
+            return None
+        doubled = [*patterns, *patterns[:1]]
+        random.shuffle(doubled)
+        return tuple(doubled)
+
+    other = replace(request, allow=shuffled(request.allow), ignore=shuffled(request.ignore))
+    assert request_key(other) == request_key(request)
+
+
+@given(REQUESTS, REQUESTS)
+def test_two_requests_have_one_key_exactly_if_they_ask_the_same(one, other) -> None:
+    def meaning(request):
+        allow = None if request.allow is None else frozenset(request.allow)
+        return (str(request.source), request.revision, allow, frozenset(request.ignore), request.form, request.folder)
+
+    assert (request_key(one) == request_key(other)) == (meaning(one) == meaning(other))
+
+
+@given(REQUESTS, st.data())
+def test_any_change_of_an_input_changes_the_key(request, data) -> None:
+    changes = {
+        "source": replace(request.source, root=request.source.root + "x"),
+        "revision": request.revision + "x",
+        "allow": (*(request.allow or ()), "other*") if request.allow is not None else (),
+        "ignore": (*request.ignore, "other*"),
+        "form": data.draw(st.sampled_from([form for form in Form if form is not request.form])),
+        "folder": request.folder + "x",
+    }
+    for name, value in changes.items():
+        changed = replace(request, **{name: value})
+        assert request_key(changed) != request_key(request), name
+        assert canonical(changed) != canonical(request)
+
+
+def test_no_patterns_and_an_empty_list_of_them_are_two_requests() -> None:
+    request = Request(SourceRef(Kind.HUGGINGFACE, "org/name"), "main", None, (), Form.HUB)
+    assert request_key(request) != request_key(replace(request, allow=()))
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
+RECORDS = st.builds(
+    FileRecord,
+    path=PATH,
+    size=st.integers(0, 1 << 62),
+    mtime_ns=st.integers(0, 1 << 62),
+    identity=TEXT,
+    origin=TEXT,
+    digest=TEXT,
+    xxh3=TEXT,
+    blob=st.just("") | PATH,
+    made_link=st.booleans(),
+    made_blob=st.booleans(),
+)
+
+
+def safe(manifest: Manifest) -> bool:
+    return not any(".." in f"{r.path}/{r.blob}/{manifest.folder}".split("/") for r in manifest.files)
+
+
+@given(REQUESTS, st.lists(RECORDS, min_size=1, max_size=4), TEXT)
+def test_a_manifest_survives_json(request, records, revision) -> None:
+    manifest = Manifest(request_key(request), canonical(request), revision, "folder", tuple(records))
+    assume(safe(manifest))
+    assert from_json(json.loads(json.dumps(to_json(manifest)))) == manifest
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON | st.fixed_dictionaries({"format": st.just(1), "files": JSON, "key": JSON, "request": JSON}))
+def test_any_other_json_is_unreadable_and_never_a_crash(value) -> None:
+    with pytest.raises(Unreadable):
+        from_json(value)
+
+
+@given(st.lists(st.tuples(PATH, st.integers(0, 9), TEXT), max_size=4), st.randoms(use_true_random=False))
+def test_a_snapshot_key_does_not_depend_on_the_order_of_files(files, random) -> None:
+    shuffled = list(files)
+    random.shuffle(shuffled)
+    assert snapshot_key("c", files) == snapshot_key("c", shuffled)
+
+
+# `/`, `..`, `.`, NUL, our own folder, and names that differ in case only
+PIECE = st.sampled_from(["a", "b", "A", "..", ".", "", ".truss_cache", ".Truss_Cache", "x\0y", "\ud800", "a b", "…"])
+HOSTILE = st.lists(PIECE, min_size=1, max_size=5).map("/".join)
+
+
+@given(st.lists(HOSTILE, min_size=1, max_size=4, unique=True), REQUESTS, st.booleans())
+def test_no_path_of_a_plan_escapes_and_no_two_are_one(names, request, single) -> None:
+    request = replace(request, allow=None, ignore=(), folder="" if request.form in (Form.HUB, Form.MOUNT) else "v")
+    files = tuple(RemoteFile(name, 1, "v", name, Digest("sha256", "0" * 64)) for name in names if name)
+    listing = Listing(
+        "0" * 40, files[:1] if single else files, single=single and request.source.kind is not Kind.HUGGINGFACE
+    )
+    assume(listing.files)
+    try:
+        plan = make_plan(request, listing)
+    except CacheTaskError:
+        return
+    paths = [planned.path for planned in plan.files]
+    assert len(set(paths)) == len(paths)
+    for path in paths:
+        path.encode()
+        parts = path.split("/")
+        assert posixpath.normpath(path) == path
+        assert not path.startswith("/")
+        assert "\0" not in path
+        assert ".." not in parts
+        assert ".truss_cache" not in [part.casefold() for part in parts]
+        assert not any(f"{path}/" == other[: len(path) + 1] for other in paths)
