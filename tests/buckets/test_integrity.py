@@ -1,0 +1,185 @@
+"""Promises 1, 4 and 6: wrong bytes never show, names cannot climb, and a failure leaves what was good before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trusses import Truss, tree
+
+from buckets.stores import S3Store, Store
+
+MIB = 1 << 20
+
+
+def entry(store: Store, truss: Truss, fields: str = "") -> None:
+    truss.config(f"model_cache:\n  - repo_id: {store.uri('m')}\n{fields}")
+
+
+def manifests(truss: Truss) -> list[dict[str, Any]]:
+    return [json.loads(path.read_bytes()) for path in (truss.model_cache / ".truss_cache/manifests").glob("*.json")]
+
+
+def test_one_spoilt_answer_is_asked_for_again_and_two_are_an_error_that_shows_nothing(
+    vendor: Store, truss: Truss
+) -> None:
+    vendor.put("m/a.bin", b"a" * 300_000)
+    vendor.put("m/b.bin", b"b" * 1000)
+    vendor.give(truss)
+    entry(vendor, truss)
+    with vendor.front.watching() as front:
+        front.flips["a.bin"] = 9
+        ran = truss.cli()
+        assert front.fetched().count(f"{vendor.base}/m/a.bin") == 2
+    assert ran.code == 1, ran
+    assert "a.bin: got " in ran.err
+    assert "hint: " in ran.err
+    assert tree(truss.model_cache) == {}
+    assert manifests(truss) == []
+    with vendor.front.watching() as front:
+        front.flips["a.bin"] = 1
+        ran = truss.cli()
+        assert front.fetched().count(f"{vendor.base}/m/b.bin") <= 1
+    assert ran.code == 0, ran
+    assert tree(truss.model_cache)[vendor.visible("m", "a.bin")] == b"a" * 300_000
+
+
+def test_a_failed_refresh_leaves_the_earlier_state_whole(on_seaweed: Store, truss: Truss) -> None:
+    for path in ("a.bin", "b.bin"):
+        on_seaweed.put(f"m/{path}", b"old " + path.encode())
+    on_seaweed.give(truss)
+    entry(on_seaweed, truss)
+    assert truss.cli().code == 0
+    before = tree(truss.model_cache)
+    for path in ("a.bin", "b.bin"):
+        on_seaweed.put(f"m/{path}", b"new " + path.encode())
+    with on_seaweed.front.watching() as front:
+        front.flips["b.bin"] = 9
+        assert truss.cli("run", "-a").code == 1
+    assert tree(truss.model_cache) == before
+    assert truss.cli("verify").code == 0
+    with on_seaweed.front.watching() as front:
+        assert truss.cli("run", "-a").code == 0
+    assert set(tree(truss.model_cache).values()) == {b"new a.bin", b"new b.bin"}
+
+
+@pytest.mark.parametrize(
+    ("store", "key", "words"),
+    [
+        ("moto", "../climbed.bin", "outside this entry's folder"),
+        ("gcs", "../climbed.bin", "outside this entry's folder"),
+        ("gcs", "sub/../../climbed.bin", "outside this entry's folder"),
+        ("gcs", "/absolute.bin", "outside this entry's folder"),
+        ("moto", "a.bin/below.bin", "'a.bin' is a file"),
+        ("gcs", "a.bin/below.bin", "'a.bin' is a file"),
+        ("gcs", "p//a.bin", None),  # an empty component means nothing
+    ],
+)
+def test_a_key_that_climbs_or_needs_a_folder_where_a_file_is_writes_nothing_outside(
+    request: pytest.FixtureRequest, truss: Truss, store: str, key: str, words: str | None
+) -> None:
+    there: Store = request.getfixturevalue(f"on_{store}")
+    there.put("m/a.bin", b"a")
+    there.put(f"m/{key}", b"beware")
+    there.give(truss)
+    truss.config(f"model_cache:\n  - repo_id: {there.uri('m')}\n    use_volume: true\n    volume_folder: in/side\n")
+    before = {path for path in truss.root.rglob("*") if truss.model_cache not in path.parents}
+    ran = truss.cli()
+    after = {path for path in truss.root.rglob("*") if truss.model_cache not in path.parents}
+    assert after - before <= {truss.model_cache}
+    if words is None:
+        assert ran.code == 0, ran
+        assert tree(truss.model_cache) == {"in/side/a.bin": b"a", "in/side/p/a.bin": b"beware"}
+        return
+    assert ran.code == 1, ran
+    assert words in ran.err
+    assert tree(truss.model_cache) == {}
+    entry(there, truss, f"    use_volume: true\n    volume_folder: in/side\n    ignore_patterns: ['{key}']\n")
+    assert truss.cli().code == 0
+    assert tree(truss.model_cache) == {"in/side/a.bin": b"a"}
+
+
+def multipart(store: S3Store, key: str, parts: list[bytes], algorithm: str | None) -> None:
+    """Upload in parts, as large files are; without `algorithm` no checksum goes with them."""
+    import boto3
+    from botocore.config import Config
+
+    keys = store.server.identities["admin"]
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=store.server.url,
+        region_name="us-east-1",
+        aws_access_key_id=keys.access,
+        aws_secret_access_key=keys.secret,
+        config=Config(signature_version="s3v4", request_checksum_calculation="when_required"),
+    )
+    where = {"Bucket": store.bucket, "Key": f"{store.base}/{key}"}
+    more = {"ChecksumAlgorithm": algorithm} if algorithm else {}
+    upload = client.create_multipart_upload(**where, **more)["UploadId"]
+    done = []
+    for number, part in enumerate(parts, 1):
+        put = client.upload_part(**where, UploadId=upload, PartNumber=number, Body=part, **more)
+        field = f"Checksum{algorithm}"
+        done.append({"PartNumber": number, "ETag": put["ETag"], **({field: put[field]} if algorithm else {})})
+    client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": done})
+
+
+PARTS = [b"p" * (5 * MIB), b"q" * 1000]
+
+
+def test_an_object_without_any_digest_is_said_to_be_unverified_everywhere(on_seaweed: S3Store, truss: Truss) -> None:
+    multipart(on_seaweed, "m/parts.bin", PARTS, None)
+    on_seaweed.put("m/a.bin", b"a")
+    on_seaweed.give(truss)
+    entry(on_seaweed, truss)
+    ran = truss.cli()
+    assert ran.code == 0, ran
+    assert "1 unverified" in ran.err
+    (manifest,) = manifests(truss)
+    assert manifest["unverified"] == 1
+    assert {Path(f["path"]).name: f["digest"] == "" for f in manifest["files"]} == {"parts.bin": True, "a.bin": False}
+    verify = truss.cli("verify")
+    assert verify.code == 0
+    assert "1 unverified by the store" in verify.out
+    path = truss.model_cache / on_seaweed.visible("m", "parts.bin")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert truss.cli("verify").code == 1  # our own hash still tells
+
+
+@pytest.mark.parametrize("algorithm", ["SHA256", "CRC32"])
+def test_a_composite_checksum_is_verified(on_seaweed: S3Store, truss: Truss, algorithm: str) -> None:
+    multipart(on_seaweed, "m/parts.bin", PARTS, algorithm)
+    on_seaweed.give(truss)
+    entry(on_seaweed, truss)
+    with on_seaweed.front.watching() as front:
+        front.flips["parts.bin"] = 2
+        ran = truss.cli()
+    assert ran.code == 1
+    assert f"{algorithm.lower()} (composite of 2)" in ran.err
+    assert tree(truss.model_cache) == {}
+    ran = truss.cli()
+    assert ran.code == 0, ran
+    assert "all verified" in ran.err
+    (manifest,) = manifests(truss)
+    assert manifest["files"][0]["digest"].startswith(f"{algorithm.lower()}-composite:")
+    assert truss.cli("verify").code == 0
+
+
+def test_an_object_replaced_after_it_was_listed_is_listed_anew(vendor: Store, truss: Truss) -> None:
+    vendor.put("m/a.bin", b"older")
+    vendor.give(truss)
+    entry(vendor, truss)
+    with vendor.front.watching() as front:
+
+        def replace(asked: Any) -> None:
+            if asked.kind == "get":
+                front.before = lambda _asked: None
+                vendor.put("m/a.bin", b"newer, and longer")
+
+        front.before = replace
+        ran = truss.cli()
+    assert ran.code == 0, ran
+    assert "listing it again" in ran.err
+    assert tree(truss.model_cache) == {vendor.visible("m", "a.bin"): b"newer, and longer"}
