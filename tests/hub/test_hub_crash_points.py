@@ -19,7 +19,7 @@ for gone in ("fp16/model.bin", "fp16/twin.bin", "empty.txt"):
     del V2[gone]
 
 # How many changes apart the deaths are; 1 tries every one, in some minutes.
-STRIDE = int(os.environ.get("CRASH_POINT_STRIDE", "13"))
+STRIDE = int(os.environ.get("CRASH_POINT_STRIDE", "17"))
 
 # For N = 1, 2, ...: a machine of its own, a whole first fetch, then an act that dies at the Nth change to the disk.
 CHILD = """

@@ -25,10 +25,14 @@ def try_lock(path: Path) -> Callable[[], None] | None:
     """
     with disk_errors(f"cannot lock {path}"):
         while True:
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
             except FileNotFoundError:  # a clean removed the empty folder meanwhile
+                continue
+            except FileExistsError:  # so says mkdir of a folder that was there and is gone
+                if path.parent.exists():
+                    raise
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

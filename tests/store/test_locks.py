@@ -1,0 +1,98 @@
+"""Locks save work: held by one at a time, free with their holder's death, and their folder may vanish meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from truss_cache_tasks.errors import Stopped
+from truss_cache_tasks.store.locks import locked, try_lock
+
+HOLD = "import sys, time; from pathlib import Path; from truss_cache_tasks.store.locks import try_lock\n"
+HOLD += "held = try_lock(Path(sys.argv[1])); print(bool(held), flush=True); time.sleep(600)"
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / "locks" / "one.lock"
+
+
+def test_a_lock_has_one_holder_and_leaves_no_file(lock: Path) -> None:
+    release = try_lock(lock)
+    assert release is not None
+    assert try_lock(lock) is None
+    release()
+    assert not lock.exists()
+    again = try_lock(lock)
+    assert again is not None
+    again()
+
+
+def test_a_dead_holder_is_taken_over(lock: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "True\n"
+    assert try_lock(lock) is None
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    with locked(lock):
+        assert lock.exists()
+
+
+def test_who_waits_is_told_to_stop(lock: Path) -> None:
+    release = try_lock(lock)
+    assert release is not None
+    with pytest.raises(Stopped), locked(lock, stopped=lambda: True):
+        pass
+    release()
+
+
+def test_a_folder_that_vanishes_meanwhile_does_no_harm(lock: Path) -> None:
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def remover() -> None:
+        while not stop.is_set():
+            shutil.rmtree(lock.parent, ignore_errors=True)
+
+    def taker() -> None:
+        try:
+            for _ in range(300):
+                if release := try_lock(lock):
+                    release()
+        except BaseException as exc:
+            errors.append(exc)
+
+    vandal = threading.Thread(target=remover)
+    takers = [threading.Thread(target=taker) for _ in range(3)]
+    for thread in [vandal, *takers]:
+        thread.start()
+    for thread in takers:
+        thread.join()
+    stop.set()
+    vandal.join()
+    assert errors == []
+
+
+def test_what_one_holder_does_no_other_sees_half(lock: Path) -> None:
+    counter = [0, 0]
+
+    def work() -> None:
+        for _ in range(50):
+            with locked(lock):
+                counter[0] += 1
+                counter[1] = counter[0]
+                assert counter[0] == counter[1]
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counter == [200, 200]
