@@ -54,7 +54,6 @@ class Truss:
             "TRUSS_SECRETS_DIR": str(self.secrets),
             "AWS_EC2_METADATA_DISABLED": "true",
             "NO_GCE_CHECK": "true",
-            "PYTHONDONTWRITEBYTECODE": "1",
             **env,
         }
         self.dodo(DODO)

@@ -19,7 +19,7 @@ from truss_cache_tasks.planning.plan import RECORDS
 from truss_cache_tasks.planning.records import Claims, FileRecord, Manifest, Project
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import claims
-from truss_cache_tasks.store.blobs import sweep_partials
+from truss_cache_tasks.store.blobs import staged, sweep_partials
 from truss_cache_tasks.store.disk import remove_empty_parents, remove_if_empty
 from truss_cache_tasks.store.layout import Place, blob_id
 from truss_cache_tasks.store.links import drop_refs, files_below, top
@@ -130,7 +130,7 @@ class _Remover:
         for record in records:
             name = blob_id(record.identity, self.place.form)
             if name not in used:
-                for path in (self.place.records / "blobs").glob(f"{name}.*"):
+                for path in staged(self.place, name):
                     self._unlink(path)
 
     def _linked(self) -> set[str]:
