@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,3 +36,19 @@ def in_background() -> Iterator[Callable[[Callable[[], Any]], Callable[[], Any]]
     """Start a call in a thread; what is returned waits for it and gives its result, or raises its error."""
     with ThreadPoolExecutor(8) as pool:
         yield lambda call: pool.submit(call).result
+
+
+@pytest.fixture
+def small_disk(request: pytest.FixtureRequest) -> Callable[[Path, int], Path]:
+    """Mount a tmpfs of so many KiB at a folder. Needs root, which CI has."""
+    if os.geteuid():
+        assert not os.environ.get("CI"), "CI must be able to mount"
+        pytest.skip("needs root: a tmpfs")
+
+    def mount(folder: Path, kib: int) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", str(folder)], check=True)
+        request.addfinalizer(lambda: subprocess.run(["umount", str(folder)], check=True))
+        return folder
+
+    return mount

@@ -1,5 +1,5 @@
-"""The fixtures of tests/machine_fixtures.py: `machine`, `repo`, `judge`, `in_background`."""
+"""The fixtures of tests/machine_fixtures.py: `machine`, `repo`, `judge`, `in_background`, `small_disk`."""
 
-from machine_fixtures import in_background, judge, machine, repo
+from machine_fixtures import in_background, judge, machine, repo, small_disk
 
-__all__ = ["in_background", "judge", "machine", "repo"]
+__all__ = ["in_background", "judge", "machine", "repo", "small_disk"]

@@ -286,3 +286,16 @@ def test_another_projects_file_is_replaced_and_its_entry_turns_stale(machine, re
     machine.truss(entry("org/new", **volume)).run()
     assert read(machine.model_cache / "v") == {**FILES, "model.bin": b"new"}
     assert theirs.verdicts() == {MAIN: "v/model.bin is of another size"}
+
+
+def test_a_mount_reads_with_the_secret_that_its_entry_names(machine, gated) -> None:
+    token(machine, "list-only")  # the default one, which this entry does not use
+    (machine.secrets / "my_secret").write_text("good\n")
+    truss = machine.truss(entry(MAIN, mount_location="/m", runtime_secret_name="my_secret"))
+    truss.run()
+    assert read(machine.mounts / "m") == FILES
+    assert {r.token for r in machine.hub.requests if r.host == "hub"} == {"good"}
+    token(machine, "good")
+    assert truss.fresh
+    (machine.secrets / "my_secret").write_text("new")
+    assert truss.verdicts() == {MAIN: "the credential file changed"}

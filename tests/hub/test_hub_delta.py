@@ -148,6 +148,22 @@ def test_plain_files_of_another_revision_come_back_when_the_edit_is_undone(machi
     assert read(machine.model_cache / "v") == FILES
 
 
+def test_bytes_that_an_edit_replaced_are_kept_where_no_hub_cache_stands_behind(machine, repo, small_disk) -> None:
+    repo.tag("v1")
+    repo.commit({"model.bin": b"two", "fp16/twin.bin": None})
+    small_disk(machine.mounts, 2000)
+    edits = [entry(MAIN, revision="v1", mount_location="/m"), entry(MAIN, mount_location="/m")]
+    for edit in edits:
+        machine.truss(edit).run()
+    assert read(machine.mounts / "m")["model.bin"] == b"two"
+    assert not machine.repo().exists()
+    machine.asked()
+    for edit in (*edits, edits[0]):
+        machine.truss(edit).run()
+    assert machine.asked() == []
+    assert read(machine.mounts / "m") == FILES
+
+
 def test_a_repo_that_nobody_may_read_any_more_is_not_served_from_anothers_bytes(machine, hub, judge) -> None:
     """All bytes are here, so no download would prove the access."""
     hub.create("org/name", gated=True).commit({"w.bin": BIG, "x.bin": OTHER})

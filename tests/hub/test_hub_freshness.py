@@ -181,22 +181,6 @@ def test_a_mount_holds_plain_files_that_are_hard_links_into_the_hub_cache(machin
     assert (machine.mounts / "m/.truss_cache/manifests").is_dir()
 
 
-@pytest.fixture
-def small_disk(request):
-    """Mount a tmpfs of so many KiB at a folder. Needs root, which CI has."""
-    if os.geteuid():
-        assert not os.environ.get("CI"), "CI must be able to mount"
-        pytest.skip("needs root: a tmpfs")
-
-    def mount(folder: Path, kib: int) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", str(folder)], check=True)
-        request.addfinalizer(lambda: subprocess.run(["umount", str(folder)], check=True))
-        return folder
-
-    return mount
-
-
 def test_a_mount_on_another_disk_gets_the_bytes_directly_or_as_copies(machine, repo, small_disk) -> None:
     small_disk(machine.mounts, 2000)
     truss = machine.truss(entry(MAIN, mount_location="/m"))
