@@ -187,7 +187,7 @@ def test_help_fits_80_columns_and_lists_our_variables(two: Truss) -> None:
 
 BREAKS = """
 import sys
-import truss_cache_tasks.plugin.{module} as module
+import truss_cache_tasks.{module} as module
 def broken(*args, **kwargs):
     raise ZeroDivisionError("secret-value")
 module.{name} = broken
@@ -196,9 +196,10 @@ sys.exit(main([]))
 """
 
 
-@pytest.mark.parametrize(
-    ("module", "name"), [("cli", "open_workspace"), ("workspace", "judge_target"), ("work", "fetch")]
-)
+MISTAKES = [("plugin.cli", "open_workspace"), ("fetch", "gather"), ("plugin.work", "fetch")]
+
+
+@pytest.mark.parametrize(("module", "name"), MISTAKES)
 def test_a_mistake_of_ours_is_one_line_and_2(two: Truss, module: str, name: str) -> None:
     done = two.python(BREAKS.format(module=module, name=name))
     assert done.code == 2, done.text
@@ -209,20 +210,24 @@ def test_a_mistake_of_ours_is_one_line_and_2(two: Truss, module: str, name: str)
     assert (debug.code, "Traceback" in debug.err) == (2, True)
 
 
+@pytest.mark.parametrize(("module", "name"), MISTAKES[1:])
 @pytest.mark.parametrize("how", [[], ["-n", "2", "-P", "process"]])
-def test_a_mistake_of_ours_in_a_task_is_one_line_and_2(two: Truss, how: list[str]) -> None:
-    two.dodo("""
-        import truss_cache_tasks.plugin.work as module
+def test_a_mistake_of_ours_in_a_task_is_one_line_and_2(two: Truss, how: list[str], module: str, name: str) -> None:
+    two.dodo(f"""
+        import truss_cache_tasks.{module} as module
         def broken(*args, **kwargs):
             raise ZeroDivisionError("secret-value")
-        module.fetch = broken
+        module.{name} = broken
         from truss_cache_tasks import task_cache_weights
     """)
     done = two.doit("run", *how)
     assert done.code == 2, done.text
     assert "internal error: ZeroDivisionError" in done.out
-    assert "Traceback" not in done.text
-    assert "secret-value" not in done.text
+    listed = two.doit("list", "--all", "--status")
+    assert (listed.code, listed.out.count("R ")) == (0, 3)
+    for text in (done.text, listed.text):
+        assert "Traceback" not in text
+        assert "secret-value" not in text
 
 
 HEAVY = {"boto3", "botocore", "awscrt", "google", "huggingface_hub", "urllib3", "requests", "httpx", "xxhash", "rich"}

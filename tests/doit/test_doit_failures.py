@@ -32,10 +32,6 @@ def removed(truss: Truss, hub: Hub) -> None:
     hub.repos.pop("org/bad")
 
 
-def empty_token(truss: Truss, hub: Hub) -> None:
-    (truss.secrets / "hf_access_token").write_text("")
-
-
 CAUSES: dict[str, tuple[Callable[[Truss, Hub], None], str, str]] = {
     "gone": (removed, "", "org/bad"),
     "no such revision": (lambda truss, hub: None, "    revision: v9\n", "v9"),
@@ -70,16 +66,19 @@ def test_a_failure_is_one_cause_and_one_remedy_and_the_others_are_fetched(truss:
     assert not list(truss.hub_cache.glob("models--org--bad/snapshots/*/*"))
 
 
-def test_an_empty_token_file_fails_its_entry_and_status_still_answers(truss: Truss, hub: Hub) -> None:
+@pytest.mark.parametrize("kind", ["empty", "a folder"])
+def test_a_useless_token_file_fails_its_entry_and_status_still_answers(truss: Truss, hub: Hub, kind: str) -> None:
     hub.create("org/one").commit({"one.bin": b"1" * 20_000})
-    empty_token(truss, hub)
+    token = truss.secrets / "hf_access_token"
+    token.mkdir() if kind == "a folder" else token.write_text("")
     truss.config("model_cache:\n  - repo_id: org/one\n")
     for command in (["list", "--all", "--status"], ["cache-why"]):
         seen = truss.doit(*command)
         assert (seen.code, "Traceback" in seen.text) == (0, False), seen.text
     failed = truss.doit()
     assert (failed.code, failed.out.count("hint: ")) == (1, 1), failed.text
-    (truss.secrets / "hf_access_token").write_text(SECRET + "\n")
+    token.rmdir() if kind == "a folder" else token.unlink()
+    token.write_text(SECRET + "\n")
     hub.tokens[SECRET] = Rights()
     assert truss.doit().code == 0
 

@@ -52,11 +52,11 @@ def stalling(truss: Truss, hub: Hub) -> Truss:
     return truss
 
 
-def interrupt(truss: Truss, hub: Hub, command: list[str], number: signal.Signals, *, group: bool) -> tuple[int, str]:
+def interrupt(truss: Truss, hub: Hub, command: list[str], number: signal.Signals, *, whom: str) -> tuple[int, str]:
     """Start `command`, send `number` once everything but the stalled file is published; return exit status and text.
 
     Args:
-        group: to all processes, as a terminal's Ctrl-C does; else to the first alone, as a supervisor does.
+        whom: "group": all processes, as a terminal's Ctrl-C; "parent", as a supervisor; or only its "children".
     """
     first = truss.hub_cache / "models--org--first" / ".truss_cache" / "manifests"
     last = truss.hub_cache / "models--org--last"
@@ -68,7 +68,10 @@ def interrupt(truss: Truss, hub: Hub, command: list[str], number: signal.Signals
 
     try:
         wait_until(in_flight, "the transfer", alive=lambda: child.poll() is None)
-        (os.killpg if group else os.kill)(child.pid, number)
+        if whom == "group":
+            os.killpg(child.pid, number)
+        for pid in [child.pid] if whom == "parent" else children_of(child.pid) if whom == "children" else []:
+            os.kill(pid, number)
         out, err = child.communicate(timeout=60)
     finally:
         if child.poll() is None:
@@ -76,6 +79,11 @@ def interrupt(truss: Truss, hub: Hub, command: list[str], number: signal.Signals
             child.communicate()
     assert gone(child), "a child is left"
     return child.returncode, out + err
+
+
+def children_of(pid: int) -> list[int]:
+    listed = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
+    return [int(line) for line in listed.stdout.split()]
 
 
 def gone(child: subprocess.Popen[str]) -> bool:
@@ -109,7 +117,7 @@ def test_a_signal_ends_a_run_and_loses_nothing_that_was_published(
     how, method = ALL_AT_ONCE.get(mode, ([], None))
     command = [str(BIN / "truss-cache")] if mode == "truss-cache" else [*DOIT, *how]
     stalling.dodo(DODO.format(method=method, handlers=False))
-    code, text = interrupt(stalling, hub, command, number, group=number is signal.SIGINT)
+    code, text = interrupt(stalling, hub, command, number, whom="group" if number is signal.SIGINT else "parent")
     assert code == CODES[number], text
     assert "Traceback" not in text
     assert "Error" not in text
@@ -127,11 +135,19 @@ def test_a_signal_ends_a_run_and_loses_nothing_that_was_published(
 def test_a_handler_that_dodo_set_is_called_too(stalling: Truss, hub: Hub, mode: str, number: signal.Signals) -> None:
     how, method = ALL_AT_ONCE.get(mode, ([], None))
     stalling.dodo(DODO.format(method=method, handlers=True))
-    code, text = interrupt(stalling, hub, [*DOIT, *how], number, group=False)
+    code, text = interrupt(stalling, hub, [*DOIT, *how], number, whom="parent")
     assert code == CODES[number], text
     assert "Traceback" not in text
     handled = (stalling.folder / "handled.txt").read_text().splitlines()
     assert [line.split()[1] for line in handled].count(str(int(number))) >= 1
+
+
+def test_a_child_that_is_told_to_stop_ends_the_whole_run(stalling: Truss, hub: Hub) -> None:
+    """doit hands a child's SystemExit on as text."""
+    stalling.dodo(DODO.format(method="fork", handlers=False))
+    code, text = interrupt(stalling, hub, [*DOIT, "-n", "2", "-P", "process"], signal.SIGTERM, whom="children")
+    assert code == 143, text
+    assert "Traceback" not in text
 
 
 def test_a_signal_while_another_process_holds_the_lock_ends_the_wait(stalling: Truss, hub: Hub) -> None:

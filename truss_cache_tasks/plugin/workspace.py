@@ -10,7 +10,6 @@ from pathlib import Path
 
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
-from truss_cache_tasks.errors import CacheTaskError
 from truss_cache_tasks.fetch import Target, judge_target, make_target, project_entries
 from truss_cache_tasks.planning.freshness import Need, Verdict
 from truss_cache_tasks.planning.records import Project
@@ -49,12 +48,12 @@ class Workspace:
             display.warn_once((f"{self.path.name}: no model_cache entries, nothing to fetch",))
 
     def judge(self, target: Target) -> Verdict:
-        """Judge an entry and remember the verdict. One that cannot be judged is stale; its run meets the error anew."""
+        """Judge an entry and remember the verdict. A mistake of ours makes it stale; its run meets the mistake anew."""
         self.warn()
         try:
             verdict = judge_target(target)
-        except CacheTaskError as error:
-            verdict = Verdict(Need.FETCH, (str(error),))
+        except Exception as exc:
+            verdict = Verdict(Need.FETCH, (display.internal(exc),))
         self.verdicts[target.name] = verdict
         return verdict
 
