@@ -183,6 +183,7 @@ def test_a_folder_where_a_file_is_to_come_is_named(on_gcs: GcsStore, truss: Trus
     truss.config(f"model_cache:\n  - repo_id: {on_gcs.uri('m')}\n")
     blocking = truss.model_cache / on_gcs.visible("m", "a.bin")
     blocking.mkdir(parents=True)
+    (blocking / "mine.txt").write_text("a folder that holds nothing would make way")
     ran = truss.cli()
     assert ran.code == 1, ran
     assert ran.err.count("hint: ") == 1
