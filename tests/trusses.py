@@ -1,9 +1,9 @@
 """A Truss in a folder of its own, used as its user would: doit and truss-cache in child processes.
 
-    truss = Truss(tmp_path, hub=hub)                 # HF_ENDPOINT, caches, secrets and HOME all below tmp_path
-    truss.config("model_cache:\\n  - repo_id: org/name\\n")
-    truss.doit("cache_weights")                       # -> Ran(code, out, err); truss.cli("why", "--check")
-    truss.hub_cache, truss.model_cache, truss.mounts, truss.secrets      # folders
+truss = Truss(tmp_path, hub=hub)                 # HF_ENDPOINT, caches, secrets and HOME all below tmp_path
+truss.config("model_cache:\\n  - repo_id: org/name\\n")
+truss.doit("cache_weights")                       # -> Ran(code, out, err); truss.cli("why", "--check")
+truss.hub_cache, truss.model_cache, truss.mounts, truss.secrets      # folders
 """
 
 from __future__ import annotations

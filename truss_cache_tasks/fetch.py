@@ -371,7 +371,7 @@ class _Mover:
 
     def _jobs(self, missing: Sequence[PlannedFile]) -> Iterator[transfer.Job]:
         source = self.fetch.source
-        for planned in missing:
+        for planned in sorted(missing, key=lambda planned: -planned.file.size):  # a large one last would run alone
             if self.error is not None:
                 return
             release = try_lock(self.place.blob_lock(blob_id(planned.identity, self.place.form)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import select
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 # What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
 _PUBLIC_HEADERS = {"accept", "accept-encoding", "if-match", "range", "user-agent"}
 _EXPLANATION = 4096  # bytes of a refusal's body
+_GATHER_MS = 1  # TLS brings 16 KiB at a time, which are not worth a write each
 _SHORT = 16384  # bytes of a redirect's body that are read rather than paid for with a new connection
 
 
@@ -29,33 +31,77 @@ class HttpBody:
     """The body of one checked answer."""
 
     def __init__(
-        self, file: RemoteFile, start: int, validator: str | None, answer: urllib3.BaseHTTPResponse, host: str
+        self,
+        file: RemoteFile,
+        span: tuple[int, int],
+        validator: str | None,
+        answer: urllib3.BaseHTTPResponse,
+        host: str,
     ) -> None:
-        self.start = start
+        self.start, self.end = span
         self.validator = validator
         self._file = file
         self._answer = answer
         self._host = host
+        # Below urllib3, whose `read` copies each chunk twice; no content coding was asked for, so nothing is lost.
+        self._response: http.client.HTTPResponse = answer._original_response  # type: ignore[attr-defined]
+        self._failure: Exception | None = None
+        self._more = select.poll()
+        sock = getattr(answer.connection, "sock", None)  # None: there is no body, and the connection is free already
+        if sock is not None:
+            self._more.register(sock, select.POLLIN)
 
-    def read(self, limit: int, /) -> bytes:
-        """The next bytes; see Body."""
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes; see Body. Waits for the first of them alone."""
+        got = 0
         with _network_errors(self._file, self._host):
-            return self._answer.read(limit)
+            if self._failure is not None:
+                raise self._failure
+            while got < len(buffer):
+                try:
+                    size = _receive(self._response, buffer[got:])
+                except (http.client.HTTPException, OSError) as exc:
+                    if not got:
+                        raise
+                    self._failure = exc  # what came before it counts
+                    break
+                got += size
+                if not size or not self._more.poll(_GATHER_MS):
+                    break
+        return got
 
     def finish(self) -> None:
         """Nothing may follow."""
         with _network_errors(self._file, self._host):
-            beyond = self._answer.read(1)  # reaching the end also frees the connection for the next file
+            beyond = self._response.read(1) if self._response.length != 0 else self._response.read()
         if beyond:
             raise _wrong(self._file, f"{self._host} sent more than the {self._file.size} bytes that were listed")
 
     def close(self) -> None:
         """Give the connection back, or drop it."""
-        _drop(self._answer)
+        if self._response.isclosed():
+            self._answer.release_conn()
+        else:
+            _drop(self._answer)
 
 
-def open_body(file: RemoteFile, location: Location, start: int, validator: str | None, means: Means) -> HttpBody:
-    """Ask for `file` from `start` on.
+def _receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
+    """Put what one read of the socket brings into `buffer`; return 0 at the end."""
+    if response.chunked or response.length is None:
+        data = response.read1(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+    if response.fp is None or not response.length:
+        return 0
+    size = response.fp.readinto1(buffer[: response.length])
+    response.length -= size
+    return size
+
+
+def open_body(
+    file: RemoteFile, location: Location, span: tuple[int, int], validator: str | None, means: Means
+) -> HttpBody:
+    """Ask for the bytes of `file` from `span[0]` up to `span[1]`.
 
     Args:
         validator: what an earlier answer of this file said, where the location itself promises nothing.
@@ -63,13 +109,15 @@ def open_body(file: RemoteFile, location: Location, start: int, validator: str |
     Raises:
         Unavailable, Wrong, Refused: see `answers`.
     """
-    headers = {"Range": f"bytes={start}-"} if start else {}
+    start, end = span
+    last = end - 1 if end < file.size else ""
+    headers = {} if span == (0, file.size) else {"Range": f"bytes={start}-{last}"}
     answer, host = _get(file, location, headers, means)
     try:
         if answer.status not in (200, 206):
             raise _refusal(file, answer, host)
         seen = _check_version(file, location, validator, answer, host)
-        return HttpBody(file, _check_range(file, start, answer, host), seen, answer, host)
+        return HttpBody(file, _check_range(file, span, answer, host), seen, answer, host)
     except BaseException:
         _drop(answer)
         raise
@@ -175,22 +223,28 @@ def _strong(validator: str) -> str:
     return validator.removeprefix("W/")  # some proxies weaken an ETag; the digest judges the bytes
 
 
-def _check_range(file: RemoteFile, start: int, answer: urllib3.BaseHTTPResponse, host: str) -> int:
-    """Return the offset at which the answer begins: `start`, or 0 where the server ignores ranges."""
-    begins = 0
+def _check_range(
+    file: RemoteFile, span: tuple[int, int], answer: urllib3.BaseHTTPResponse, host: str
+) -> tuple[int, int]:
+    """Return the span that the answer holds: the one asked for, or the whole file where the server ignores ranges."""
+    whole = (0, file.size)
+    given = whole
     if answer.status == 206:
+        start, end = span
         said = answer.headers.get("Content-Range", "")
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", said.strip())
-        if not start or match is None or int(match[1]) != start or match[3] not in ("*", str(file.size)):
-            asked = f"bytes {start}- of {file.size}" if start else "the whole file"
+        fits = match is not None and int(match[1]) == start and match[3] in ("*", str(file.size))
+        if span == whole or not fits:
+            last = end - 1 if end < file.size else ""
+            asked = "the whole file" if span == whole else f"bytes {start}-{last} of {file.size}"
             raise _wrong(file, f"{host} answers with Content-Range {said[:60]!r}, want {asked}")
-        begins = start
+        given = span
     length = answer.headers.get("Content-Length", "")
-    left = file.size - begins
+    left = given[1] - given[0]
     # A range may be answered with less than was asked for (RFC 9110, 14.2), a whole file may not.
-    if length.isdecimal() and (int(length) > left or (not begins and int(length) < left)):
+    if length.isdecimal() and (int(length) > left or (given == whole and int(length) < left)):
         raise _wrong(file, f"{host} announces {int(length)} bytes, want {left}")
-    return begins
+    return given
 
 
 def _wrong(file: RemoteFile, said: str) -> Wrong:

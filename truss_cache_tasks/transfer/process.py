@@ -23,6 +23,7 @@ class Process:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.stopping = False
+        self.allowed = 8
         self.lifelines: set[Lifeline] = set()
         self.pools: dict[Any, Any] = {}  # urllib3 PoolManagers by proxy and CA bundle
         self.lock = threading.Lock()  # of `pools` and of the rate

@@ -1,0 +1,126 @@
+"""What one worker does with its part: ask, read, write, tell; tried again by `persist`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing, nullcontext
+
+from truss_cache_tasks.errors import Unavailable
+from truss_cache_tasks.planning.listing import Location
+from truss_cache_tasks.transfer.answers import Body, Wrong
+from truss_cache_tasks.transfer.disk import disk_errors, write
+from truss_cache_tasks.transfer.fetching import Fetching, Worker
+from truss_cache_tasks.transfer.limits import Limits
+from truss_cache_tasks.transfer.persisting import persist
+
+_own = threading.local()
+
+
+def work(fetching: Fetching, worker: Worker) -> None:
+    """Bring one part of the file, and judge the file if that was the last one. Raises CacheTaskError."""
+    task = _Task(fetching, worker)
+    persist(task, fetching.job.file, fetching.whereabouts, fetching.job.explain, worker.means)
+
+
+def is_local(location: Location) -> bool:
+    """Whether the bytes are on a disk of this machine."""
+    return location.url.startswith("file:")
+
+
+class _Task:
+    def __init__(self, fetching: Fetching, worker: Worker) -> None:
+        self._fetching = fetching
+        self._worker = worker
+        self._means = worker.means
+        self._buffer = _buffer(worker.means.limits.buffer)
+
+    @property
+    def have(self) -> int:
+        return self._fetching.have
+
+    def attempt(self, location: Location, /) -> None:
+        """Read on from where the last attempt ended, to the part's end."""
+        fetching, means = self._fetching, self._means
+        fetching.prepare(location, self._worker)
+        with nullcontext() if is_local(location) else means.process.slot(means.limits, means.lifeline):
+            if fetching.assign(self._worker) is None:  # only now: the parts of a file begin in order
+                return
+            fetching.forget_unnamed(self._worker)
+            self._read_on(location)
+        fetching.completed(self._worker, self._buffer)
+
+    def start_over(self, wrong: Wrong, /) -> None:
+        self._fetching.wrong(self._worker, wrong)
+
+    def _read_on(self, location: Location) -> None:
+        with closing(self._open(location)) as body:
+            self._fetching.answered(self._worker, body.validator, (body.start, body.end))
+            self._copy(body)
+            body.finish()
+
+    def _open(self, location: Location) -> Body:
+        file, part = self._fetching.job.file, self._worker.part
+        assert part is not None
+        if is_local(location):
+            from truss_cache_tasks.transfer.local import LocalBody
+
+            return LocalBody(file, location, part.at, part.end)
+        from truss_cache_tasks.transfer.http import open_body
+
+        return open_body(file, location, (part.at, part.end), self._fetching.validator, self._means)
+
+    def _copy(self, body: Body) -> None:
+        file, part = self._fetching.job.file, self._worker.part
+        assert part is not None
+        limits = self._means.limits
+        limit = limits.buffer
+        if limits.max_rate is not None:  # waits of an eighth of a second at most, so that it flows
+            limit = max(1, min(limit, limits.max_rate // 8))
+        trickle = _Trickle(limits)
+        while part.at < part.end:
+            began = time.monotonic()
+            size = body.readinto(self._buffer[: min(limit, part.end - part.at)])
+            if not size:
+                raise Unavailable(f"{file.path}: the connection was closed after {part.at} of {file.size} bytes")
+            if trickle.note(size, time.monotonic() - began):
+                raise Unavailable(f"{file.path}: the connection brings less than {limits.floor:.0f} bytes a second")
+            self._means.process.pace(size, limits, self._means.lifeline)
+            chunk = self._buffer[:size]
+            self._write(chunk, part.at)
+            self._fetching.arrived(self._worker, chunk, self._buffer)
+
+    def _write(self, chunk: memoryview, offset: int) -> None:
+        lifeline = self._means.lifeline
+        with lifeline.writing:  # the descriptor may be closed as soon as the lifeline is cut and settled
+            lifeline.check()
+            with disk_errors(self._fetching.job.file):
+                write(self._fetching.job.partial.descriptor, chunk, offset)
+        lifeline.check()
+
+
+class _Trickle:
+    """Watches how fast a connection brings bytes, waits for the disk and for the rate left out."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._bytes = 0
+        self._seconds = 0.0
+
+    def note(self, size: int, seconds: float) -> bool:
+        """Whether it was too slow for too long."""
+        self._bytes += size
+        self._seconds += seconds
+        if self._seconds < self._limits.floor_s:
+            return False
+        too_slow = self._bytes < self._limits.floor * self._seconds
+        self._bytes, self._seconds = 0, 0.0
+        return too_slow
+
+
+def _buffer(size: int) -> memoryview:
+    """Return this thread's memory for what it reads, the same each time."""
+    buffer: memoryview | None = getattr(_own, "buffer", None)
+    if buffer is None or len(buffer) != size:
+        _own.buffer = buffer = memoryview(bytearray(size))
+    return buffer
