@@ -6,7 +6,8 @@
     pins.json                   the commit that each moving revision stands for
     published/{etag}            hub form: a blob of ours that no manifest lists yet (same mtime as the blob)
     blobs/{id}.{xxh3}           whole files that are not visible: verified and not yet committed, or retired
-    partials/{id}.{token}       files on their way; nobody's once their writer is dead
+    partials/{id}.{token}       files on their way; the next run's once their writer is dead
+    partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
     locks/                      flock(2) files, empty
 {hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, taken while a blob of its cache is written
 """

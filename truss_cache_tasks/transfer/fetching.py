@@ -9,12 +9,15 @@ from dataclasses import replace
 from truss_cache_tasks.errors import IntegrityError, Stopped
 from truss_cache_tasks.planning.digests import Hasher
 from truss_cache_tasks.planning.listing import Location
+from truss_cache_tasks.transfer.adopting import adopt
 from truss_cache_tasks.transfer.answers import Wrong
 from truss_cache_tasks.transfer.disk import allocate, disk_errors, set_length
 from truss_cache_tasks.transfer.following import Follower
 from truss_cache_tasks.transfer.job import Done, Job, Report
+from truss_cache_tasks.transfer.journal import Entry, Journal
+from truss_cache_tasks.transfer.lifeline import Lifeline
 from truss_cache_tasks.transfer.means import Means
-from truss_cache_tasks.transfer.parts import Part, cut, part_size
+from truss_cache_tasks.transfer.parts import Part, cut, part_size, xxh3_128
 from truss_cache_tasks.transfer.whereabouts import Whereabouts
 
 
@@ -65,6 +68,7 @@ class Fetching:
         self._is_closed = False  # no further worker
         self._is_judged = False
         self._was_wrong = False
+        self._journal: Journal | None = None
 
     # -- for the crew
 
@@ -118,8 +122,8 @@ class Fetching:
 
     # -- for its workers
 
-    def prepare(self, location: Location, worker: Worker) -> None:
-        """Get ready for the first part, once a location is there."""
+    def prepare(self, location: Location, worker: Worker, buffer: memoryview) -> None:
+        """Get ready for the first part, once a location is there; `buffer` is scratch memory."""
         if self._follower is not None:
             return
         file = self.job.file
@@ -128,12 +132,17 @@ class Fetching:
             self._is_uncut = True  # nothing could tell whether its parts belong together
         parts = self._cut()
         if len(parts) > 1:
-            with disk_errors(file), worker.means.lifeline.writing:
-                worker.means.lifeline.check()
+            lifeline = worker.means.lifeline
+            with disk_errors(file), lifeline.writing:
+                lifeline.check()
                 allocate(self.job.partial.descriptor, file.size)
+                self._adopt(parts, location, buffer, lifeline)
         with self._lock:
             self._parts = parts
             self._follower = Follower(hasher, self.job.partial.descriptor)
+            self.have = sum(part.at - part.start for part in parts)
+        if self.have:
+            self._report(file, self.have)
 
     def assign(self, worker: Worker) -> Part | None:
         """Give `worker` a part if it has none; the first that is free. None if there is none."""
@@ -178,6 +187,9 @@ class Fetching:
             offset, size = part.at, len(chunk)
             part.at += size
             self.have += size
+        if self._journal is not None:
+            part.xxh3 = part.xxh3 or xxh3_128()
+            part.xxh3.update(chunk)
         if part.start <= follower.at < offset:  # its turn came while it was under way
             with disk_errors(self.job.file):
                 follower.catch_up(offset + size, buffer, check)
@@ -189,7 +201,12 @@ class Fetching:
         """Hash what became the prefix by the worker's part; once all parts are there, judge the file. Raises Wrong."""
         follower = self._follower
         assert follower is not None
-        lifeline = worker.means.lifeline
+        lifeline, part = worker.means.lifeline, worker.part
+        if self._journal is not None and part is not None and part.xxh3 is not None:
+            entry = Entry(part.start, part.end, part.xxh3.digest().hex(), self.validator or "")
+            with disk_errors(self.job.file), lifeline.writing:
+                worker.check()
+                self._journal.note(entry)
         with disk_errors(self.job.file):
             while not follower.is_busy and (end := self._prefix(follower.at)) > follower.at:
                 follower.catch_up(end, buffer, lifeline.check)
@@ -233,11 +250,27 @@ class Fetching:
         _send_away(others)  # before anybody gets one of the new parts
         assert self._follower is not None
         old = self._follower.hasher
+        if self._journal is not None:
+            with disk_errors(self.job.file), worker.means.lifeline.writing:
+                worker.means.lifeline.check()
+                self._journal.clear()
         with self._lock:
             self._parts, self._is_judged = self._cut(), False
             self._follower = Follower(Hasher(old.size, old.want), self.job.partial.descriptor)
         if taken_back:
             self._report(self.job.file, -taken_back)
+
+    def _adopt(self, parts: list[Part], location: Location, buffer: memoryview, lifeline: Lifeline) -> None:
+        descriptor = self.job.partial.journal
+        if descriptor is None:
+            return
+        self._journal = Journal(descriptor)
+        promised = location.validator
+        self.validator, other = adopt(
+            parts, self._journal, self.job.partial.descriptor, promised, buffer=buffer, check=lifeline.check
+        )
+        if other:
+            self.job.say(f"{self.job.file.path}: what an earlier run left is of {other}, not of {promised}: dropped")
 
     def _cut(self) -> list[Part]:
         size = self.job.file.size

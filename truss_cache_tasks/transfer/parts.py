@@ -51,3 +51,11 @@ def part_size(size: int, limits: Limits) -> int:
 def cut(size: int, length: int) -> list[Part]:
     """Return the 1..N parts of a file of `size` bytes, in order; all but the last are `length` long."""
     return [Part(start, min(start + length, size)) for start in range(0, size, length)] if size else [Part(0, 0)]
+
+
+def xxh3_128() -> Running:
+    """Begin an xxh3-128."""
+    import xxhash
+
+    running: Running = xxhash.xxh3_128()
+    return running

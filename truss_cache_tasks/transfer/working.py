@@ -42,12 +42,11 @@ class _Task:
     def attempt(self, location: Location, /) -> None:
         """Read on from where the last attempt ended, to the part's end."""
         fetching, means = self._fetching, self._means
-        fetching.prepare(location, self._worker)
+        fetching.prepare(location, self._worker, self._buffer)
         with nullcontext() if is_local(location) else means.process.slot(means.limits, means.lifeline):
-            if fetching.assign(self._worker) is None:  # only now: the parts of a file begin in order
-                return
-            fetching.forget_unnamed(self._worker)
-            self._read_on(location)
+            if fetching.assign(self._worker) is not None:  # only now: the parts of a file begin in order
+                fetching.forget_unnamed(self._worker)
+                self._read_on(location)
         fetching.completed(self._worker, self._buffer)
 
     def start_over(self, wrong: Wrong, /) -> None:
