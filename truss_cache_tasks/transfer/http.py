@@ -5,19 +5,18 @@ from __future__ import annotations
 import http.client
 import re
 import select
-import socket
-import ssl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
 
-from truss_cache_tasks.errors import IntegrityError, SourceChanged, Unavailable
+from truss_cache_tasks.errors import IntegrityError, SourceChanged
 from truss_cache_tasks.planning.listing import Location, RemoteFile
 from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
 from truss_cache_tasks.transfer.connections import pool_for, serving
 from truss_cache_tasks.transfer.means import Means
+from truss_cache_tasks.transfer.wording import network_errors
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 # What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
@@ -54,7 +53,7 @@ class HttpBody:
     def readinto(self, buffer: memoryview, /) -> int:
         """The next bytes; see Body. Waits for the first of them alone."""
         got = 0
-        with _network_errors(self._file, self._host):
+        with network_errors(self._file, self._host):
             if self._failure is not None:
                 raise self._failure
             while got < len(buffer):
@@ -72,7 +71,7 @@ class HttpBody:
 
     def finish(self) -> None:
         """Nothing may follow."""
-        with _network_errors(self._file, self._host):
+        with network_errors(self._file, self._host):
             beyond = self._response.read(1) if self._response.length != 0 else self._response.read()
         if beyond:
             raise _wrong(self._file, f"{self._host} sent more than the {self._file.size} bytes that were listed")
@@ -146,7 +145,7 @@ def _get(
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
         pool = pool_for(url, means)
-        with _network_errors(file, host), serving(means.lifeline):
+        with network_errors(file, host), serving(means.lifeline):
             answer = pool.request(
                 "GET",
                 url,
@@ -202,7 +201,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _refusal(file: RemoteFile, answer: urllib3.BaseHTTPResponse, host: str) -> Refused:
-    with _network_errors(file, host):
+    with network_errors(file, host):
         body = answer.read(_EXPLANATION)
     return Refused(host, answer.status, answer.headers, body)
 
@@ -249,63 +248,3 @@ def _check_range(
 
 def _wrong(file: RemoteFile, said: str) -> Wrong:
     return Wrong(IntegrityError(f"{file.path}: {said}", hint="Run it again; if it stays, the server is at fault."))
-
-
-@contextmanager
-def _network_errors(file: RemoteFile, host: str) -> Iterator[None]:
-    """Translate what the network raises. The words hold a host, never a URL: its query may be signed."""
-    try:
-        yield
-    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
-        causes = tuple(_causes(exc))
-        for cause in causes:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                raise Hopeless(
-                    f"{file.path}: {host}: its certificate is not trusted: {cause.verify_message}",
-                    hint="Set SSL_CERT_FILE to the CA bundle of your network.",
-                ) from exc
-            if str(cause).startswith("Tunnel connection failed: 4"):  # http.client's words; the proxy's status follows
-                raise Hopeless(
-                    f"{file.path}: {host}: the proxy refuses: {str(cause).partition(': ')[2]}",
-                    hint="Check the proxy and its password in HTTPS_PROXY.",
-                ) from exc
-        through = "the proxy to " if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) else ""
-        raise Unavailable(
-            f"{file.path}: {through}{host}: {_words(causes)}",
-            hint="Run it again when the network is back: what is complete is kept.",
-        ) from exc
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    """Yield `exc` and what it wraps, outermost first; urllib3 keeps causes in `args` and `original_error` too."""
-    seen: set[int] = set()
-    ahead = [exc]
-    while ahead:
-        found = ahead.pop(0)
-        if found is None or id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        ahead += [arg for arg in found.args if isinstance(arg, BaseException)]
-        ahead += [found.__cause__, found.__context__]
-
-
-def _words(causes: tuple[BaseException, ...]) -> str:
-    """Say what happened in a few plain words; the innermost cause that we know decides."""
-    for cause in reversed(causes):
-        for kind, words in _WORDS.items():
-            if isinstance(cause, kind):
-                return words
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
-    return "the connection broke"
-
-
-_WORDS: dict[type[BaseException], str] = {
-    socket.gaierror: "the name cannot be resolved",
-    http.client.RemoteDisconnected: "the connection was closed without an answer",
-    http.client.IncompleteRead: "the connection was closed early",
-    TimeoutError: "timed out",
-    urllib3.exceptions.TimeoutError: "timed out",
-    ssl.SSLError: "TLS failed",
-}

@@ -16,6 +16,7 @@ class Limits:
         connections: requests at once, over all pulls of the process.
         part_min, part_max: how long a part of a file is that is cut into parts; one of up to `part_min` is not cut.
         ahead: how far a part may lie beyond the bytes that are hashed, so that these are still in the page cache.
+        window_s: how often the number of a host's connections is thought over.
         max_rate: bytes a second of the whole process, or None.
         buffer: bytes that a worker holds in memory.
         connect_s: to connect, TLS included.
@@ -34,6 +35,7 @@ class Limits:
 
     files: int = 16
     connections: int = 32
+    window_s: float = 0.5
     part_min: int = 8 << 20
     part_max: int = 64 << 20
     ahead: int = 2 << 30

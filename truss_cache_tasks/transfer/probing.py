@@ -12,7 +12,7 @@ from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.persisting import persist
 from truss_cache_tasks.transfer.process import this_process
 from truss_cache_tasks.transfer.whereabouts import Whereabouts
-from truss_cache_tasks.transfer.working import is_local
+from truss_cache_tasks.transfer.working import host_of, is_local
 
 
 def prove_access(
@@ -43,7 +43,7 @@ class _Probing:
             return
         from truss_cache_tasks.transfer.http import prove
 
-        with self._means.process.slot(self._means.limits, self._means.lifeline):
+        with self._means.process.slot(host_of(location), self._means.limits, self._means.lifeline):
             prove(self._file, location, self._means)
 
     def start_over(self, wrong: Wrong, /) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
+from urllib.parse import urlsplit
 
 from truss_cache_tasks.errors import Unavailable
 from truss_cache_tasks.planning.listing import Location
-from truss_cache_tasks.transfer.answers import Body, Wrong
+from truss_cache_tasks.transfer.answers import Body, Refused, Wrong
 from truss_cache_tasks.transfer.disk import disk_errors, write
 from truss_cache_tasks.transfer.fetching import Fetching, Worker
 from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.persisting import persist
 
+_TOO_MANY = {429, 503}
 _own = threading.local()
 
 
@@ -26,6 +29,16 @@ def work(fetching: Fetching, worker: Worker) -> None:
 def is_local(location: Location) -> bool:
     """Whether the bytes are on a disk of this machine."""
     return location.url.startswith("file:")
+
+
+def host_of(location: Location) -> str:
+    """Return what one limiter is for: the host and port that are asked first, redirects or not."""
+    return urlsplit(location.url).netloc
+
+
+def _free_slot() -> AbstractContextManager[Callable[[int], None]]:
+    """A local disk is no host: as many as there are threads."""
+    return nullcontext(lambda _size: None)
 
 
 class _Task:
@@ -43,19 +56,29 @@ class _Task:
         """Read on from where the last attempt ended, to the part's end."""
         fetching, means = self._fetching, self._means
         fetching.prepare(location, self._worker, self._buffer)
-        with nullcontext() if is_local(location) else means.process.slot(means.limits, means.lifeline):
-            if fetching.assign(self._worker) is not None:  # only now: the parts of a file begin in order
-                fetching.forget_unnamed(self._worker)
-                self._read_on(location)
+        host = host_of(location)
+        try:
+            with _free_slot() if is_local(location) else means.process.slot(host, means.limits, means.lifeline) as took:
+                if fetching.assign(self._worker) is not None:  # only now: the parts of a file begin in order
+                    fetching.forget_unnamed(self._worker)
+                    self._read_on(location, took)
+        except Refused as exc:
+            if exc.status in _TOO_MANY:
+                means.process.complained(host)
+            raise
+        except Unavailable:
+            if not means.lifeline.is_cut:
+                means.process.complained(host)
+            raise
         fetching.completed(self._worker, self._buffer)
 
     def start_over(self, wrong: Wrong, /) -> None:
         self._fetching.wrong(self._worker, wrong)
 
-    def _read_on(self, location: Location) -> None:
+    def _read_on(self, location: Location, took: Callable[[int], None]) -> None:
         with closing(self._open(location)) as body:
             self._fetching.answered(self._worker, body.validator, (body.start, body.end))
-            self._copy(body)
+            self._copy(body, took)
             body.finish()
 
     def _open(self, location: Location) -> Body:
@@ -69,7 +92,7 @@ class _Task:
 
         return open_body(file, location, (part.at, part.end), self._fetching.validator, self._means)
 
-    def _copy(self, body: Body) -> None:
+    def _copy(self, body: Body, took: Callable[[int], None]) -> None:
         file, part = self._fetching.job.file, self._worker.part
         assert part is not None
         limits = self._means.limits
@@ -88,6 +111,7 @@ class _Task:
             chunk = self._buffer[:size]
             self._write(chunk, part.at)
             self._fetching.arrived(self._worker, chunk, self._buffer)
+            took(size)
 
     def _write(self, chunk: memoryview, offset: int) -> None:
         lifeline = self._means.lifeline
