@@ -191,3 +191,12 @@ def test_a_local_file_is_cut_too(tmp_path):
 
 def test_what_was_in_the_partial_before_does_not_matter(server):
     assert whole(pull_one(job_for(server.add("/w", BODY), BODY, partial=Scratch(b"x" * (len(BODY) + 99))), CUT))
+
+
+def test_one_resolve_serves_all_parts_and_is_asked_again_when_its_target_goes_stale(server):
+    target = server.add("/cdn", BODY, *[""] * 4, "403")
+    url = server.add("/resolve", BODY, *[f"redirect:{target}"] * 99)
+    assert whole(pull_one(job_for(url, BODY, headers={"Authorization": "Bearer t"}), replace(CUT, connections=1)))
+    asked = [asked.path for asked in server.asked]
+    assert asked.count("/resolve") == 2
+    assert asked.count("/cdn") == 12

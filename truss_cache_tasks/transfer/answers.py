@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from truss_cache_tasks.errors import CacheTaskError, Unavailable
+from truss_cache_tasks.planning.listing import Location
 
 
 class Body(Protocol):
@@ -16,6 +17,7 @@ class Body(Protocol):
 
     start: int  # offset of the first byte in the file: the one asked for, or 0
     end: int  # where the bytes that were promised end: the end that was asked for, or the file's
+    reached: Location | None  # where redirects led to, None without one
     validator: str | None  # what names this version of the file, for the next answer to agree with
 
     def readinto(self, buffer: memoryview, /) -> int:

@@ -10,7 +10,7 @@ from truss_cache_tasks.errors import IntegrityError, Stopped
 from truss_cache_tasks.planning.digests import Hasher
 from truss_cache_tasks.planning.listing import Location
 from truss_cache_tasks.transfer.adopting import adopt
-from truss_cache_tasks.transfer.answers import Wrong
+from truss_cache_tasks.transfer.answers import Body, Wrong
 from truss_cache_tasks.transfer.disk import allocate, disk_errors, set_length
 from truss_cache_tasks.transfer.following import Follower
 from truss_cache_tasks.transfer.job import Done, Job, Report
@@ -160,22 +160,25 @@ class Fetching:
             self._start_over(worker)
             self.assign(worker)
 
-    def answered(self, worker: Worker, validator: str | None, span: tuple[int, int]) -> Part:
-        """Take note of an answer that holds `span`; return the part that it serves now."""
+    def answered(self, worker: Worker, body: Body) -> None:
+        """Take note of an answer; the worker's part is another one if it holds other bytes than were asked for."""
         part = worker.part
         assert part is not None
-        if span != (part.at, part.end):  # the whole file: this server, or this answer of it, ignores ranges
+        if (body.start, body.end) != (
+            part.at,
+            part.end,
+        ):  # the whole file: ranges are ignored here
             self._is_uncut = True
             self._start_over(worker)
-            part = self.assign(worker)
+            self.assign(worker)
             worker.check()  # another worker met the same, and goes on with its answer
-            assert part is not None
-        self.validator = validator
+        self.validator = body.validator
+        if body.reached is not None and len(self._parts) > 1:
+            self.whereabouts.follow(body.reached)
         if not self._is_open:
             self._is_open = True
             if len(self._parts) > 1:
                 self._tell_opened()
-        return part
 
     def arrived(self, worker: Worker, chunk: memoryview, buffer: memoryview) -> None:
         """Take note of `chunk`, the next bytes of the worker's part, which are written; `buffer` is scratch memory."""

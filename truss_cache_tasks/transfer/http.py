@@ -7,6 +7,7 @@ import re
 import select
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
@@ -34,10 +35,13 @@ class HttpBody:
         file: RemoteFile,
         span: tuple[int, int],
         validator: str | None,
+        *,
         answer: urllib3.BaseHTTPResponse,
         host: str,
+        reached: Location | None,
     ) -> None:
         self.start, self.end = span
+        self.reached = reached
         self.validator = validator
         self._file = file
         self._answer = answer
@@ -111,12 +115,13 @@ def open_body(
     start, end = span
     last = end - 1 if end < file.size else ""
     headers = {} if span == (0, file.size) else {"Range": f"bytes={start}-{last}"}
-    answer, host = _get(file, location, headers, means)
+    answer, host, reached = _get(file, location, headers, means)
     try:
         if answer.status not in (200, 206):
             raise _refusal(file, answer, host)
         seen = _check_version(file, location, validator, answer, host)
-        return HttpBody(file, _check_range(file, span, answer, host), seen, answer, host)
+        given = _check_range(file, span, answer, host)
+        return HttpBody(file, given, seen, answer=answer, host=host, reached=reached)
     except BaseException:
         _drop(answer)
         raise
@@ -124,7 +129,7 @@ def open_body(
 
 def prove(file: RemoteFile, location: Location, means: Means) -> None:
     """Ask for the first byte and read none. Raises as `open_body` does."""
-    answer, host = _get(file, location, {"Range": "bytes=0-0"}, means)
+    answer, host, _ = _get(file, location, {"Range": "bytes=0-0"}, means)
     try:
         empty = answer.status == 416 and file.size == 0  # there is no first byte, and the server would give it
         if answer.status not in (200, 206) and not empty:
@@ -135,8 +140,11 @@ def prove(file: RemoteFile, location: Location, means: Means) -> None:
 
 def _get(
     file: RemoteFile, location: Location, headers: Mapping[str, str], means: Means
-) -> tuple[urllib3.BaseHTTPResponse, str]:
-    """Return the first answer that is no redirect, and its host. Range is kept on the way, credentials are not."""
+) -> tuple[urllib3.BaseHTTPResponse, str, Location | None]:
+    """Return the first answer that is no redirect, its host, and where redirects led to.
+
+    Range is kept on the way, credentials are not.
+    """
     url, limits = location.url, means.limits
     sent = urllib3.HTTPHeaderDict({"Accept-Encoding": "identity", "User-Agent": "truss-cache-tasks"})
     for name, value in (*location.headers.items(), *headers.items()):
@@ -159,7 +167,10 @@ def _get(
         target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
         if target is None:
             _set_stall(answer, limits.stall_s)
-            return answer, host
+            if url == location.url:
+                return answer, host, None
+            kept = {name: value for name, value in sent.items() if name.lower() != "range"}
+            return answer, host, replace(location, url=url, headers=kept)
         _pass_over(answer)
         try:
             followed = urljoin(url, target)

@@ -16,6 +16,7 @@ class LocalBody:
     def __init__(self, file: RemoteFile, location: Location, start: int = 0, end: int | None = None) -> None:
         self.start = start
         self.end = file.size if end is None else end
+        self.reached: Location | None = None
         self.validator = location.validator
         self._file = file
         self._at = start

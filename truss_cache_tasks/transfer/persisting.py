@@ -14,6 +14,7 @@ from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.retrying import Patience, retry_after
 from truss_cache_tasks.transfer.whereabouts import Whereabouts
 
+_STALE = {400, 401, 403, 404, 410}  # what a signed URL may answer once its time is over
 _PASSING = {408, 425, 429}  # and every 5xx: another time the answer may be another
 
 
@@ -49,6 +50,7 @@ def persist(
     """
     lifeline = means.lifeline
     patience = Patience(means.limits, lifeline)
+    location: Location | None = None
     while True:
         try:
             location = whereabouts.get(lifeline)
@@ -58,6 +60,9 @@ def persist(
             lifeline.check()
             task.start_over(exc)
         except Refused as exc:
+            assert location is not None  # only an attempt is refused
+            if exc.status in _STALE and whereabouts.go_back(location):
+                continue
             expired = exc.status == 401 or (location.expires is not None and exc.status in (400, 403))
             if expired and whereabouts.give_up(location, task.have):
                 continue
@@ -68,6 +73,8 @@ def persist(
         except (SourceChanged, Hopeless):
             raise
         except Unavailable as exc:
+            if location is not None:
+                whereabouts.go_back(location)
             patience.wait(exc, task.have)
 
 

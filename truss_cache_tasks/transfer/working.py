@@ -77,7 +77,7 @@ class _Task:
 
     def _read_on(self, location: Location, took: Callable[[int], None]) -> None:
         with closing(self._open(location)) as body:
-            self._fetching.answered(self._worker, body.validator, (body.start, body.end))
+            self._fetching.answered(self._worker, body)
             self._copy(body, took)
             body.finish()
 
