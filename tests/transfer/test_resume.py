@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,9 @@ def broken_off(server, **named):
     error = pull_one(job_for(url, BODY, partial=partial, **named), GIVES_UP).error
     assert type(error) is Unavailable
     assert 3 <= len(partial.lines) <= 5
+    transfer.reset()
+    while server.in_flight:  # what was cut off may still be on its way to the server's log
+        time.sleep(0.01)
     server.asked.clear()
     return partial, len(partial.lines)
 
@@ -100,7 +104,7 @@ def test_another_version_drops_it_all_and_says_so(server):
     job = job_for(server.add("/w", other, etag='"v2"'), other, partial=partial, validator='"v2"', say=said.append)
     assert whole(pull_one(job, CUT), other)
     assert said == ['w.bin: what an earlier run left is of "v1", not of "v2": dropped']
-    assert len(server.asked) == 13
+    assert 13 <= len(server.asked) <= 13 + CUT.connections  # a request that was cut off may be counted late
 
 
 def test_another_version_that_only_the_answer_tells_of_costs_the_file_once(server):

@@ -78,6 +78,7 @@ class _Crew:
                 fetching, end = self._finished.get(timeout=_POLL_S)
             except queue.Empty:
                 if not self.stopping:
+                    self._wake()  # some may have gone away
                     continue
                 give_up = give_up or time.monotonic() + self._limits.stop_s
                 if time.monotonic() < give_up:
@@ -110,15 +111,20 @@ class _Crew:
     def _wake(self) -> None:
         """See that there are threads for what can be done now."""
         with self._changed:
+            most = min(self._limits.connections, self._process.allowed)
+            most += sum(fetching.away for fetching in self.running)
+            most -= len(self._threads)
+            if most <= 0 and not self._idle:
+                return
             wanted = sum(fetching.wants() for fetching in self.running)
-            most = max(len(self.running), min(self._limits.connections, self._process.allowed))
-            for _ in range(min(wanted - self._idle, most - len(self._threads))):
+            for _ in range(min(wanted - self._idle, most)):
                 if self._closing:
                     return
                 thread = threading.Thread(target=self._work, name=f"transfer-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
-            self._changed.notify(wanted)
+            if self._idle:
+                self._changed.notify(wanted)
 
     def _work(self) -> None:
         while (begun := self._next()) is not None:
@@ -136,14 +142,21 @@ class _Crew:
                 self._wake()
 
     def _next(self) -> tuple[Fetching, Worker] | None:
-        """Return a worker of the file that has the fewest of those that want one; None in the end."""
+        """Return a worker of a file that wants one; None in the end."""
         with self._changed:
             while not self._closing:
-                wanting = [fetching for fetching in self.running if fetching.wants()]
-                if wanting:
-                    fetching = min(wanting, key=lambda fetching: fetching.load)  # the first of equals
+                fetching = self._choose()
+                if fetching is not None:
                     return fetching, fetching.join()
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1
             return None
+
+    def _choose(self) -> Fetching | None:
+        """Return the file that has the fewest workers of those that want one; the first of equals."""
+        for fetching in self.running:
+            if not fetching.load and fetching.wants():
+                return fetching
+        wanting = [fetching for fetching in self.running if fetching.wants()]
+        return min(wanting, key=lambda fetching: fetching.load) if wanting else None

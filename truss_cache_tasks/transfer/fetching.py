@@ -77,6 +77,11 @@ class Fetching:
         """How many workers it has."""
         return len(self._workers)
 
+    @property
+    def away(self) -> int:
+        """How many of them wait, and use no connection meanwhile."""
+        return sum(worker.means.lifeline.is_away for worker in tuple(self._workers))
+
     def wants(self) -> int:
         """How many further workers could begin now."""
         with self._lock:

@@ -69,7 +69,7 @@ class HttpBody:
                     self._failure = exc  # what came before it counts
                     break
                 got += size
-                if not size or not self._more.poll(_GATHER_MS):
+                if not size or got == len(buffer) or not self._more.poll(_GATHER_MS):
                     break
         return got
 

@@ -74,7 +74,7 @@ class Process:
             with self._slots:
                 self._in_use -= 1
                 gauge.in_use -= 1
-                self._slots.notify_all()
+                self._slots.notify(1 if len(self._gauges) == 1 else len(self._gauges))
 
     def complained(self, host: str) -> None:
         """Take note that `host` has too many connections, or loses them."""

@@ -34,7 +34,8 @@ class Whereabouts:
             location = self._location
             if location is None or (location.expires is not None and location.expires - _EARLY_S <= time.time()):
                 self._reached = None
-                self._location = location = self._locate()
+                with lifeline.away():
+                    self._location = location = self._locate()
             return self._reached or location
         finally:
             self._lock.release()
