@@ -48,6 +48,7 @@ class Machine:
         self.hub_cache, self.model_cache = root / "hub", root / "model_cache"
         self.mounts, self.secrets = root / "mounts", root / "secrets"
         self.secrets.mkdir(parents=True)
+        self.connections: int | None = None
 
     def settings(self, **env: str) -> Settings:
         base = process(
@@ -55,7 +56,7 @@ class Machine:
             **{"HF_ENDPOINT": self.hub.url, "HF_HUB_CACHE": str(self.hub_cache), "HOME": str(self.root)},
             **env,
         )
-        return Settings(**{**vars(base), "mount_root": self.mounts})
+        return Settings(**{**vars(base), "mount_root": self.mounts, "connections": self.connections})
 
     def truss(self, *entries: Entry, project: str = "ours", **env: str) -> Trussed:
         """A config with these entries, read anew: another call is the same config after an edit."""
