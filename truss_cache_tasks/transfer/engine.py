@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterable, Iterator
 
 from truss_cache_tasks.errors import CacheTaskError, Stopped
-from truss_cache_tasks.transfer.fetching import Fetching, Worker
+from truss_cache_tasks.transfer.fetching import Fetching
 from truss_cache_tasks.transfer.job import Done, Failed, Job, Report
 from truss_cache_tasks.transfer.lifeline import Lifeline
 from truss_cache_tasks.transfer.limits import Limits, Network
 from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.process import Process, this_process
+from truss_cache_tasks.transfer.worker import Worker
 from truss_cache_tasks.transfer.working import work
 
 _POLL_S = 0.1  # how often a waiting pull looks whether the process is to stop

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
-from truss_cache_tasks.errors import IntegrityError, Stopped
+from truss_cache_tasks.errors import IntegrityError
 from truss_cache_tasks.planning.digests import Hasher
 from truss_cache_tasks.planning.listing import Location
 from truss_cache_tasks.transfer.adopting import adopt
@@ -19,21 +19,7 @@ from truss_cache_tasks.transfer.lifeline import Lifeline
 from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.parts import Part, cut, part_size, xxh3_128
 from truss_cache_tasks.transfer.whereabouts import Whereabouts
-
-
-class Worker:
-    """A thread's stay with one part of one file; `part` is None until it has one."""
-
-    def __init__(self, means: Means) -> None:
-        self.means = means
-        self.part: Part | None = None
-        self.superseded = False  # the file starts over without it
-
-    def check(self) -> None:
-        """Raise Stopped if it is to end. With the file's lock held: else it may be superseded right after."""
-        if self.superseded:
-            raise Stopped("the file starts over")
-        self.means.lifeline.check()
+from truss_cache_tasks.transfer.worker import Worker, send_away
 
 
 class Fetching:
@@ -121,7 +107,7 @@ class Fetching:
         with self._lock:
             self._is_closed = True
             left = tuple(self._workers)
-        _send_away(left)
+        send_away(left)
         for worker in left:
             self._means.process.lifelines.discard(worker.means.lifeline)
 
@@ -255,7 +241,7 @@ class Fetching:
             self._parts, self._is_open, worker.part = [], False, None
             taken_back, self.have = self.have, 0
             self.validator = None
-        _send_away(others)  # before anybody gets one of the new parts
+        send_away(others)  # before anybody gets one of the new parts
         assert self._follower is not None
         old = self._follower.hasher
         if self._journal is not None:
@@ -294,11 +280,3 @@ class Fetching:
             if part.start <= at < part.end and part.complete:
                 at = part.end
         return at
-
-
-def _send_away(workers: Sequence[Worker]) -> None:
-    """Cut the lifelines of `workers`, and see that none of them writes any more."""
-    for worker in workers:
-        worker.means.lifeline.cut()
-    for worker in workers:
-        worker.means.lifeline.settle()

@@ -12,9 +12,10 @@ from truss_cache_tasks.errors import Unavailable
 from truss_cache_tasks.planning.listing import Location
 from truss_cache_tasks.transfer.answers import Body, Refused, Wrong
 from truss_cache_tasks.transfer.disk import disk_errors, write
-from truss_cache_tasks.transfer.fetching import Fetching, Worker
+from truss_cache_tasks.transfer.fetching import Fetching
 from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.persisting import persist
+from truss_cache_tasks.transfer.worker import Worker
 
 _TOO_MANY = {429, 503}
 _own = threading.local()
