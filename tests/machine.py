@@ -43,6 +43,8 @@ FILES = {
 class Machine:
     """`hub_cache`, `model_cache`, `mounts` and `secrets` below `root`; the Hub is the stand-in."""
 
+    connections: int | None = None
+
     def __init__(self, root: Path, hub: Hub) -> None:
         self.root, self.hub = root, hub
         self.hub_cache, self.model_cache = root / "hub", root / "model_cache"
@@ -55,7 +57,7 @@ class Machine:
             **{"HF_ENDPOINT": self.hub.url, "HF_HUB_CACHE": str(self.hub_cache), "HOME": str(self.root)},
             **env,
         )
-        return Settings(**{**vars(base), "mount_root": self.mounts})
+        return Settings(**{**vars(base), "mount_root": self.mounts, "connections": self.connections})
 
     def truss(self, *entries: Entry, project: str = "ours", **env: str) -> Trussed:
         """A config with these entries, read anew: another call is the same config after an edit."""

@@ -12,7 +12,7 @@ from truss_cache_tasks import transfer
 from truss_cache_tasks.config.credentials import fingerprint
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.errors import CacheTaskError, Collision, SourceChanged, StoreError, Unavailable
+from truss_cache_tasks.errors import CacheTaskError, Collision, IntegrityError, SourceChanged, StoreError, Unavailable
 from truss_cache_tasks.planning.freshness import Need, Verdict, judge
 from truss_cache_tasks.planning.keys import request_key
 from truss_cache_tasks.planning.listing import Listing, RemoteFile
@@ -20,14 +20,15 @@ from truss_cache_tasks.planning.plan import Plan, PlannedFile, case_clashes, mak
 from truss_cache_tasks.planning.records import Manifest, Pin, Project
 from truss_cache_tasks.planning.request import Form, Kind, Request
 from truss_cache_tasks.sources import Source, open_source
-from truss_cache_tasks.store import blobs, claims, disk
-from truss_cache_tasks.store.blobs import Held, Partial
+from truss_cache_tasks.store import blobs, claims, disk, partials
+from truss_cache_tasks.store.blobs import Held
 from truss_cache_tasks.store.commit import Author, Overtaken, claim_only, commit
 from truss_cache_tasks.store.evidence import gather
 from truss_cache_tasks.store.layout import Place, blob_id, hub_place, pin_name, place_of
 from truss_cache_tasks.store.locks import locked, try_lock
 from truss_cache_tasks.store.manifest import Unreadable, read_manifest
 from truss_cache_tasks.store.neighbours import Neighbours, contested, neighbours, settle, superseded
+from truss_cache_tasks.store.partials import Partial
 from truss_cache_tasks.store.remove import forget_hollow
 
 BEHIND = "+hub"  # suffix of the claim that an entry with plain files has on the hub cache behind them
@@ -317,7 +318,8 @@ class _Fetch:
     def _move(self, place: Place, files: Sequence[PlannedFile], held: dict[str, Held]) -> None:
         """Fetch those of `files` that are not held, each under its blob's lock, and add them to `held`."""
         missing = list({f.identity: f for f in files if f.identity not in held}.values())
-        _check_space(place, sum(planned.file.size for planned in missing) + _copied(place, held.values()))
+        coming = sum(planned.file.size - partials.left_bytes(place, planned) for planned in missing)
+        _check_space(place, coming + _copied(place, held.values()))
         since = blobs.last_commit(place)
         while missing:
             mover = _Mover(self, place, held, since)
@@ -365,7 +367,7 @@ class _Mover:
             with contextlib.suppress(AttributeError):
                 pulled.close()  # type: ignore[attr-defined]  # a generator: cancels what still runs
             for _, temporary, release in self._open.values():
-                temporary.discard()
+                temporary.leave()
                 release()
             self._open.clear()
         if self.error is not None:
@@ -373,7 +375,7 @@ class _Mover:
 
     def _jobs(self, missing: Sequence[PlannedFile]) -> Iterator[transfer.Job]:
         source = self.fetch.source
-        for planned in missing:
+        for planned in sorted(missing, key=lambda planned: -planned.file.size):  # a large one last would run alone
             if self.error is not None:
                 return
             release = try_lock(self.place.blob_lock(blob_id(planned.identity, self.place.form)))
@@ -384,20 +386,23 @@ class _Mover:
                 if self.fetch._came(self.place, planned, self.held, self.since):
                     release()
                     continue
-                temporary = blobs.open_partial(self.place, planned)
+                temporary = partials.open_partial(self.place, planned)
             except BaseException:
                 release()
                 raise
             self._open[planned.identity] = (planned, temporary, release)
             job_file = planned.file
-            yield _Job(job_file, partial(source.locate, job_file), temporary, source.explain, planned.identity)
+            locate, say = partial(source.locate, job_file), self.fetch.run.say
+            yield _Job(job_file, locate, temporary, source.explain, say, planned.identity)
 
     def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
         assert isinstance(outcome.job, _Job)
         planned, temporary, release = self._open.pop(outcome.job.identity)
         try:
             if isinstance(outcome, transfer.Failed):
-                temporary.discard()
+                if isinstance(outcome.error, IntegrityError | SourceChanged):
+                    temporary.discard()
+                temporary.leave()
                 self.error = self.error or outcome.error
                 return
             held = blobs.publish(self.place, planned, temporary, outcome.digest, outcome.xxh3)

@@ -24,6 +24,7 @@ class Served:
         `503` or any status          that status, `{"said": "no"}` as its body
         `429:N`, `503:N`, `429:date` with Retry-After: N seconds, or a date one second from now
         `cut:N`, `reset:N`           FIN or RST after N bytes of the body (half of it)
+        `trickle:N`                  the body, N bytes every tenth of a second
         `stall:N`                    N bytes of the body, then silence until the server ends
         `pause:N`                    N bytes of the body, and the rest once `go` is set
         `silence`                    not even headers
@@ -203,13 +204,13 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= len(whole):
                 self._refuse(asked, 416, "")
                 return
-        body = whole[start:end]
+        body: bytes | memoryview = memoryview(whole)[start:end]  # no copy: tests measure this process's memory
         if name == "flip":
-            body = bytes([body[0] ^ 1]) + body[1:]
+            body = bytes([body[0] ^ 1]) + bytes(body[1:])
         if name == "announce-short":
             body = body[:-3]
         if name in ("announce-long", "endless"):
-            body += b"more"
+            body = bytes(body) + b"more"
         asked.status = 206 if ranged else 200
         self.send_response(asked.status)
         etag = '"stray"' if name == "etag-stray" else served.etag
@@ -225,10 +226,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self._send_body(asked, body, name, argument)
 
-    def _send_body(self, asked: Asked, body: bytes, name: str, argument: str) -> None:
+    def _send_body(self, asked: Asked, body: bytes | memoryview, name: str, argument: str) -> None:
         breaks = name in ("cut", "reset", "stall", "pause")
         first = body[: int(argument) if argument else len(body) // 2] if breaks else body
         rest = body[len(first) :] if name == "pause" else b"beyond" if name == "long" else b""
+        if name == "trickle":
+            for at in range(0, len(body), int(argument)):
+                self._send(asked, body[at : at + int(argument)])
+                if self.server_of.ending.wait(0.1):
+                    break
+            return
         self._send(asked, first)
         if name == "pause":
             self.server_of.go.wait()
@@ -240,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
         self.close_connection = self.close_connection or name in ("cut", "reset", "stall")
 
-    def _send(self, asked: Asked, data: bytes) -> None:
+    def _send(self, asked: Asked, data: bytes | memoryview) -> None:
         for at in range(0, len(data), 65536):
             asked.sent += len(data[at : at + 65536])  # before the write: the client may be done before we go on
             self.wfile.write(data[at : at + 65536])

@@ -20,6 +20,8 @@ FAST = transfer.Limits(backoff_s=0.001, backoff_cap_s=0.002, connect_s=10, answe
 class Scratch:
     """A partial: a descriptor over a temporary that has no name."""
 
+    journal: int | None = None
+
     def __init__(self, content: bytes = b"") -> None:
         self.descriptor, name = tempfile.mkstemp()
         os.unlink(name)

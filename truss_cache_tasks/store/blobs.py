@@ -16,10 +16,11 @@ from truss_cache_tasks.planning.listing import Digest
 from truss_cache_tasks.planning.plan import PlannedFile
 from truss_cache_tasks.planning.records import FileRecord
 from truss_cache_tasks.planning.request import Form
-from truss_cache_tasks.store.disk import disk_errors, place_file, sweep, sync_folder, token
+from truss_cache_tasks.store.disk import disk_errors, place_file, sync_folder, token
 from truss_cache_tasks.store.layout import Place, blob_id
-from truss_cache_tasks.store.locks import locked, try_lock
+from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import read_all
+from truss_cache_tasks.store.partials import Partial
 
 _CHUNK = 1 << 20  # bytes hashed between two looks at `stopped`
 
@@ -42,37 +43,6 @@ class Held:
     ours: bool = True
 
 
-@dataclass
-class Partial:
-    """A temporary on its way to become a blob: a descriptor for `transfer`, a path for this room alone."""
-
-    descriptor: int
-    path: Path
-
-    def close(self) -> None:
-        """Give the descriptor back, once."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
-
-    def discard(self) -> None:
-        """Remove what is there."""
-        self.close()
-        self.path.unlink(missing_ok=True)
-
-
-def open_partial(place: Place, planned: PlannedFile) -> Partial:
-    """Open a new temporary for these bytes. The caller holds the blob's lock: any other is a dead run's."""
-    name = blob_id(planned.identity, place.form)
-    folder = place.records / "partials"
-    with disk_errors(f"cannot write below {place.root}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for dead in _named(folder, name):
-            dead.unlink(missing_ok=True)
-        path = folder / f"{name}.{token()}"
-        return Partial(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path)
-
-
 def publish(place: Place, planned: PlannedFile, partial: Partial, digest: Digest | None, xxh3: str) -> Held:
     """Make a complete, verified partial a blob: fsync, rename, fsync of the folder."""
     confirmed = as_text(digest)
@@ -84,6 +54,7 @@ def publish(place: Place, planned: PlannedFile, partial: Partial, digest: Digest
         path.parent.mkdir(parents=True, exist_ok=True)
         _mark(place, path, stat.st_mtime_ns)
         os.replace(partial.path, path)
+        partial.drop_journal()
         sync_folder(path.parent)
     return Held(path, stat.st_size, stat.st_mtime_ns, xxh3, confirmed)
 
@@ -113,15 +84,6 @@ def settle_in(place: Place, held: Iterable[Held]) -> None:
             (place.records / "published" / one.path.name).unlink(missing_ok=True)
     if place.form is Form.HUB:
         (place.records / "published" / "links.json").unlink(missing_ok=True)
-
-
-def sweep_partials(place: Place) -> None:
-    """Remove the temporaries of dead runs: those whose lock is free. The caller holds the root's lock."""
-    for path in list((place.records / "partials").glob("*.*")):
-        if release := try_lock(place.blob_lock(path.name.partition(".")[0])):
-            path.unlink(missing_ok=True)
-            release()
-    sweep(place.records, "link.*", "ref.*", "*.tmp", "*/*.tmp")
 
 
 def bring_home(place: Place, planned: PlannedFile, held: Held, stopped: Callable[[], bool]) -> Held:

@@ -11,12 +11,14 @@ from truss_cache_tasks.planning.keys import canonical, request_key
 from truss_cache_tasks.planning.plan import Plan
 from truss_cache_tasks.planning.records import Claim, FileRecord, Manifest, Pin, Project
 from truss_cache_tasks.planning.request import Form
-from truss_cache_tasks.store import blobs, claims, links
+from truss_cache_tasks.store import blobs, claims, links, partials
 from truss_cache_tasks.store.blobs import Held
 from truss_cache_tasks.store.layout import Place, pin_name
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import read_all, write_manifest
 from truss_cache_tasks.store.neighbours import contested, neighbours, settle
+
+_RESUMABLE_S = 7 * 86400.0  # a failed download of another entry waits so long for its next run
 
 
 class Overtaken(Exception):
@@ -94,7 +96,7 @@ def commit(
             claims.write_pin(place, moving, Pin(plan.revision, author.entry, author.run))
         _claim(place, manifest, author)
         blobs.settle_in(place, held.values())
-        blobs.sweep_partials(place)
+        partials.sweep_partials(place, older_than_s=_RESUMABLE_S)
         return manifest
 
 

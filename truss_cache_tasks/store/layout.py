@@ -8,7 +8,8 @@
         {etag}                  a blob, with the mtime that the blob has
         links.json              links of the snapshots
     blobs/{id}.{xxh3}           whole files that are not visible: verified and not yet committed, or retired
-    partials/{id}.{token}       files on their way; nobody's once their writer is dead
+    partials/{id}.{token}       files on their way; the next run's once their writer is dead
+    partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
     locks/                      flock(2) files, empty
 {hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, taken while a blob of its cache is written
 """

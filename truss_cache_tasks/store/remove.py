@@ -19,12 +19,13 @@ from truss_cache_tasks.planning.plan import RECORDS
 from truss_cache_tasks.planning.records import Claims, FileRecord, Manifest, Project
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import claims
-from truss_cache_tasks.store.blobs import staged, sweep_partials
+from truss_cache_tasks.store.blobs import staged
 from truss_cache_tasks.store.disk import remove_empty_parents, remove_if_empty
 from truss_cache_tasks.store.layout import Place, blob_id
 from truss_cache_tasks.store.links import drop_refs, files_below, top
 from truss_cache_tasks.store.locks import locked, try_lock
 from truss_cache_tasks.store.manifest import read_all, remove_manifests
+from truss_cache_tasks.store.partials import sweep_partials
 
 
 @dataclass

@@ -9,16 +9,19 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from truss_cache_tasks.errors import CacheTaskError, Unavailable
+from truss_cache_tasks.planning.listing import Location
 
 
 class Body(Protocol):
     """The bytes of one answer, in order."""
 
     start: int  # offset of the first byte in the file: the one asked for, or 0
+    end: int  # where the bytes that were promised end: the end that was asked for, or the file's
+    reached: Location | None  # where redirects led to, None without one
     validator: str | None  # what names this version of the file, for the next answer to agree with
 
-    def read(self, limit: int, /) -> bytes | memoryview:
-        """Return the next 1..`limit` bytes, b"" at the end; a memoryview is good until the next call.
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Put the next bytes into `buffer`; return how many, 0 at the end.
 
         Raises:
             Unavailable: the connection failed, or the end came before it was announced.

@@ -146,12 +146,30 @@ def _trust(ca_bundle: str | None) -> ssl.SSLContext:
     try:
         if ca_bundle is not None and os.path.isdir(ca_bundle):
             return ssl.create_default_context(capath=ca_bundle)
-        return ssl.create_default_context(cafile=ca_bundle)
+        trust = ssl.create_default_context(cafile=ca_bundle)
+        if ca_bundle is None and not _has_roots(trust):
+            _add_certifi(trust)
+        return trust
     except OSError as exc:  # ssl.SSLError is one
         raise ConfigError(
             f"the CA bundle {ca_bundle} cannot be used: {exc.strerror or exc}",
             hint="Set SSL_CERT_FILE, REQUESTS_CA_BUNDLE or AWS_CA_BUNDLE to a PEM file of certificates.",
         ) from exc
+
+
+def _has_roots(trust: ssl.SSLContext) -> bool:
+    """Whether the system has certificates of authorities, as a file or as a folder that is read on demand."""
+    folder = ssl.get_default_verify_paths().capath
+    return trust.cert_store_stats()["x509_ca"] > 0 or bool(folder and os.listdir(folder))
+
+
+def _add_certifi(trust: ssl.SSLContext) -> None:
+    """Trust Mozilla's list where the system (a slim image) has none, if requests or another brought it."""
+    try:
+        import certifi
+    except ImportError:
+        return
+    trust.load_verify_locations(cafile=certifi.where())
 
 
 def _connect(host: str, port: int, timeout: Any, options: Sequence[Any], lifeline: Lifeline) -> socket.socket:

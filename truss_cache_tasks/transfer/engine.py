@@ -7,15 +7,16 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from truss_cache_tasks.errors import CacheTaskError, Stopped
-from truss_cache_tasks.transfer.fetching import fetch
+from truss_cache_tasks.transfer.fetching import Fetching
 from truss_cache_tasks.transfer.job import Done, Failed, Job, Report
 from truss_cache_tasks.transfer.lifeline import Lifeline
 from truss_cache_tasks.transfer.limits import Limits, Network
 from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.process import Process, this_process
+from truss_cache_tasks.transfer.worker import Worker
+from truss_cache_tasks.transfer.working import work
 
 _POLL_S = 0.1  # how often a waiting pull looks whether the process is to stop
 
@@ -43,94 +44,120 @@ def run(jobs: Iterable[Job], report: Report, limits: Limits, network: Network) -
         crew.end()
 
 
-@dataclass(frozen=True, eq=False)
-class _Running:
-    """A job that was taken and not yet yielded."""
-
-    job: Job
-    lifeline: Lifeline
-
-
 class _Crew:
     """The worker threads of one pull, and what they are at."""
 
     def __init__(self, report: Report, limits: Limits, network: Network, process: Process) -> None:
-        self.running: set[_Running] = set()
+        self.running: list[Fetching] = []
         self._report = report
         self._limits = limits
-        self._network = network
         self._process = process
+        self._means = Means(limits, network, process, Lifeline())
         self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._closing = False
+        self._changed = threading.Condition()  # of all of the above; workers alone wait for it
         # SimpleQueue, not Queue: a signal handler may interrupt `get`, which then holds no lock.
-        self._todo: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[tuple[_Running, Done | BaseException]] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[tuple[Fetching, Done | BaseException]] = queue.SimpleQueue()
 
     @property
     def stopping(self) -> bool:
         return self._process.stopping
 
     def take(self, job: Job) -> None:
-        """Begin `job` in a thread of its own, a new one if none is idle."""
-        running = _Running(job, self._process.lifeline())
-        self.running.add(running)
-        if len(self._threads) < len(self.running):
-            thread = threading.Thread(target=self._work, name=f"transfer-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        self._todo.put(running)
+        """Begin `job`."""
+        fetching = Fetching(job, self._report, self._means, self._wake)
+        with self._changed:
+            self.running.append(fetching)
+        self._wake()
 
     def result(self) -> Done | Failed:
         """Return the next job's end. Raises what a worker met that is no CacheTaskError."""
         give_up = None
         while True:
             try:
-                running, end = self._finished.get(timeout=_POLL_S)
+                fetching, end = self._finished.get(timeout=_POLL_S)
             except queue.Empty:
                 if not self.stopping:
+                    self._wake()  # some may have gone away
                     continue
                 give_up = give_up or time.monotonic() + self._limits.stop_s
                 if time.monotonic() < give_up:
                     continue
-                running, end = next(iter(self.running)), Stopped("stopped before it was complete")
-                self._take_back(running)
-            if running not in self.running:
+                fetching, end = self.running[0], Stopped("stopped before it was complete")
+                fetching.close()
+            if fetching not in self.running:
                 continue  # given up before
-            self.running.remove(running)
-            self._process.lifelines.discard(running.lifeline)
+            with self._changed:
+                self.running.remove(fetching)
             if isinstance(end, Done):
                 return end
             if isinstance(end, CacheTaskError):
-                return Failed(running.job, end)
+                return Failed(fetching.job, end)
             raise end
 
     def end(self) -> None:
         """Cancel what runs, and see the threads off: no partial is written to after this."""
         if os.getpid() != self._process.pid:
             return  # a fork's copy of a pull: threads and connections are the parent's
-        for running in self.running:
-            running.lifeline.cut()
-        for _ in self._threads:
-            self._todo.put(None)
-        for running in self.running:
-            self._take_back(running)
-            self._process.lifelines.discard(running.lifeline)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for fetching in self.running:
+            fetching.close()
         until = time.monotonic() + self._limits.stop_s
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    @staticmethod
-    def _take_back(running: _Running) -> None:
-        """Make sure that `running` writes no more: its descriptor is its owner's again."""
-        running.lifeline.cut()
-        running.lifeline.settle()
+    def _wake(self) -> None:
+        """See that there are threads for what can be done now."""
+        with self._changed:
+            most = min(self._limits.connections, self._process.allowed)
+            most += sum(fetching.away for fetching in self.running)
+            most -= len(self._threads)
+            if most <= 0 and not self._idle:
+                return
+            wanted = sum(fetching.wants() for fetching in self.running)
+            for _ in range(min(wanted - self._idle, most)):
+                if self._closing:
+                    return
+                thread = threading.Thread(target=self._work, name=f"transfer-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            if self._idle:
+                self._changed.notify(wanted)
 
     def _work(self) -> None:
-        while (running := self._todo.get()) is not None:
-            end: Done | BaseException
+        while (begun := self._next()) is not None:
+            fetching, worker = begun
+            failure: BaseException | None = None
             try:
-                running.lifeline.check()
-                means = Means(self._limits, self._network, self._process, running.lifeline)
-                end = fetch(running.job, self._report, means)
-            except BaseException as exc:  # nothing may end a worker but None: the caller waits for this job's end
-                end = exc
-            self._finished.put((running, end))
+                worker.means.lifeline.check()
+                work(fetching, worker)
+            except BaseException as exc:  # nothing may end a thread but `_next`: the caller waits for this job's end
+                failure = exc
+            end = fetching.leave(worker, failure)
+            if end is not None:
+                self._finished.put((fetching, end))
+            else:
+                self._wake()
+
+    def _next(self) -> tuple[Fetching, Worker] | None:
+        """Return a worker of a file that wants one; None in the end."""
+        with self._changed:
+            while not self._closing:
+                fetching = self._choose()
+                if fetching is not None:
+                    return fetching, fetching.join()
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+            return None
+
+    def _choose(self) -> Fetching | None:
+        """Return the file that has the fewest workers of those that want one; the first of equals."""
+        for fetching in self.running:
+            if not fetching.load and fetching.wants():
+                return fetching
+        wanting = [fetching for fetching in self.running if fetching.wants()]
+        return min(wanting, key=lambda fetching: fetching.load) if wanting else None

@@ -1,134 +1,282 @@
-"""One file from its location into its partial: tried again, started over, verified, or failed in plain words."""
+"""One file while it comes: its parts, the threads that work at them, and how it ended."""
 
 from __future__ import annotations
 
-import errno
-import os
-from contextlib import closing, nullcontext
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 
-from truss_cache_tasks.errors import IntegrityError, StoreError, Unavailable
+from truss_cache_tasks.errors import IntegrityError
 from truss_cache_tasks.planning.digests import Hasher
-from truss_cache_tasks.planning.listing import Location, RemoteFile
+from truss_cache_tasks.planning.listing import Location
+from truss_cache_tasks.transfer.adopting import adopt
 from truss_cache_tasks.transfer.answers import Body, Wrong
+from truss_cache_tasks.transfer.disk import allocate, disk_errors, set_length
+from truss_cache_tasks.transfer.following import Follower
 from truss_cache_tasks.transfer.job import Done, Job, Report
+from truss_cache_tasks.transfer.journal import Entry, Journal
+from truss_cache_tasks.transfer.lifeline import Lifeline
 from truss_cache_tasks.transfer.means import Means
-from truss_cache_tasks.transfer.persisting import persist
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def fetch(job: Job, report: Report, means: Means) -> Done:
-    """Move all bytes of `job` into its partial. Raises CacheTaskError; Stopped if the lifeline is cut."""
-    fetching = _Fetching(job, report, means)
-    persist(fetching, job.file, job.locate, job.explain, means)
-    return fetching.done()
+from truss_cache_tasks.transfer.parts import Part, cut, part_size, xxh3_128
+from truss_cache_tasks.transfer.whereabouts import Whereabouts
+from truss_cache_tasks.transfer.worker import Worker, send_away
 
 
-def is_local(location: Location) -> bool:
-    """Whether the bytes are on a disk of this machine."""
-    return location.url.startswith("file:")
+class Fetching:
+    """What the threads of one file share.
 
+    Until the first answer came it has one worker, which learns the validator, the redirect, and whether ranges are
+    given; then one for each part, as far as connections allow. Starting over sends all workers but one away.
+    """
 
-class _Fetching:
-    """What is known of one file while it comes: the bytes that are there are a prefix, hashed and written."""
+    def __init__(self, job: Job, report: Report, means: Means, opened: Callable[[], None]) -> None:
+        """Begin with nothing there.
 
-    def __init__(self, job: Job, report: Report, means: Means) -> None:
+        Args:
+            means: of the pull; each worker gets a lifeline of its own.
+            opened: called when further workers can be of use.
+        """
         self.job = job
+        self.whereabouts = Whereabouts(job.locate)
         self.have = 0
+        self.validator: str | None = None  # of the bytes that are there
+        self.result: Done | None = None
+        self.error: BaseException | None = None
         self._report = report
         self._means = means
-        self._lifeline = means.lifeline
-        self._hasher: Hasher | None = None  # once a location told which digest is wanted
-        self._validator: str | None = None  # of the bytes that are there
+        self._tell_opened = opened
+        self._lock = threading.Lock()
+        self._workers: set[Worker] = set()
+        self._parts: list[Part] = []
+        self._follower: Follower | None = None  # once a location told which digest is wanted
+        self._is_open = False
+        self._is_uncut = False
+        self._is_closed = False  # no further worker
+        self._is_judged = False
+        self._was_wrong = False
+        self._journal: Journal | None = None
 
-    def attempt(self, location: Location) -> None:
-        """Read on from where the last attempt ended, to the end. Raises as `answers` says."""
+    # -- for the crew
+
+    @property
+    def load(self) -> int:
+        """How many workers it has."""
+        return len(self._workers)
+
+    @property
+    def away(self) -> int:
+        """How many of them wait, and use no connection meanwhile."""
+        return sum(worker.means.lifeline.is_away for worker in tuple(self._workers))
+
+    def wants(self) -> int:
+        """How many further workers could begin now."""
+        with self._lock:
+            current = [worker for worker in self._workers if not worker.superseded]
+            if self._is_closed or self.result is not None:
+                return 0
+            if not self._is_open:
+                return 0 if current else 1
+            waiting = sum(worker.part is None for worker in current)
+            return max(0, sum(self._is_free(part) for part in self._parts) - waiting)
+
+    def join(self) -> Worker:
+        """Return a new worker."""
+        worker = Worker(replace(self._means, lifeline=self._means.process.lifeline()))
+        with self._lock:
+            self._workers.add(worker)
+            if self._is_closed:
+                worker.means.lifeline.cut()
+        return worker
+
+    def leave(self, worker: Worker, error: BaseException | None) -> Done | BaseException | None:
+        """Take note that `worker` ended; return how the file ended, if that was the last one."""
+        with self._lock:
+            self._workers.discard(worker)
+            self._means.process.lifelines.discard(worker.means.lifeline)
+            if error is not None and not worker.superseded:
+                self.error = self.error or error
+                self._is_closed = True
+            left = tuple(self._workers)
+        if self.error is not None:
+            for other in left:
+                other.means.lifeline.cut()
+        return None if left else self.error or self.result
+
+    def close(self) -> None:
+        """See that nothing is written any more: the descriptor is its owner's again."""
+        with self._lock:
+            self._is_closed = True
+            left = tuple(self._workers)
+        send_away(left)
+        for worker in left:
+            self._means.process.lifelines.discard(worker.means.lifeline)
+
+    # -- for its workers
+
+    def prepare(self, location: Location, worker: Worker, buffer: memoryview) -> None:
+        """Get ready for the first part, once a location is there; `buffer` is scratch memory."""
+        if self._follower is not None:
+            return
         file = self.job.file
-        if self._hasher is None:
-            self._hasher = Hasher(file.size, file.digest or location.digest)
-        if self._validator is None and self._hasher.want is None:
-            self.start_over()  # nothing could tell whether the rest belongs to the same version
-        with nullcontext() if is_local(location) else self._means.process.slot(self._means.limits, self._lifeline):
-            self._read_on(location)
-        if not self._hasher.matches:
-            got, want = self._hasher.digest(), self._hasher.want
-            raise Wrong(
-                IntegrityError(f"{file.path}: got {got}, want {want}", hint="Run it again; see docs/errors.md.")
-            )
-
-    def start_over(self) -> None:
-        """Forget the bytes that are there."""
+        hasher = Hasher(file.size, file.digest or location.digest)
+        if hasher.want is None and location.validator is None:
+            self._is_uncut = True  # nothing could tell whether its parts belong together
+        parts = self._cut()
+        if len(parts) > 1:
+            lifeline = worker.means.lifeline
+            with disk_errors(file), lifeline.writing:
+                lifeline.check()
+                allocate(self.job.partial.descriptor, file.size)
+                self._adopt(parts, location, buffer, lifeline)
+        with self._lock:
+            self._parts = parts
+            self._follower = Follower(hasher, self.job.partial.descriptor)
+            self.have = sum(part.at - part.start for part in parts)
         if self.have:
-            self._report(self.job.file, -self.have)
-        self.have = 0
-        self._validator = None
-        if self._hasher is not None:
-            self._hasher = Hasher(self._hasher.size, self._hasher.want)
+            self._report(file, self.have)
 
-    def done(self) -> Done:
-        """Return the result, once an attempt came through; the partial gets its exact length."""
-        assert self._hasher is not None
-        file = self.job.file
-        try:
-            if os.fstat(self.job.partial.descriptor).st_size != file.size:
-                with self._lifeline.writing:
-                    self._lifeline.check()
-                    os.ftruncate(self.job.partial.descriptor, file.size)
-        except OSError as exc:
-            raise _disk_error(file, exc) from exc
-        return Done(self.job, self._hasher.want, self._hasher.xxh3())
+    def assign(self, worker: Worker) -> Part | None:
+        """Give `worker` a part if it has none; the first that is free. None if there is none."""
+        with self._lock:
+            if worker.part is None and not worker.superseded:
+                worker.part = next((part for part in self._parts if self._is_free(part)), None)
+                if worker.part is not None:
+                    worker.part.taken = True
+            return worker.part
 
-    def _read_on(self, location: Location) -> None:
-        with closing(self._open(location)) as body:
-            if body.start != self.have:
-                self.start_over()
-            self._validator = body.validator
-            self._copy(body)
-            body.finish()
+    def forget_unnamed(self, worker: Worker) -> None:
+        """Start over if nothing could tell whether the rest belongs to the version of the bytes that are there."""
+        assert self._follower is not None
+        if self.have and self.validator is None and self._follower.hasher.want is None:
+            self._start_over(worker)
+            self.assign(worker)
 
-    def _copy(self, body: Body) -> None:
-        file, hasher = self.job.file, self._hasher
-        assert hasher is not None
-        limits = self._means.limits
-        limit = limits.buffer
-        if limits.max_rate is not None:  # waits of an eighth of a second at most, so that it flows
-            limit = max(1, min(limit, limits.max_rate // 8))
-        while self.have < file.size:
-            chunk = body.read(min(limit, file.size - self.have))
-            if not chunk:
-                raise Unavailable(f"{file.path}: the connection was closed after {self.have} of {file.size} bytes")
-            self._means.process.pace(len(chunk), limits, self._lifeline)
-            self._write(memoryview(chunk))
-            hasher.update(chunk)
-            self.have += len(chunk)
-            self._report(file, len(chunk))
+    def answered(self, worker: Worker, body: Body) -> None:
+        """Take note of an answer; the worker's part is another one if it holds other bytes than were asked for."""
+        part = worker.part
+        assert part is not None
+        if (body.start, body.end) != (
+            part.at,
+            part.end,
+        ):  # the whole file: ranges are ignored here
+            self._is_uncut = True
+            self._start_over(worker)
+            self.assign(worker)
+            worker.check()  # another worker met the same, and goes on with its answer
+        self.validator = body.validator
+        if body.reached is not None and len(self._parts) > 1:
+            self.whereabouts.follow(body.reached)
+        if not self._is_open:
+            self._is_open = True
+            if len(self._parts) > 1:
+                self._tell_opened()
 
-    def _write(self, chunk: memoryview) -> None:
-        """Write `chunk` at its offset. Outside of every network guard: a full disk is not to be tried again."""
-        offset = self.have
-        with self._lifeline.writing:  # the descriptor may be closed as soon as the lifeline is cut and settled
-            self._lifeline.check()
-            while chunk:
-                try:
-                    written = os.pwrite(self.job.partial.descriptor, chunk, offset)
-                except OSError as exc:
-                    raise _disk_error(self.job.file, exc) from exc
-                chunk = chunk[written:]
-                offset += written
-        self._lifeline.check()
+    def arrived(self, worker: Worker, chunk: memoryview, buffer: memoryview) -> None:
+        """Take note of `chunk`, the next bytes of the worker's part, which are written; `buffer` is scratch memory."""
+        part, follower, check = worker.part, self._follower, worker.means.lifeline.check
+        assert part is not None
+        assert follower is not None
+        with self._lock:
+            worker.check()
+            offset, size = part.at, len(chunk)
+            part.at += size
+            self.have += size
+        if self._journal is not None:
+            part.xxh3 = part.xxh3 or xxh3_128()
+            part.xxh3.update(chunk)
+        if part.start <= follower.at < offset:  # its turn came while it was under way
+            with disk_errors(self.job.file):
+                follower.catch_up(offset + size, buffer, check)
+        else:
+            follower.pass_on(chunk, offset)
+        self._report(self.job.file, size)
 
-    def _open(self, location: Location) -> Body:
-        file = self.job.file
-        if is_local(location):
-            from truss_cache_tasks.transfer.local import LocalBody
+    def completed(self, worker: Worker, buffer: memoryview) -> None:
+        """Hash what became the prefix by the worker's part; once all parts are there, judge the file. Raises Wrong."""
+        follower = self._follower
+        assert follower is not None
+        lifeline, part = worker.means.lifeline, worker.part
+        if self._journal is not None and part is not None and part.xxh3 is not None:
+            entry = Entry(part.start, part.end, part.xxh3.digest().hex(), self.validator or "")
+            with disk_errors(self.job.file), lifeline.writing:
+                worker.check()
+                self._journal.note(entry)
+        with disk_errors(self.job.file):
+            while not follower.is_busy and (end := self._prefix(follower.at)) > follower.at:
+                follower.catch_up(end, buffer, lifeline.check)
+        with self._lock:
+            if self._is_judged or worker.superseded or not all(part.complete for part in self._parts):
+                return
+            self._is_judged = True
+        file, hasher = self.job.file, follower.hasher
+        with disk_errors(file):
+            follower.catch_up(file.size, buffer, lifeline.check)
+        if not hasher.matches:
+            raise Wrong(
+                IntegrityError(
+                    f"{file.path}: got {hasher.digest()}, want {hasher.want}", hint="Run it again; see docs/errors.md."
+                )
+            )
+        with disk_errors(file), lifeline.writing:
+            lifeline.check()
+            set_length(self.job.partial.descriptor, file.size)
+        self.result = Done(self.job, hasher.want, hasher.xxh3())
 
-            return LocalBody(file, location, self.have, self._means.limits.buffer)
-        from truss_cache_tasks.transfer.http import open_body
+    def wrong(self, worker: Worker, wrong: Wrong) -> None:
+        """Start over, once; the second time raise the error of `wrong`."""
+        with self._lock:
+            worker.check()
+            if self._was_wrong:
+                raise wrong.error from wrong
+            self._was_wrong = True
+        self._start_over(worker)
 
-        return open_body(file, location, self.have, self._validator, self._means)
+    def _start_over(self, worker: Worker) -> None:
+        """Forget the bytes that are there, and send every other worker away."""
+        with self._lock:
+            worker.check()
+            others = [other for other in self._workers if other is not worker]
+            for other in others:
+                other.superseded = True
+            self._parts, self._is_open, worker.part = [], False, None
+            taken_back, self.have = self.have, 0
+            self.validator = None
+        send_away(others)  # before anybody gets one of the new parts
+        assert self._follower is not None
+        old = self._follower.hasher
+        if self._journal is not None:
+            with disk_errors(self.job.file), worker.means.lifeline.writing:
+                worker.means.lifeline.check()
+                self._journal.clear()
+        with self._lock:
+            self._parts, self._is_judged = self._cut(), False
+            self._follower = Follower(Hasher(old.size, old.want), self.job.partial.descriptor)
+        if taken_back:
+            self._report(self.job.file, -taken_back)
 
+    def _adopt(self, parts: list[Part], location: Location, buffer: memoryview, lifeline: Lifeline) -> None:
+        descriptor = self.job.partial.journal
+        if descriptor is None:
+            return
+        self._journal = Journal(descriptor)
+        promised = location.validator
+        self.validator, other = adopt(
+            parts, self._journal, self.job.partial.descriptor, promised, buffer=buffer, check=lifeline.check
+        )
+        if other:
+            self.job.say(f"{self.job.file.path}: what an earlier run left is of {other}, not of {promised}: dropped")
 
-def _disk_error(file: RemoteFile, exc: OSError) -> StoreError:
-    said = (exc.strerror or str(exc)).lower()
-    hint = "Free space on the cache's disk." if exc.errno in _FULL else "Look after the cache's disk."
-    return StoreError(f"{file.path}: cannot write to the cache: {said}", hint=hint)
+    def _cut(self) -> list[Part]:
+        size = self.job.file.size
+        return cut(size, size if self._is_uncut else part_size(size, self._means.limits))
+
+    def _is_free(self, part: Part) -> bool:
+        assert self._follower is not None
+        return not part.taken and part.start - self._follower.at <= self._means.limits.ahead
+
+    def _prefix(self, at: int) -> int:
+        """Return where the complete parts end that follow `at` without a gap."""
+        for part in self._parts:
+            if part.start <= at < part.end and part.complete:
+                at = part.end
+        return at

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import http.client
 import re
-import socket
-import ssl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import select
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
 
-from truss_cache_tasks.errors import IntegrityError, SourceChanged, Unavailable
+from truss_cache_tasks.errors import IntegrityError, SourceChanged
 from truss_cache_tasks.planning.listing import Location, RemoteFile
 from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
 from truss_cache_tasks.transfer.connections import pool_for, serving
 from truss_cache_tasks.transfer.means import Means
+from truss_cache_tasks.transfer.wording import network_errors
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 # What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
 _PUBLIC_HEADERS = {"accept", "accept-encoding", "if-match", "range", "user-agent"}
 _EXPLANATION = 4096  # bytes of a refusal's body
+_GATHER_MS = 1  # TLS brings 16 KiB at a time, which are not worth a write each
 _SHORT = 16384  # bytes of a redirect's body that are read rather than paid for with a new connection
 
 
@@ -29,33 +31,80 @@ class HttpBody:
     """The body of one checked answer."""
 
     def __init__(
-        self, file: RemoteFile, start: int, validator: str | None, answer: urllib3.BaseHTTPResponse, host: str
+        self,
+        file: RemoteFile,
+        span: tuple[int, int],
+        validator: str | None,
+        *,
+        answer: urllib3.BaseHTTPResponse,
+        host: str,
+        reached: Location | None,
     ) -> None:
-        self.start = start
+        self.start, self.end = span
+        self.reached = reached
         self.validator = validator
         self._file = file
         self._answer = answer
         self._host = host
+        # Below urllib3, whose `read` copies each chunk twice; no content coding was asked for, so nothing is lost.
+        self._response: http.client.HTTPResponse = answer._original_response  # type: ignore[attr-defined]
+        self._failure: Exception | None = None
+        self._more = select.poll()
+        sock = getattr(answer.connection, "sock", None)  # None: there is no body, and the connection is free already
+        if sock is not None:
+            self._more.register(sock, select.POLLIN)
 
-    def read(self, limit: int, /) -> bytes:
-        """The next bytes; see Body."""
-        with _network_errors(self._file, self._host):
-            return self._answer.read(limit)
+    def readinto(self, buffer: memoryview, /) -> int:
+        """The next bytes; see Body. Waits for the first of them alone."""
+        got = 0
+        with network_errors(self._file, self._host):
+            if self._failure is not None:
+                raise self._failure
+            while got < len(buffer):
+                try:
+                    size = _receive(self._response, buffer[got:])
+                except (http.client.HTTPException, OSError) as exc:
+                    if not got:
+                        raise
+                    self._failure = exc  # what came before it counts
+                    break
+                got += size
+                if not size or got == len(buffer) or not self._more.poll(_GATHER_MS):
+                    break
+        return got
 
     def finish(self) -> None:
         """Nothing may follow."""
-        with _network_errors(self._file, self._host):
-            beyond = self._answer.read(1)  # reaching the end also frees the connection for the next file
+        with network_errors(self._file, self._host):
+            beyond = self._response.read(1) if self._response.length != 0 else self._response.read()
         if beyond:
             raise _wrong(self._file, f"{self._host} sent more than the {self._file.size} bytes that were listed")
 
     def close(self) -> None:
         """Give the connection back, or drop it."""
-        _drop(self._answer)
+        if self._response.isclosed():
+            self._answer.release_conn()
+        else:
+            _drop(self._answer)
 
 
-def open_body(file: RemoteFile, location: Location, start: int, validator: str | None, means: Means) -> HttpBody:
-    """Ask for `file` from `start` on.
+def _receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
+    """Put what one read of the socket brings into `buffer`; return 0 at the end."""
+    if response.chunked or response.length is None:
+        data = response.read1(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+    if response.fp is None or not response.length:
+        return 0
+    size = response.fp.readinto1(buffer[: response.length])
+    response.length -= size
+    return size
+
+
+def open_body(
+    file: RemoteFile, location: Location, span: tuple[int, int], validator: str | None, means: Means
+) -> HttpBody:
+    """Ask for the bytes of `file` from `span[0]` up to `span[1]`.
 
     Args:
         validator: what an earlier answer of this file said, where the location itself promises nothing.
@@ -63,13 +112,16 @@ def open_body(file: RemoteFile, location: Location, start: int, validator: str |
     Raises:
         Unavailable, Wrong, Refused: see `answers`.
     """
-    headers = {"Range": f"bytes={start}-"} if start else {}
-    answer, host = _get(file, location, headers, means)
+    start, end = span
+    last = end - 1 if end < file.size else ""
+    headers = {} if span == (0, file.size) else {"Range": f"bytes={start}-{last}"}
+    answer, host, reached = _get(file, location, headers, means)
     try:
         if answer.status not in (200, 206):
             raise _refusal(file, answer, host)
         seen = _check_version(file, location, validator, answer, host)
-        return HttpBody(file, _check_range(file, start, answer, host), seen, answer, host)
+        given = _check_range(file, span, answer, host)
+        return HttpBody(file, given, seen, answer=answer, host=host, reached=reached)
     except BaseException:
         _drop(answer)
         raise
@@ -77,7 +129,7 @@ def open_body(file: RemoteFile, location: Location, start: int, validator: str |
 
 def prove(file: RemoteFile, location: Location, means: Means) -> None:
     """Ask for the first byte and read none. Raises as `open_body` does."""
-    answer, host = _get(file, location, {"Range": "bytes=0-0"}, means)
+    answer, host, _ = _get(file, location, {"Range": "bytes=0-0"}, means)
     try:
         empty = answer.status == 416 and file.size == 0  # there is no first byte, and the server would give it
         if answer.status not in (200, 206) and not empty:
@@ -88,8 +140,11 @@ def prove(file: RemoteFile, location: Location, means: Means) -> None:
 
 def _get(
     file: RemoteFile, location: Location, headers: Mapping[str, str], means: Means
-) -> tuple[urllib3.BaseHTTPResponse, str]:
-    """Return the first answer that is no redirect, and its host. Range is kept on the way, credentials are not."""
+) -> tuple[urllib3.BaseHTTPResponse, str, Location | None]:
+    """Return the first answer that is no redirect, its host, and where redirects led to.
+
+    Range is kept on the way, credentials are not.
+    """
     url, limits = location.url, means.limits
     sent = urllib3.HTTPHeaderDict({"Accept-Encoding": "identity", "User-Agent": "truss-cache-tasks"})
     for name, value in (*location.headers.items(), *headers.items()):
@@ -98,7 +153,7 @@ def _get(
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
         pool = pool_for(url, means)
-        with _network_errors(file, host), serving(means.lifeline):
+        with network_errors(file, host), serving(means.lifeline):
             answer = pool.request(
                 "GET",
                 url,
@@ -112,7 +167,10 @@ def _get(
         target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
         if target is None:
             _set_stall(answer, limits.stall_s)
-            return answer, host
+            if url == location.url:
+                return answer, host, None
+            kept = {name: value for name, value in sent.items() if name.lower() != "range"}
+            return answer, host, replace(location, url=url, headers=kept)
         _pass_over(answer)
         try:
             followed = urljoin(url, target)
@@ -154,7 +212,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _refusal(file: RemoteFile, answer: urllib3.BaseHTTPResponse, host: str) -> Refused:
-    with _network_errors(file, host):
+    with network_errors(file, host):
         body = answer.read(_EXPLANATION)
     return Refused(host, answer.status, answer.headers, body)
 
@@ -175,83 +233,29 @@ def _strong(validator: str) -> str:
     return validator.removeprefix("W/")  # some proxies weaken an ETag; the digest judges the bytes
 
 
-def _check_range(file: RemoteFile, start: int, answer: urllib3.BaseHTTPResponse, host: str) -> int:
-    """Return the offset at which the answer begins: `start`, or 0 where the server ignores ranges."""
-    begins = 0
+def _check_range(
+    file: RemoteFile, span: tuple[int, int], answer: urllib3.BaseHTTPResponse, host: str
+) -> tuple[int, int]:
+    """Return the span that the answer holds: the one asked for, or the whole file where the server ignores ranges."""
+    whole = (0, file.size)
+    given = whole
     if answer.status == 206:
+        start, end = span
         said = answer.headers.get("Content-Range", "")
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", said.strip())
-        if not start or match is None or int(match[1]) != start or match[3] not in ("*", str(file.size)):
-            asked = f"bytes {start}- of {file.size}" if start else "the whole file"
+        fits = match is not None and int(match[1]) == start and match[3] in ("*", str(file.size))
+        if span == whole or not fits:
+            last = end - 1 if end < file.size else ""
+            asked = "the whole file" if span == whole else f"bytes {start}-{last} of {file.size}"
             raise _wrong(file, f"{host} answers with Content-Range {said[:60]!r}, want {asked}")
-        begins = start
+        given = span
     length = answer.headers.get("Content-Length", "")
-    left = file.size - begins
+    left = given[1] - given[0]
     # A range may be answered with less than was asked for (RFC 9110, 14.2), a whole file may not.
-    if length.isdecimal() and (int(length) > left or (not begins and int(length) < left)):
+    if length.isdecimal() and (int(length) > left or (given == whole and int(length) < left)):
         raise _wrong(file, f"{host} announces {int(length)} bytes, want {left}")
-    return begins
+    return given
 
 
 def _wrong(file: RemoteFile, said: str) -> Wrong:
     return Wrong(IntegrityError(f"{file.path}: {said}", hint="Run it again; if it stays, the server is at fault."))
-
-
-@contextmanager
-def _network_errors(file: RemoteFile, host: str) -> Iterator[None]:
-    """Translate what the network raises. The words hold a host, never a URL: its query may be signed."""
-    try:
-        yield
-    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
-        causes = tuple(_causes(exc))
-        for cause in causes:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                raise Hopeless(
-                    f"{file.path}: {host}: its certificate is not trusted: {cause.verify_message}",
-                    hint="Set SSL_CERT_FILE to the CA bundle of your network.",
-                ) from exc
-            if str(cause).startswith("Tunnel connection failed: 4"):  # http.client's words; the proxy's status follows
-                raise Hopeless(
-                    f"{file.path}: {host}: the proxy refuses: {str(cause).partition(': ')[2]}",
-                    hint="Check the proxy and its password in HTTPS_PROXY.",
-                ) from exc
-        through = "the proxy to " if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) else ""
-        raise Unavailable(
-            f"{file.path}: {through}{host}: {_words(causes)}",
-            hint="Run it again when the network is back: what is complete is kept.",
-        ) from exc
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    """Yield `exc` and what it wraps, outermost first; urllib3 keeps causes in `args` and `original_error` too."""
-    seen: set[int] = set()
-    ahead = [exc]
-    while ahead:
-        found = ahead.pop(0)
-        if found is None or id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        ahead += [arg for arg in found.args if isinstance(arg, BaseException)]
-        ahead += [found.__cause__, found.__context__]
-
-
-def _words(causes: tuple[BaseException, ...]) -> str:
-    """Say what happened in a few plain words; the innermost cause that we know decides."""
-    for cause in reversed(causes):
-        for kind, words in _WORDS.items():
-            if isinstance(cause, kind):
-                return words
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
-    return "the connection broke"
-
-
-_WORDS: dict[type[BaseException], str] = {
-    socket.gaierror: "the name cannot be resolved",
-    http.client.RemoteDisconnected: "the connection was closed without an answer",
-    http.client.IncompleteRead: "the connection was closed early",
-    TimeoutError: "timed out",
-    urllib3.exceptions.TimeoutError: "timed out",
-    ssl.SSLError: "TLS failed",
-}

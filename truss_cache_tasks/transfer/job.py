@@ -18,6 +18,13 @@ class Partial(Protocol):
         """An open file descriptor, read and write, at no particular offset."""
         ...
 
+    @property
+    def journal(self) -> int | None:
+        """A descriptor that reads and appends, for a file that comes in parts: what is in it stands for bytes that
+        are in the partial. None where nothing is to be kept.
+        """
+        ...
+
 
 Explain = Callable[[RemoteFile, int, Mapping[str, str], bytes], CacheTaskError]
 
@@ -33,12 +40,14 @@ class Job:
         partial: where the bytes go, from offset 0.
         explain: puts a refused GET into the source's words: (file, status, headers of any case, at most the
             first 4 KiB of the body) -> the error. An Unavailable makes the engine try again; None for plain words.
+        say: takes one line for people, from a worker thread.
     """
 
     file: RemoteFile
     locate: Callable[[], Location]
     partial: Partial
     explain: Explain | None = None
+    say: Callable[[str], None] = lambda _line: None
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """`job` will not come; its partial holds nothing that counts."""
+    """`job` will not come; its partial holds nothing that counts, save what its journal lists."""
 
     job: Job
     error: CacheTaskError

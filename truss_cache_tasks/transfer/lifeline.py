@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from truss_cache_tasks.errors import Stopped
@@ -27,6 +29,7 @@ class Lifeline:
 
     def __init__(self) -> None:
         self.is_cut = False
+        self.is_away = False  # waits for something that is no connection of ours
         self.connection: Breakable | None = None
         self.writing = threading.Lock()  # held around each write and the check before it
 
@@ -50,9 +53,19 @@ class Lifeline:
     def wait(self, seconds: float) -> None:
         """Wait; raise Stopped as soon as the lifeline is cut."""
         until = time.monotonic() + seconds
-        while True:
-            self.check()
-            left = until - time.monotonic()
-            if left <= 0:
-                return
-            time.sleep(min(left, _POLL_S))
+        with self.away():
+            while True:
+                self.check()
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
+                time.sleep(min(left, _POLL_S))
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Let another thread do something meanwhile."""
+        self.is_away = True
+        try:
+            yield
+        finally:
+            self.is_away = False

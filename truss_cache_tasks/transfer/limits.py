@@ -14,11 +14,15 @@ class Limits:
     Args:
         files: jobs of one pull that are taken and not yet yielded.
         connections: requests at once, over all pulls of the process.
+        part_min, part_max: how long a part of a file is that is cut into parts; one of up to `part_min` is not cut.
+        ahead: how far a part may lie beyond the bytes that are hashed, so that these are still in the page cache.
+        window_s: how often the number of a host's connections is thought over.
         max_rate: bytes a second of the whole process, or None.
         buffer: bytes that a worker holds in memory.
         connect_s: to connect, TLS included.
         answer_s: from the request to the answer's headers.
         stall_s: without one byte of the body.
+        floor, floor_s: a connection that brings less than `floor` bytes a second for `floor_s` is replaced.
         attempts: of a file in a row, where `progress` new bytes begin a new row.
         total_s: that such a row of attempts may take, waits included.
         progress: see `attempts`.
@@ -29,13 +33,19 @@ class Limits:
         stop_s: that the end of a pull waits for a thread that does not end.
     """
 
-    files: int = 8
+    files: int = 16
     connections: int = 32
+    window_s: float = 0.5
+    part_min: int = 8 << 20
+    part_max: int = 64 << 20
+    ahead: int = 2 << 30
     max_rate: int | None = None
-    buffer: int = 1 << 20
+    buffer: int = 512 << 10
     connect_s: float = 10.0
     answer_s: float = 30.0
     stall_s: float = 10.0
+    floor: float = 1024.0
+    floor_s: float = 30.0
     attempts: int = 8
     total_s: float = 300.0
     progress: int = 8 << 20

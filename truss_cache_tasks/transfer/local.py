@@ -13,8 +13,10 @@ from truss_cache_tasks.planning.listing import Location, RemoteFile
 class LocalBody:
     """An open source file, compared with its location's validator before the first byte and after the last."""
 
-    def __init__(self, file: RemoteFile, location: Location, start: int, buffer: int) -> None:
+    def __init__(self, file: RemoteFile, location: Location, start: int = 0, end: int | None = None) -> None:
         self.start = start
+        self.end = file.size if end is None else end
+        self.reached: Location | None = None
         self.validator = location.validator
         self._file = file
         self._at = start
@@ -29,16 +31,15 @@ class LocalBody:
         except BaseException:
             os.close(self._descriptor)
             raise
-        self._buffer = memoryview(bytearray(min(buffer, max(file.size, 1))))
 
-    def read(self, limit: int, /) -> memoryview:
+    def readinto(self, buffer: memoryview, /) -> int:
         """The next bytes; see Body."""
         try:
-            size = os.preadv(self._descriptor, [self._buffer[:limit]], self._at)
+            size = os.preadv(self._descriptor, [buffer], self._at)
         except OSError as exc:
             raise _in_our_words(self._file, exc) from exc
         self._at += size
-        return self._buffer[:size]
+        return size
 
     def finish(self) -> None:
         """The file must still be the one that was listed."""

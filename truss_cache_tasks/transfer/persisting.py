@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Protocol
 
@@ -13,8 +12,9 @@ from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
 from truss_cache_tasks.transfer.job import Explain
 from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.retrying import Patience, retry_after
+from truss_cache_tasks.transfer.whereabouts import Whereabouts
 
-_EARLY_S = 5.0  # a location this near to its expiry is asked for again
+_STALE = {400, 401, 403, 404, 410}  # what a signed URL may answer once its time is over
 _PASSING = {408, 425, 429}  # and every 5xx: another time the answer may be another
 
 
@@ -23,22 +23,22 @@ class Task(Protocol):
 
     @property
     def have(self) -> int:
-        """Bytes that are there."""
+        """Bytes of the file that are there."""
         ...
 
     def attempt(self, location: Location, /) -> None:
-        """Do it, from `have` on. Raises as `answers` describes."""
+        """Do it, from where the last attempt ended. Raises as `answers` describes."""
         ...
 
-    def start_over(self) -> None:
-        """Forget what is there."""
+    def start_over(self, wrong: Wrong, /) -> None:
+        """Forget what is there of the file. Raises the error that `wrong` holds if that was done before."""
         ...
 
 
 def persist(
     task: Task,
     file: RemoteFile,
-    locate: Callable[[], Location],
+    whereabouts: Whereabouts,
     explain: Explain | None,
     means: Means,
 ) -> None:
@@ -51,26 +51,20 @@ def persist(
     lifeline = means.lifeline
     patience = Patience(means.limits, lifeline)
     location: Location | None = None
-    was_wrong = was_relocated = False
     while True:
         try:
-            if location is None or (location.expires is not None and location.expires - _EARLY_S <= time.time()):
-                lifeline.check()
-                location = locate()
+            location = whereabouts.get(lifeline)
             lifeline.check()
             return task.attempt(location)
         except Wrong as exc:
             lifeline.check()
-            if was_wrong:
-                raise exc.error from exc
-            was_wrong = True
-            task.start_over()
+            task.start_over(exc)
         except Refused as exc:
-            # A credential that expired on the way looks like a wrong one, so a fresh one is asked for, once.
             assert location is not None  # only an attempt is refused
+            if exc.status in _STALE and whereabouts.go_back(location):
+                continue
             expired = exc.status == 401 or (location.expires is not None and exc.status in (400, 403))
-            if expired and not was_relocated:
-                was_relocated, location = True, None
+            if expired and whereabouts.give_up(location, task.have):
                 continue
             error = _explained(file, location, exc, explain)
             if not _is_passing(exc.status, error):
@@ -79,6 +73,8 @@ def persist(
         except (SourceChanged, Hopeless):
             raise
         except Unavailable as exc:
+            if location is not None:
+                whereabouts.go_back(location)
             patience.wait(exc, task.have)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from truss_cache_tasks.planning.listing import Location, RemoteFile
-from truss_cache_tasks.transfer.fetching import is_local
+from truss_cache_tasks.transfer.answers import Wrong
 from truss_cache_tasks.transfer.job import Explain
 from truss_cache_tasks.transfer.limits import Limits, Network
 from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.persisting import persist
 from truss_cache_tasks.transfer.process import this_process
+from truss_cache_tasks.transfer.whereabouts import Whereabouts
+from truss_cache_tasks.transfer.working import host_of, is_local
 
 
 def prove_access(
@@ -21,7 +23,7 @@ def prove_access(
     lifeline = process.lifeline()
     try:
         means = Means(limits, network, process, lifeline)
-        persist(_Probing(file, means), file, locate, explain, means)
+        persist(_Probing(file, means), file, Whereabouts(locate), explain, means)
     finally:
         process.lifelines.discard(lifeline)
 
@@ -37,12 +39,12 @@ class _Probing:
         if is_local(location):
             from truss_cache_tasks.transfer.local import LocalBody
 
-            LocalBody(self._file, location, 0, 1).close()
+            LocalBody(self._file, location).close()
             return
         from truss_cache_tasks.transfer.http import prove
 
-        with self._means.process.slot(self._means.limits, self._means.lifeline):
+        with self._means.process.slot(host_of(location), self._means.limits, self._means.lifeline):
             prove(self._file, location, self._means)
 
-    def start_over(self) -> None:
-        pass
+    def start_over(self, wrong: Wrong, /) -> None:
+        raise wrong.error from wrong

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from truss_cache_tasks.transfer.gauge import Gauge
 from truss_cache_tasks.transfer.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from truss_cache_tasks.transfer.limits import Limits
 
 _POLL_S = 0.05
+_UNKNOWN = 4  # connections to begin with, before any host is known
 
 
 class Process:
@@ -28,6 +30,7 @@ class Process:
         self.lock = threading.Lock()  # of `pools` and of the rate
         self._slots = threading.Condition()
         self._in_use = 0
+        self._gauges: dict[str, Gauge] = {}  # by host
         self._free_at = 0.0  # when the bytes taken so far are paid for
 
     def stop(self) -> None:
@@ -44,20 +47,40 @@ class Process:
             lifeline.cut()
         return lifeline
 
+    @property
+    def allowed(self) -> int:
+        """Connections that the host which gets the most of them may have."""
+        return max((gauge.allowed for gauge in tuple(self._gauges.values())), default=_UNKNOWN)
+
     @contextmanager
-    def slot(self, limits: Limits, lifeline: Lifeline) -> Iterator[None]:
-        """Hold one of the process's connections, waiting until one is free."""
+    def slot(self, host: str, limits: Limits, lifeline: Lifeline) -> Iterator[Callable[[int], None]]:
+        """Hold one of the host's connections, waiting until one is free; yields what is told of the bytes it brings."""
         with self._slots:
-            while self._in_use >= limits.connections:
+            gauge = self._gauges.setdefault(host, Gauge(limits.window_s))
+            while self._in_use >= limits.connections or gauge.in_use >= gauge.allowed:
                 self._slots.wait(_POLL_S)
                 lifeline.check()
             self._in_use += 1
+            gauge.in_use += 1
+
+        def took(size: int) -> None:
+            with self._slots:
+                is_full = gauge.in_use >= min(gauge.allowed, limits.connections)
+                gauge.took(size, time.monotonic(), most=limits.connections, is_full=is_full)
+
         try:
-            yield
+            yield took
         finally:
             with self._slots:
                 self._in_use -= 1
-                self._slots.notify()
+                gauge.in_use -= 1
+                self._slots.notify(1 if len(self._gauges) == 1 else len(self._gauges))
+
+    def complained(self, host: str) -> None:
+        """Take note that `host` has too many connections, or loses them."""
+        with self._slots:
+            if host in self._gauges:
+                self._gauges[host].complained(time.monotonic())
 
     def pace(self, size: int, limits: Limits, lifeline: Lifeline) -> None:
         """Wait until `size` more bytes fit under `limits.max_rate`."""
