@@ -177,7 +177,12 @@ def forecast(target: Target, verdict: Verdict, *, hashing: bool, stopped: Callab
     if manifest is None or verdict.need is Need.FETCH:
         return Forecast(verdict, True, None)
     plan = _replay(target.entry.request, manifest)
-    if superseded(target.place, plan, _neighbours(target)):
+    try:
+        contested(target.place, plan, _neighbours(target))
+        overtaken = superseded(target.place, plan, _neighbours(target))
+    except Collision:  # the run says which, and fails
+        overtaken = True
+    if overtaken:
         return Forecast(verdict, True, None)
     if not hashing and verdict.need is Need.REPAIR:
         present = {record.identity for record in manifest.files if (target.place.root / record.path).is_file()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from truss_cache_tasks.planning.keys import RequestKey, canonical, request_key
 from truss_cache_tasks.planning.records import Claim, Manifest
-from truss_cache_tasks.planning.request import Request
+from truss_cache_tasks.planning.request import Kind, Request
 
 
 class Need(IntEnum):
@@ -84,6 +84,8 @@ def judge(request: Request, seen: Evidence) -> Verdict:
             found.append((Need.FETCH, seen.unreadable or "not fetched yet"))
         unproven = seen.fingerprint is not None and seen.fingerprint not in seen.known_fingerprints
     else:
+        if request.source.kind is Kind.LOCAL:
+            found.extend(_owner(seen, seen.manifest))
         found.extend(_credential(seen, request_key(request)))
         found.extend(_pins(seen, seen.manifest))
         found.extend(_files(seen.manifest, seen.stats or {}))
@@ -105,6 +107,15 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name in fields
         if before.get(name) != now.get(name)
     ]
+
+
+def _owner(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
+    """The same `file://` words mean another folder beside another config: what others put here is not this one's."""
+    if seen.claim is None and seen.writable:
+        return [(Need.FETCH, "put here by another project: the folder is read anew")]
+    if seen.claim is not None and seen.claim.request == manifest.key and seen.claim.snapshot != manifest.snapshot:
+        return [(Need.FETCH, "another project put other files here, of a folder with the same name")]
+    return []
 
 
 def _credential(seen: Evidence, key: RequestKey) -> list[tuple[Need, str]]:

@@ -80,6 +80,8 @@ class Claim:
         config, host: who, for people.
         cleaned: `clean` took its bytes: the next run resolves again and re-hashes what it reuses.
         former: requests of this name before, whose bytes still lie here.
+        snapshot: what it resolved to for this project; only a `file://` entry compares it, as the same words mean
+            another folder beside another config.
     """
 
     request: RequestKey
@@ -90,6 +92,7 @@ class Claim:
     host: str
     cleaned: bool = False
     former: tuple[str, ...] = ()
+    snapshot: str = ""
 
 
 @dataclass(frozen=True)

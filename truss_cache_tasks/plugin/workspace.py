@@ -10,10 +10,11 @@ from pathlib import Path
 
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
+from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.fetch import Target, judge_target, make_target, project_entries
 from truss_cache_tasks.planning.freshness import Need, Verdict
 from truss_cache_tasks.planning.records import Project
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.planning.request import Form, Kind
 from truss_cache_tasks.plugin import display
 from truss_cache_tasks.store.claims import read_pins
 from truss_cache_tasks.store.layout import Place, pin_name
@@ -129,4 +130,21 @@ def open_workspace(
         roots=tuple(sorted({str(p.root) for t in roots for p in (t.place, t.behind) if p is not None})),
     )
     targets = tuple(make_target(entry, project, settings, cache) for entry in config.entries)
+    _refuse_own_source(targets)
     return Workspace(config.path, settings, cache, targets, project, config.warnings)
+
+
+def _refuse_own_source(targets: Iterable[Target]) -> None:
+    """Refuse a `file://` entry whose cache folder is, or lies in, its own source, which `clean` would take away."""
+    for target in targets:
+        source = target.entry.request.source
+        if source.kind is not Kind.LOCAL:
+            continue
+        names = {Form.BUCKET: os.path.basename(source.root), Form.VOLUME: target.entry.request.folder}
+        theirs = Path(os.path.realpath(target.entry.config.parent / source.root))
+        ours = Path(os.path.realpath(target.place.root / names.get(target.place.form, "")))
+        if theirs == ours or theirs in ours.parents:
+            raise ConfigError(
+                f"{target.entry.where}.repo_id: the cache folder {ours} is, or lies in, the source {theirs}",
+                hint="Put the cache elsewhere: TRUSS_MODEL_CACHE_DIR, cache_tasks(model_cache_dir=), TRUSS_MOUNT_ROOT.",
+            )

@@ -60,7 +60,7 @@ class LocalSource:
             raise SourceChanged(f"{file.key}: changed since it was listed", hint="Run again, once nobody writes to it.")
         if not os.access(file.key, os.R_OK):
             raise AccessDenied(f"{file.key}: not readable", hint="Give the user who runs this the right to read it.")
-        return Location(Path(file.key).as_uri(), validator=file.version)
+        return Location(Path(file.key).as_uri(), validator=f"{now.st_mtime_ns}-{now.st_size}")
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
         """Return what a failed read means; a local file has no status of its own."""
@@ -117,7 +117,8 @@ def _file(path: str, full: str, seen: os.stat_result) -> RemoteFile:
 
 
 def _version(seen: os.stat_result) -> str:
-    return f"{seen.st_mtime_ns}-{seen.st_size}"
+    """Name these bytes; the ctime tells a file from another one that was given its mtime (SOURCE_DATE_EPOCH)."""
+    return f"{seen.st_mtime_ns}-{seen.st_size}-{seen.st_ctime_ns}"
 
 
 def _shown(path: str) -> str:

@@ -281,7 +281,7 @@ def _unrecorded(places: Sequence[Place], planned: PlannedFile) -> Iterator[tuple
         for path in staged(place, name):
             _, xxh3, digest = path.name.split(".", 2)
             yield path, xxh3, digest.replace("-", ":", 1) if digest != "unverified" else "", True
-        if planned.file.digest is not None:
+        if planned.file.digest is not None and not (place.root / planned.path).is_symlink():
             yield place.root / planned.path, "", "", True
 
 

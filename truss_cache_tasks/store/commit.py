@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from truss_cache_tasks.planning.keys import canonical, request_key
 from truss_cache_tasks.planning.plan import Plan
@@ -71,7 +73,10 @@ def commit(
         Overtaken: somebody pinned another commit meanwhile.
         Collision: another entry of this config put other bytes at one of these paths meanwhile.
     """
-    with locked(place.lock("root"), stopped):
+    with contextlib.ExitStack() as locks:
+        for root in _roots_above(place, author.project):  # outermost first: nested roots show one tree of paths
+            locks.enter_context(locked(Place(root, place.form).lock("root"), stopped))
+        locks.enter_context(locked(place.lock("root"), stopped))
         moving = pin_name(plan.request)
         pin = claims.read_pins(place).get(moving) if moving else None
         if pin is not None and pin != pinned and pin.commit != plan.revision:
@@ -100,6 +105,13 @@ def commit(
         return manifest
 
 
+def _roots_above(place: Place, project: Project) -> list[Path]:
+    """Return the roots of this config that `place` lies in, outermost first; none for the hub, which nobody nests."""
+    if place.form is Form.HUB:
+        return []
+    return sorted(Path(root) for root in project.roots if Path(root) in place.root.parents)
+
+
 def claim_only(place: Place, manifest: Manifest, author: Author) -> None:
     """Claim a manifest that is whole as it is."""
     with locked(place.lock("root")):
@@ -113,6 +125,7 @@ def _claim(place: Place, manifest: Manifest, author: Author) -> None:
     if fingerprint is None and old is not None and old.request == manifest.key:
         fingerprint = old.fingerprint  # the file is absent now, which is not a change
     claim = Claim(manifest.key, manifest.request, fingerprint, time.time(), project.config, os.uname().nodename)
+    claim = replace(claim, snapshot=manifest.snapshot)
     claims.write_claims(place, project.id, claims.add_claim(mine, author.claim, claim, project))
 
 

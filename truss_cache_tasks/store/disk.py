@@ -130,6 +130,18 @@ def remove_hollow(folder: Path) -> None:
         remove_if_empty(*(Path(path) for path, _, _ in os.walk(folder, topdown=False)))
 
 
+def refuse_links(path: Path, root: Path) -> None:
+    """Refuse a path that leads out of `root` by a linked folder on its way; `root` itself may be one."""
+    for parent in path.parents:
+        if parent == root:
+            return
+        if parent.is_symlink():
+            raise StoreError(
+                f"{parent} is a link to {os.readlink(parent)}: nothing is written through it",
+                hint="Replace it by a folder, or move the whole cache (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
+            )
+
+
 def can_link(source: Path, target: Path) -> bool:
     """Whether both (or their nearest parents that exist) lie on one disk."""
     return _nearest(source).stat().st_dev == _nearest(target).stat().st_dev

@@ -13,7 +13,15 @@ from truss_cache_tasks.planning.plan import Plan, PlannedFile
 from truss_cache_tasks.planning.records import FORMAT, FileRecord, Manifest
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.blobs import Held, is_as_recorded, keep, retire
-from truss_cache_tasks.store.disk import disk_errors, place_file, remove_empty_parents, remove_hollow, token, write_json
+from truss_cache_tasks.store.disk import (
+    disk_errors,
+    place_file,
+    refuse_links,
+    remove_empty_parents,
+    remove_hollow,
+    token,
+    write_json,
+)
 from truss_cache_tasks.store.layout import Place, is_commit
 
 
@@ -33,6 +41,8 @@ def expose(place: Place, plan: Plan, held: Mapping[str, Held], known: Iterable[M
         _keep_replaced(place, plan, held, (record for m in known if m.key != key for record in m.files))
     records = []
     with disk_errors(f"cannot write below {place.root}"):
+        for planned in plan.files:
+            refuse_links(place.root / planned.path, place.root)
         for planned in plan.files:
             one = held[planned.identity]
             expose_one = _link if place.form is Form.HUB else _put

@@ -31,7 +31,7 @@ def try_lock(path: Path) -> Callable[[], None] | None:
             except FileNotFoundError:  # a clean removed the empty folder meanwhile
                 continue
             except FileExistsError:  # so says mkdir of a folder that was there and is gone
-                if path.parent.exists():
+                if path.parent.is_file():
                     raise
                 continue
             try:

@@ -20,7 +20,7 @@ from truss_cache_tasks.planning.records import Claims, FileRecord, Manifest, Pro
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blobs import staged
-from truss_cache_tasks.store.disk import remove_empty_parents, remove_if_empty
+from truss_cache_tasks.store.disk import is_writable, remove_empty_parents, remove_if_empty
 from truss_cache_tasks.store.layout import Place, blob_id
 from truss_cache_tasks.store.links import drop_refs, files_below, top
 from truss_cache_tasks.store.locks import locked, try_lock
@@ -56,6 +56,10 @@ def clean(place: Place, project: Project, names: Collection[str] | None, done: C
     if not dry:
         _sweep_removed(place)
     if not place.records.is_dir():
+        return
+    if not dry and not is_writable(place.records):
+        if claims.read_claims(place, project.id).entries:
+            done.left.append(f"{place.root}: not writable")
         return
     with locked(place.lock("root")) if not dry else contextlib.nullcontext():
         mine = claims.aligned(claims.read_claims(place, project.id), project)
@@ -115,7 +119,7 @@ class _Remover:
                 self._unlink(self.place.root / record.path)
             else:
                 self.done.kept.append(f"{record.path}: downloaded by huggingface_hub, not by us")
-        self._remove_blobs(records, kept)
+        self._remove_blobs([record for manifest in doomed for record in manifest.files], kept)
 
     def _remove_blobs(self, records: list[FileRecord], kept: list[Manifest]) -> None:
         if self.place.form is Form.HUB:

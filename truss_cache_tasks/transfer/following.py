@@ -1,7 +1,7 @@
 """A hasher that follows the written prefix of a file whose parts come in any order.
 
 The digests that stores offer, and our own xxh3-128, want a file's bytes in order. A part that comes next is hashed from
-memory; what came before its turn is read back while the page cache has it (16 % of a GiB's CPU at most, measured).
+memory; what came before its turn is read back while the page cache has it (about 0.2 CPU seconds a GiB: docs/adr/0007).
 """
 
 from __future__ import annotations
