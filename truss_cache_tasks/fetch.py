@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +89,6 @@ class Outcome:
     manifest: Manifest
     files: int = 0
     size: int = 0
-    warnings: tuple[str, ...] = field(default=())
 
 
 def make_target(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> Target:
@@ -114,6 +113,32 @@ def current_manifest(target: Target) -> Manifest | None:
         return read_manifest(target.place, target.entry.key)
     except Unreadable:
         return None
+
+
+def hub_manifest(target: Target) -> Manifest | None:
+    """Return what lies in the hub cache behind plain files of a Hub repo and is not the same file; None for nothing.
+
+    What is missing there is no fault: the plain files stand for themselves (docs/adr/0003).
+    """
+    if target.behind is None:
+        return None
+    try:
+        manifest = read_manifest(target.behind, request_key(target.hub_request))
+    except Unreadable:
+        return None
+    shown = current_manifest(target)
+    linked = {_inode(target.place.root / record.path) for record in (shown.files if shown else ())}
+    files = manifest.files if manifest else ()
+    apart = tuple(r for r in files if _inode(target.behind.root / r.path) not in {None, *linked})
+    return replace(manifest, files=apart) if manifest and apart else None
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def fetch(target: Target, run: Run, *, force: bool = False) -> Outcome:
@@ -279,7 +304,7 @@ class _Fetch:
             if verdict.unproven and not self.files:
                 self._prove(plan)
             manifest = self._commit(target.place, plan, held)
-        return Outcome(manifest, self.files, self.size, plan.warnings)
+        return Outcome(manifest, self.files, self.size)
 
     def _pinned(self, *, resolve: bool) -> str | None:
         """Return the commit that the revision stands for; with `resolve` only what this very run resolved it to."""

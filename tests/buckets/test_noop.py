@@ -31,6 +31,13 @@ def stats(folder: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
+def lose_database(truss: Truss) -> None:
+    lost = list(truss.folder.glob(".doit.db*"))
+    assert lost
+    for path in lost:
+        path.unlink()
+
+
 def test_a_second_run_asks_nobody_and_writes_nothing(anywhere: Store, truss: Truss) -> None:
     fetched(anywhere, truss)
     before = stats(truss.model_cache)
@@ -41,7 +48,7 @@ def test_a_second_run_asks_nobody_and_writes_nothing(anywhere: Store, truss: Tru
             truss.cli("why", "--check"),
         ):
             assert ran.code == 0, ran
-        (truss.folder / ".doit.db").unlink(missing_ok=True)
+        lose_database(truss)
         ran = truss.doit("cache_weights")
     assert ran.code == 0
     assert "fetching" not in ran.text
@@ -80,7 +87,7 @@ def test_a_cache_that_was_moved_asks_nobody(on_gcs: Store, truss: Truss, way: st
     fetched(on_gcs, truss)
     moved = truss.root / "elsewhere"
     moved_by(way, truss.model_cache, moved)
-    (truss.folder / ".doit.db").unlink(missing_ok=True)
+    lose_database(truss)
     truss.env["TRUSS_MODEL_CACHE_DIR"] = str(moved)
     if project == "another":
         truss.env["TRUSS_CACHE_PROJECT"] = "another-project"

@@ -46,11 +46,6 @@ class Plan:
     folder: str
     warnings: tuple[str, ...] = ()
 
-    @property
-    def size(self) -> int:
-        """Bytes of all files together."""
-        return sum(planned.file.size for planned in self.files)
-
 
 def make_plan(request: Request, listing: Listing) -> Plan:
     """Filter the listing, and give every selected file its place.
@@ -164,17 +159,25 @@ def _nothing_selected(request: Request, paths: Sequence[str]) -> NothingSelected
     if not paths:
         return NothingSelected(f"{request.source} holds no file", hint="Check the name, and that it was uploaded.")
     near = _nearest(request.allow or request.ignore, paths)
+    names = f"the nearest are {', '.join(near)}" if near else f"it holds {', '.join(paths[:3])}"
     return NothingSelected(
-        f"{request.source}: no file of {len(paths)} is selected by {patterns}; the nearest are {', '.join(near)}",
+        f"{request.source}: no file of {len(paths)} is selected by {patterns}; {names}",
         hint="Fix the patterns in config.yaml.",
     )
 
 
 def _nearest(patterns: Iterable[str], paths: Sequence[str], most: int = 3) -> list[str]:
-    import difflib
+    """Return the paths whose names are most like a pattern's own letters; capital letters count for nothing here."""
+    from difflib import SequenceMatcher
 
-    near = [hit for p in patterns for hit in difflib.get_close_matches(p, paths, n=most, cutoff=0.3)]
-    return list(dict.fromkeys([*near, *paths]))[:most]
+    wanted = [pattern.rpartition("/")[2].translate({ord(c): None for c in "*?[]!"}).casefold() for pattern in patterns]
+
+    def likeness(path: str) -> float:
+        name = path.rpartition("/")[2].casefold()
+        return max((SequenceMatcher(None, want, name).ratio() for want in wanted if want), default=0.0)
+
+    scored = sorted(((likeness(path), path) for path in paths[:2000]), key=lambda pair: -pair[0])
+    return [path for score, path in scored[:most] if score > 0.4]
 
 
 def _truss_v1_differs(request: Request, prefix: str, paths: Iterable[str], chosen: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable
 
-from truss_cache_tasks.fetch import Forecast, Target, current_manifest, forecast
+from truss_cache_tasks.fetch import Forecast, Target, current_manifest, forecast, hub_manifest
 from truss_cache_tasks.plugin import display, signals
 from truss_cache_tasks.plugin.workspace import Workspace
 from truss_cache_tasks.store.verify import bad_files
@@ -65,6 +65,9 @@ def verify(chosen: Chosen, write: Write) -> int:
             bad = True
             continue
         lines = bad_files(target.place, manifest, signals.stopped)
+        if target.behind is not None and (behind := hub_manifest(target)) is not None:
+            hub = os.path.basename(target.behind.root)
+            lines += [f"{hub}/{line}" for line in bad_files(target.behind, behind, signals.stopped)]
         bad = bad or bool(lines)
         unverified = sum(not file.digest for file in manifest.files)
         note = f", {unverified:,} unverified by the store" if unverified else ""

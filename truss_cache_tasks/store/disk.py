@@ -160,7 +160,8 @@ def is_writable(folder: Path) -> bool:
 
 
 def _nearest(path: Path) -> Path:
-    while not path.exists():
+    """Return `path`, or the nearest folder above it that is there and can be seen."""
+    while not os.path.exists(path):
         path = path.parent
     return path
 

@@ -55,7 +55,7 @@ def clean(place: Place, project: Project, names: Collection[str] | None, done: C
     """
     if not dry:
         _sweep_removed(place)
-    if not place.records.is_dir():
+    if not os.path.isdir(place.records):
         return
     if not dry and not is_writable(place.records):
         if claims.read_claims(place, project.id).entries:
