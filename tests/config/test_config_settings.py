@@ -19,7 +19,7 @@ def test_nothing_set_is_all_defaults():
     assert settings.secrets_dirs == (Path("/secrets"), Path("/etc/secrets"))
     assert (settings.config, settings.model_cache_dir, settings.mount_root, settings.project) == (None,) * 4
     assert (settings.connections, settings.max_rate, settings.events) == (None,) * 3
-    assert (settings.offline, settings.locked, settings.debug) == (False,) * 3
+    assert (settings.offline, settings.debug) == (False,) * 2
 
 
 def test_every_variable_is_read():
@@ -30,7 +30,7 @@ def test_every_variable_is_read():
         "TRUSS_SECRETS_DIR": "~/secrets",
         "HOME": "/home/me",
         "TRUSS_CACHE_PROJECT": "my-project.1",
-        "TRUSS_CACHE_LOCKED": "Yes",
+        "TRUSS_CACHE_LOCKED": "No",
         "TRUSS_CACHE_CONNECTIONS": "256",
         "TRUSS_CACHE_MAX_RATE": "1.5M",
         "TRUSS_CACHE_EVENTS": "x",
@@ -41,7 +41,7 @@ def test_every_variable_is_read():
     assert settings.model_cache_dir == Path("/here/cache")
     assert settings.mount_root == Path("/m")
     assert settings.secrets_dirs == (Path("/home/me/secrets"), Path("/etc/secrets"))
-    assert (settings.project, settings.locked, settings.debug) == ("my-project.1", True, True)
+    assert (settings.project, settings.debug) == ("my-project.1", True)
     assert (settings.connections, settings.max_rate, settings.events) == (256, 1_500_000, "x")
     assert {variable.name for variable in VARIABLES} == {name for name in env if name.startswith("TRUSS_")}
 
@@ -50,6 +50,11 @@ def test_an_empty_variable_of_ours_counts_as_not_set():
     assert read_settings({variable.name: "" for variable in VARIABLES}, HERE) == read_settings({}, HERE).__class__(
         env={variable.name: "" for variable in VARIABLES}, cwd=HERE
     )
+
+
+def test_a_lock_that_is_not_supported_yet_is_not_silently_ignored():
+    with pytest.raises(ConfigError, match="TRUSS_CACHE_LOCKED: model_cache.lock is not supported yet"):
+        read_settings({"TRUSS_CACHE_LOCKED": "1"}, HERE)
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,14 @@ VARIABLES = (
     ),
     Variable("TRUSS_MOUNT_ROOT", "a folder put before every mount_location", "none"),
     Variable("TRUSS_SECRETS_DIR", "where named secrets are looked up in place of /secrets", "/secrets"),
-    Variable("TRUSS_CACHE_PROJECT", "the project's id in the cache's records, where the path varies", "from the path"),
-    Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error (not acted on yet)", "0"),
+    Variable(
+        "TRUSS_CACHE_PROJECT",
+        "the project's id in the records: set it where the path varies or is shared",
+        "from the path",
+    ),
+    Variable(
+        "TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error (refused: no lock file yet)", "0"
+    ),
     Variable("TRUSS_CACHE_CONNECTIONS", f"connections of the whole process, 1 to {_MOST_CONNECTIONS}", "chosen"),
     Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
     Variable("TRUSS_CACHE_EVENTS", "where events go (not acted on yet)", "nowhere"),
@@ -57,7 +63,6 @@ class Settings:
         secrets_dirs: where named secrets are looked up, in order: (/secrets, /etc/secrets), or TRUSS_SECRETS_DIR in
             place of the first.
         project: TRUSS_CACHE_PROJECT, or None; safe as a file name.
-        locked: TRUSS_CACHE_LOCKED.
         connections: TRUSS_CACHE_CONNECTIONS (1 to 256), or None.
         max_rate: TRUSS_CACHE_MAX_RATE in bytes a second, or None.
         events: TRUSS_CACHE_EVENTS as written, or None.
@@ -72,7 +77,6 @@ class Settings:
     mount_root: Path | None = None
     secrets_dirs: tuple[Path, ...] = (Path("/secrets"), Path("/etc/secrets"))
     project: str | None = None
-    locked: bool = False
     connections: int | None = None
     max_rate: int | None = None
     events: str | None = None
@@ -134,13 +138,17 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """
     env = dict(env)
     get = _Reader(env, cwd)
+    if get.parsed("TRUSS_CACHE_LOCKED", _boolean):  # a safety switch must not be taken and do nothing
+        raise ConfigError(
+            "TRUSS_CACHE_LOCKED: model_cache.lock is not supported yet",
+            hint="Unset it; a full commit as `revision` pins a Hub entry on every machine.",
+        )
     return Settings(
         config=get.text("TRUSS_CONFIG"),
         model_cache_dir=get.folder("TRUSS_MODEL_CACHE_DIR"),
         mount_root=get.folder("TRUSS_MOUNT_ROOT"),
         secrets_dirs=(get.folder("TRUSS_SECRETS_DIR") or Path("/secrets"), Path("/etc/secrets")),
         project=get.parsed("TRUSS_CACHE_PROJECT", _project),
-        locked=get.parsed("TRUSS_CACHE_LOCKED", _boolean) or False,
         connections=get.parsed("TRUSS_CACHE_CONNECTIONS", _connections),
         max_rate=get.parsed("TRUSS_CACHE_MAX_RATE", _rate),
         events=get.text("TRUSS_CACHE_EVENTS"),
