@@ -39,12 +39,10 @@ VARIABLES = (
     Variable("TRUSS_SECRETS_DIR", "where named secrets are looked up in place of /secrets", "/secrets"),
     Variable(
         "TRUSS_CACHE_PROJECT",
-        "the project's id in the records: set it where the path varies or is shared",
+        "the project's id, where the path varies or is shared",
         "from the path",
     ),
-    Variable(
-        "TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error (refused: no lock file yet)", "0"
-    ),
+    Variable("TRUSS_CACHE_LOCKED", "1: model_cache.lock must be there and right (refused yet)", "0"),
     Variable("TRUSS_CACHE_CONNECTIONS", f"connections of the whole process, 1 to {_MOST_CONNECTIONS}", "chosen"),
     Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
     Variable("TRUSS_CACHE_EVENTS", "where events go (not acted on yet)", "nowhere"),
