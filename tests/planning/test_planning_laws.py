@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from dataclasses import replace
 
 import pytest
@@ -121,7 +122,11 @@ RECORDS = st.builds(
 
 
 def safe(manifest: Manifest) -> bool:
-    return not any(".." in f"{r.path}/{r.blob}/{manifest.folder}".split("/") for r in manifest.files)
+    """Whether every name in it is one that a disk and the hub cache can have."""
+    names = {piece for r in manifest.files for piece in (*r.path.split("/"), *r.blob.split("/"))}
+    in_hub = manifest.request["form"] == Form.HUB
+    digests = all(re.fullmatch("[a-z0-9-]+:[0-9a-f]+", r.identity) for r in manifest.files)
+    return not {".", ".."} & names and (digests or not in_hub)
 
 
 @given(REQUESTS, st.lists(RECORDS, min_size=1, max_size=4), TEXT)

@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
+from truss_cache_tasks.errors import StoreError
 from truss_cache_tasks.planning.keys import RequestKey
 from truss_cache_tasks.planning.records import FORMAT, Claim, Claims, Pin, Project
-from truss_cache_tasks.store.disk import write_json
-from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store import reading
+from truss_cache_tasks.store.disk import disk_errors, remove_hollow, write_json
+from truss_cache_tasks.store.layout import Place, is_commit
+from truss_cache_tasks.store.manifest import read_manifest, request_keys
+from truss_cache_tasks.store.reading import Denied, NewerFormat, Unreadable, read_record
+
+_CLAIMS = {
+    "entries": reading.is_object,
+    "former": reading.is_keys,
+    "roots": lambda value: isinstance(value, list) and all(map(reading.is_root, value)),
+}
+_CLAIM = {
+    "request": reading.is_key,
+    "form": reading.is_form,
+    "fingerprint": lambda value: value is None or reading.is_text(value),
+    "when": lambda value: isinstance(value, float) or reading.is_integer(value),
+    "config": reading.is_text,
+    "host": reading.is_text,
+    "cleaned": reading.is_bool,
+    "former": reading.is_keys,
+    "snapshot": reading.is_text,
+}
+_PIN = {
+    "commit": lambda value: reading.is_text(value) and is_commit(value),
+    "by": reading.is_text,
+    "run": reading.is_text,
+}
 
 
 def read_claims(place: Place, project: str) -> Claims:
     """Return this project's claims in this root; none where the file is missing or of no use."""
-    return _claims(_read(_path(place, project)))
+    return _usable(_path(place, project))
 
 
 def read_all_claims(place: Place) -> dict[str, Claims]:
-    """Return the claims of every project in this root, by project id."""
-    return {path.stem: _claims(_read(path)) for path in sorted((place.records / "claims").glob("*.json"))}
+    """Return the claims of every project in this root, by project id; none of a file that is of no use."""
+    try:
+        return {path.stem: _usable(path) for path in _paths(place)}
+    except Unreadable:
+        return {}
 
 
 def write_claims(place: Place, project: str, claims: Claims) -> None:
-    """Replace this project's claims; no file for no claims."""
+    """Replace this project's claims; no file for no claims. Raises StoreError where another version's file lies."""
     path = _path(place, project)
+    _make_way(path)
     if not claims.entries and not claims.former:
-        path.unlink(missing_ok=True)
+        with disk_errors(f"cannot remove {path}"):
+            path.unlink(missing_ok=True)
         return
     entries = {name: asdict(claim) for name, claim in claims.entries.items()}
     write_json(path, {"format": FORMAT, "entries": entries, "former": claims.former, "roots": claims.roots})
@@ -84,28 +115,38 @@ def _without(keys: tuple[str, ...], key: str) -> tuple[str, ...]:
 def live_keys(place: Place, project: Project, but: Collection[str] = ()) -> set[str]:
     """Return the request keys that somebody's claims in this root hold.
 
+    Where that cannot be known, every key here is held: a claims file of another project that cannot be read (another
+    version's, a cut one, another user's) may hold any, and a manifest that cannot be read may list any file.
+
     Args:
         but: claims of `project` that do not count, by name.
     """
-    return {
-        claim.request
-        for owner, theirs in read_all_claims(place).items()
-        for name, claim in (aligned(theirs, project) if owner == project.id else theirs).entries.items()
-        if not claim.cleaned and not (owner == project.id and name in but)
-    }
+    try:
+        live: set[str] = set()
+        for path in _paths(place):
+            mine = path.stem == project.id
+            theirs = aligned(_usable(path), project) if mine else _read(path)
+            live |= {c.request for name, c in theirs.entries.items() if not c.cleaned and not (mine and name in but)}
+        for key in live:
+            read_manifest(place, key)
+    except Unreadable:
+        return request_keys(place)
+    return live
 
 
 def read_pins(place: Place) -> dict[str, Pin]:
-    """Return the pins of this root, by layout.pin_name."""
-    value = _read(place.records / "pins.json")
-    try:
-        return {name: Pin(**pin) for name, pin in value["pins"].items()}
-    except (KeyError, TypeError, AttributeError):
-        return {}
+    """Return the pins of this root that are of use, by layout.pin_name."""
+    pins: dict[str, Pin] = {}
+    with contextlib.suppress(Unreadable):
+        value = read_record(_pins(place))
+        for name, pin in reading.check_fields(value, {"pins": reading.is_object}, "it", more=True)["pins"].items():
+            with contextlib.suppress(Unreadable):
+                pins[name] = Pin(**reading.check_fields(pin, _PIN, "the pin"))
+    return pins
 
 
 def write_pin(place: Place, name: str, pin: Pin | None) -> None:
-    """Set or drop one pin."""
+    """Set or drop one pin. Raises StoreError where another version's file lies."""
     pins = read_pins(place)
     if pins.get(name) == pin:
         return
@@ -113,27 +154,58 @@ def write_pin(place: Place, name: str, pin: Pin | None) -> None:
         del pins[name]
     else:
         pins[name] = pin
-    write_json(place.records / "pins.json", {"format": FORMAT, "pins": {n: asdict(p) for n, p in pins.items()}})
+    _make_way(_pins(place))
+    write_json(_pins(place), {"format": FORMAT, "pins": {n: asdict(p) for n, p in pins.items()}})
 
 
 def _path(place: Place, project: str) -> Path:
     return place.records / "claims" / f"{project}.json"
 
 
-def _read(path: Path) -> Any:
-    try:
-        value = json.loads(path.read_bytes())
-        return value if value["format"] == FORMAT else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+def _pins(place: Place) -> Path:
+    return place.records / "pins.json"
 
 
-def _claims(value: Any) -> Claims:
+def _paths(place: Place) -> list[Path]:
+    """Return the claims files of this root. Raises Unreadable."""
+    folder = place.records / "claims"
     try:
-        entries = {
-            name: Claim(**{**claim, "request": RequestKey(claim["request"]), "former": tuple(claim["former"])})
-            for name, claim in value["entries"].items()
-        }
-        return Claims(entries, tuple(value["former"]), tuple(value["roots"]))
-    except (KeyError, TypeError, AttributeError):
+        return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".json")]
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise Denied(f"{folder} cannot be read ({exc.strerror or exc})") from exc
+
+
+def _make_way(path: Path) -> None:
+    """Look at what is about to be replaced: what is of no use to anybody goes, what others may need stays."""
+    try:
+        read_record(path)
+    except NewerFormat as exc:
+        raise StoreError(
+            f"another version of truss_cache_tasks wrote {path}: {exc}", hint="Use that version, or remove the file."
+        ) from exc
+    except Denied as exc:
+        raise StoreError(f"cannot replace {path}: {exc}", hint="Make it readable, or remove the file.") from exc
+    except Unreadable:
+        remove_hollow(path)
+
+
+def _usable(path: Path) -> Claims:
+    try:
+        return _read(path)
+    except Unreadable:
         return Claims({})
+
+
+def _read(path: Path) -> Claims:
+    """Return the claims of this file, none where it is missing. Raises Unreadable."""
+    value = read_record(path)
+    if value is None:
+        return Claims({})
+    found = reading.check_fields(value, _CLAIMS, "it", more=True)
+    entries = {}
+    for name, claim in found["entries"].items():
+        fields = reading.check_fields(claim, _CLAIM, f"the claim {reading.shown(name)}", optional=("snapshot",))
+        entries[name] = Claim(**{**fields, "request": RequestKey(fields["request"]), "former": tuple(fields["former"])})
+    return Claims(entries, tuple(found["former"]), tuple(found["roots"]))

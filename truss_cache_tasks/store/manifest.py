@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from truss_cache_tasks.planning.keys import RequestKey
 from truss_cache_tasks.planning.records import FORMAT, FileRecord, Manifest
-from truss_cache_tasks.store.disk import disk_errors, write_json
+from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.store import reading
+from truss_cache_tasks.store.disk import disk_errors, remove_hollow, write_json
 from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store.reading import Unreadable
 
+__all__ = [
+    "Unreadable",
+    "from_json",
+    "read_all",
+    "read_manifest",
+    "remove_manifests",
+    "request_keys",
+    "to_json",
+    "write_manifest",
+]
 
-class Unreadable(Exception):
-    """A record that is there and cannot be used; the text says why. It is a miss with a reason, never a crash."""
+_DIGEST = re.compile("[a-z0-9-]+:[0-9a-f]+")  # in the hub cache a file is named by it
+
+_MANIFEST = {
+    "key": reading.is_key,
+    "request": reading.is_form,
+    "revision": reading.is_text,
+    "folder": reading.is_path_or_none,
+    "files": lambda value: isinstance(value, list) and bool(value),
+}
+_REQUEST = {"form": reading.is_text, "revision": reading.is_text, "source": reading.is_text}
+_FILE = {
+    "path": reading.is_path,
+    "size": reading.is_size,
+    "mtime_ns": reading.is_integer,
+    "identity": reading.is_text,
+    "origin": reading.is_text,
+    "digest": reading.is_text,
+    "xxh3": reading.is_text,
+    "blob": reading.is_path_or_none,
+    "made_link": reading.is_bool,
+    "made_blob": reading.is_bool,
+}
+_HUB_FILE = {**_FILE, "identity": lambda value: reading.is_text(value) and _DIGEST.fullmatch(value) is not None}
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
@@ -32,25 +66,18 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> Manifest:
-    """Return the manifest. Raises Unreadable for another format, or a form that is not a manifest's."""
-    try:
-        if value["format"] != FORMAT:
-            raise Unreadable(f"its format is {value['format']!r}, this version reads {FORMAT}")
-        files = tuple(FileRecord(**file) for file in value["files"])
-        manifest = Manifest(RequestKey(value["key"]), value["request"], value["revision"], value["folder"], files)
-        _check(manifest)
-        return manifest
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise Unreadable(f"it is not a manifest ({exc})") from exc
+    """Return the manifest. Raises Unreadable for another format, and for any field that is not as it must be.
 
-
-def _check(manifest: Manifest) -> None:
-    """Refuse what would lead out of the root, and numbers that are none: a manifest may come from anywhere."""
-    for file in manifest.files:
-        if any(".." in path.split("/") or path.startswith("/") for path in (file.path, file.blob, manifest.folder)):
-            raise Unreadable(f"the path {file.path!r} leads out of its folder")
-        if not isinstance(file.size, int) or not isinstance(file.mtime_ns, int):
-            raise Unreadable(f"size and mtime of {file.path!r} are no numbers")
+    A manifest may come from anywhere: no path leads out of the root, and no number is one that a disk cannot have.
+    """
+    found = reading.check_fields(reading.check_format(value), _MANIFEST, "the manifest", more=True)
+    request = reading.check_fields(found["request"], _REQUEST, "the request", more=True)
+    checks = _HUB_FILE if request["form"] == Form.HUB else _FILE
+    files = tuple(
+        FileRecord(**reading.check_fields(file, checks, f"files[{number}]"))
+        for number, file in enumerate(found["files"])
+    )
+    return Manifest(RequestKey(found["key"]), found["request"], found["revision"], found["folder"], files)
 
 
 def read_manifest(place: Place, key: str) -> Manifest | None:
@@ -61,9 +88,7 @@ def read_manifest(place: Place, key: str) -> Manifest | None:
 def read_all(place: Place) -> list[Manifest]:
     """Return every readable manifest of this root, superseded ones too."""
     found = []
-    with disk_errors(f"cannot read {place.records}"):
-        paths = sorted((place.records / "manifests").glob("*.json"))
-    for path in paths:
+    for path in _paths(place):
         try:
             manifest = _read(path)
         except Unreadable:
@@ -71,6 +96,11 @@ def read_all(place: Place) -> list[Manifest]:
         if manifest is not None:
             found.append(manifest)
     return found
+
+
+def request_keys(place: Place) -> set[str]:
+    """Return the request key of every manifest of this root, superseded and unreadable ones too."""
+    return {path.name.partition(".")[0] for path in _paths(place)}
 
 
 def write_manifest(place: Place, manifest: Manifest) -> None:
@@ -82,6 +112,7 @@ def write_manifest(place: Place, manifest: Manifest) -> None:
         old = None
     if old is not None and {f.path for f in old.files} - {f.path for f in manifest.files}:
         write_json(path.with_name(f"{old.key}.{old.snapshot[:12]}.json"), to_json(old))
+    remove_hollow(path)
     write_json(path, to_json(manifest))
 
 
@@ -89,6 +120,7 @@ def remove_manifests(place: Place, key: str) -> None:
     """Remove the manifest of this request, superseded ones too."""
     with disk_errors(f"cannot remove the records of {key[:12]}"):
         for path in [_path(place, key), *(place.records / "manifests").glob(f"{key}.*.json")]:
+            remove_hollow(path)
             path.unlink(missing_ok=True)
 
 
@@ -96,12 +128,19 @@ def _path(place: Place, key: str) -> Path:
     return place.records / "manifests" / f"{key}.json"
 
 
+def _paths(place: Place) -> list[Path]:
+    with disk_errors(f"cannot read {place.records}"):
+        return sorted((place.records / "manifests").glob("*.json"))
+
+
 def _read(path: Path) -> Manifest | None:
     try:
-        return from_json(json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as exc:
-        raise Unreadable(f"the manifest cannot be read ({exc})") from exc
+        value = reading.read_record(path)
+        if value is None:
+            return None
+        manifest = from_json(value)
+        if manifest.key != path.name.partition(".")[0]:
+            raise Unreadable(f"it is of another request, {manifest.key[:12]}")
+        return manifest
     except Unreadable as exc:
         raise Unreadable(f"the manifest cannot be used: {exc}") from exc
