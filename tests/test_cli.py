@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from servers.hub import Hub
-from trusses import BIN, Truss, tree
+from trusses import BIN, Ran, Truss, tree
 
 TWO = """
     model_cache:
@@ -196,7 +196,7 @@ sys.exit(main([]))
 """
 
 
-MISTAKES = [("plugin.cli", "open_workspace"), ("fetch", "gather"), ("plugin.work", "fetch")]
+MISTAKES = [("plugin.cli", "open_workspace"), ("fetch.target", "gather"), ("plugin.work", "fetch")]
 
 
 @pytest.mark.parametrize(("module", "name"), MISTAKES)
@@ -254,10 +254,45 @@ def test_a_no_op_imports_no_sdk(two: Truss) -> None:
     assert not (HEAVY & set(doit.out.split())) - its_own
 
 
+def in_shell(truss: Truss, line: str, **env: str) -> Ran:
+    return truss.run(["bash", "-c", line.replace("CLI", str(BIN / "truss-cache"))], **env)
+
+
 def test_a_closed_pipe_is_no_traceback(two: Truss) -> None:
-    done = two.run(["bash", "-c", f"{BIN / 'truss-cache'} why | true; exit ${{PIPESTATUS[0]}}"])
-    assert done.code in (0, 1)
-    assert done.err == ""
+    for unbuffered in ("", "1"):
+        done = in_shell(two, "CLI why | true; exit ${PIPESTATUS[0]}", PYTHONUNBUFFERED=unbuffered)
+        assert done.code in (0, 1)
+        assert done.err == ""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-", "1</dev/null >&-"])
+def test_closed_streams_change_no_exit_status(two: Truss, closed: str) -> None:
+    for command in ("", "", "why --check", "verify", "key", "help", "clean -n", "clean"):
+        done = in_shell(two, f"CLI {command} {closed}")
+        assert done.code == 0, (command, done.text)
+        assert "internal error" not in done.err
+    assert in_shell(two, f"CLI why --check {closed}").code == 1
+    assert in_shell(two, f"CLI --no {closed}").code == 3
+    assert sorted(path.name for path in two.folder.iterdir()) == ["config.yaml", "dodo.py"]
+
+
+@pytest.mark.parametrize("how", ["2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}", "2>/dev/full"])
+def test_nobody_who_reads_stderr_changes_no_exit_status(two: Truss, how: str) -> None:
+    for command, code in (("", 0), ("", 0), ("why", 0), ("run org/none", 3), ("--no", 3), ("clean", 0)):
+        done = in_shell(two, f"CLI {command} {how}")
+        assert (done.code, done.err) == (code, ""), command
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_stdout_is_one_line_and_1(two: Truss, unbuffered: str) -> None:
+    assert two.cli().code == 0
+    for command in ("why", "verify", "key", "help", "--help", "help env", "clean -n", "clean"):
+        done = in_shell(two, f"CLI {command} >/dev/full", PYTHONUNBUFFERED=unbuffered)
+        assert done.code == 1, command
+        assert done.err == "cannot write to stdout: No space left on device\n", command
+    assert not list(two.hub_cache.glob("models--*")), "the work is done all the same"
+    assert in_shell(two, "CLI >/dev/full").code == 0, "a run writes nothing there"
+    assert in_shell(two, "CLI why >/dev/full 2>/dev/full").code == 1
 
 
 def test_what_is_published_is_what_the_hub_has(two: Truss) -> None:

@@ -1,0 +1,266 @@
+"""The one place that knows the order of the steps: judge, list, plan, take stock, move, commit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from truss_cache_tasks import transfer
+from truss_cache_tasks.errors import CacheTaskError, Collision, SourceChanged, StoreError, Unavailable
+from truss_cache_tasks.fetch.forecasting import replay
+from truss_cache_tasks.fetch.moving import Mover, Run
+from truss_cache_tasks.fetch.target import Target, current_manifest, judge_target
+from truss_cache_tasks.planning.freshness import Need, Verdict
+from truss_cache_tasks.planning.listing import Listing
+from truss_cache_tasks.planning.plan import Plan, PlannedFile, case_clashes, make_plan
+from truss_cache_tasks.planning.records import Manifest, Pin
+from truss_cache_tasks.planning.request import Form, Kind
+from truss_cache_tasks.sources import Source, open_source
+from truss_cache_tasks.store import blobs, claims, disk, partials
+from truss_cache_tasks.store.blobs import Held
+from truss_cache_tasks.store.commit import Author, Overtaken, claim_only, commit
+from truss_cache_tasks.store.layout import Place, blob_id, pin_name
+from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.neighbours import contested, settle, superseded
+from truss_cache_tasks.store.remove import forget_hollow
+
+
+@dataclass
+class Outcome:
+    """What a run did to one entry: the manifest that is now true, and the files and bytes that came for it."""
+
+    manifest: Manifest
+    files: int = 0
+    size: int = 0
+
+
+def fetch(target: Target, run: Run, *, force: bool = False) -> Outcome:
+    """Make the entry fresh: do the least that its verdict asks for, or with `force` re-hash and resolve everything.
+
+    Raises:
+        CacheTaskError: one cause and one remedy; what was good before is still in place.
+    """
+    if not force and judge_target(target).fresh and (manifest := current_manifest(target)) is not None:
+        return Outcome(manifest)  # without a lock: nothing may be writable
+    _check_writable(target)
+    _open_root(target.place)
+    try:
+        with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped):
+            return _fetch_locked(target, run, force=force)
+    except CacheTaskError:
+        for place in target.places:
+            forget_hollow(place)
+        raise
+
+
+def _fetch_locked(target: Target, run: Run, *, force: bool) -> Outcome:
+    verdict = judge_target(target)
+    manifest = current_manifest(target)
+    if manifest is not None and not force:
+        if verdict.fresh:
+            return Outcome(manifest)
+        if verdict.need is Need.CLAIM:
+            claim_only(target.place, manifest, _author(target, target.place, run))
+            run.say("whole already: claimed, nothing fetched")
+            return Outcome(manifest)
+        if verdict.need is Need.REPAIR and (repaired := _repair(target, manifest, run)):
+            run.say("whole already: records put right, nothing fetched")
+            return Outcome(repaired)
+    return _fetch_online(target, run, verdict, force=force)
+
+
+def _fetch_online(target: Target, run: Run, verdict: Verdict, *, force: bool) -> Outcome:
+    if target.settings.offline and target.entry.request.source.kind is Kind.HUGGINGFACE:
+        raise Unavailable(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
+    source = open_source(target.entry, target.settings)
+    cleaned = _is_cleaned(target)
+    try:
+        return _Fetch(target, source, run, rehash=force or cleaned).bring(verdict, resolve=force)
+    except SourceChanged:
+        run.say("the source changed meanwhile: listing it again")
+        return _Fetch(target, source, run, rehash=False).bring(verdict, resolve=force)
+
+
+def _repair(target: Target, manifest: Manifest, run: Run) -> Manifest | None:
+    """Put visible files and records right from bytes that are here, asking nobody; None if bytes are missing."""
+    plan = replay(target.entry.request, manifest)
+    if superseded(target.place, plan, target.neighbours()):
+        return None
+    held = blobs.take_stock(target.places, plan.files, rehash=False, stopped=run.stopped)
+    if any(planned.identity not in held for planned in plan.files):
+        return None
+    held = {planned.identity: held[planned.identity] for planned in plan.files}
+    _check_space(target.place, _copied(target.place, held.values()))
+    with contextlib.suppress(Overtaken):  # then the run lists at the new pin
+        return commit(target.place, plan, held, _author(target, target.place, run), pinned=None, stopped=run.stopped)
+    return None
+
+
+class _Fetch:
+    """One online fetch of one entry."""
+
+    def __init__(self, target: Target, source: Source, run: Run, *, rehash: bool) -> None:
+        self.target = target
+        self.source = source
+        self.run = run
+        self.rehash = rehash
+        self.files = 0
+        self.size = 0
+        self.pins: dict[Path, Pin | None] = {}  # by root, as they were when the revision was listed
+        self.resolved = False  # this fetch asked what the revision stands for
+
+    def bring(self, verdict: Verdict, *, resolve: bool) -> Outcome:
+        """List, plan, move what is missing, commit; once more, at its commit, if another run pinned one meanwhile."""
+        overtaken: str | None = None
+        while True:
+            self.pins = {place.root: self._pin_in(place) for place in self.target.places}
+            pinned = overtaken or self._pinned(resolve=resolve)
+            self.resolved = pinned is None
+            listing = self.source.listing(pinned)
+            try:
+                return self._carry_out(listing, verdict)
+            except Overtaken as exc:
+                overtaken = exc.commit
+
+    def _carry_out(self, listing: Listing, verdict: Verdict) -> Outcome:
+        target = self.target
+        plan = make_plan(target.entry.request, listing)
+        _refuse_case_clashes(plan, target.place)
+        for warning in plan.warnings:
+            self.run.say(f"warning: {warning}")
+        others = target.neighbours()
+        unsure = contested(target.place, plan, others)
+        if target.behind is not None and self._goes_through(target.behind, listing):
+            self._fill_hub(target.behind, listing)
+        manifest = None
+        while manifest is None:  # a held file may vanish under another project's clean
+            held = self._stock(plan)
+            self._move(target.place, unsure, held)
+            settle(target.place, plan, unsure, others, held)
+            self._move(target.place, plan.files, held)
+            if verdict.unproven and not self.files:
+                self._prove(plan)
+            manifest = self._commit(target.place, plan, held)
+        return Outcome(manifest, self.files, self.size)
+
+    def _pinned(self, *, resolve: bool) -> str | None:
+        """Return the commit that the revision stands for; with `resolve` only what this very run resolved it to."""
+        pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
+        return pins[0].commit if pins else None
+
+    def _pin_in(self, place: Place) -> Pin | None:
+        name = pin_name(self.target.entry.request)
+        return claims.read_pins(place).get(name) if name else None
+
+    def _goes_through(self, behind: Place, listing: Listing) -> bool:
+        """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
+        pin = self.pins[behind.root]
+        agreed = pin is None or self.resolved or pin.commit == listing.revision
+        return agreed and disk.is_writable(behind.root) and disk.can_link(behind.root, self.target.place.root)
+
+    def _commit(self, place: Place, plan: Plan, held: dict[str, Held]) -> Manifest | None:
+        author = _author(self.target, place, self.run, resolved=self.resolved)
+        held = {planned.identity: held[planned.identity] for planned in plan.files}
+        return commit(place, plan, held, author, pinned=self.pins[place.root], stopped=self.run.stopped)
+
+    def _fill_hub(self, behind: Place, listing: Listing) -> None:
+        """Bring a repo with plain files into the hub cache first, which the plain files are then linked to."""
+        plan = make_plan(self.target.hub_request, listing)
+        _open_root(behind)
+        manifest = None
+        while manifest is None:
+            stock = self._stock(plan)
+            held = {
+                f.identity: blobs.bring_home(behind, f, stock[f.identity], self.run.stopped)
+                for f in plan.files
+                if f.identity in stock
+            }
+            self._move(behind, plan.files, held)
+            manifest = self._commit(behind, plan, held)
+
+    def _stock(self, plan: Plan) -> dict[str, Held]:
+        places = self.target.places
+        return blobs.take_stock(places, plan.files, rehash=self.rehash, stopped=self.run.stopped)
+
+    def _move(self, place: Place, files: Sequence[PlannedFile], held: dict[str, Held]) -> None:
+        """Fetch those of `files` that are not held, each under its blob's lock, and add them to `held`."""
+        missing = list({f.identity: f for f in files if f.identity not in held}.values())
+        coming = sum(planned.file.size - partials.left_bytes(place, planned) for planned in missing)
+        _check_space(place, coming + _copied(place, held.values()))
+        since = blobs.last_commit(place)
+        while missing:
+            came = partial(self._came, place, held, since)
+            mover = Mover(self.source, self.target.settings, place, self.run, came)
+            try:
+                mover.pull(missing)
+            finally:
+                held.update(mover.fetched)
+                self.files += len(mover.fetched)
+                self.size += sum(one.size for one in mover.fetched.values())
+            if mover.busy:  # somebody else fetches these: wait for one, holding nothing, then look again
+                with locked(place.blob_lock(blob_id(mover.busy[0].identity, place.form)), self.run.stopped):
+                    pass
+            missing = [planned for planned in mover.busy if not came(planned)]
+
+    def _came(self, place: Place, held: dict[str, Held], since: int, planned: PlannedFile) -> bool:
+        """Judge again what a lock was taken for."""
+        if not blobs.arrived(place, planned, since):
+            return False
+        held.update(blobs.take_stock([place], [planned], rehash=self.rehash, stopped=self.run.stopped))
+        return planned.identity in held
+
+    def _prove(self, plan: Plan) -> None:
+        file = min((f.file for f in plan.files), key=lambda f: (f.size == 0, f.size))
+        network = transfer.Network.from_env(self.target.settings.env)
+        transfer.probe(file, partial(self.source.locate, file), self.source.explain, network=network)
+
+
+def _author(target: Target, place: Place, run: Run, *, resolved: bool = False) -> Author:
+    claim = target.name if place == target.place else target.behind_claim
+    return Author(target.project, claim, target.name, target.fingerprint, run.id, resolved)
+
+
+def _is_cleaned(target: Target) -> bool:
+    mine = claims.aligned(claims.read_claims(target.place, target.project.id), target.project)
+    claim = mine.entries.get(target.name)
+    return claim is not None and claim.cleaned
+
+
+def _open_root(place: Place) -> None:
+    if place.form is Form.HUB:  # before our records: scan_cache_dir() warns of a repo that has no snapshots
+        disk.make_folder(place.root / "snapshots")
+
+
+def _check_writable(target: Target) -> None:
+    folder = target.place.records
+    if not disk.is_writable(folder):
+        raise StoreError(
+            f"the cache folder {target.place.root} is not writable",
+            hint="Make it writable, or choose another: HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT.",
+        )
+
+
+def _copied(place: Place, held: Iterable[Held]) -> int:
+    """Bytes that must be copied to this disk from another one."""
+    return sum(one.size for one in held if not disk.can_link(one.path, place.root))
+
+
+def _check_space(place: Place, needed: int) -> None:
+    free = disk.free_bytes(place.root)
+    if needed > free:
+        raise StoreError(
+            f"not enough space for {place.root}: {needed:,} bytes are to come, {free:,} are free",
+            hint="Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
+        )
+
+
+def _refuse_case_clashes(plan: Plan, place: Place) -> None:
+    clash = case_clashes(plan.files)
+    if clash and place.records.exists() and place.records.with_name(place.records.name.upper()).exists():
+        raise Collision(
+            f"{plan.request.source}: {clash[0]!r} and {clash[1]!r} are one file on this disk, which is blind to case",
+            hint="Drop one of them with ignore_patterns, or use a case-sensitive disk.",
+        )

@@ -1,0 +1,72 @@
+"""What a run would do to an entry, told without asking any server: `cache-why`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from truss_cache_tasks.errors import Collision
+from truss_cache_tasks.fetch.target import Target, current_manifest
+from truss_cache_tasks.planning.freshness import Need, Verdict
+from truss_cache_tasks.planning.listing import RemoteFile
+from truss_cache_tasks.planning.plan import Plan, PlannedFile
+from truss_cache_tasks.planning.records import Manifest
+from truss_cache_tasks.planning.request import Request
+from truss_cache_tasks.store import blobs
+from truss_cache_tasks.store.neighbours import contested, superseded
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would do to one entry.
+
+    Args:
+        asks: whether it would ask a server.
+        size: bytes that would come, as far as the records know them; None where only a listing can tell.
+    """
+
+    verdict: Verdict
+    asks: bool
+    size: int | None
+
+
+def forecast(target: Target, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]) -> Forecast:
+    """Say what a run would do, asking no network and writing nothing.
+
+    Args:
+        hashing: re-hash what was touched, to know for sure; else it counts as something to ask about.
+    """
+    if verdict.need <= Need.CLAIM:
+        return Forecast(verdict, False, 0)
+    manifest = current_manifest(target)
+    if manifest is None or verdict.need is Need.FETCH:
+        return Forecast(verdict, True, None)
+    plan = replay(target.entry.request, manifest)
+    try:
+        contested(target.place, plan, target.neighbours())
+        overtaken = superseded(target.place, plan, target.neighbours())
+    except Collision:  # the run says which, and fails
+        overtaken = True
+    if overtaken:
+        return Forecast(verdict, True, None)
+    if not hashing and verdict.need is Need.REPAIR:
+        present = {record.identity for record in manifest.files if (target.place.root / record.path).is_file()}
+        missing = sum(planned.file.size for planned in plan.files if planned.identity not in present)
+        return Forecast(verdict, True, missing)
+    held = blobs.take_stock(target.places, plan.files, rehash=False, stopped=stopped)
+    missing = sum({f.identity: f.file.size for f in plan.files if f.identity not in held}.values())
+    return Forecast(verdict, verdict.need > Need.REPAIR or missing > 0, missing)
+
+
+def replay(request: Request, manifest: Manifest) -> Plan:
+    """Return the plan that this manifest carried out."""
+    files = tuple(
+        PlannedFile(
+            RemoteFile(record.path, record.size, "", "", blobs.as_digest(record.digest)),
+            record.path,
+            record.identity,
+            record.origin,
+        )
+        for record in manifest.files
+    )
+    return Plan(request, manifest.revision, files, manifest.folder)

@@ -1,0 +1,120 @@
+"""Moving what is missing: locks and partials in, published blobs out; `transfer` carries the bytes between."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from truss_cache_tasks import transfer
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
+from truss_cache_tasks.planning.plan import PlannedFile
+from truss_cache_tasks.sources import Source
+from truss_cache_tasks.store import blobs, partials
+from truss_cache_tasks.store.blobs import Held
+from truss_cache_tasks.store.layout import Place, blob_id
+from truss_cache_tasks.store.locks import try_lock
+from truss_cache_tasks.store.partials import Partial
+
+
+@dataclass
+class Run:
+    """One invocation, shared by its entries.
+
+    Args:
+        id: of the invocation: entries of one run that resolve the same moving revision end on one commit.
+        say: takes one line for people.
+        report: takes the bytes that arrive.
+        stopped: whether a signal told us to stop.
+    """
+
+    id: str
+    say: Callable[[str], None] = lambda _line: None
+    report: transfer.Report = transfer.silent
+    stopped: Callable[[], bool] = lambda: False
+
+
+class Mover:
+    """One pull: takes locks and opens partials as `transfer` asks for jobs, publishes what is done."""
+
+    def __init__(self, source: Source, settings: Settings, place: Place, run: Run, came: Callable[[PlannedFile], bool]):
+        """Begin.
+
+        Args:
+            place: whose blobs the files become.
+            came: whether somebody else brought a file meanwhile; asked when its lock is held.
+        """
+        self.source = source
+        self.settings = settings
+        self.place = place
+        self.run = run
+        self.came = came
+        self.fetched: dict[str, Held] = {}
+        self.busy: list[PlannedFile] = []
+        self.error: CacheTaskError | None = None
+        self._open: dict[str, tuple[PlannedFile, Partial, Callable[[], None]]] = {}
+
+    def pull(self, missing: Sequence[PlannedFile]) -> None:
+        """Bring `missing` into `fetched`, save what others hold the lock of (`busy`).
+
+        Raises:
+            CacheTaskError: the first failure, after all ended; `fetched` has what came all the same.
+        """
+        limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
+        network = transfer.Network.from_env(self.settings.env)
+        pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
+        try:
+            for outcome in pulled:
+                self._land(outcome)
+        finally:
+            with contextlib.suppress(AttributeError):
+                pulled.close()  # type: ignore[attr-defined]  # a generator: cancels what still runs
+            for _, temporary, release in self._open.values():
+                temporary.leave()
+                release()
+            self._open.clear()
+        if self.error is not None:
+            raise self.error
+
+    def _jobs(self, missing: Sequence[PlannedFile]) -> Iterator[transfer.Job]:
+        for planned in sorted(missing, key=lambda planned: -planned.file.size):  # a large one last would run alone
+            if self.error is not None:
+                return
+            release = try_lock(self.place.blob_lock(blob_id(planned.identity, self.place.form)))
+            if release is None:
+                self.busy.append(planned)
+                continue
+            try:
+                if self.came(planned):
+                    release()
+                    continue
+                temporary = partials.open_partial(self.place, planned)
+            except BaseException:
+                release()
+                raise
+            self._open[planned.identity] = (planned, temporary, release)
+            locate = partial(self.source.locate, planned.file)
+            yield _Job(planned.file, locate, temporary, self.source.explain, self.run.say, planned.identity)
+
+    def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
+        assert isinstance(outcome.job, _Job)
+        planned, temporary, release = self._open.pop(outcome.job.identity)
+        try:
+            if isinstance(outcome, transfer.Failed):
+                if isinstance(outcome.error, IntegrityError | SourceChanged):
+                    temporary.discard()
+                temporary.leave()
+                self.error = self.error or outcome.error
+                return
+            held = blobs.publish(self.place, planned, temporary, outcome.digest, outcome.xxh3)
+            self.fetched[planned.identity] = held
+        finally:
+            temporary.close()
+            release()
+
+
+@dataclass(frozen=True)
+class _Job(transfer.Job):
+    identity: str = ""

@@ -1,0 +1,127 @@
+"""A Target: one entry and where it lives on this machine; what its records say, offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from truss_cache_tasks.config.credentials import fingerprint
+from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.planning.freshness import Verdict, judge
+from truss_cache_tasks.planning.keys import request_key
+from truss_cache_tasks.planning.records import Manifest, Project
+from truss_cache_tasks.planning.request import Form, Kind, Request
+from truss_cache_tasks.store.evidence import gather
+from truss_cache_tasks.store.layout import Place, hub_place, place_of
+from truss_cache_tasks.store.manifest import Unreadable, read_manifest
+from truss_cache_tasks.store.neighbours import Neighbours, neighbours
+
+BEHIND = "+hub"  # suffix of the claim that an entry with plain files has on the hub cache behind them
+
+
+@dataclass(frozen=True)
+class Target:
+    """One entry, and everything on this machine that it means.
+
+    Args:
+        place: where its files go.
+        behind: the hub cache's folder for its repo, when `place` holds plain files of a Hub repo; else None.
+    """
+
+    entry: Entry
+    project: Project
+    settings: Settings
+    place: Place
+    behind: Place | None
+
+    @property
+    def name(self) -> str:
+        """The entry's name, which its claim has too."""
+        return self.entry.name
+
+    @property
+    def behind_claim(self) -> str:
+        """The name of this entry's claim on `behind`."""
+        return self.name + BEHIND
+
+    @property
+    def hub_request(self) -> Request:
+        """What `behind` is asked for."""
+        return replace(self.entry.request, form=Form.HUB, folder="")
+
+    @property
+    def places(self) -> list[Place]:
+        """The roots where bytes of this entry may lie."""
+        return [self.place] if self.behind is None else [self.place, self.behind]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the credential file that is there now."""
+        return fingerprint(self.entry, self.settings)
+
+    def neighbours(self) -> Neighbours:
+        """What the config's other entries show; nobody collides in the hub cache, where a path says its bytes."""
+        if self.place.form is Form.HUB:
+            return {}
+        return neighbours(self.place, self.project, (self.name, self.behind_claim))
+
+
+def make_target(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> Target:
+    """Resolve where `entry` lives on this machine."""
+    request = entry.request
+    hub = settings.hub_cache(entry.hub_env)
+    place = place_of(request, hub, model_cache, settings.mount_root)
+    plain = request.source.kind is Kind.HUGGINGFACE and place.form is not Form.HUB
+    return Target(entry, project, settings, place, hub_place(request, hub) if plain else None)
+
+
+def judge_target(target: Target) -> Verdict:
+    """Judge one entry, offline and by stat alone."""
+    seen = gather(target.place, target.entry.request, target.project, target.name, target.fingerprint)
+    return judge(target.entry.request, seen)
+
+
+def current_manifest(target: Target) -> Manifest | None:
+    """Return the manifest of what this entry asks, None without a usable one."""
+    try:
+        return read_manifest(target.place, target.entry.key)
+    except Unreadable:
+        return None
+
+
+def hub_manifest(target: Target) -> Manifest | None:
+    """Return what lies in the hub cache behind plain files of a Hub repo and is not the same file; None for nothing.
+
+    What is missing there is no fault: the plain files stand for themselves (docs/adr/0003).
+    """
+    if target.behind is None:
+        return None
+    try:
+        manifest = read_manifest(target.behind, request_key(target.hub_request))
+    except Unreadable:
+        return None
+    shown = current_manifest(target)
+    linked = {_inode(target.place.root / record.path) for record in (shown.files if shown else ())}
+    files = manifest.files if manifest else ()
+    apart = tuple(r for r in files if _inode(target.behind.root / r.path) not in {None, *linked})
+    return replace(manifest, files=apart) if manifest and apart else None
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def project_entries(entries: Sequence[Entry]) -> dict[str, str]:
+    """Return claim name -> request key for a whole config, the claims behind plain files included."""
+    keys: dict[str, str] = {}
+    for entry in entries:
+        keys[entry.name] = entry.key
+        if entry.request.source.kind is Kind.HUGGINGFACE and entry.request.form is not Form.HUB:
+            keys[entry.name + BEHIND] = request_key(replace(entry.request, form=Form.HUB, folder=""))
+    return keys
