@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from truss_cache_tasks.config.settings import VARIABLES
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped
@@ -41,13 +39,29 @@ SIGINT, SIGTERM: run it again for the rest"""
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        display.say(f"{self.prog}: {message}")
+        display.say(f"{self.format_usage()}{self.prog}: {message}")
         raise SystemExit(MISUSED)
+
+    def print_help(self, file: Any = None) -> None:
+        display.write(self.format_help())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status of DESIGN section 4."""
+    display.open_closed()
+    try:
+        status = _answer(argv)
+    except SystemExit as exc:  # --help, a refused command line, a signal
+        status = int(exc.code or DONE)
+    unwritten = display.flush_output()
+    if unwritten is None:
+        return status
+    if not isinstance(unwritten, BrokenPipeError):  # that reader has seen enough
+        display.say(f"cannot write to stdout: {unwritten.strerror}")
+    return status or FAILED
+
+
+def _answer(argv: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_intermixed_args(argv)  # else `why --check NAME` is refused
     for given, command in _BELONGS.items():
@@ -56,17 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.names and options.command == "key":
         parser.error("`key` is for the whole config: it takes no entries")
     try:
-        status = _dispatch(options)
-        sys.stdout.flush()
-        return status
+        return _dispatch(options)
     except ConfigError as error:
         display.say(display.worded(error))
         return MISUSED
     except CacheTaskError as error:
         display.say(display.worded(error))
-        return FAILED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as exc:
         display.say(display.internal(exc))
@@ -105,11 +114,11 @@ def _dispatch(options: argparse.Namespace) -> int:
         case "clean":
             return _clean(workspace, options.names or None, dry=options.dry_run)
         case "why":
-            return inspect.why(labelled, sys.stdout.write, check=options.check)
+            return inspect.why(labelled, display.write, check=options.check)
         case "verify":
-            return inspect.verify(labelled, sys.stdout.write)
+            return inspect.verify(labelled, display.write)
         case _:
-            sys.stdout.write(cache_key(workspace) + "\n")
+            display.write(cache_key(workspace) + "\n")
             return DONE
 
 
@@ -177,7 +186,8 @@ def _fetch_one(target: Target, run_id: str, *, force: bool) -> int:
 def _clean(workspace: Workspace, names: Sequence[str] | None, *, dry: bool) -> int:
     signals.install()
     done = workspace.clean(names, dry=dry)
-    sys.stdout.writelines(f"{line}\n" for line in display.removed(done.files, done.size, done.kept, dry=dry))
+    for line in display.removed(done.files, done.size, done.kept, dry=dry):
+        display.write(f"{line}\n")
     if done.left:
         display.say(display.left_over(done.left))
     return MISUSED if done.left else DONE
@@ -199,5 +209,5 @@ def _help(names: Sequence[str]) -> int:
         _parser().print_help()
         return DONE if not names else MISUSED
     for variable in VARIABLES:
-        sys.stdout.write(f"{variable.name}\n    {variable.meaning}\n    default: {variable.default}\n")
+        display.write(f"{variable.name}\n    {variable.meaning}\n    default: {variable.default}\n")
     return DONE

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from truss_cache_tasks.config.settings import read_settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
@@ -17,10 +19,11 @@ from truss_cache_tasks.planning.listing import RemoteFile
 _EVERY_S = 10.0
 _lock = threading.Lock()
 _warned: set[str] = set()
+_lost: list[OSError] = []  # of writes to stdout
 
 
 def say(line: str) -> None:
-    """Write one line to the process's stderr; a closed one is nobody's concern."""
+    """Write one line to the process's stderr; one that is closed, full or read by nobody is nobody's concern."""
     stream = sys.__stderr__
     if stream is None:
         return
@@ -29,7 +32,54 @@ def say(line: str) -> None:
             stream.write(line + "\n")
             stream.flush()
         except (OSError, ValueError):
-            return
+            _give_up(stream)
+
+
+def open_closed() -> None:
+    """Lead those of the three standard streams that are closed to /dev/null, before a file of ours gets their number.
+
+    For a program of our own: in doit's process they are doit's.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def write(text: str) -> None:
+    """Write to stdout; `flush_output` tells whether that could be done. Work goes on without a reader."""
+    try:
+        sys.stdout.write(text)
+    except OSError as exc:
+        _lost.append(exc)
+        _give_up(sys.stdout)
+
+
+def flush_output() -> OSError | None:
+    """Flush stdout and stderr for the last time; return why stdout could not be written, if so.
+
+    What failed leads to /dev/null from now on: the interpreter flushes once more, and would make 120 of the status.
+    """
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            stream.flush()
+        except OSError as exc:
+            _give_up(stream)
+            if stream is sys.stdout:
+                _lost.append(exc)
+    return _lost[0] if _lost else None
+
+
+def _give_up(stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def warn_once(warnings: Iterable[str]) -> None:
