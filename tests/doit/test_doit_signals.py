@@ -186,3 +186,17 @@ def test_a_signal_while_another_process_holds_the_lock_ends_the_wait(stalling: T
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
     assert len(hub.asked("GET", "/z.bin")) <= 3, "one fetch: the Hub's redirect, and the CDN"
+
+
+@pytest.mark.parametrize("mode", ["sequential", "truss-cache"])
+def test_without_a_stderr_a_signal_writes_into_no_file(stalling: Truss, hub: Hub, mode: str) -> None:
+    """What is opened first gets the number of a closed stream."""
+    command = [str(BIN / "truss-cache")] if mode == "truss-cache" else DOIT
+    line = ["bash", "-c", 'exec "$@" <&- 2>&-', "bash", *command]
+    stalling.dodo(
+        "import os\nout = os.open('precious', os.O_CREAT | os.O_RDWR)\n" * 3 + DODO.format(method=None, handlers=False)
+    )
+    code, text = interrupt(stalling, hub, line, signal.SIGTERM, whom="parent")
+    assert code == 143, text
+    texts = [path for path in stalling.root.rglob("*") if path.is_file() and b"stopped: what" in path.read_bytes()]
+    assert texts == []

@@ -63,13 +63,19 @@ class _Handler:
         transfer.stop()
         try:
             if first and not child:
-                with contextlib.suppress(OSError):  # past Python's buffers: the signal may have come in a print
-                    os.write(2, _SAID)
+                _say()
                 atexit.register(_see_children_off)  # runs before multiprocessing's own, which waits without end
             if self._before is not None:
                 self._before(number, frame)
         finally:
             raise Interrupted(128 + number)
+
+
+def _say() -> None:
+    """Write past Python's buffers, as the signal may have come in a print. Without a stderr, 2 may be any file."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.__stderr__ is not None:
+            os.write(sys.__stderr__.fileno(), _SAID)
 
 
 def _is_child() -> bool:
