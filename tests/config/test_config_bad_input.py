@@ -3,6 +3,7 @@
 import pytest
 
 from truss_cache_tasks import load_config
+from truss_cache_tasks.config.uris import SCHEMES, parse_repo_id
 from truss_cache_tasks.errors import ConfigError
 
 
@@ -129,16 +130,17 @@ def test_a_revision_that_git_cannot_have_is_refused(revision, tmp_path):
         ("gs://b[0]/p", "a wildcard in the bucket name"),
         ("s3://b ucket", "is no bucket name"),
         ("s3://../x", "is no bucket name"),
-        ("s3://b@x/p", "is no bucket name"),
+        ("s3://b@x/p", "a user name or password stands in it"),
         ("gs://b/p/../q", "'.' or '..' in the prefix"),
         ("GS://b", "Did you mean gs://?"),
         ("s3a://b", "Did you mean s3://?"),
-        ("ftp://u:hunter2@b", "unknown scheme 'ftp'"),
+        ("ftp://b", "unknown scheme 'ftp'"),
+        ("b c://x", "no scheme"),
         ("azure://acc/c", "azure:// is not supported yet"),
         ("az://acc/c", "az:// is not supported yet"),
         ("r2://a.b/c", "r2:// is not supported yet"),
         ("cw://b", "cw:// is not supported yet"),
-        ("https://u:hunter2@x.y/m.bin", "https:// is not supported yet"),
+        ("https://x.y/m.bin", "https:// is not supported yet"),
         ("https://huggingface.co/org/name", "Write org/name."),
         ("http://x.y/m.bin", "http:// is not supported"),
         ("file://", "no folder or file named"),
@@ -152,7 +154,53 @@ def test_a_revision_that_git_cannot_have_is_refused(revision, tmp_path):
 def test_a_source_that_cannot_be_is_refused(repo_id, says, tmp_path):
     text = f"model_cache:\n- repo_id: '{repo_id}'"
     check(tmp_path, text, "2: model_cache[0].repo_id", says)
-    assert "hunter2" not in str(refused(tmp_path, text))
+
+
+TOKEN = "hf_" + "hunter2" * 5
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *(
+            f"{scheme}://{held}@{rest}"
+            for scheme, rest in [
+                *((scheme, "b/p") for scheme in ("s3", "gs", "gcs", "azure", "r2", "cw", "ftp", "file")),
+                *((scheme, "huggingface.co/org/name") for scheme in ("https", "http")),
+                ("hf", "org/name@v1"),
+            ]
+            for held in ("AK:hunter2", ":hunter2", "hunter2:", "u:hun@hunter2")
+        ),
+        "s3://AK:hunter2/hunter2+@b/p",
+        "s3://hunter2@b",
+        "https://hunter2@huggingface.co/org/name",
+        f"hf://{TOKEN}@org/name",
+        f"hf://user:{TOKEN}@org/name",
+    ],
+)
+def test_credentials_in_a_uri_are_refused_and_not_repeated(uri, tmp_path):
+    for text in (
+        f"model_cache:\n- repo_id: '{uri}'",
+        f"weights:\n- source: '{uri}'\n  mount_location: /m",
+    ):
+        message = str(refused(tmp_path, text))
+        hint = refused(tmp_path, text).hint
+        assert "hunter2" not in f"{message}{hint}"
+        assert message.endswith(": a user name or password stands in it")
+        assert hint.startswith("Credentials do not belong into a URI")
+
+
+@pytest.mark.parametrize("repo_id", ["u:hunter2@org/name", f"{TOKEN}@org/name", "u:hunter2@s3://b/p", "AK:hunter2@b"])
+def test_credentials_without_a_scheme_are_not_repeated(repo_id, tmp_path):
+    error = refused(tmp_path, f"model_cache:\n- repo_id: '{repo_id}'")
+    assert "hunter2" not in f"{error}{error.hint}"
+
+
+@pytest.mark.parametrize(
+    "uri", ["hf://gpt2@v1", "hf://org/name@refs/pr/1", "s3://b/p@v1", "file://./a@b/w", "file://a@b/w"]
+)
+def test_an_at_sign_that_holds_no_credential_is_taken(uri):
+    assert parse_repo_id(uri).source.kind in SCHEMES.values()
 
 
 @pytest.mark.parametrize("field", ["allow_patterns", "ignore_patterns"])

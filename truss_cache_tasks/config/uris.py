@@ -18,6 +18,12 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 # git check-ref-format: what no branch or tag is called; it also keeps refs/{revision} inside its folder.
 _NO_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^@$")
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+# `user:password@`; the password may hold a '/' (secret keys of S3 do), the folder of a file:// may hold all of it.
+_USERINFO = re.compile(r"[^/@]*:.*@", re.DOTALL)
+_LOCAL_USERINFO = re.compile(r"[^/@]*:[^/@]*@")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}@")
+
 
 class Parsed(NamedTuple):
     """A source and the `@revision` of its URI ("" where it has none)."""
@@ -34,6 +40,7 @@ def parse_repo_id(text: str) -> Parsed:
     """
     if "://" in text:
         return parse_uri(text)
+    _refuse_credentials(Kind.HUGGINGFACE.value, text)
     if "@" in text and is_repo_id(text.partition("@")[0]):
         raise Refused("the Hub has no '@' in a repo id", f"Write hf://{text}, or a `revision:` of its own.")
     if text.startswith(("./", "../", "/", "~")):
@@ -48,14 +55,16 @@ def parse_source(text: str) -> Parsed:
         hint = f"Write hf://{text}." if is_repo_id(text.partition("@")[0]) else _WANTED
         raise Refused("no scheme", hint)
     scheme, _, rest = text.partition("://")
+    _refuse_credentials(scheme, rest)
     if scheme in ("gs", "gcs", "s3") and "@" in rest:
         raise Refused(f"{scheme}:// has no @revision", "Remove the '@': only hf:// sources have revisions.")
     return parse_uri(text)
 
 
 def parse_uri(text: str) -> Parsed:
-    """Read `scheme://...`. Messages name the scheme alone where it is not ours: such a URI may hold a password."""
+    """Read `scheme://...`. No message repeats what may be a password."""
     scheme, _, rest = text.partition("://")
+    _refuse_credentials(scheme, rest)
     if scheme in LATER:
         raise Refused(f"{scheme}:// is not supported yet", _later_hint(scheme, rest))
     if scheme == "http":
@@ -132,6 +141,21 @@ def _local(rest: str) -> SourceRef:
     if root.startswith("~"):
         raise Refused("'~' is not expanded", "Write an absolute path, or one relative to config.yaml.")
     return SourceRef(Kind.LOCAL, root)
+
+
+def _refuse_credentials(scheme: str, rest: str) -> None:
+    """Refuse `user:password@`, and `user@` where no revision could be meant, repeating nothing of it."""
+    hint = "Credentials do not belong into a URI: remove all up to its '@', and see the README for where they go."
+    if not _SCHEME.fullmatch(scheme):
+        raise Refused("what stands before the '://' is no scheme", _WANTED)
+    if scheme == Kind.LOCAL:
+        held = bool(_LOCAL_USERINFO.match(rest))
+    elif scheme == Kind.HUGGINGFACE:
+        held = bool(_USERINFO.match(rest) or _TOKEN.match(rest))
+    else:
+        held = bool(_USERINFO.match(rest)) or "@" in rest.partition("/")[0]
+    if held:
+        raise Refused("a user name or password stands in it", hint)
 
 
 def _later_hint(scheme: str, rest: str) -> str:
