@@ -71,7 +71,6 @@ def test_a_server_that_says_429_gets_fewer_connections(server):
 
 
 def test_a_system_without_certificates_borrows_certifis(monkeypatch, tmp_path):
-    pytest.importorskip("certifi")
     from truss_cache_tasks.transfer.connections import _trust
 
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
