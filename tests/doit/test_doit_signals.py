@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -71,7 +72,8 @@ def interrupt(truss: Truss, hub: Hub, command: list[str], number: signal.Signals
         if whom == "group":
             os.killpg(child.pid, number)
         for pid in [child.pid] if whom == "parent" else children_of(child.pid) if whom == "children" else []:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # one that has nothing left to do
+                os.kill(pid, number)
         out, err = child.communicate(timeout=60)
     finally:
         if child.poll() is None:

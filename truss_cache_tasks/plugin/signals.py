@@ -23,10 +23,12 @@ _REPEATS = 30
 
 
 class Interrupted(SystemExit):
-    """Ends the process with 128 + the signal's number; doit rebuilds it from its text, hence the int()."""
+    """Ends the process with 128 + the signal's number; doit rebuilds a child's from its text, in the parent."""
 
     def __init__(self, code: int | str) -> None:
         super().__init__(int(code))
+        if isinstance(code, str):  # a child was told to stop, and nobody told this process
+            atexit.register(_see_children_off)
 
 
 def stopped() -> bool:
@@ -88,7 +90,8 @@ def _see_children_off() -> None:
     """End the children of `-P process`, whatever state they are in.
 
     doit sends each one SIGTERM, but not to those that it was just starting; and one that was about to block in a read
-    sleeps on (Python's handlers run between two steps of the interpreter): a further signal wakes it.
+    sleeps on (Python's handlers run between two steps of the interpreter): a further signal wakes it. So does one whose
+    first signal came in the midst of its farewell (see `_Handler`).
     """
     module = sys.modules.get("multiprocessing.process")
     if module is None:
