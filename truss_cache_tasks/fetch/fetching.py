@@ -188,7 +188,7 @@ class _Fetch:
     def _move(self, place: Place, files: Sequence[PlannedFile], held: dict[str, Held]) -> None:
         """Fetch those of `files` that are not held, each under its blob's lock, and add them to `held`."""
         missing = list({f.identity: f for f in files if f.identity not in held}.values())
-        coming = sum(planned.file.size - partials.left_bytes(place, planned) for planned in missing)
+        coming = sum(planned.file.size for planned in missing) - partials.left_bytes(place, missing)
         _check_space(place, coming + _copied(place, held.values()))
         since = blobs.last_commit(place)
         while missing:

@@ -16,7 +16,16 @@ from truss_cache_tasks.planning.listing import Digest
 from truss_cache_tasks.planning.plan import PlannedFile
 from truss_cache_tasks.planning.records import FileRecord
 from truss_cache_tasks.planning.request import Form
-from truss_cache_tasks.store.disk import disk_errors, place_file, sync_folder, token
+from truss_cache_tasks.store.disk import (
+    disk_errors,
+    make_folder,
+    move,
+    named,
+    place_file,
+    remove_hollow,
+    sync_folder,
+    token,
+)
 from truss_cache_tasks.store.layout import Place, blob_id
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import read_all
@@ -44,26 +53,30 @@ class Held:
 
 
 def publish(place: Place, planned: PlannedFile, partial: Partial, digest: Digest | None, xxh3: str) -> Held:
-    """Make a complete, verified partial a blob: fsync, rename, fsync of the folder."""
+    """Make a complete, verified and synced partial a blob; its name survives a power cut after `sync_names`."""
     confirmed = as_text(digest)
     with disk_errors(f"cannot publish {planned.file.path}"):
-        os.fsync(partial.descriptor)
         stat = os.fstat(partial.descriptor)
         partial.close()
         path = _blob_path(place, planned.identity, xxh3, confirmed)
-        path.parent.mkdir(parents=True, exist_ok=True)
         _mark(place, path, stat.st_mtime_ns)
-        os.replace(partial.path, path)
+        move(partial.path, path)
         partial.drop_journal()
-        sync_folder(path.parent)
     return Held(path, stat.st_size, stat.st_mtime_ns, xxh3, confirmed)
+
+
+def sync_names(held: Iterable[Held]) -> None:
+    """Make the names of published blobs survive a power cut, which a manifest that lists them relies on."""
+    for folder in {one.path.parent for one in held}:
+        with disk_errors(f"cannot sync {folder}"), contextlib.suppress(FileNotFoundError):
+            sync_folder(folder)  # gone: another project's clean took them, which the commit will find
 
 
 def _mark(place: Place, path: Path, mtime_ns: int) -> None:
     """Note that the hub blob at `path` is ours, until a manifest says so: a kill must not make it a stranger's."""
     if place.form is Form.HUB:
         note = place.records / "published" / path.name
-        note.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(note.parent)
         note.touch()
         os.utime(note, ns=(mtime_ns, mtime_ns))
 
@@ -78,12 +91,14 @@ def _is_marked(place: Place, path: Path) -> bool:
 def settle_in(place: Place, held: Iterable[Held]) -> None:
     """Remove what stood for these bytes until a manifest listed them. The caller holds the root's lock."""
     for one in held:
-        if one.path.parent == place.records / "blobs":
+        if one.path.parent.parent == place.records / "blobs":
             one.path.unlink(missing_ok=True)
         elif place.form is Form.HUB:
             (place.records / "published" / one.path.name).unlink(missing_ok=True)
     if place.form is Form.HUB:
         (place.records / "published" / "links.json").unlink(missing_ok=True)
+    else:
+        remove_hollow(place.records / "blobs")
 
 
 def bring_home(place: Place, planned: PlannedFile, held: Held, stopped: Callable[[], bool]) -> Held:
@@ -107,15 +122,12 @@ def arrived(place: Place, planned: PlannedFile, since_ns: int) -> bool:
 
 def staged(place: Place, name: str) -> list[Path]:
     """Return the whole files of this blob id that no path shows."""
-    return _named(place.records / "blobs", name)
+    return named(_staging(place, name), name)
 
 
-def _named(folder: Path, name: str) -> list[Path]:
-    try:
-        names = os.listdir(folder)  # asked once a file: glob() takes ten times as long
-    except FileNotFoundError:
-        return []
-    return [folder / one for one in names if one.startswith(f"{name}.")]
+def _staging(place: Place, name: str) -> Path:
+    """Return the folder of this blob id: its lookup must not take longer the more files wait beside it."""
+    return place.records / "blobs" / name[:2]
 
 
 def last_commit(place: Place) -> int:
@@ -130,8 +142,7 @@ def retire(place: Place, record: FileRecord) -> Path:
     """Take a file of a flat layout out of sight, its bytes kept, so that undoing an edit fetches nothing."""
     path = place.root / record.path
     target = _blob_path(place, record.identity, record.xxh3, record.digest)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(path, target)
+    move(path, target)
     path.unlink(missing_ok=True)  # rename(2) of two links to one file does nothing
     return target
 
@@ -181,10 +192,10 @@ def take_stock(
     doubtful: list[PlannedFile] = []
     for planned in wanted:
         held = None if rehash else _sure(recorded.get(planned.identity, ()))
-        if held is None or _differs_in_sight(places[0], planned, held):
-            doubtful.append(planned)
-        else:
+        if held is not None and not _differs_in_sight(places[0], planned, held):
             found[planned.identity] = held
+        elif planned.identity in recorded or any(path.exists() for path, *_ in _unrecorded(places, planned)):
+            doubtful.append(planned)
     if not doubtful:
         return found
     from concurrent.futures import ThreadPoolExecutor  # a no-op hashes nothing, and saves its imports
@@ -302,7 +313,7 @@ def _blob_path(place: Place, identity: str, xxh3: str, digest: str) -> Path:
     name = blob_id(identity, place.form)
     if place.form is Form.HUB:
         return place.root / "blobs" / name
-    return place.records / "blobs" / f"{name}.{xxh3}.{_plain(digest)}"
+    return _staging(place, name) / f"{name}.{xxh3}.{_plain(digest)}"
 
 
 def _plain(digest: str) -> str:

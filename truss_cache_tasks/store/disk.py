@@ -73,11 +73,10 @@ def place_file(source: Path, target: Path, temporary: Path) -> None:
     Args:
         temporary: a free name on the disk of `target`.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(temporary.parent)
     try:
         _clone(source, temporary)
-        os.replace(temporary, target)
+        move(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)  # rename(2) of two links to one file does nothing
 
@@ -103,10 +102,35 @@ def _clone(source: Path, target: Path) -> None:
     os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+def move(source: Path, target: Path) -> None:
+    """Rename within one disk, into a folder that need not be there, or that others remove while it is empty."""
+    while True:
+        try:
+            return os.replace(source, target)
+        except FileNotFoundError:
+            if not os.path.lexists(source):
+                raise
+            target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def named(folder: Path, name: str) -> list[Path]:
+    """Return what lies in `folder` as `{name}.*`; nothing if it is missing."""
+    try:
+        found = os.listdir(folder)  # asked once a file: glob() takes ten times as long
+    except FileNotFoundError:
+        return []
+    return [folder / one for one in found if one.startswith(f"{name}.")]
+
+
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it. Raises StoreError."""
+    """Make a folder and those above it, whoever removes empty ones meanwhile. Raises StoreError."""
     with disk_errors(f"cannot make {path}"):
-        path.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                return path.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, FileNotFoundError):  # so says mkdir of a folder that was there and is gone
+                if os.path.lexists(path):
+                    raise
 
 
 def sweep(folder: Path, *patterns: str) -> None:

@@ -7,7 +7,7 @@
     published/                  hub form: what is ours and no manifest lists yet, so that a kill makes it nobody else's
         {etag}                  a blob, with the mtime that the blob has
         links.json              links of the snapshots
-    blobs/{id}.{xxh3}           whole files that are not visible: verified and not yet committed, or retired
+    blobs/{id:2}/{id}.{xxh3}.{digest}   whole files that are not visible: verified and not yet committed, or retired
     partials/{id}.{token}       files on their way; the next run's once their writer is dead
     partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
     locks/                      flock(2) files, empty
@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from truss_cache_tasks.planning.plan import RECORDS
@@ -39,7 +40,7 @@ class Place:
     form: Form
     hub: Path | None = None
 
-    @property
+    @cached_property
     def records(self) -> Path:
         """Our own folder."""
         return self.root / RECORDS
@@ -88,6 +89,7 @@ def pin_name(request: Request) -> str | None:
     return f"{request.source.root}@{request.revision}"
 
 
+@lru_cache(1 << 16)  # asked several times a file
 def blob_id(identity: str, form: Form) -> str:
     """Return the file name of these bytes: in the hub cache the ETag (the digest), elsewhere a name of ours."""
     if form is Form.HUB:

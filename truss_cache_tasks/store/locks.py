@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from truss_cache_tasks.errors import Stopped
-from truss_cache_tasks.store.disk import disk_errors
+from truss_cache_tasks.store.disk import disk_errors, make_folder
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.25
@@ -26,13 +26,9 @@ def try_lock(path: Path) -> Callable[[], None] | None:
     with disk_errors(f"cannot lock {path}"):
         while True:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
-            except FileNotFoundError:  # a clean removed the empty folder meanwhile
-                continue
-            except FileExistsError:  # so says mkdir of a folder that was there and is gone
-                if path.parent.is_file():
-                    raise
+            except FileNotFoundError:  # no folder yet, or a clean removed the empty one
+                make_folder(path.parent)
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

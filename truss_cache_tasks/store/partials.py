@@ -6,11 +6,13 @@ import contextlib
 import fcntl
 import os
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from truss_cache_tasks.planning.plan import PlannedFile
-from truss_cache_tasks.store.disk import disk_errors, sweep, token
+from truss_cache_tasks.store.disk import disk_errors, make_folder, named, sweep, token
 from truss_cache_tasks.store.layout import Place, blob_id
 from truss_cache_tasks.store.locks import try_lock
 
@@ -21,6 +23,7 @@ class Partial:
 
     descriptor: int
     path: Path
+    has_journal: bool = False
     _journal: int = -1
 
     @property
@@ -29,6 +32,7 @@ class Partial:
         if self._journal < 0:
             with disk_errors(f"cannot write {self._journal_path}"):
                 self._journal = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+                self.has_journal = True
         return self._journal
 
     @property
@@ -44,7 +48,8 @@ class Partial:
 
     def drop_journal(self) -> None:
         """Remove the journal: the bytes are whole, or of no use."""
-        self._journal_path.unlink(missing_ok=True)
+        if self.has_journal:
+            self._journal_path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove what is there."""
@@ -67,26 +72,26 @@ def open_partial(place: Place, planned: PlannedFile) -> Partial:
     name = blob_id(planned.identity, place.form)
     folder = place.records / "partials"
     with disk_errors(f"cannot write below {place.root}"):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         path = folder / f"{name}.{token()}"
-        adopted = _adopt(folder, name, path)
-        for dead in folder.glob(f"{name}.*"):
-            if dead not in (path, _journal_of(path)):
-                dead.unlink(missing_ok=True)
+        left = named(folder, name)
+        adopted = _adopt(left, path)
+        for dead in left:
+            dead.unlink(missing_ok=True)
         if adopted is not None:
-            return Partial(adopted, path)
+            return Partial(adopted, path, has_journal=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return Partial(descriptor, path)
 
 
-def _adopt(folder: Path, name: str, path: Path) -> int | None:
+def _adopt(left: Sequence[Path], path: Path) -> int | None:
     """Rename what a dead run left to `path`, and open it; None where nothing is there that resumes.
 
     It is locked itself too: where locks do not work, its writer may live, and nobody may share its bytes.
     """
-    for dead in folder.glob(f"{name}.*"):
+    for dead in left:
         if not _is_resumable(dead):
             continue
         descriptor = os.open(dead, os.O_RDWR | os.O_CLOEXEC)
@@ -101,13 +106,13 @@ def _adopt(folder: Path, name: str, path: Path) -> int | None:
     return None
 
 
-def left_bytes(place: Place, planned: PlannedFile) -> int:
-    """Bytes of this file's disk space that a dead run's temporary holds already."""
-    name = blob_id(planned.identity, place.form)
+def left_bytes(place: Place, files: Iterable[PlannedFile]) -> int:
+    """Bytes of these files' disk space that temporaries of dead runs hold already."""
+    held: Counter[str] = Counter()
     with contextlib.suppress(OSError):
-        held = [path.stat().st_blocks * 512 for path in (place.records / "partials").glob(f"{name}.*")]
-        return min(sum(held), planned.file.size)
-    return 0
+        for path in (place.records / "partials").iterdir():
+            held[path.name.partition(".")[0]] += path.stat().st_blocks * 512
+    return sum(min(held[blob_id(planned.identity, place.form)], planned.file.size) for planned in files)
 
 
 def _journal_of(path: Path) -> Path:

@@ -20,7 +20,7 @@ from truss_cache_tasks.planning.records import Claims, FileRecord, Manifest, Pro
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blobs import staged
-from truss_cache_tasks.store.disk import is_writable, remove_empty_parents, remove_if_empty
+from truss_cache_tasks.store.disk import is_writable, remove_empty_parents, remove_hollow, remove_if_empty
 from truss_cache_tasks.store.layout import Place, blob_id
 from truss_cache_tasks.store.links import drop_refs, files_below, top
 from truss_cache_tasks.store.locks import locked, try_lock
@@ -169,7 +169,8 @@ class _Remover:
 
 def forget_hollow(place: Place) -> None:
     """Remove the folders of a root in which nothing came to be (no such repo, no access); what holds anything stays."""
-    records = [place.records / name for name in ("locks", "partials", "published", "blobs", "manifests", "claims")]
+    records = [place.records / name for name in ("locks", "partials", "published", "manifests", "claims")]
+    remove_hollow(place.records / "blobs")
     remove_if_empty(*records, place.records)
     if place.form is Form.HUB:
         remove_if_empty(place.root / "blobs", place.root / "refs")

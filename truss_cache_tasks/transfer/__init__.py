@@ -61,7 +61,7 @@ def pull(
 
     Yields:
         One Done or Failed for each job that was taken. After Done the partial is exactly `file.size` bytes long and has
-        the store's digest; it is not synced. A partial is never written to after its job was yielded, nor after the
+        the store's digest, and is synced. A partial is never written to after its job was yielded, nor after the
         iterator ended or was closed; no thread is left then, save one that hangs inside `Job.locate`.
 
     Raises:

@@ -44,7 +44,8 @@ def write(descriptor: int, chunk: memoryview, offset: int) -> None:
         offset += written
 
 
-def set_length(descriptor: int, size: int) -> None:
-    """Make the file exactly `size` bytes long."""
+def seal(descriptor: int, size: int) -> None:
+    """Make the file exactly `size` bytes long, and its bytes survive a power cut."""
     if os.fstat(descriptor).st_size != size:
         os.ftruncate(descriptor, size)
+    os.fsync(descriptor)

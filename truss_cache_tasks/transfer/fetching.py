@@ -11,7 +11,7 @@ from truss_cache_tasks.planning.digests import Hasher
 from truss_cache_tasks.planning.listing import Location
 from truss_cache_tasks.transfer.adopting import adopt
 from truss_cache_tasks.transfer.answers import Body, Wrong
-from truss_cache_tasks.transfer.disk import allocate, disk_errors, set_length
+from truss_cache_tasks.transfer.disk import allocate, disk_errors, seal
 from truss_cache_tasks.transfer.following import Follower
 from truss_cache_tasks.transfer.job import Done, Job, Report
 from truss_cache_tasks.transfer.journal import Entry, Journal
@@ -217,9 +217,9 @@ class Fetching:
                     f"{file.path}: got {hasher.digest()}, want {hasher.want}", hint="Run it again; see docs/errors.md."
                 )
             )
-        with disk_errors(file), lifeline.writing:
+        with disk_errors(file), lifeline.away(), lifeline.writing:
             lifeline.check()
-            set_length(self.job.partial.descriptor, file.size)
+            seal(self.job.partial.descriptor, file.size)
         self.result = Done(self.job, hasher.want, hasher.xxh3())
 
     def wrong(self, worker: Worker, wrong: Wrong) -> None:
