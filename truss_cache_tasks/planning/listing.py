@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -73,6 +73,8 @@ class Location:
         validator_header: the response header that carries it (`ETag`, `X-Goog-Generation`).
         expires: seconds since the epoch when url or headers go stale; None for never.
         digest: the store's digest, where the listing had none.
+        look: where both have none: asks for the digest of a file that is to come in parts, whose answers tell none.
+        digest_of: where both have none: reads the digest out of the headers of an answer that brings the whole file.
     """
 
     url: str
@@ -81,6 +83,8 @@ class Location:
     validator_header: str = "ETag"
     expires: float | None = None
     digest: Digest | None = None
+    look: Callable[[], Digest | None] | None = None
+    digest_of: Callable[[Mapping[str, str]], Digest | None] | None = None
 
     def __repr__(self) -> str:
         return f"Location({self.url.partition('?')[0]!r}, headers=***)"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from truss_cache_tasks.config.entries import Entry
@@ -16,22 +17,21 @@ from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, SourceChanged
 from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
 from truss_cache_tasks.sources.prefix import under_prefix
-from truss_cache_tasks.sources.s3_digest import digest_of_head
+from truss_cache_tasks.sources.s3_digest import digest_of_head, head_of_answer
 from truss_cache_tasks.sources.s3_errors import Asked, in_our_words, refusal_of_body
 from truss_cache_tasks.sources.s3_identity import SESSIONS, Identity, identify
 
 SIGNED_FOR_S = 600  # S3 takes a signed header for 15 minutes; clocks differ, and a request may wait its turn
+CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}  # a whole answer tells them, one of a range does not
 PART_LOOKS = 8  # HEADs side by side where only they know the sizes of parts
 
 
 @dataclass(frozen=True)
-class _Address:
-    """What HEAD told of one object: where it is, the region to sign for, its ETag as on the wire, its digest."""
+class _Bucket:
+    """Where the listing found the bucket: the URL above its keys, and the region to sign for."""
 
     url: str
     region: str
-    etag: str
-    digest: Digest | None
 
 
 class S3Source:
@@ -43,7 +43,8 @@ class S3Source:
         self._source = entry.request.source
         self._lock = threading.Lock()
         self._connected: tuple[Any, Identity] | None = None
-        self._addresses: dict[RemoteFile, _Address] = {}
+        self._bucket: _Bucket | None = None
+        self._digests: dict[RemoteFile, Digest | None] = {}
 
     def __repr__(self) -> str:
         return f"S3Source({str(self._source)!r})"
@@ -68,21 +69,24 @@ class S3Source:
             return under_prefix(below, self._source)
 
     def locate(self, file: RemoteFile) -> Location:
-        """Look at `file` once (HEAD), then sign a GET of it anew at each call.
-
-        Raises:
-            SourceChanged: it is not what was listed any more.
-        """
-        address = self._addresses.get(file)
-        if address is None:
-            address = self._addresses[file] = self._look(file)
+        """Sign a GET of `file` anew at each call; `look` asks once (HEAD), and may raise SourceChanged."""
+        assert self._bucket is not None, "what is located was listed"
+        url = f"{self._bucket.url}/{urllib.parse.quote(file.key, safe='/~')}"
+        etag = f'"{file.version}"'
+        headers, expires = {"If-Match": etag, **CHECKSUMS}, None
         _, identity = self._client()
-        headers, expires = {"If-Match": address.etag}, None
         if identity.credentials is not None:
             with in_our_words(self._asked(file)):
-                headers |= _signed_headers(address.url, address.region, identity.credentials)
+                headers |= _signed_headers(url, self._bucket.region, identity.credentials)
             expires = time.time() + SIGNED_FOR_S
-        return Location(address.url, headers, validator=address.etag, expires=expires, digest=address.digest)
+        return Location(
+            url,
+            headers,
+            validator=etag,
+            expires=expires,
+            look=partial(self._look, file),
+            digest_of=partial(self._digest_of, file),
+        )
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
         """Return the error for a GET of `file`'s bytes that S3 refused with `status`, `headers` and `body`."""
@@ -106,7 +110,9 @@ class S3Source:
 
     # Looking at one object
 
-    def _look(self, file: RemoteFile) -> _Address:
+    def _look(self, file: RemoteFile) -> Digest | None:
+        if file in self._digests:
+            return self._digests[file]
         client, _ = self._client()
         head = self._head(client, file)
         if _plain(head["ETag"]) != file.version or head["ContentLength"] != file.size:
@@ -115,8 +121,15 @@ class S3Source:
                 f"listed {file.version})",
                 hint="Run again: it is listed anew.",
             )
-        digest = digest_of_head(head, self._source.root, lambda count: self._part_sizes(client, file, count))
-        return _Address(head["OurUrl"], head["OurRegion"], head["ETag"], digest)
+        digest = digest_of_head(head, self._source.root, partial(self._part_sizes, client, file))
+        self._digests[file] = digest
+        return digest
+
+    def _digest_of(self, file: RemoteFile, headers: Mapping[str, str]) -> Digest | None:
+        """Read what a whole GET says as HEAD says it; a composite checksum costs requests for the parts' sizes."""
+        client, _ = self._client()
+        head = {**head_of_answer(headers), "ContentLength": file.size}
+        return digest_of_head(head, self._source.root, partial(self._part_sizes, client, file))
 
     def _head(self, client: Any, file: RemoteFile) -> Mapping[str, Any]:
         from botocore.exceptions import ClientError
@@ -201,8 +214,16 @@ class S3Source:
                 f"{self._source}: no client for region {identity.region!r} and this endpoint ({type(error).__name__})",
                 hint="Correct aws_region, AWS_REGION or AWS_ENDPOINT_URL_S3 (a whole URL).",
             ) from error
-        client.meta.events.register("after-call.s3.HeadObject", _note_address)
+        client.meta.events.register("after-call.s3.ListObjectsV2", self._note_bucket)
         return client, identity
+
+    def _note_bucket(self, http_response: Any, context: Mapping[str, Any], **_: Any) -> None:
+        """Keep the URL that botocore chose and the region that it signed for, after it followed a redirect, if any.
+
+        (`generate_presigned_url` would tell another: the global endpoint, whatever the region.)
+        """
+        region = str(context.get("signing", {}).get("region") or context.get("client_region"))
+        self._bucket = _Bucket(http_response.url.partition("?")[0].rstrip("/"), region)
 
     def _asked(self, file: RemoteFile | None = None) -> Asked:
         client, identity = self._client()
@@ -230,23 +251,14 @@ def _plain(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
-def _note_address(http_response: Any, parsed: dict[str, Any], context: Mapping[str, Any], **_: Any) -> None:
-    """Keep the URL that botocore chose and the region that it signed for, after it followed a redirect, if any.
-
-    (`generate_presigned_url` would tell another: the global endpoint, whatever the region.)
-    """
-    parsed["OurUrl"] = http_response.url.partition("?")[0]
-    parsed["OurRegion"] = context.get("signing", {}).get("region") or context.get("client_region")
-
-
 def _signed_headers(url: str, region: str, credentials: Any) -> dict[str, str]:
-    """Return the headers of a SigV4-signed GET of `url`. Only these and Host are signed: Range may be added."""
+    """Return the headers of a SigV4-signed GET of `url`. These, CHECKSUMS and Host are signed: Range may be added."""
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
 
     with SESSIONS:  # a credential that refreshes itself does so once
         frozen = credentials.get_frozen_credentials()
-    request = AWSRequest(method="GET", url=url)
+    request = AWSRequest(method="GET", url=url, headers=CHECKSUMS)
     S3SigV4Auth(frozen, "s3", region).add_auth(request)
     return {name: str(value) for name, value in request.headers.items()}
 

@@ -12,6 +12,14 @@ from truss_cache_tasks.planning.listing import Digest
 # In the order of preference, with the bytes of each. CRCs are an order of magnitude cheaper to check than SHA.
 WIDTHS = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha256": 32, "sha1": 20}
 
+_HEADERS = {
+    "ETag": "etag",
+    "ChecksumType": "x-amz-checksum-type",
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "SSECustomerAlgorithm": "x-amz-server-side-encryption-customer-algorithm",
+    **{f"Checksum{algorithm.upper()}": f"x-amz-checksum-{algorithm}" for algorithm in WIDTHS},
+}
+
 
 def digest_of_head(head: Mapping[str, Any], bucket: str, part_sizes: Callable[[int], tuple[int, ...]]) -> Digest | None:
     """Return the digest of an object, or None where S3 offers nothing that can be checked.
@@ -42,6 +50,12 @@ def digest_of_head(head: Mapping[str, Any], bucket: str, part_sizes: Callable[[i
     if _is_md5(etag, head, bucket):
         return Digest("md5", etag)
     return None
+
+
+def head_of_answer(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a GET, of any case, by the names that botocore gives them in the answer to a HEAD."""
+    sent = {name.lower(): value for name, value in headers.items()}
+    return {name: sent[header] for name, header in _HEADERS.items() if header in sent}
 
 
 def _parts(algorithm: str, kind: str, suffix: str, etag: str) -> int | None:

@@ -18,6 +18,7 @@ class Body(Protocol):
     start: int  # offset of the first byte in the file: the one asked for, or 0
     end: int  # where the bytes that were promised end: the end that was asked for, or the file's
     reached: Location | None  # where redirects led to, None without one
+    headers: Mapping[str, str]  # of the answer, of any case
     validator: str | None  # what names this version of the file, for the next answer to agree with
 
     def readinto(self, buffer: memoryview, /) -> int:

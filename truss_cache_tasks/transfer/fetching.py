@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from truss_cache_tasks.errors import IntegrityError
 from truss_cache_tasks.planning.digests import Hasher
-from truss_cache_tasks.planning.listing import Location
+from truss_cache_tasks.planning.listing import Digest, Location
 from truss_cache_tasks.transfer.adopting import adopt
 from truss_cache_tasks.transfer.answers import Body, Wrong
 from truss_cache_tasks.transfer.disk import allocate, disk_errors, seal
@@ -118,10 +118,13 @@ class Fetching:
         if self._follower is not None:
             return
         file = self.job.file
-        hasher = Hasher(file.size, file.digest or location.digest)
-        if hasher.want is None and location.validator is None:
+        want = file.digest or location.digest
+        if want is None and location.validator is None:
             self._is_uncut = True  # nothing could tell whether its parts belong together
         parts = self._cut()
+        if want is None and location.look is not None and len(parts) > 1:
+            with worker.means.lifeline.away():
+                want = location.look()
         if len(parts) > 1:
             lifeline = worker.means.lifeline
             with disk_errors(file), lifeline.writing:
@@ -130,7 +133,7 @@ class Fetching:
                 self._adopt(parts, location, buffer, lifeline)
         with self._lock:
             self._parts = parts
-            self._follower = Follower(hasher, self.job.partial.descriptor)
+            self._follower = Follower(Hasher(file.size, want), self.job.partial.descriptor)
             self.have = sum(part.at - part.start for part in parts)
         if self.have:
             self._report(file, self.have)
@@ -151,7 +154,7 @@ class Fetching:
             self._start_over(worker)
             self.assign(worker)
 
-    def answered(self, worker: Worker, body: Body) -> None:
+    def answered(self, worker: Worker, location: Location, body: Body) -> None:
         """Take note of an answer; the worker's part is another one if it holds other bytes than were asked for."""
         part = worker.part
         assert part is not None
@@ -164,12 +167,21 @@ class Fetching:
             self.assign(worker)
             worker.check()  # another worker met the same, and goes on with its answer
         self.validator = body.validator
+        if location.digest_of is not None and (body.start, body.end) == (0, self.job.file.size):
+            self._expect(location.digest_of(body.headers))
         if body.reached is not None and len(self._parts) > 1:
             self.whereabouts.follow(body.reached)
         if not self._is_open:
             self._is_open = True
             if len(self._parts) > 1:
                 self._tell_opened()
+
+    def _expect(self, want: Digest | None) -> None:
+        """Compare the bytes, of which none came yet, with what the answer says; unless it was known before."""
+        assert self._follower is not None
+        if want is not None and self._follower.hasher.want is None:
+            with self._lock:
+                self._follower = Follower(Hasher(self.job.file.size, want), self.job.partial.descriptor)
 
     def arrived(self, worker: Worker, chunk: memoryview, buffer: memoryview) -> None:
         """Take note of `chunk`, the next bytes of the worker's part, which are written; `buffer` is scratch memory."""

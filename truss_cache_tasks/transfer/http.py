@@ -43,6 +43,7 @@ class HttpBody:
         self.start, self.end = span
         self.reached = reached
         self.validator = validator
+        self.headers: Mapping[str, str] = answer.headers
         self._file = file
         self._answer = answer
         self._host = host
@@ -230,7 +231,8 @@ def _check_version(
 
 
 def _strong(validator: str) -> str:
-    return validator.removeprefix("W/")  # some proxies weaken an ETag; the digest judges the bytes
+    # Some proxies weaken an ETag, some stores send it bare; the digest judges the bytes.
+    return validator.removeprefix("W/").strip('"')
 
 
 def _check_range(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, Unavailable
@@ -18,6 +19,7 @@ class LocalBody:
         self.end = file.size if end is None else end
         self.reached: Location | None = None
         self.validator = location.validator
+        self.headers: Mapping[str, str] = {}
         self._file = file
         self._at = start
         try:

@@ -78,7 +78,7 @@ class _Task:
 
     def _read_on(self, location: Location, took: Callable[[int], None]) -> None:
         with closing(self._open(location)) as body:
-            self._fetching.answered(self._worker, body)
+            self._fetching.answered(self._worker, location, body)
             self._copy(body, took)
             body.finish()
 
