@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from measuring import Contender
-from servers import BUCKET, PREFIX, Weights
+from servers import BUCKET, COMMIT, PREFIX, REPO, Hub
+from weights import Weights
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
@@ -51,6 +55,10 @@ def ours_s3(weights: Weights, env: Mapping[str, str], name: str = OURS) -> Conte
     return ours(f"s3://{BUCKET}/{PREFIX}", weights, env, name)
 
 
+def ours_hub(weights: Weights, hub: Hub, name: str = OURS) -> Contender:
+    return ours(REPO, weights, hub.env, name)
+
+
 def program(name: str, title: str, weights: Weights, env: Mapping[str, str], *arguments: str) -> Contender:
     """One of programs.py, in the peers' environment."""
     return Contender(title, [str(VENV / "bin" / "python"), str(PROGRAMS), name, *arguments], weights.total, env)
@@ -72,3 +80,58 @@ def aws(weights: Weights, env: Mapping[str, str]) -> Contender:
 
 def cp(weights: Weights) -> Contender:
     return Contender("cp", ["cp", "-r", str(weights.folder), "got"], weights.total)
+
+
+def transfer_managers(weights: Weights, env: Mapping[str, str]) -> list[Contender]:
+    """Its default, and settings that suit few cores: which is best, the race shows."""
+    settings = [("process", "8", "32"), ("process", "2", "128"), ("thread", "2", "64")]
+    return [
+        program(
+            "transfer_manager", f"transfer_manager, {workers} {kind}{'es' if kind == 'process' else 's'}, {chunk} MiB",
+            weights, env, BUCKET, PREFIX, "got", kind, workers, chunk,
+        )
+        for kind, workers, chunk in settings
+    ]  # fmt: skip
+
+
+def limit(name: str, title: str, *arguments: str) -> Contender:
+    """One of programs.py that leaves no files."""
+    return Contender(title, [str(VENV / "bin" / "python"), str(PROGRAMS), name, *arguments])
+
+
+def hf(weights: Weights, hub: Hub) -> Contender:
+    return Contender("hf download", [str(VENV / "bin" / "hf"), "download", REPO], weights.total, hub.env)
+
+
+MANIFEST = Path("/static-bptr/static-bptr-manifest.json")  # where truss-transfer looks, and nowhere else
+
+
+@contextlib.contextmanager
+def truss_transfer(weights: Weights, hub: Hub) -> Iterator[list[Contender]]:
+    """Yield it with its manifest in place; nothing where that place is not ours to write."""
+    pointers = [
+        {
+            "resolution": {
+                "resolution_type": "http",
+                "url": f"{hub.url}/{REPO}/resolve/{COMMIT}/{name}",
+                "expiration_timestamp": 4044816725,
+            },
+            "uid": f"{REPO}:{COMMIT}:{name}",
+            "file_name": name,
+            "hashtype": "etag",
+            "hash": weights.sha256[name],
+            "size": weights.size,
+            "runtime_secret_name": "hf_access_token",
+        }
+        for name in weights.names
+    ]
+    try:
+        MANIFEST.parent.mkdir()
+    except OSError:  # there already, or not ours to make
+        yield []
+        return
+    try:
+        MANIFEST.write_text(json.dumps({"pointers": pointers}))
+        yield [program("truss_transfer", "truss-transfer", weights, hub.env, "got")]
+    finally:
+        shutil.rmtree(MANIFEST.parent)

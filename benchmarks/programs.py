@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import socket
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+
+READ = 256 << 10
 
 
 def boto3_files(bucket: str, prefix: str, out: str) -> None:
@@ -16,7 +22,87 @@ def boto3_files(bucket: str, prefix: str, out: str) -> None:
         client.download_file(bucket, item["Key"], f"{out}/{Path(item['Key']).name}")
 
 
-PROGRAMS = {"boto3": boto3_files}
+def transfer_manager(bucket: str, prefix: str, out: str, kind: str, *numbers: str) -> None:
+    """One file after the other, each in chunks side by side; it compares their crc32c."""
+    from google.cloud import storage
+    from google.cloud.storage import transfer_manager as manager
+
+    workers, chunk_mib = map(int, numbers)
+    Path(out).mkdir()
+    for blob in storage.Client().list_blobs(bucket, prefix=prefix + "/"):
+        manager.download_chunks_concurrently(
+            blob,
+            f"{out}/{Path(blob.name).name}",
+            chunk_size=chunk_mib << 20,
+            worker_type=kind,
+            max_workers=workers,
+        )
+
+
+def truss_transfer(out: str) -> None:
+    """What /static-bptr/static-bptr-manifest.json names."""
+    import truss_transfer as library
+
+    library.lazy_data_resolve(out)
+
+
+def sha256_of_file(path: str) -> None:
+    """What any check of one file costs, from the page cache."""
+    with open(path, "rb") as file:
+        print(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def sha256_in_memory(size: str) -> None:
+    """What hashing alone costs: the same block again and again."""
+    hasher, block = hashlib.sha256(), bytes(READ)
+    for _ in range(int(size) // READ):
+        hasher.update(block)
+    hasher.digest()
+
+
+def raw(streams: str, size: str, *urls: str) -> None:
+    """Read files of `size` bytes over bare sockets, a range each, and keep nothing; the URLs share the streams."""
+    each = int(streams) // len(urls)
+    step = -(-int(size) // each)
+    failed: list[str] = []
+    threads = [
+        threading.Thread(target=_read, args=(url, start, min(start + step, int(size)), failed))
+        for url in urls
+        for start in range(0, int(size), step)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        sys.exit(failed[0])
+
+
+def _read(url: str, start: int, end: int, failed: list[str]) -> None:
+    address, _, path = url.removeprefix("http://").partition("/")
+    host, _, port = address.partition(":")
+    buffer = memoryview(bytearray(READ))
+    with socket.create_connection((host, int(port))) as connection:
+        lines = [f"GET /{path} HTTP/1.1", f"Host: {address}", f"Range: bytes={start}-{end - 1}", "Connection: close"]
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        got = connection.recv_into(buffer)
+        head, _, body = bytes(buffer[:got]).partition(b"\r\n\r\n")
+        left = end - start - len(body)
+        while got and left:
+            got = connection.recv_into(buffer)
+            left -= got
+    if left or b" 206 " not in head[:20]:
+        failed.append(f"{left} bytes missing: {head!r}")
+
+
+PROGRAMS: dict[str, Callable[..., None]] = {
+    "boto3": boto3_files,
+    "transfer_manager": transfer_manager,
+    "truss_transfer": truss_transfer,
+    "sha256-of-file": sha256_of_file,
+    "sha256-in-memory": sha256_in_memory,
+    "raw": raw,
+}
 
 if __name__ == "__main__":
     PROGRAMS[sys.argv[1]](*sys.argv[2:])

@@ -15,8 +15,9 @@ OURS_COLOUR, PEER_COLOUR = "#2563eb", "#9ca3af"
 def markdown(table: Table) -> str:
     """Return the section of one table."""
     lines = [f"### {table.title}\n", HEAD, *(_line(row, table.rows[0]) for row in table.rows)]
-    if table.checks:
-        lines += ["", *map(_check, table.checks)]
+    remarks = [*map(_check, table.checks), *table.notes]
+    if remarks:
+        lines += ["", *(f"- {remark}" for remark in remarks)]
     return "\n".join(lines) + "\n"
 
 
@@ -32,10 +33,7 @@ def _line(row: Row, ours: Row) -> str:
 
 def _check(check: Check) -> str:
     unit = f" {check.unit}" if check.unit else ""
-    says = f"- {check.what}: {check.value:.3g}{unit}"
-    if check.goal is None:
-        return says
-    return f"{says}, goal ≤ {check.goal:g}{unit}: {_verdict(check.value, check.goal)}"
+    return f"{check.what}: {check.value:.4g}{unit}, goal ≤ {check.goal:g}{unit}: {_verdict(check.value, check.goal)}"
 
 
 def _verdict(value: float, goal: float) -> str:

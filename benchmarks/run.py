@@ -31,8 +31,9 @@ from pathlib import Path
 
 import peers
 import report
-from cases import CASES, FULL, QUICK, Bench, Skipped, Table
+from cases import CASES, FULL, QUICK, Bench, Table
 from measuring import NotDone, Track
+from servers import Skipped
 
 DOCS = peers.HERE.parent / "docs"
 MARKS = re.compile(r"(<!-- bench:begin -->\n).*(<!-- bench:end -->)", re.DOTALL)

