@@ -12,28 +12,30 @@ WIDTH, LEFT, BAR, GAP = 760, 250, 18, 26  # of the picture, in pixels
 OURS_COLOUR, PEER_COLOUR = "#2563eb", "#9ca3af"
 
 
-def markdown(table: Table) -> str:
-    """Return the section of one table."""
-    lines = [f"### {table.title}\n", HEAD, *(_line(row, table.rows[0]) for row in table.rows)]
-    remarks = [*map(_check, table.checks), *table.notes]
+def markdown(table: Table, *, judged: bool) -> str:
+    """Return the section of one table; without goals where it is not `judged`."""
+    lines = [f"### {table.title}\n", HEAD, *(_line(row, table.rows[0], judged) for row in table.rows)]
+    remarks = [*(_check(check, judged) for check in table.checks), *table.notes]
     if remarks:
         lines += ["", *(f"- {remark}" for remark in remarks)]
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Row, ours: Row) -> str:
+def _line(row: Row, ours: Row, judged: bool) -> str:
     one = row.measured
     times = f"{one.wall_s:.2f} ({one.least_s:.2f} to {one.most_s:.2f})"
     ratio = ours.measured.wall_s / one.wall_s
     shown = "" if row is ours else f"{ratio:.2f}"
-    goal, verdict = ("", "") if row.goal is None else (f"≤ {row.goal:.2f}", _verdict(ratio, row.goal))
+    goal, verdict = ("", "") if row.goal is None or not judged else (f"≤ {row.goal:.2f}", _verdict(ratio, row.goal))
     name = f"**{one.name}**" if row is ours else one.name
-    return f"| {name} | {times} | {shown} | {goal} | {verdict} | {one.cpu_s:.2f} | {one.rss / 1e6:.0f} |"
+    rss = f"{one.rss / 1e6:.0f}" if one.rss else ""
+    return f"| {name} | {times} | {shown} | {goal} | {verdict} | {one.cpu_s:.2f} | {rss} |"
 
 
-def _check(check: Check) -> str:
+def _check(check: Check, judged: bool) -> str:
     unit = f" {check.unit}" if check.unit else ""
-    return f"{check.what}: {check.value:.4g}{unit}, goal ≤ {check.goal:g}{unit}: {_verdict(check.value, check.goal)}"
+    says = f"{check.what}: {check.value:.4g}{unit}"
+    return f"{says}, goal ≤ {check.goal:g}{unit}: {_verdict(check.value, check.goal)}" if judged else says
 
 
 def _verdict(value: float, goal: float) -> str:

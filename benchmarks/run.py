@@ -5,7 +5,7 @@
 Run it with the Python that truss_cache_tasks is installed in. The peers get an environment of their own
 (benchmarks/.venv, made of requirements.txt when it is not there); nginx comes from the system (nginx-light).
 
---quick    all cases with little data, one run each: it shows that everything works, and no speed
+--quick    all cases with little data, one run each: it shows that everything works; goals are not judged
 --full     also what takes long (4 x 2 GiB)
 --only     one or some of the cases: see --help
 --disk     destinations below DIR in place of tmpfs; each peer is timed with its `sync -f`
@@ -24,6 +24,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from importlib.metadata import version
@@ -52,6 +53,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     asked = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and memory are given back
     if shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
         print("nginx is missing: apt-get install nginx-light", file=sys.stderr)
         return 1
@@ -69,34 +71,36 @@ def main() -> int:
         for name in asked.only:
             try:
                 for table in CASES[name](bench):
-                    print(report.markdown(table), flush=True)
+                    print(report.markdown(table, judged=not asked.quick), flush=True)
                     tables.append(table)
             except (Skipped, NotDone) as why:
                 remarks.append(f"{name}: {why}")
                 print(remarks[-1], flush=True)
     if asked.write:
-        write(tables, remarks, conditions(runs, asked.quick, "on a disk" if asked.disk else "on tmpfs"))
+        write(tables, remarks, conditions(runs, "on a disk" if asked.disk else "on tmpfs"), judged=not asked.quick)
     return 0
 
 
-def conditions(runs: int, quick: bool, where: str) -> str:
+def conditions(runs: int, where: str) -> str:
     """Return what the figures depend on, in a sentence."""
     names = ("truss-cache-tasks", "doit", "urllib3")
     return (
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"{', '.join(f'{name} {version(name)}' for name in names)}; {peers.versions()}. Destination {where}, "
         f"{runs} run{'s' if runs > 1 else ''}, load {os.getloadavg()[0]:.1f} at the end."
-        + (" **Quick: little data, so start-up is most of each figure.**" if quick else "")
     )
 
 
-def write(tables: list[Table], remarks: list[str], head: str) -> None:
+def write(tables: list[Table], remarks: list[str], head: str, *, judged: bool) -> None:
     """Replace what stands between the marks of the page, and the picture beside it."""
     (DOCS / "benchmarks.svg").write_text(report.svg(tables))
-    said = "".join(f"- not measured: {remark}\n" for remark in remarks)
-    text = f"{head}\n\n![times](benchmarks.svg)\n\n" + "\n".join(map(report.markdown, tables)) + said
+    sections = [head, "![median times](benchmarks.svg)", *(report.markdown(table, judged=judged) for table in tables)]
+    if not judged:
+        sections.insert(1, "**Little data (`--quick`): start-up is most of each figure, so no goal is judged.**")
+    sections += [f"Not measured: {remark}" for remark in remarks]
+    text = "\n\n".join(section.strip() for section in sections)
     page = DOCS / "benchmarks.md"
-    page.write_text(MARKS.sub(lambda mark: f"{mark[1]}\n{text}\n{mark[2]}", page.read_text()))
+    page.write_text(MARKS.sub(lambda mark: f"{mark[1]}\n{text}\n\n{mark[2]}", page.read_text()))
 
 
 if __name__ == "__main__":
