@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truss_cache_tasks.planning.digests import Hasher
+from truss_cache_tasks.planning.digests import Hasher, Span, combined, combines, xxh3
 from truss_cache_tasks.planning.listing import Digest
 
 # "123456789" is the check value that every CRC is published with; git-sha1 is `git hash-object`; xxh3 is xxhsum -H2.
@@ -111,3 +111,41 @@ def test_importing_it_loads_no_hashing_library():
         "import truss_cache_tasks.planning.digests, sys; sys.exit(any(m in sys.modules for m in ('xxhash', 'awscrt')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def spans(data, want, cuts, block):
+    """The digests of the parts of `data` between `cuts`, each taken alone."""
+    made = []
+    for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        span = Span(want, block)
+        for at in range(start, end, 7):
+            span.update(data[at : min(at + 7, end)])
+        made.append(span)
+    return made
+
+
+@given(st.binary(max_size=400), st.sets(st.integers(0, 9)), st.sampled_from(["crc32", "crc32c", "crc64nvme", None]))
+def test_parts_hashed_alone_give_the_digests_of_the_whole(data, blocks, algorithm):
+    block, want = 32, Digest(algorithm, "") if algorithm else None
+    cuts = sorted(number * block for number in blocks if 0 < number * block <= len(data))
+    parts, whole = spans(data, want, cuts, block), spans(data, want, [], block)
+    assert xxh3(parts) == xxh3(whole)
+    if want is not None:
+        assert combines(want)
+        assert combined(want, parts) == combined(want, whole) == hashed(data, want).digest()
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32])
+def test_the_xxh3_of_a_file_of_one_block_is_the_plain_one(size):
+    import xxhash
+
+    data = bytes(range(size))
+    assert xxh3(spans(data, None, [], 32)) == xxhash.xxh3_128_hexdigest(data)
+
+
+def test_the_xxh3_of_more_blocks_is_that_of_theirs_joined():
+    import xxhash
+
+    data = bytes(100)
+    joined = b"".join(xxhash.xxh3_128_digest(data[at : at + 32]) for at in range(0, 100, 32))
+    assert xxh3(spans(data, None, [], 32)) == xxhash.xxh3_128_hexdigest(joined)

@@ -9,6 +9,7 @@ from transfer.conftest import FAST, Scratch, job_for, pull_one
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import AccessDenied, IntegrityError, SourceChanged, StoreError
+from truss_cache_tasks.planning.digests import Span
 from truss_cache_tasks.planning.listing import Digest, Location
 
 PART = 64 << 10
@@ -24,9 +25,9 @@ def whole(result, body=BODY):
 
 
 def xxh3(body):
-    import xxhash
-
-    return xxhash.xxh3_128(body).hexdigest()
+    span = Span(None, block=PART)
+    span.update(body)
+    return span.xxh3()
 
 
 def test_a_large_file_is_asked_for_in_parts_each_once(server):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
+from truss_cache_tasks.planning.digests import Span
 from truss_cache_tasks.transfer.journal import Entry, Journal
 from truss_cache_tasks.transfer.parts import Part
 
@@ -15,6 +16,7 @@ def adopt(
     descriptor: int,
     validator: str | None,
     *,
+    begin: Callable[[], Span],
     buffer: memoryview,
     check: Callable[[], None],
 ) -> tuple[str | None, str]:
@@ -22,6 +24,7 @@ def adopt(
 
     Args:
         validator: what the location promises, or None.
+        begin: makes the digests of a part.
         buffer: scratch memory.
         check: called now and then; may raise.
 
@@ -38,20 +41,20 @@ def adopt(
     by_span = {(entry.start, entry.end): entry for entry in entries}
     for part in parts:
         entry = by_span.get((part.start, part.end))
-        if entry is not None and _is_right(entry, descriptor, buffer, check):
-            part.at, part.taken = part.end, True
+        if entry is not None and (span := _read_again(entry, begin(), descriptor, buffer, check)):
+            part.at, part.taken, part.span = part.end, True, span
     return wanted or None, ""
 
 
-def _is_right(entry: Entry, descriptor: int, buffer: memoryview, check: Callable[[], None]) -> bool:
-    import xxhash
-
-    hasher, at = xxhash.xxh3_128(), entry.start
-    while at < entry.end:
+def _read_again(
+    entry: Entry, span: Span, descriptor: int, buffer: memoryview, check: Callable[[], None]
+) -> Span | None:
+    """Feed the bytes of `entry` to `span`, and return it if they are still right."""
+    while span.size < entry.end - entry.start:
         check()
+        at = entry.start + span.size
         size = os.preadv(descriptor, [buffer[: entry.end - at]], at)
         if not size:
-            return False
-        hasher.update(buffer[:size])
-        at += size
-    return bool(hasher.hexdigest() == entry.xxh3)
+            return None
+        span.update(buffer[:size])
+    return span if span.xxh3() == entry.xxh3 else None

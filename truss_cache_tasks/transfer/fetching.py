@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from truss_cache_tasks.errors import IntegrityError
-from truss_cache_tasks.planning.digests import Hasher
+from truss_cache_tasks.planning.digests import BLOCK, Span, combined, combines, ordered, xxh3
 from truss_cache_tasks.planning.listing import Digest, Location
 from truss_cache_tasks.transfer.adopting import adopt
 from truss_cache_tasks.transfer.answers import Body, Wrong
@@ -17,7 +17,7 @@ from truss_cache_tasks.transfer.job import Done, Job, Report
 from truss_cache_tasks.transfer.journal import Entry, Journal
 from truss_cache_tasks.transfer.lifeline import Lifeline
 from truss_cache_tasks.transfer.means import Means
-from truss_cache_tasks.transfer.parts import Part, cut, part_size, xxh3_128
+from truss_cache_tasks.transfer.parts import Part, cut, part_size
 from truss_cache_tasks.transfer.whereabouts import Whereabouts
 from truss_cache_tasks.transfer.worker import Worker, send_away
 
@@ -48,7 +48,9 @@ class Fetching:
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._parts: list[Part] = []
-        self._follower: Follower | None = None  # once a location told which digest is wanted
+        self._is_ready = False  # once a location told which digest is wanted
+        self._want: Digest | None = None
+        self._follower: Follower | None = None  # where that one wants the bytes in order
         self._is_open = False
         self._is_uncut = False
         self._is_closed = False  # no further worker
@@ -115,7 +117,7 @@ class Fetching:
 
     def prepare(self, location: Location, worker: Worker, buffer: memoryview) -> None:
         """Get ready for the first part, once a location is there; `buffer` is scratch memory."""
-        if self._follower is not None:
+        if self._is_ready:
             return
         file = self.job.file
         want = file.digest or location.digest
@@ -125,6 +127,7 @@ class Fetching:
         if want is None and location.look is not None and len(parts) > 1:
             with worker.means.lifeline.away():
                 want = location.look()
+        self._want = want
         if len(parts) > 1:
             lifeline = worker.means.lifeline
             with disk_errors(file), lifeline.writing:
@@ -133,7 +136,8 @@ class Fetching:
                 self._adopt(parts, location, buffer, lifeline)
         with self._lock:
             self._parts = parts
-            self._follower = Follower(Hasher(file.size, want), self.job.partial.descriptor)
+            self._follower = self._follow()
+            self._is_ready = True
             self.have = sum(part.at - part.start for part in parts)
         if self.have:
             self._report(file, self.have)
@@ -149,8 +153,7 @@ class Fetching:
 
     def forget_unnamed(self, worker: Worker) -> None:
         """Start over if nothing could tell whether the rest belongs to the version of the bytes that are there."""
-        assert self._follower is not None
-        if self.have and self.validator is None and self._follower.hasher.want is None:
+        if self.have and self.validator is None and self._want is None:
             self._start_over(worker)
             self.assign(worker)
 
@@ -178,61 +181,69 @@ class Fetching:
 
     def _expect(self, want: Digest | None) -> None:
         """Compare the bytes, of which none came yet, with what the answer says; unless it was known before."""
-        assert self._follower is not None
-        if want is not None and self._follower.hasher.want is None:
+        if want is not None and self._want is None:
             with self._lock:
-                self._follower = Follower(Hasher(self.job.file.size, want), self.job.partial.descriptor)
+                self._want = want
+                self._follower = self._follow()
+
+    def _follow(self) -> Follower | None:
+        if self._want is None or combines(self._want):
+            return None
+        return Follower(ordered(self._want, self.job.file.size), self.job.partial.descriptor)
+
+    def _span(self) -> Span:
+        return Span(self._want, min(BLOCK, self._means.limits.part_min))
 
     def arrived(self, worker: Worker, chunk: memoryview, buffer: memoryview) -> None:
         """Take note of `chunk`, the next bytes of the worker's part, which are written; `buffer` is scratch memory."""
         part, follower, check = worker.part, self._follower, worker.means.lifeline.check
         assert part is not None
-        assert follower is not None
         with self._lock:
             worker.check()
             offset, size = part.at, len(chunk)
             part.at += size
             self.have += size
-        if self._journal is not None:
-            part.xxh3 = part.xxh3 or xxh3_128()
-            part.xxh3.update(chunk)
-        if part.start <= follower.at < offset:  # its turn came while it was under way
-            with disk_errors(self.job.file):
-                follower.catch_up(offset + size, buffer, check)
-        else:
-            follower.pass_on(chunk, offset)
+        part.span = part.span or self._span()
+        part.span.update(chunk)
+        if follower is not None:
+            if part.start <= follower.at < offset:  # its turn came while it was under way
+                with disk_errors(self.job.file):
+                    follower.catch_up(offset + size, buffer, check)
+            else:
+                follower.pass_on(chunk, offset)
         self._report(self.job.file, size)
 
     def completed(self, worker: Worker, buffer: memoryview) -> None:
         """Hash what became the prefix by the worker's part; once all parts are there, judge the file. Raises Wrong."""
         follower = self._follower
-        assert follower is not None
         lifeline, part = worker.means.lifeline, worker.part
-        if self._journal is not None and part is not None and part.xxh3 is not None:
-            entry = Entry(part.start, part.end, part.xxh3.digest().hex(), self.validator or "")
+        if self._journal is not None and part is not None and part.span is not None:
+            entry = Entry(part.start, part.end, part.span.xxh3(), self.validator or "")
             with disk_errors(self.job.file), lifeline.writing:
                 worker.check()
                 self._journal.note(entry)
         with disk_errors(self.job.file):
-            while not follower.is_busy and (end := self._prefix(follower.at)) > follower.at:
+            while follower is not None and not follower.is_busy and (end := self._prefix(follower.at)) > follower.at:
                 follower.catch_up(end, buffer, lifeline.check)
         with self._lock:
             if self._is_judged or worker.superseded or not all(part.complete for part in self._parts):
                 return
             self._is_judged = True
-        file, hasher = self.job.file, follower.hasher
-        with disk_errors(file):
-            follower.catch_up(file.size, buffer, lifeline.check)
-        if not hasher.matches:
+        file, want = self.job.file, self._want
+        spans = [part.span or self._span() for part in self._parts]
+        got = combined(want, spans) if want is not None and follower is None else None
+        if want is not None and follower is not None:
+            with disk_errors(file):
+                follower.catch_up(file.size, buffer, lifeline.check)
+            got = Digest(want.algorithm, follower.digest.digest().hex(), want.parts)
+        if got != want:
             raise Wrong(
-                IntegrityError(
-                    f"{file.path}: got {hasher.digest()}, want {hasher.want}", hint="Run it again; see docs/errors.md."
-                )
+                IntegrityError(f"{file.path}: got {got}, want {want}", hint="Run it again; see docs/errors.md.")
             )
         with disk_errors(file), lifeline.away(), lifeline.writing:
             lifeline.check()
             seal(self.job.partial.descriptor, file.size)
-        self.result = Done(self.job, hasher.want, hasher.xxh3())
+        self.result = Done(self.job, want, xxh3(spans))
 
     def wrong(self, worker: Worker, wrong: Wrong) -> None:
         """Start over, once; the second time raise the error of `wrong`."""
@@ -254,15 +265,13 @@ class Fetching:
             taken_back, self.have = self.have, 0
             self.validator = None
         send_away(others)  # before anybody gets one of the new parts
-        assert self._follower is not None
-        old = self._follower.hasher
         if self._journal is not None:
             with disk_errors(self.job.file), worker.means.lifeline.writing:
                 worker.means.lifeline.check()
                 self._journal.clear()
         with self._lock:
             self._parts, self._is_judged = self._cut(), False
-            self._follower = Follower(Hasher(old.size, old.want), self.job.partial.descriptor)
+            self._follower = self._follow()
         if taken_back:
             self._report(self.job.file, -taken_back)
 
@@ -273,7 +282,13 @@ class Fetching:
         self._journal = Journal(descriptor)
         promised = location.validator
         self.validator, other = adopt(
-            parts, self._journal, self.job.partial.descriptor, promised, buffer=buffer, check=lifeline.check
+            parts,
+            self._journal,
+            self.job.partial.descriptor,
+            promised,
+            begin=self._span,
+            buffer=buffer,
+            check=lifeline.check,
         )
         if other:
             self.job.say(f"{self.job.file.path}: what an earlier run left is of {other}, not of {promised}: dropped")
@@ -283,8 +298,8 @@ class Fetching:
         return cut(size, size if self._is_uncut else part_size(size, self._means.limits))
 
     def _is_free(self, part: Part) -> bool:
-        assert self._follower is not None
-        return not part.taken and part.start - self._follower.at <= self._means.limits.ahead
+        hashed = part.start if self._follower is None else self._follower.at
+        return not part.taken and part.start - hashed <= self._means.limits.ahead
 
     def _prefix(self, at: int) -> int:
         """Return where the complete parts end that follow `at` without a gap."""

@@ -1,7 +1,7 @@
-"""A hasher that follows the written prefix of a file whose parts come in any order.
+"""A digest that follows the written prefix of a file whose parts come in any order.
 
-The digests that stores offer, and our own xxh3-128, want a file's bytes in order. A part that comes next is hashed from
-memory; what came before its turn is read back while the page cache has it (about 0.2 CPU seconds a GiB: docs/adr/0007).
+SHA-256, SHA-1 and MD5 want a file's bytes in order. A part that comes next is hashed from memory; what came before its
+turn is read back while the page cache has it (about 0.2 CPU seconds a GiB: docs/adr/0007).
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import os
 import threading
 from collections.abc import Callable
 
-from truss_cache_tasks.planning.digests import Hasher
+from truss_cache_tasks.planning.digests import Running
 
 
 class Follower:
-    """Feeds `hasher` the bytes before `at`, each once and in order, from whichever thread has them."""
+    """Feeds `digest` the bytes before `at`, each once and in order, from whichever thread has them."""
 
-    def __init__(self, hasher: Hasher, descriptor: int) -> None:
-        self.hasher = hasher
+    def __init__(self, digest: Running, descriptor: int) -> None:
+        self.digest = digest
         self.at = 0
         self._descriptor = descriptor
         self._lock = threading.Lock()
@@ -33,7 +33,7 @@ class Follower:
             return
         with self._lock:
             if self.at == offset:
-                self.hasher.update(chunk)
+                self.digest.update(chunk)
                 self.at += len(chunk)
 
     def catch_up(self, end: int, buffer: memoryview, check: Callable[[], None]) -> None:
@@ -49,5 +49,5 @@ class Follower:
                 size = os.preadv(self._descriptor, [buffer[: end - self.at]], self.at)
                 if not size:
                     raise OSError(f"the temporary is shorter than {end} bytes")
-                self.hasher.update(buffer[:size])
+                self.digest.update(buffer[:size])
                 self.at += size

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import re
 import select
+import socket
+import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +25,7 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 # What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
 _PUBLIC_HEADERS = {"accept", "accept-encoding", "if-match", "range", "user-agent"}
 _EXPLANATION = 4096  # bytes of a refusal's body
-_GATHER_MS = 1  # TLS brings 16 KiB at a time, which are not worth a write each
+_GATHER_MS = 1
 _SHORT = 16384  # bytes of a redirect's body that are read rather than paid for with a new connection
 
 
@@ -54,24 +56,45 @@ class HttpBody:
         sock = getattr(answer.connection, "sock", None)  # None: there is no body, and the connection is free already
         if sock is not None:
             self._more.register(sock, select.POLLIN)
+        self._plain: socket.socket | None = sock if type(sock) is socket.socket else None
+        self._is_drained = False  # of what came with the headers
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """The next bytes; see Body. Waits for the first of them alone."""
-        got = 0
+        """The next bytes; see Body."""
         with network_errors(self._file, self._host):
-            if self._failure is not None:
-                raise self._failure
-            while got < len(buffer):
-                try:
-                    size = _receive(self._response, buffer[got:])
-                except (http.client.HTTPException, OSError) as exc:
-                    if not got:
-                        raise
-                    self._failure = exc  # what came before it counts
-                    break
-                got += size
-                if not size or got == len(buffer) or not self._more.poll(_GATHER_MS):
-                    break
+            if self._plain is None:
+                return self._gather(buffer)
+            if self._is_drained and self._response.length:
+                return self._fill(self._plain, buffer[: self._response.length])
+            self._is_drained = len(buffer) >= _SHORT
+            return _receive(self._response, buffer)
+
+    def _fill(self, sock: socket.socket, buffer: memoryview) -> int:
+        """Let the kernel fill `buffer`: one call, and one turn at the interpreter's lock, for all of it."""
+        try:
+            size = sock.recv_into(buffer, flags=socket.MSG_WAITALL)
+        except BlockingIOError as exc:
+            raise TimeoutError("timed out") from exc
+        assert self._response.length is not None
+        self._response.length -= size
+        return size
+
+    def _gather(self, buffer: memoryview) -> int:
+        """Read while more comes at once: TLS brings 16 KiB at a time, which are not worth a write each."""
+        got = 0
+        if self._failure is not None:
+            raise self._failure
+        while got < len(buffer):
+            try:
+                size = _receive(self._response, buffer[got:])
+            except (http.client.HTTPException, OSError) as exc:
+                if not got:
+                    raise
+                self._failure = exc  # what came before it counts
+                break
+            got += size
+            if not size or got == len(buffer) or not self._more.poll(_GATHER_MS):
+                break
         return got
 
     def finish(self) -> None:
@@ -97,7 +120,9 @@ def _receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
         return len(data)
     if response.fp is None or not response.length:
         return 0
-    size = response.fp.readinto1(buffer[: response.length])
+    size: int | None = response.fp.readinto1(buffer[: response.length])
+    if size is None:  # SO_RCVTIMEO's way to say it
+        raise TimeoutError("timed out")
     response.length -= size
     return size
 
@@ -188,7 +213,10 @@ def _get(
 
 def _set_stall(answer: urllib3.BaseHTTPResponse, stall_s: float) -> None:
     sock = getattr(answer.connection, "sock", None)  # None: there is no body, and the connection is free already
-    if sock is not None:
+    if type(sock) is socket.socket:
+        sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(stall_s), int(stall_s % 1 * 1e6)))
+    elif sock is not None:
         sock.settimeout(stall_s)
 
 

@@ -40,7 +40,7 @@ class Limits:
     part_max: int = 64 << 20
     ahead: int = 2 << 30
     max_rate: int | None = None
-    buffer: int = 512 << 10
+    buffer: int = 1 << 20
     connect_s: float = 10.0
     answer_s: float = 30.0
     stall_s: float = 10.0

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from truss_cache_tasks.planning.digests import Span
 from truss_cache_tasks.transfer.limits import Limits
 
 _PARTS = 64  # of a file, where the bounds of a part's length leave a choice
-
-
-class Running(Protocol):
-    """A digest that bytes are fed to."""
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> object:
-        """Take the next bytes."""
-
-    def digest(self) -> bytes:
-        """Return the digest of the bytes so far."""
-        ...
 
 
 class Part:
@@ -28,7 +16,7 @@ class Part:
         self.end = end
         self.at = start
         self.taken = False
-        self.xxh3: Running | None = None  # of the bytes that are written, where a journal keeps it
+        self.span: Span | None = None  # of the bytes that are written
 
     @property
     def complete(self) -> bool:
@@ -51,11 +39,3 @@ def part_size(size: int, limits: Limits) -> int:
 def cut(size: int, length: int) -> list[Part]:
     """Return the 1..N parts of a file of `size` bytes, in order; all but the last are `length` long."""
     return [Part(start, min(start + length, size)) for start in range(0, size, length)] if size else [Part(0, 0)]
-
-
-def xxh3_128() -> Running:
-    """Begin an xxh3-128."""
-    import xxhash
-
-    running: Running = xxhash.xxh3_128()
-    return running
