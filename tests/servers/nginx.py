@@ -35,7 +35,7 @@ http {{
     client_body_temp_path {folder}/tmp; proxy_temp_path {folder}/tmp; fastcgi_temp_path {folder}/tmp;
     uwsgi_temp_path {folder}/tmp; scgi_temp_path {folder}/tmp;
     sendfile on;
-    limit_conn_zone $server_name zone=one:1m;
+    limit_conn_zone $binary_remote_addr zone=one:1m;
     server {{
         listen 127.0.0.1:{port};
         listen 127.0.0.1:{secure_port} ssl;
