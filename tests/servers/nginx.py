@@ -91,9 +91,7 @@ class Nginx:
         )  # fmt: skip
         command = [require("nginx", "apt-get install nginx-light"), "-c", str(self.folder / "nginx.conf")]
         with (self.folder / "out").open("wb") as out:
-            self._process = process = subprocess.Popen(
-                [*command, "-p", str(self.folder), "-e", str(self.folder / "error.log")], stdout=out, stderr=out
-            )
+            self._process = process = subprocess.Popen([*command, "-p", str(self.folder)], stdout=out, stderr=out)
         wait_until(self._answers, "nginx", alive=lambda: process.poll() is None)
 
     def stop(self) -> None:
