@@ -10,7 +10,7 @@ from servers.hub import Hub
 from trusses import Truss
 
 pytest.register_assert_rewrite("contract")
-pytest_plugins = ["servers.fixtures_s3", "servers.fixtures_gcs"]
+pytest_plugins = ["servers.fixtures_s3", "servers.fixtures_gcs", "servers.fixtures_network"]
 
 
 @pytest.fixture

@@ -8,13 +8,18 @@ truss.hub_cache, truss.model_cache, truss.mounts, truss.secrets      # folders
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from servers.tools import wait_until
 
 DODO = "from truss_cache_tasks import task_cache_weights\n"
 BIN = Path(sys.executable).parent
@@ -94,6 +99,31 @@ class Truss:
             text=True,
             start_new_session=True,
         )
+
+
+@contextlib.contextmanager
+def ended(child: subprocess.Popen[str]) -> Iterator[None]:
+    """See that nothing of the child's group outlives the block, whatever happens in it."""
+    try:
+        yield
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+
+
+def gone(child: subprocess.Popen[str]) -> bool:
+    """Whether no process of the child's group is left; multiprocessing's own trackers end a moment after it."""
+
+    def no_group() -> bool:
+        try:
+            os.killpg(child.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    wait_until(no_group, "the end of the process group", alive=lambda: True, timeout_s=20)
+    return no_group()
 
 
 def tree(folder: Path) -> dict[str, bytes]:

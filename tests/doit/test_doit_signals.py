@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 from servers.hub import Hub
 from servers.tools import wait_until
-from trusses import BIN, Truss
+from trusses import BIN, Truss, ended, gone
 
 DOIT = [sys.executable, "-m", "doit", "run"]
 ALL_AT_ONCE = {
@@ -67,7 +67,7 @@ def interrupt(truss: Truss, hub: Hub, command: list[str], number: signal.Signals
         blobs = [path for path in (last / "blobs").iterdir() if len(path.name) in (40, 64)]
         return any(first.glob("*.json")) and len(blobs) == 1 and bool(hub.asked("GET", "/z.bin"))
 
-    try:
+    with ended(child):
         wait_until(in_flight, "the transfer", alive=lambda: child.poll() is None)
         if whom == "group":
             os.killpg(child.pid, number)
@@ -75,10 +75,6 @@ def interrupt(truss: Truss, hub: Hub, command: list[str], number: signal.Signals
             with contextlib.suppress(ProcessLookupError):  # one that has nothing left to do
                 os.kill(pid, number)
         out, err = child.communicate(timeout=60)
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.communicate()
     assert gone(child), "a child is left"
     return child.returncode, out + err
 
@@ -86,20 +82,6 @@ def interrupt(truss: Truss, hub: Hub, command: list[str], number: signal.Signals
 def children_of(pid: int) -> list[int]:
     listed = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
     return [int(line) for line in listed.stdout.split()]
-
-
-def gone(child: subprocess.Popen[str]) -> bool:
-    """Whether no process of the child's group is left; multiprocessing's own trackers end a moment after it."""
-
-    def no_group() -> bool:
-        try:
-            os.killpg(child.pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
-
-    wait_until(no_group, "the end of the process group", alive=lambda: True, timeout_s=20)
-    return no_group()
 
 
 def check_rest(truss: Truss, hub: Hub, run: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""A certificate authority of one test run, and a certificate of it for 127.0.0.1."""
+"""A certificate authority of one test run, and a certificate of it for 127.0.0.1 and localhost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def make_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:
 
     bundle, chain, key = folder / "ca.pem", folder / "server.pem", folder / "server.key"
     bundle.write_bytes(certificate(authority_name, authority_key, x509.BasicConstraints(ca=True, path_length=None)))
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    names = x509.SubjectAlternativeName([address, x509.DNSName("localhost")])
     chain.write_bytes(certificate(server_name, server_key, names))
     key.write_bytes(
         server_key.private_bytes(

@@ -19,6 +19,7 @@ import json
 import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from servers.hub_repos import ANYONE, Repo, Rights, tree_item, tree_items
 __all__ = ["Hub", "Repo", "Request", "Rights"]
 
 Host = Literal["hub", "cdn"]
+CHUNK = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Hub:
         self.requests: list[Request] = []  # list.append is atomic
         self.faults: list[tuple[Host, str, list[str]]] = []
         self.released = threading.Event()  # set it to let stalled answers go on
+        self.rate: int | None = None  # bytes a second of each answer of the CDN; None: as fast as it goes
+        self.sent: Counter[Host] = Counter()  # bytes of bodies; counted before they are written
         self._lock = threading.Lock()
         self._servers = {"hub": _Server(self, "hub"), "cdn": _Server(self, "cdn")}
         self.url = f"http://127.0.0.1:{self._servers['hub'].server_port}"
@@ -97,6 +101,10 @@ class Hub:
                 if where == host and path.endswith(ending) and faults:
                     return faults.pop(0)
         return "pass"
+
+    def count(self, host: Host, size: int) -> None:
+        with self._lock:
+            self.sent[host] += size
 
     @property
     def leaks(self) -> list[Request]:
@@ -186,15 +194,25 @@ class _Handler(BaseHTTPRequestHandler):
         if self.fault == "flip" and body:
             body = bytes([body[0] ^ 1]) + body[1:]
         if self.fault not in ("cut", "stall"):
-            self.wfile.write(body)
+            self.send(memoryview(body))
             return
         half = len(body) // 2
-        self.wfile.write(body[:half])
+        self.send(memoryview(body)[:half])
         self.wfile.flush()
         if self.fault == "stall":
             self.server.hub.released.wait()
-            self.wfile.write(body[half:])
+            self.send(memoryview(body)[half:])
         self.close_connection = True
+
+    def send(self, body: memoryview) -> None:
+        hub, host = self.server.hub, self.server.host
+        rate = hub.rate if host == "cdn" else None
+        for at in range(0, len(body), CHUNK):
+            chunk = body[at : at + CHUNK]
+            hub.count(host, len(chunk))
+            self.wfile.write(chunk)
+            if rate is not None:
+                hub.released.wait(len(chunk) / rate)
 
     def answer_file(self, data: bytes, headers: Mapping[str, str]) -> None:
         """Answer a GET of `data`, by range where one is asked."""

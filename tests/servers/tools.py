@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 
-def require(tool: str) -> str:
+def require(tool: str, install: str = "pip install -e '.[test]'") -> str:
     """Return the path of `tool`, of this Python's own scripts first. Without it: skip, but fail in CI (CI=true)."""
     beside = Path(sys.executable).parent
-    found = shutil.which(tool, path=os.pathsep.join([str(beside), os.environ.get("PATH", os.defpath)]))
+    # Debian's servers are in /usr/sbin, which is on no user's PATH.
+    found = shutil.which(tool, path=os.pathsep.join([str(beside), os.environ.get("PATH", os.defpath), "/usr/sbin"]))
     if found is None:
         refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        refuse(f"{tool} is not installed: pip install -e '.[test]'")
+        refuse(f"{tool} is not installed: {install}")
     return found
 
 

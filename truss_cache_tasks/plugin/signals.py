@@ -18,7 +18,7 @@ _state = {"stopped": False}
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
 _SAID = b"stopped: what is complete is kept, run it again for the rest\n"
 
-_GRACE_S = 1.0  # for children to let go of temporaries and locks
+_GRACE_S = 0.5  # for children to let go of temporaries and locks; the whole end is to take less than a second
 _REPEATS = 30
 
 

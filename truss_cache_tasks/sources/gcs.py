@@ -23,7 +23,8 @@ from truss_cache_tasks.errors import (
     Unavailable,
 )
 from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
-from truss_cache_tasks.sources.gcs_identity import REQUEST_S, Identity, asking, authorities, from_environment, from_key
+from truss_cache_tasks.sources.gcs_identity import REQUEST_S, Identity, asking, from_environment, from_key, trust
+from truss_cache_tasks.sources.network import is_hopeless, proxy_refuses, proxy_status
 from truss_cache_tasks.sources.prefix import under_prefix
 
 FIELDS = "items(name,size,generation,crc32c),nextPageToken"  # a composed object has no md5; every object has a crc32c
@@ -106,7 +107,7 @@ class GcsSource:
             refresh_status_codes=(),  # a 401 to a token of this moment is an answer; do not ask three times
             auth_request=asking(self._settings.env),
         )
-        session.verify = authorities(self._settings.env)
+        session.verify = trust(self._settings.env)
         return storage.Client(
             project="<none>",
             credentials=credentials,
@@ -125,7 +126,9 @@ class GcsSource:
                 fields=FIELDS,
                 page_size=1000,  # the store's most, and its default; emulators differ
                 timeout=REQUEST_S,
-                retry=DEFAULT_RETRY.with_delay(initial=0.2, maximum=5.0).with_timeout(self._patience_s),
+                retry=DEFAULT_RETRY.with_predicate(_may_pass)
+                .with_delay(initial=0.2, maximum=5.0)
+                .with_timeout(self._patience_s),
             )
         )
 
@@ -163,7 +166,10 @@ class GcsSource:
             body = getattr(exc.response, "content", b"")
             raise self._refused(what, int(exc.code or 0), body, "storage.objects.list") from exc
         except (TransportError, requests.RequestException) as exc:
-            raise Unavailable(f"{what}: the store or its token server {_network_word(exc)}", hint=wait) from exc
+            if (status := proxy_status(exc)) is not None:
+                raise proxy_refuses(what, status) from exc
+            hint = "Let SSL_CERT_FILE name the bundle that has its CA." if is_hopeless(exc) else wait
+            raise Unavailable(f"{what}: the store or its token server {_network_word(exc)}", hint=hint) from exc
         except RefreshError as exc:
             if exc.retryable:
                 raise Unavailable(f"{what}: the token server is out of order", hint=wait) from exc
@@ -189,6 +195,8 @@ class GcsSource:
                 f"{what}: the bucket is requester pays, and no project to bill was named",
                 hint="Use application-default credentials with a quota project, or ask the owner for a copy elsewhere.",
             )
+        if status == 407:
+            return proxy_refuses(what, status)
         if status in (401, 403):
             return self._denied(what, status, says, permission)
         if status == 404 or (status == 400 and "bucket name" in message.lower()):
@@ -219,6 +227,18 @@ class GcsSource:
         if self._entry.secret_is_named:
             places.append(f"the secret {self._entry.runtime_secret_name}")
         return ", ".join([*places, "GOOGLE_APPLICATION_CREDENTIALS", "gcloud's login", "the metadata server"])
+
+
+def _may_pass(exc: Exception) -> bool:
+    """Whether a failed request of a listing is worth another: google's own rule, save for what is hopeless."""
+    import requests
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import TransportError
+
+    if isinstance(exc, GoogleAPICallError):
+        return exc.code in BUSY
+    passing = (ConnectionError, TransportError, requests.ConnectionError, requests.Timeout)
+    return isinstance(exc, (*passing, requests.exceptions.ChunkedEncodingError)) and not is_hopeless(exc)
 
 
 def _hex(crc32c: str) -> str:

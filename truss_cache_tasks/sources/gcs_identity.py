@@ -11,6 +11,7 @@ from typing import Any
 
 from truss_cache_tasks.config.credentials import Credential
 from truss_cache_tasks.errors import CredentialError
+from truss_cache_tasks.sources.network import authorities
 
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 REQUEST_S = 30.0  # one request of the control plane
@@ -116,7 +117,7 @@ def asking(env: Mapping[str, str], *, seeking: bool = False) -> Any:
     from google.auth.exceptions import TransportError
 
     session = requests.Session()
-    session.verify = authorities(env)
+    session.verify = trust(env)
     ask = google.auth.transport.requests.Request(session)
     absent = env.get("NO_GCE_CHECK") == "true"
 
@@ -145,6 +146,6 @@ class _Nobody:
     data = b""
 
 
-def authorities(env: Mapping[str, str]) -> str | bool:
-    """Return the CA bundle for `requests`, which prefers its own REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE to this."""
-    return env.get("SSL_CERT_FILE") or True
+def trust(env: Mapping[str, str]) -> str | bool:
+    """Return what `requests` is to trust; it prefers its own REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE to this."""
+    return authorities(env, "REQUESTS_CA_BUNDLE") or True

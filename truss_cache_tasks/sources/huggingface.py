@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -22,12 +24,14 @@ from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, Unavailable
 from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
 from truss_cache_tasks.sources.huggingface_words import Words, header, is_passing, retry_after_s
+from truss_cache_tasks.sources.network import authorities, is_hopeless
 
 ENDPOINT = "https://huggingface.co"
 PAUSES_S = (0.5, 2.0)  # before the second and the third try of a call that fails for now
 LONGEST_PAUSE_S = 10.0  # a Retry-After beyond it is reported, not waited for
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAKING = threading.Lock()  # of huggingface_hub's session
 
 
 class HuggingFaceSource:
@@ -110,8 +114,8 @@ class HuggingFaceSource:
         for pause in (*PAUSES_S, None):
             try:
                 response = self._get(what, query)
-            except Unavailable:
-                if pause is None:
+            except Unavailable as exc:
+                if pause is None or is_hopeless(exc.__cause__):
                     raise
                 self._sleep(pause)
                 continue
@@ -127,16 +131,33 @@ class HuggingFaceSource:
         raise AssertionError("the last try has no pause: it returns or raises")
 
     def _get(self, what: str, query: Mapping[str, str]) -> Any:
-        from huggingface_hub import get_session
         from huggingface_hub.errors import HfHubHTTPError
 
+        session = self._session()
         http_error: Any = HfHubHTTPError.__bases__[0]  # of httpx, or of httpx2: that changed within huggingface_hub
         url = f"{self._endpoint}/api/models/{self._repo}/{what}"
         try:
-            return get_session().get(url, params=dict(query), headers=dict(self._headers), timeout=self._timeout_s)
+            return session.get(url, params=dict(query), headers=dict(self._headers), timeout=self._timeout_s)
         except http_error as exc:
             host = urlsplit(self._endpoint).netloc
             raise self._words.unreachable(host, exc, self._timeout_s) from exc
+
+    def _session(self) -> Any:
+        """Return huggingface_hub's session, which reads proxies and certificates when it is made, by the first call.
+
+        Of the variables for certificates it knows SSL_CERT_FILE alone; the others stand in for it meanwhile.
+        """
+        from huggingface_hub import get_session
+
+        bundle = authorities(self._settings.env)
+        try:
+            with _MAKING, _variable("SSL_CERT_FILE", bundle if bundle and os.path.isfile(bundle) else None):
+                return get_session()
+        except (ImportError, ValueError) as exc:  # a SOCKS proxy and no library for it; no URL of a proxy
+            raise ConfigError(
+                f"the proxy variables name a proxy that cannot be used ({type(exc).__name__})",
+                hint="Set HTTPS_PROXY to http://host:port or https://host:port.",
+            ) from None  # its text is the variable
 
     def _read(self, response: Any) -> tuple[Any, Mapping[str, str] | None]:
         following = response.links.get("next", {}).get("url")
@@ -175,6 +196,21 @@ class HuggingFaceSource:
             names = [ref["name"] for kind in ("branches", "tags", "pullRequests") for ref in refs.get(kind, ())]
         near = difflib.get_close_matches(asked, names, n=1)
         return self._words.no_revision(asked, near[0] if near else None, tuple(names[:5]))
+
+
+@contextlib.contextmanager
+def _variable(name: str, value: str | None) -> Iterator[None]:
+    """Let a variable of the process have `value` in the block; None leaves it as it is."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ.pop(name)
+            if before is not None:
+                os.environ[name] = before
 
 
 def _endpoint(settings: Settings) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, Unavailable
+from truss_cache_tasks.sources.network import proxy_refuses, proxy_status
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Words:
         what = self.repo if path is None else f"{self.repo}: {path}"
         if is_passing(status):
             return self._unavailable(what, status, retry_after_s(headers))
+        if status == 407:
+            return proxy_refuses(what, status)
         match code:
             case "GatedRepo":
                 error: CacheTaskError = self._gated(what, said)
@@ -78,6 +81,8 @@ class Words:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             hint = "Let SSL_CERT_FILE name the bundle that has its CA."
             return Unavailable(f"{host}: its certificate is not trusted", hint=hint)
+        if (status := proxy_status(error)) is not None:
+            return proxy_refuses(host, status)
         why = str(error) if kind == "ConnectError" else kind  # the text of other kinds can quote a header
         return Unavailable(f"{host}: cannot be reached ({why})", hint="Check the network, HF_ENDPOINT and HTTPS_PROXY.")
 

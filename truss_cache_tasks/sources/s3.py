@@ -16,6 +16,7 @@ from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, SourceChanged
 from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
+from truss_cache_tasks.sources.network import authorities
 from truss_cache_tasks.sources.prefix import under_prefix
 from truss_cache_tasks.sources.s3_digest import digest_of_head, head_of_answer
 from truss_cache_tasks.sources.s3_errors import Asked, in_our_words, refusal_of_body
@@ -206,7 +207,7 @@ class S3Source:
                     "s3",
                     region_name=identity.region,
                     endpoint_url=_endpoint(env),
-                    verify=env.get("AWS_CA_BUNDLE") or env.get("SSL_CERT_FILE") or None,
+                    verify=authorities(env, "AWS_CA_BUNDLE"),
                     config=config,
                 )
         except (ValueError, BotoCoreError) as error:

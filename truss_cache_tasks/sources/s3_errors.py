@@ -18,6 +18,7 @@ from truss_cache_tasks.errors import (
     Unavailable,
 )
 from truss_cache_tasks.planning.request import SourceRef
+from truss_cache_tasks.sources.network import is_hopeless, proxy_refuses, proxy_status
 
 CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")  # all that we ask of S3
 BAD_KEYS = {
@@ -119,6 +120,8 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
         )
     if code in BUSY or status == 429 or status >= 500:
         return Unavailable(f"{asked.what}: {asked.endpoint} answered {answered}", hint="Wait, then run again.")
+    if status == 407:
+        return proxy_refuses(asked.what, status)
     if status in (401, 403) or code in ("AccessDenied", "AllAccessDisabled", "AccountProblem"):
         return _denied(asked, code, message)
     return CacheTaskError(
@@ -178,11 +181,14 @@ def in_our_words(asked: Asked) -> Iterator[None]:
     except aws.ParamValidationError as error:
         raise NotFound(f"{asked.what}: not a bucket name", hint="Correct the bucket in repo_id.") from error
     except aws.SSLError as error:
+        why = "its certificate is not trusted" if is_hopeless(error) else "TLS failed"
         raise Unavailable(
-            f"{asked.what}: TLS to {asked.endpoint} failed",
+            f"{asked.what}: {asked.endpoint}: {why}",
             hint="For a certificate authority of your own set AWS_CA_BUNDLE or SSL_CERT_FILE.",
         ) from error
     except (aws.ConnectionError, aws.HTTPClientError) as error:
+        if (status := proxy_status(error.kwargs.get("error"))) is not None:
+            raise proxy_refuses(f"{asked.what}: {asked.endpoint}", status) from error
         raise Unavailable(
             f"{asked.what}: {asked.endpoint} cannot be reached ({type(error).__name__})",
             hint="Check the network, proxies, and AWS_ENDPOINT_URL_S3; then run again.",
