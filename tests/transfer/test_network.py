@@ -76,7 +76,7 @@ def test_a_redirect_loop_ends_at_once(server):
     assert len(server.asked) == FAST.redirects + 1
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://x/y", "http://[bad", "http://h:port/"])
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://x/y", "http://[bad", "http://h:port/", "http://a..b/"])
 def test_a_redirect_to_something_else_is_not_followed(server, target):
     error = pull_one(job_for(server.add("/w", BODY, f"redirect:{target}"), BODY)).error
     assert isinstance(error, Unavailable)

@@ -53,7 +53,7 @@ class Limits:
     backoff_cap_s: float = 20.0
     retry_after_cap_s: float = 60.0
     redirects: int = 5
-    stop_s: float = 1.0
+    stop_s: float = 0.5
 
 
 @dataclass(frozen=True, repr=False)
