@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -152,19 +152,21 @@ def s3(
     """
     folder.mkdir(parents=True)
     (folder / "list.xml").write_text(listing_xml(weights))
+    (folder / "first.xml").write_text(listing_xml(replace(weights, count=1)))  # of the prefix without its slash
     port = free_port()
     offered = (
         "\n".join(f"/{BUCKET}/{PREFIX}/{name} {crc};" for name, crc in weights.crc64nvme.items()) if digests else ""
     )
     http = f"""
+      map $arg_prefix $page {{ {PREFIX} first.xml; default list.xml; }}
       map $uri $crc {{ {offered} default ""; }}
       map $http_range $crc_of_whole {{ "" $crc; default ""; }}
       map $crc_of_whole $kind {{ "" ""; default FULL_OBJECT; }}
       server {{
         listen {host}:{port}{" ssl" if tls else ""} backlog=1024;
         {certificate(folder) if tls else ""}
-        location = /{BUCKET} {{ default_type application/xml; alias {folder}/list.xml; }}
-        location = /{BUCKET}/ {{ default_type application/xml; alias {folder}/list.xml; }}
+        location = /{BUCKET} {{ default_type application/xml; alias {folder}/$page; }}
+        location = /{BUCKET}/ {{ default_type application/xml; alias {folder}/$page; }}
         location /{BUCKET}/{PREFIX}/ {{
           alias {weights.folder}/;
           add_header x-amz-checksum-crc64nvme $crc_of_whole; add_header x-amz-checksum-type $kind;

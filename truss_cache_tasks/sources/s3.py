@@ -21,6 +21,7 @@ from truss_cache_tasks.sources.prefix import under_prefix
 from truss_cache_tasks.sources.s3_digest import digest_of_head, head_of_answer
 from truss_cache_tasks.sources.s3_errors import Asked, in_our_words, refusal_of_body
 from truss_cache_tasks.sources.s3_identity import SESSIONS, Identity, identify
+from truss_cache_tasks.sources.s3_signing import signed_headers
 
 SIGNED_FOR_S = 600  # S3 takes a signed header for 15 minutes; clocks differ, and a request may wait its turn
 CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}  # a whole answer tells them, one of a range does not
@@ -74,15 +75,17 @@ class S3Source:
         assert self._bucket is not None, "what is located was listed"
         url = f"{self._bucket.url}/{urllib.parse.quote(file.key, safe='/~')}"
         etag = f'"{file.version}"'
-        headers, expires = {"If-Match": etag, **CHECKSUMS}, None
+        headers, expires = CHECKSUMS, None
         _, identity = self._client()
         if identity.credentials is not None:
-            with in_our_words(self._asked(file)):
-                headers |= _signed_headers(url, self._bucket.region, identity.credentials)
-            expires = time.time() + SIGNED_FOR_S
+            with in_our_words(self._asked(file)), SESSIONS:  # a credential that refreshes itself does so once
+                keys = identity.credentials.get_frozen_credentials()
+            now = time.time()
+            headers = signed_headers(url, CHECKSUMS, self._bucket.region, keys, now)
+            expires = now + SIGNED_FOR_S
         return Location(
             url,
-            headers,
+            {"If-Match": etag, **headers},
             validator=etag,
             expires=expires,
             look=partial(self._look, file),
@@ -203,6 +206,9 @@ class S3Source:
         )
         try:
             with SESSIONS:
+                # As awscli does it. Nobody reads an object's time, and dateutil takes longer for a page than S3 does.
+                parsers = identity.session.get_component("response_parser_factory")
+                parsers.set_parser_defaults(timestamp_parser=lambda text: text)
                 client = identity.session.create_client(
                     "s3",
                     region_name=identity.region,
@@ -250,18 +256,6 @@ def _remote_file(found: Mapping[str, Any]) -> RemoteFile:
 
 def _plain(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
-
-
-def _signed_headers(url: str, region: str, credentials: Any) -> dict[str, str]:
-    """Return the headers of a SigV4-signed GET of `url`. These, CHECKSUMS and Host are signed: Range may be added."""
-    from botocore.auth import S3SigV4Auth
-    from botocore.awsrequest import AWSRequest
-
-    with SESSIONS:  # a credential that refreshes itself does so once
-        frozen = credentials.get_frozen_credentials()
-    request = AWSRequest(method="GET", url=url, headers=CHECKSUMS)
-    S3SigV4Auth(frozen, "s3", region).add_auth(request)
-    return {name: str(value) for name, value in request.headers.items()}
 
 
 def _attributed_sizes(client: Any, where: Mapping[str, str]) -> tuple[int, ...]:

@@ -18,9 +18,9 @@ from truss_cache_tasks.planning.records import FileRecord
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.disk import (
     disk_errors,
-    make_folder,
     move,
     named,
+    open_in,
     place_file,
     remove_hollow,
     sync_folder,
@@ -75,9 +75,8 @@ def sync_names(held: Iterable[Held]) -> None:
 def _mark(place: Place, path: Path, mtime_ns: int) -> None:
     """Note that the hub blob at `path` is ours, until a manifest says so: a kill must not make it a stranger's."""
     if place.form is Form.HUB:
-        note = place.records / "published" / path.name
-        make_folder(note.parent)
-        note.touch()
+        note = Path(f"{place.records}/published/{path.name}")
+        os.close(open_in(note, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC))
         os.utime(note, ns=(mtime_ns, mtime_ns))
 
 
@@ -116,7 +115,7 @@ def arrived(place: Place, planned: PlannedFile, since_ns: int) -> bool:
     """Whether these bytes may have come since a stock was taken: somebody else published, or committed, meanwhile."""
     name = blob_id(planned.identity, place.form)
     if place.form is Form.HUB:
-        return (place.root / "blobs" / name).exists()
+        return os.path.exists(f"{place.root}/blobs/{name}")
     return bool(staged(place, name)) or last_commit(place) != since_ns
 
 
@@ -127,13 +126,13 @@ def staged(place: Place, name: str) -> list[Path]:
 
 def _staging(place: Place, name: str) -> Path:
     """Return the folder of this blob id: its lookup must not take longer the more files wait beside it."""
-    return place.records / "blobs" / name[:2]
+    return Path(f"{place.records}/blobs/{name[:2]}")
 
 
 def last_commit(place: Place) -> int:
     """Return a number that changes when a manifest is written (ns)."""
     try:
-        return (place.records / "manifests").stat().st_mtime_ns
+        return os.stat(f"{place.records}/manifests").st_mtime_ns
     except FileNotFoundError:
         return 0
 

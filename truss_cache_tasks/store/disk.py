@@ -113,13 +113,23 @@ def move(source: Path, target: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
 
 
+def open_in(path: Path, flags: int) -> int:
+    """Open a file for writing, in a folder that need not be there yet, and that others may remove while it is empty."""
+    while True:
+        try:
+            return os.open(path, flags, 0o666)
+        except FileNotFoundError:
+            make_folder(path.parent)
+
+
 def named(folder: Path, name: str) -> list[Path]:
     """Return what lies in `folder` as `{name}.*`; nothing if it is missing."""
     try:
         found = os.listdir(folder)  # asked once a file: glob() takes ten times as long
     except FileNotFoundError:
         return []
-    return [folder / one for one in found if one.startswith(f"{name}.")]
+    start = f"{name}."
+    return [folder / one for one in found if one.startswith(start)]
 
 
 def make_folder(path: Path) -> None:

@@ -47,12 +47,12 @@ class Place:
 
     def lock(self, name: str) -> Path:
         """The lock file of this name; a blob of the hub cache has huggingface_hub's own."""
-        return self.records / "locks" / f"{name}.lock"
+        return Path(f"{self.records}/locks/{name}.lock")  # one parse: each `/` takes as long as a system call
 
     def blob_lock(self, blob_id: str) -> Path:
         """The lock under which the blob `blob_id` is written."""
         if self.hub is not None:
-            return self.hub / ".locks" / self.root.name / f"{blob_id}.lock"
+            return Path(f"{self.hub}/.locks/{self.root.name}/{blob_id}.lock")
         return self.lock(blob_id)
 
 

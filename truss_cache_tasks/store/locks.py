@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from truss_cache_tasks.errors import Stopped
-from truss_cache_tasks.store.disk import disk_errors, make_folder
+from truss_cache_tasks.store.disk import disk_errors, open_in
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.25
@@ -25,11 +25,7 @@ def try_lock(path: Path) -> Callable[[], None] | None:
     """
     with disk_errors(f"cannot lock {path}"):
         while True:
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
-            except FileNotFoundError:  # no folder yet, or a clean removed the empty one
-                make_folder(path.parent)
-                continue
+            descriptor = open_in(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as exc:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truss_cache_tasks.planning.plan import PlannedFile
-from truss_cache_tasks.store.disk import disk_errors, make_folder, named, sweep, token
+from truss_cache_tasks.store.disk import disk_errors, named, open_in, sweep, token
 from truss_cache_tasks.store.layout import Place, blob_id
 from truss_cache_tasks.store.locks import try_lock
 
@@ -70,9 +70,8 @@ def open_partial(place: Place, planned: PlannedFile) -> Partial:
     The caller holds the blob's lock: any temporary that is there is a dead run's.
     """
     name = blob_id(planned.identity, place.form)
-    folder = place.records / "partials"
+    folder = Path(f"{place.records}/partials")
     with disk_errors(f"cannot write below {place.root}"):
-        make_folder(folder)
         path = folder / f"{name}.{token()}"
         left = named(folder, name)
         adopted = _adopt(left, path)
@@ -80,7 +79,7 @@ def open_partial(place: Place, planned: PlannedFile) -> Partial:
             dead.unlink(missing_ok=True)
         if adopted is not None:
             return Partial(adopted, path, has_journal=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = open_in(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return Partial(descriptor, path)

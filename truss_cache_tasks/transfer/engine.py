@@ -69,7 +69,7 @@ class _Crew:
         fetching = Fetching(job, self._report, self._means, self._wake)
         with self._changed:
             self.running.append(fetching)
-        self._wake()
+        self._wake(1)
 
     def result(self) -> Done | Failed:
         """Return the next job's end. Raises what a worker met that is no CacheTaskError."""
@@ -109,23 +109,25 @@ class _Crew:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _wake(self) -> None:
-        """See that there are threads for what can be done now."""
+    def _wake(self, wanted: int | None = None) -> None:
+        """See that there are threads for what can be done now: `wanted` of them, where it is known what has changed."""
         with self._changed:
-            most = min(self._limits.connections, self._process.allowed)
-            most += sum(fetching.away for fetching in self.running)
-            most -= len(self._threads)
-            if most <= 0 and not self._idle:
+            if wanted is None:
+                wanted = sum(fetching.wants() for fetching in self.running)
+            if self._idle:
+                self._changed.notify(wanted)
+            wanted -= self._idle
+            if wanted <= 0:
                 return
-            wanted = sum(fetching.wants() for fetching in self.running)
-            for _ in range(min(wanted - self._idle, most)):
+            most = min(self._limits.connections, self._process.allowed) - len(self._threads)
+            if most < wanted:
+                most += sum(fetching.away for fetching in self.running)
+            for _ in range(min(wanted, most)):
                 if self._closing:
                     return
                 thread = threading.Thread(target=self._work, name=f"transfer-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
-            if self._idle:
-                self._changed.notify(wanted)
 
     def _work(self) -> None:
         while (begun := self._next()) is not None:
@@ -156,8 +158,11 @@ class _Crew:
 
     def _choose(self) -> Fetching | None:
         """Return the file that has the fewest workers of those that want one; the first of equals."""
+        best, least = None, 0
         for fetching in self.running:
-            if not fetching.load and fetching.wants():
-                return fetching
-        wanting = [fetching for fetching in self.running if fetching.wants()]
-        return min(wanting, key=lambda fetching: fetching.load) if wanting else None
+            load = fetching.load
+            if (best is None or load < least) and fetching.wants():
+                best, least = fetching, load
+                if not load:
+                    break
+        return best

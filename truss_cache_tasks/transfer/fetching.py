@@ -72,6 +72,8 @@ class Fetching:
 
     def wants(self) -> int:
         """How many further workers could begin now."""
+        if self._workers and len(self._parts) <= 1 and not self._is_open:
+            return 0  # the usual small file: its worker is at it
         with self._lock:
             current = [worker for worker in self._workers if not worker.superseded]
             if self._is_closed or self.result is not None:
@@ -198,13 +200,13 @@ class Fetching:
         """Take note of `chunk`, the next bytes of the worker's part, which are written; `buffer` is scratch memory."""
         part, follower, check = worker.part, self._follower, worker.means.lifeline.check
         assert part is not None
+        part.span = part.span or self._span()
+        part.span.update(chunk)  # first: whoever sees the part complete may judge the file
         with self._lock:
             worker.check()
             offset, size = part.at, len(chunk)
             part.at += size
             self.have += size
-        part.span = part.span or self._span()
-        part.span.update(chunk)
         if follower is not None:
             if part.start <= follower.at < offset:  # its turn came while it was under way
                 with disk_errors(self.job.file):
