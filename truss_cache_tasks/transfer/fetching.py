@@ -48,7 +48,7 @@ class Fetching:
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._parts: list[Part] = []
-        self._is_ready = False  # once a location told which digest is wanted
+        self.is_ready = False  # once a location told which digest is wanted
         self._want: Digest | None = None
         self._follower: Follower | None = None  # where that one wants the bytes in order
         self._is_open = False
@@ -119,8 +119,6 @@ class Fetching:
 
     def prepare(self, location: Location, worker: Worker, buffer: memoryview) -> None:
         """Get ready for the first part, once a location is there; `buffer` is scratch memory."""
-        if self._is_ready:
-            return
         file = self.job.file
         want = file.digest or location.digest
         if want is None and location.validator is None:
@@ -139,7 +137,7 @@ class Fetching:
         with self._lock:
             self._parts = parts
             self._follower = self._follow()
-            self._is_ready = True
+            self.is_ready = True
             self.have = sum(part.at - part.start for part in parts)
         if self.have:
             self._report(file, self.have)

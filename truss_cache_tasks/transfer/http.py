@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import http.client
 import re
-import select
 import socket
+import ssl
 import struct
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -25,7 +26,7 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 # What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
 _PUBLIC_HEADERS = {"accept", "accept-encoding", "if-match", "range", "user-agent"}
 _EXPLANATION = 4096  # bytes of a refusal's body
-_GATHER_MS = 1
+_GATHER_S = 1.0  # and a slow connection is looked at from time to time
 _SHORT = 16384  # bytes of a redirect's body that are read rather than paid for with a new connection
 
 
@@ -52,48 +53,45 @@ class HttpBody:
         # Below urllib3, whose `read` copies each chunk twice; no content coding was asked for, so nothing is lost.
         self._response: http.client.HTTPResponse = answer._original_response  # type: ignore[attr-defined]
         self._failure: Exception | None = None
-        self._more = select.poll()
         sock = getattr(answer.connection, "sock", None)  # None: there is no body, and the connection is free already
-        if sock is not None:
-            self._more.register(sock, select.POLLIN)
-        self._plain: socket.socket | None = sock if type(sock) is socket.socket else None
+        # TLS within a proxy's TLS is no socket; it is read through http.client.
+        self._sock: socket.socket | None = sock if type(sock) in (socket.socket, ssl.SSLSocket) else None
         self._is_drained = False  # of what came with the headers
 
     def readinto(self, buffer: memoryview, /) -> int:
         """The next bytes; see Body."""
         with network_errors(self._file, self._host):
-            if self._plain is None:
-                return self._gather(buffer)
-            if self._is_drained and self._response.length:
-                return self._fill(self._plain, buffer[: self._response.length])
-            self._is_drained = len(buffer) >= _SHORT
-            return _receive(self._response, buffer)
+            if self._failure is not None:
+                raise self._failure
+            if self._sock is None or not self._is_drained or not self._response.length:
+                self._is_drained = len(buffer) >= _SHORT
+                return _receive(self._response, buffer)
+            rest = buffer[: self._response.length]
+            size = self._gather(self._sock, rest) if isinstance(self._sock, ssl.SSLSocket) else self._fill(rest)
+            self._response.length -= size
+            return size
 
-    def _fill(self, sock: socket.socket, buffer: memoryview) -> int:
+    def _fill(self, buffer: memoryview) -> int:
         """Let the kernel fill `buffer`: one call, and one turn at the interpreter's lock, for all of it."""
+        assert self._sock is not None
         try:
-            size = sock.recv_into(buffer, flags=socket.MSG_WAITALL)
+            return self._sock.recv_into(buffer, flags=socket.MSG_WAITALL)
         except BlockingIOError as exc:
             raise TimeoutError("timed out") from exc
-        assert self._response.length is not None
-        self._response.length -= size
-        return size
 
-    def _gather(self, buffer: memoryview) -> int:
-        """Read while more comes at once: TLS brings 16 KiB at a time, which are not worth a write each."""
-        got = 0
-        if self._failure is not None:
-            raise self._failure
+    def _gather(self, sock: ssl.SSLSocket, buffer: memoryview) -> int:
+        """Read until `buffer` is full: TLS brings 16 KiB at a time, which are not worth a write each."""
+        got, until = 0, time.monotonic() + _GATHER_S
         while got < len(buffer):
             try:
-                size = _receive(self._response, buffer[got:])
-            except (http.client.HTTPException, OSError) as exc:
+                size = sock.recv_into(buffer[got:])
+            except OSError as exc:
                 if not got:
                     raise
                 self._failure = exc  # what came before it counts
                 break
             got += size
-            if not size or got == len(buffer) or not self._more.poll(_GATHER_MS):
+            if not size or time.monotonic() > until:
                 break
         return got
 

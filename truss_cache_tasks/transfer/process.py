@@ -31,6 +31,7 @@ class Process:
         self._slots = threading.Condition()
         self._in_use = 0
         self._gauges: dict[str, Gauge] = {}  # by host
+        self._buffers: list[memoryview] = []  # that nobody uses now
         self._free_at = 0.0  # when the bytes taken so far are paid for
 
     def stop(self) -> None:
@@ -75,6 +76,17 @@ class Process:
                 self._in_use -= 1
                 gauge.in_use -= 1
                 self._slots.notify(1 if len(self._gauges) == 1 else len(self._gauges))
+
+    @contextmanager
+    def buffer(self, size: int) -> Iterator[memoryview]:
+        """Lend memory for the block: there is as much as was in use at once, however many threads wait for a turn."""
+        piece = self._buffers.pop() if self._buffers else None
+        if piece is None or len(piece) != size:
+            piece = memoryview(bytearray(size))
+        try:
+            yield piece
+        finally:
+            self._buffers.append(piece)
 
     def complained(self, host: str) -> None:
         """Take note that `host` has too many connections, or loses them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -18,7 +17,6 @@ from truss_cache_tasks.transfer.persisting import persist
 from truss_cache_tasks.transfer.worker import Worker
 
 _TOO_MANY = {429, 503}
-_own = threading.local()
 
 
 def work(fetching: Fetching, worker: Worker) -> None:
@@ -47,7 +45,6 @@ class _Task:
         self._fetching = fetching
         self._worker = worker
         self._means = worker.means
-        self._buffer = _buffer(worker.means.limits.buffer)
 
     @property
     def have(self) -> int:
@@ -56,7 +53,9 @@ class _Task:
     def attempt(self, location: Location, /) -> None:
         """Read on from where the last attempt ended, to the part's end."""
         fetching, means = self._fetching, self._means
-        fetching.prepare(location, self._worker, self._buffer)
+        if not fetching.is_ready:
+            with self._scratch() as buffer:
+                fetching.prepare(location, self._worker, buffer)
         host = host_of(location)
         try:
             with _free_slot() if is_local(location) else means.process.slot(host, means.limits, means.lifeline) as took:
@@ -71,15 +70,16 @@ class _Task:
             if not means.lifeline.is_cut:
                 means.process.complained(host)
             raise
-        fetching.completed(self._worker, self._buffer)
+        with self._scratch() as buffer:
+            fetching.completed(self._worker, buffer)
 
     def start_over(self, wrong: Wrong, /) -> None:
         self._fetching.wrong(self._worker, wrong)
 
     def _read_on(self, location: Location, took: Callable[[int], None]) -> None:
-        with closing(self._open(location)) as body:
+        with closing(self._open(location)) as body, self._scratch() as buffer:
             self._fetching.answered(self._worker, location, body)
-            self._copy(body, took)
+            self._copy(body, buffer, took)
             body.finish()
 
     def _open(self, location: Location) -> Body:
@@ -93,7 +93,10 @@ class _Task:
 
         return open_body(file, location, (part.at, part.end), self._fetching.validator, self._means)
 
-    def _copy(self, body: Body, took: Callable[[int], None]) -> None:
+    def _scratch(self) -> AbstractContextManager[memoryview]:
+        return self._means.process.buffer(self._means.limits.buffer)
+
+    def _copy(self, body: Body, buffer: memoryview, took: Callable[[int], None]) -> None:
         file, part = self._fetching.job.file, self._worker.part
         assert part is not None
         limits = self._means.limits
@@ -103,15 +106,15 @@ class _Task:
         trickle = _Trickle(limits)
         while part.at < part.end:
             began = time.monotonic()
-            size = body.readinto(self._buffer[: min(limit, part.end - part.at)])
+            size = body.readinto(buffer[: min(limit, part.end - part.at)])
             if not size:
                 raise Unavailable(f"{file.path}: the connection was closed after {part.at} of {file.size} bytes")
             if trickle.note(size, time.monotonic() - began):
                 raise Unavailable(f"{file.path}: the connection brings less than {limits.floor:.0f} bytes a second")
             self._means.process.pace(size, limits, self._means.lifeline)
-            chunk = self._buffer[:size]
+            chunk = buffer[:size]
             self._write(chunk, part.at)
-            self._fetching.arrived(self._worker, chunk, self._buffer)
+            self._fetching.arrived(self._worker, chunk, buffer)
             took(size)
 
     def _write(self, chunk: memoryview, offset: int) -> None:
@@ -140,11 +143,3 @@ class _Trickle:
         too_slow = self._bytes < self._limits.floor * self._seconds
         self._bytes, self._seconds = 0, 0.0
         return too_slow
-
-
-def _buffer(size: int) -> memoryview:
-    """Return this thread's memory for what it reads, the same each time."""
-    buffer: memoryview | None = getattr(_own, "buffer", None)
-    if buffer is None or len(buffer) != size:
-        _own.buffer = buffer = memoryview(bytearray(size))
-    return buffer
