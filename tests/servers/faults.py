@@ -34,6 +34,8 @@ class Served:
         `no-length`                  the body ends with the connection, no Content-Length
         `announce-short`, `announce-long`  a Content-Length of other than the file's bytes, and a body to match
         `long`                       bytes after the body that no header tells of (the connection is kept)
+        `chunked`                    in chunks, as a proxy may send it
+        `chunked-stall:N`            N bytes as a chunk, then silence until the server ends
         `endless`                    no Content-Length, and bytes after the body
         `wrong-content-range`        206 with another start
         `etag-change`                this and every later answer has another ETag
@@ -221,6 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {shown}-{end - 1}/{len(whole)}")
         if name in ("no-length", "endless"):
             self.send_header("Connection", "close")
+        elif name.startswith("chunked"):
+            self.send_header("Transfer-Encoding", "chunked")
         else:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -236,6 +240,9 @@ class _Handler(BaseHTTPRequestHandler):
                 if self.server_of.ending.wait(0.1):
                     break
             return
+        if name.startswith("chunked"):
+            self._send_chunked(asked, body, int(argument) if argument else None)
+            return
         self._send(asked, first)
         if name == "pause":
             self.server_of.go.wait()
@@ -246,6 +253,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         self.close_connection = self.close_connection or name in ("cut", "reset", "stall")
+
+    def _send_chunked(self, asked: Asked, body: bytes | memoryview, stall_after: int | None) -> None:
+        body = body[:stall_after]
+        self.wfile.write(b"%x\r\n" % len(body))
+        self._send(asked, body)
+        if stall_after is not None:
+            self.server_of.ending.wait()
+            self.close_connection = True
+        else:
+            self.wfile.write(b"\r\n0\r\n\r\n")
 
     def _send(self, asked: Asked, data: bytes | memoryview) -> None:
         for at in range(0, len(data), 65536):

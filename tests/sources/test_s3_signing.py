@@ -14,7 +14,13 @@ word = st.text("abcXYZ019/+=", min_size=1, max_size=40)
 
 @given(
     host=st.sampled_from(
-        ["https://b.s3.eu-west-1.amazonaws.com", "http://127.0.0.1:8333/b", "https://h:443", "http://h:80"]
+        [
+            "https://b.s3.eu-west-1.amazonaws.com",
+            "http://127.0.0.1:8333/b",
+            "http://MinIO:9000/b",
+            "https://h:443",
+            "http://h:80",
+        ]
     ),
     key=st.text("abc/%20.-_~", max_size=30),
     keys=st.builds(SimpleNamespace, access_key=word, secret_key=word, token=st.none() | word),

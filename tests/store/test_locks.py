@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from truss_cache_tasks.errors import Stopped
+from truss_cache_tasks.errors import Stopped, StoreError
 from truss_cache_tasks.store.locks import locked, try_lock
 
 HOLD = "import sys, time; from pathlib import Path; from truss_cache_tasks.store.locks import try_lock\n"
@@ -51,6 +51,15 @@ def test_who_waits_is_told_to_stop(lock: Path) -> None:
     with pytest.raises(Stopped), locked(lock, stopped=lambda: True):
         pass
     release()
+
+
+@pytest.mark.parametrize("where", ["locks", "locks/one.lock"])
+def test_a_link_to_nowhere_in_its_way_is_an_error_at_once(lock: Path, where: str) -> None:
+    link = lock.parents[1] / where
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to("/nowhere/at/all")
+    with pytest.raises(StoreError):
+        try_lock(lock)
 
 
 def test_a_folder_that_vanishes_meanwhile_does_no_harm(lock: Path) -> None:

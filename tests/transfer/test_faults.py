@@ -321,3 +321,22 @@ def test_a_file_is_described_by_the_one_that_was_listed():
     file = RemoteFile("w.bin", 3, "v1", "w.bin")
     result = pull_one(transfer.Job(file, lambda: Location("file:///nowhere/at/all"), Scratch()))
     assert failure(result).args[0].startswith("w.bin: ")
+
+
+def test_a_body_in_chunks_is_as_good(server):
+    assert whole(pull_one(job_for(server.add("/w", BODY, "chunked", "chunked"), BODY)))
+    assert whole(pull_one(job_for(server.add("/w", BODY), BODY)))
+    assert server.connections == 1
+
+
+def test_a_stall_between_chunks_costs_the_connection(server):
+    """http.client takes EAGAIN for an end, and gave such a connection back as if it were free."""
+    url = server.add("/w", BODY, "chunked-stall:100", "chunked-stall:50")
+    assert whole(pull_one(job_for(url, BODY), replace(FAST, stall_s=0.2)))
+    assert server.connections == len(server.asked) == 3
+
+
+def test_a_body_that_is_whole_is_not_asked_for_again_for_its_missing_end(server):
+    url = server.add("/w", BODY, f"chunked-stall:{len(BODY)}")
+    assert whole(pull_one(job_for(url, BODY, validator='"v1"'), replace(FAST, stall_s=0.2)))
+    assert len(server.asked) == 1

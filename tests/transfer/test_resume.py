@@ -75,6 +75,22 @@ def test_only_what_is_missing_is_fetched_again(server, named):
     assert sum(counted) == len(BODY)
 
 
+def test_an_etag_that_a_server_sends_bare_or_weak_resumes_too(server):
+    for etag in ("v1", 'W/"v1"'):
+        partial = Journalled()
+        url = server.add("/w", BODY, *[""] * 5, *["503"] * 99, etag=etag)
+        pull_one(job_for(url, BODY, partial=partial, validator='"v1"'), GIVES_UP)
+        kept = len(partial.lines)
+        assert kept
+        transfer.reset()
+        said = []
+        job = job_for(server.add("/w", BODY, etag=etag), BODY, partial=partial, validator='"v1"', say=said.append)
+        counted = []
+        assert whole(pull_one(job, CUT, lambda file, size, counted=counted: counted.append(size)))
+        assert max(counted) >= kept * PART, "what is kept is reported at once"
+        assert not said
+
+
 def test_a_part_that_rotted_meanwhile_is_fetched_again(server):
     partial, kept = broken_off(server)
     start = int(partial.lines[1].split()[0])

@@ -75,9 +75,9 @@ class Mover:
                 temporary.leave()
                 release()
             self._open.clear()
+        blobs.sync_names(self.fetched.values())
         if self.error is not None:
             raise self.error
-        blobs.sync_names(self.fetched.values())
 
     def _jobs(self, missing: Sequence[PlannedFile]) -> Iterator[transfer.Job]:
         for planned in sorted(missing, key=lambda planned: -planned.file.size):  # a large one last would run alone

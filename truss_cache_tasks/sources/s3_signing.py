@@ -38,7 +38,7 @@ def signed_headers(url: str, headers: Mapping[str, str], region: str, keys: Keys
     sent = {**headers, "X-Amz-Content-SHA256": _EMPTY, "X-Amz-Date": stamp}
     if keys.token:
         sent["X-Amz-Security-Token"] = keys.token
-    signed = {"host": parts.netloc.removesuffix(_PORTS[parts.scheme])}
+    signed = {"host": parts.netloc.rpartition("@")[2].lower().removesuffix(_PORTS[parts.scheme])}
     signed |= {name.lower(): value for name, value in sent.items()}
     names = sorted(signed)
     listed = ";".join(names)

@@ -67,7 +67,7 @@ def publish(place: Place, planned: PlannedFile, partial: Partial, digest: Digest
 
 def sync_names(held: Iterable[Held]) -> None:
     """Make the names of published blobs survive a power cut, which a manifest that lists them relies on."""
-    for folder in {one.path.parent for one in held}:
+    for folder in {folder for one in held for folder in (one.path.parent, one.path.parent.parent)}:
         with disk_errors(f"cannot sync {folder}"), contextlib.suppress(FileNotFoundError):
             sync_folder(folder)  # gone: another project's clean took them, which the commit will find
 

@@ -9,11 +9,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 from truss_cache_tasks.errors import StoreError
 
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (btrfs, xfs)
+_RACES = 10_000  # lost against somebody who removes empty folders, before the error is believed
 _HINTS = {
     errno.ENOSPC: "Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
     errno.EDQUOT: "Free some of your quota, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
@@ -104,22 +106,26 @@ def _clone(source: Path, target: Path) -> None:
 
 def move(source: Path, target: Path) -> None:
     """Rename within one disk, into a folder that need not be there, or that others remove while it is empty."""
-    while True:
+    for _ in range(_RACES):
         try:
             return os.replace(source, target)
         except FileNotFoundError:
             if not os.path.lexists(source):
                 raise
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
+    os.replace(source, target)
 
 
 def open_in(path: Path, flags: int) -> int:
-    """Open a file for writing, in a folder that need not be there yet, and that others may remove while it is empty."""
-    while True:
+    """Open a file for writing, in a folder that need not be there yet, or that others remove while it is empty."""
+    for _ in range(_RACES):
         try:
             return os.open(path, flags, 0o666)
         except FileNotFoundError:
+            if os.path.islink(path):  # to nowhere
+                raise
             make_folder(path.parent)
+    return os.open(path, flags, 0o666)
 
 
 def named(folder: Path, name: str) -> list[Path]:
@@ -135,12 +141,21 @@ def named(folder: Path, name: str) -> list[Path]:
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, whoever removes empty ones meanwhile. Raises StoreError."""
     with disk_errors(f"cannot make {path}"):
-        while True:
+        for _ in range(_RACES):
             try:
                 return path.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, FileNotFoundError):  # so says mkdir of a folder that was there and is gone
-                if os.path.lexists(path):
+                if any(map(_is_no_folder, (path, *path.parents))):
                     raise
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def _is_no_folder(path: Path) -> bool:
+    """Whether a file is here, or a link to nowhere; told by one look, as folders come and go."""
+    try:
+        return not S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return path.is_symlink()
 
 
 def sweep(folder: Path, *patterns: str) -> None:

@@ -169,7 +169,7 @@ class Fetching:
             self._start_over(worker)
             self.assign(worker)
             worker.check()  # another worker met the same, and goes on with its answer
-        self.validator = body.validator
+        self.validator = location.validator or body.validator
         if location.digest_of is not None and (body.start, body.end) == (0, self.job.file.size):
             self._expect(location.digest_of(body.headers))
         if body.reached is not None and len(self._parts) > 1:
@@ -226,7 +226,9 @@ class Fetching:
             while follower is not None and not follower.is_busy and (end := self._prefix(follower.at)) > follower.at:
                 follower.catch_up(end, buffer, lifeline.check)
         with self._lock:
-            if self._is_judged or worker.superseded or not all(part.complete for part in self._parts):
+            if self._is_judged or worker.superseded or not self._parts:  # none: the file is about to start over
+                return
+            if not all(part.complete for part in self._parts):
                 return
             self._is_judged = True
         file, want = self.job.file, self._want
@@ -271,6 +273,8 @@ class Fetching:
                 self._journal.clear()
         with self._lock:
             self._parts, self._is_judged = self._cut(), False
+            worker.part = self._parts[0]
+            worker.part.taken = True
             self._follower = self._follow()
         if taken_back:
             self._report(self.job.file, -taken_back)

@@ -63,10 +63,13 @@ class HttpBody:
         with network_errors(self._file, self._host):
             if self._failure is not None:
                 raise self._failure
-            if self._sock is None or not self._is_drained or not self._response.length:
-                self._is_drained = len(buffer) >= _SHORT
+            if self._sock is None or not self._response.length:
                 return _receive(self._response, buffer)
             rest = buffer[: self._response.length]
+            if not self._is_drained:
+                size = _receive(self._response, rest)
+                self._is_drained = size < len(rest)  # else http.client's buffer may hold more
+                return size
             size = self._gather(self._sock, rest) if isinstance(self._sock, ssl.SSLSocket) else self._fill(rest)
             self._response.length -= size
             return size
@@ -74,10 +77,9 @@ class HttpBody:
     def _fill(self, buffer: memoryview) -> int:
         """Let the kernel fill `buffer`: one call, and one turn at the interpreter's lock, for all of it."""
         assert self._sock is not None
-        try:
+        with suppress(BlockingIOError):  # SO_RCVTIMEO's way to say it
             return self._sock.recv_into(buffer, flags=socket.MSG_WAITALL)
-        except BlockingIOError as exc:
-            raise TimeoutError("timed out") from exc
+        raise TimeoutError("timed out")
 
     def _gather(self, sock: ssl.SSLSocket, buffer: memoryview) -> int:
         """Read until `buffer` is full: TLS brings 16 KiB at a time, which are not worth a write each."""
@@ -119,7 +121,7 @@ def _receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
     if response.fp is None or not response.length:
         return 0
     size: int | None = response.fp.readinto1(buffer[: response.length])
-    if size is None:  # SO_RCVTIMEO's way to say it
+    if size is None:  # SO_RCVTIMEO again
         raise TimeoutError("timed out")
     response.length -= size
     return size
@@ -211,11 +213,17 @@ def _get(
 
 def _set_stall(answer: urllib3.BaseHTTPResponse, stall_s: float) -> None:
     sock = getattr(answer.connection, "sock", None)  # None: there is no body, and the connection is free already
-    if type(sock) is socket.socket:
+    # What http.client reads by itself (chunks, a refusal) must not meet a socket that says EAGAIN.
+    if type(sock) is socket.socket and answer.status in (200, 206) and _length(answer) is not None:
         sock.settimeout(None)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(stall_s), int(stall_s % 1 * 1e6)))
     elif sock is not None:
         sock.settimeout(stall_s)
+
+
+def _length(answer: urllib3.BaseHTTPResponse) -> int | None:
+    length: int | None = answer._original_response.length  # type: ignore[attr-defined]
+    return length
 
 
 def _pass_over(answer: urllib3.BaseHTTPResponse) -> None:

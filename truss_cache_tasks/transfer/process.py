@@ -80,8 +80,11 @@ class Process:
     @contextmanager
     def buffer(self, size: int) -> Iterator[memoryview]:
         """Lend memory for the block: there is as much as was in use at once, however many threads wait for a turn."""
-        piece = self._buffers.pop() if self._buffers else None
-        if piece is None or len(piece) != size:
+        try:
+            piece = self._buffers.pop()
+        except IndexError:
+            piece = memoryview(b"")
+        if len(piece) != size:
             piece = memoryview(bytearray(size))
         try:
             yield piece

@@ -59,7 +59,8 @@ class _Task:
         host = host_of(location)
         try:
             with _free_slot() if is_local(location) else means.process.slot(host, means.limits, means.lifeline) as took:
-                if fetching.assign(self._worker) is not None:  # only now: the parts of a file begin in order
+                part = fetching.assign(self._worker)  # only now: the parts of a file begin in order
+                if part is not None and not (part.complete and fetching.job.file.size):
                     fetching.forget_unnamed(self._worker)
                     self._read_on(location, took)
         except Refused as exc:
