@@ -111,7 +111,7 @@ def test_the_same_config_has_the_same_key_wherever_it_lies(source: Folder, truss
 
 def test_a_file_that_this_user_may_not_read_is_denied(source: Folder, truss: Truss) -> None:
     if os.geteuid() == 0:
-        pytest.skip("root may read everything; the tests of the source drop their rights")
+        pytest.skip("a command that root starts may read everything; tests/sources/test_local.py becomes another user")
     (source.root / "m" / "a.bin").chmod(0)
     ran = truss.cli()
     assert ran.code == 1

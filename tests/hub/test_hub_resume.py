@@ -17,13 +17,19 @@ def partials(machine) -> list[str]:
     return sorted(path.suffix for path in (machine.repo() / ".truss_cache/partials").glob("*"))
 
 
-def test_a_rerun_fetches_the_parts_that_are_missing(machine, hub, judge) -> None:
+def broken_off(machine, hub):
+    """Return a Truss whose run came as far as the first part."""
     hub.create(MAIN).commit({"big.safetensors": BIG, "config.json": b"{}"})
     hub.fail("big.safetensors", "pass", *["403"] * 20, host="cdn")
     machine.connections = 1  # else a refusal ends the first part, which is still under way
     truss = machine.truss(entry(MAIN))
     with pytest.raises(AccessDenied):
         truss.run()
+    return truss
+
+
+def test_a_rerun_fetches_the_parts_that_are_missing(machine, hub, judge) -> None:
+    truss = broken_off(machine, hub)
     assert ".parts" in partials(machine)
     hub.faults.clear()
     hub.requests.clear()
@@ -45,12 +51,7 @@ def test_one_resolve_serves_all_parts(machine, hub, judge) -> None:
 
 
 def test_a_clean_takes_what_broke_off(machine, hub) -> None:
-    hub.create(MAIN).commit({"big.safetensors": BIG, "config.json": b"{}"})
-    hub.fail("big.safetensors", "pass", *["403"] * 20, host="cdn")
-    machine.connections = 1  # else a refusal ends the first part, which is still under way
-    truss = machine.truss(entry(MAIN))
-    with pytest.raises(AccessDenied):
-        truss.run()
+    broken_off(machine, hub)
     machine.truss(entry(MAIN, allow_patterns=["*.json"])).run()
     assert ".parts" in partials(machine)  # another entry's commit leaves it to the next run
     machine.truss(entry(MAIN, allow_patterns=["*.json"])).clean()

@@ -37,6 +37,7 @@ def test_a_signature_is_the_one_that_botocore_makes(host, key, keys, region, now
     theirs.context["payload_signing_enabled"] = True  # over https too: a body that is empty has a hash
     signer = auth.S3SigV4Auth(ReadOnlyCredentials(keys.access_key, keys.secret_key, keys.token), "s3", region)
     moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    # botocore's clock, which it takes no other way: the stamp is part of what is signed
     with mock.patch.object(auth, "get_current_datetime", return_value=moment):
         signer.add_auth(theirs)
     ours = {name.lower(): value for name, value in signed_headers(url, headers, region, keys, now).items()}

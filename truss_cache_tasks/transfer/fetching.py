@@ -155,19 +155,14 @@ class Fetching:
         """Start over if nothing could tell whether the rest belongs to the version of the bytes that are there."""
         if self.have and self.validator is None and self._want is None:
             self._start_over(worker)
-            self.assign(worker)
 
     def answered(self, worker: Worker, location: Location, body: Body) -> None:
         """Take note of an answer; the worker's part is another one if it holds other bytes than were asked for."""
         part = worker.part
         assert part is not None
-        if (body.start, body.end) != (
-            part.at,
-            part.end,
-        ):  # the whole file: ranges are ignored here
+        if (body.start, body.end) != (part.at, part.end):  # the whole file: ranges are ignored here
             self._is_uncut = True
             self._start_over(worker)
-            self.assign(worker)
             worker.check()  # another worker met the same, and goes on with its answer
         self.validator = location.validator or body.validator
         if location.digest_of is not None and (body.start, body.end) == (0, self.job.file.size):
@@ -257,7 +252,7 @@ class Fetching:
         self._start_over(worker)
 
     def _start_over(self, worker: Worker) -> None:
-        """Forget the bytes that are there, and send every other worker away."""
+        """Forget the bytes that are there, send every other worker away, and give this one the first part."""
         with self._lock:
             worker.check()
             others = [other for other in self._workers if other is not worker]
