@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import os
 import select
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ProxyError
+from urllib3.util.proxy import connection_requires_http_tunnel
+from urllib3.util.url import parse_url
 
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.transfer.lifeline import Lifeline
@@ -26,23 +29,35 @@ _HOSTS = 64  # hosts whose connections are kept warm
 _POLL_MS = 50
 
 
-class _Serving(threading.local):
-    """Whom this thread works for: urllib3 makes connections where nothing of ours can be passed."""
+class Answer:
+    """A server's answer, and the connection that it comes on."""
 
-    lifeline: Lifeline | None = None
+    def __init__(self, pool: _Pool, connection: _Breakable, sock: Any, response: http.client.HTTPResponse) -> None:
+        """Begin where the headers end.
 
+        Args:
+            sock: of the connection, which does not tell it any more where the server closes it after the body.
+        """
+        self.response = response
+        self.sock = sock
+        self._pool = pool
+        self._connection = connection
 
-_serving = _Serving()
+    @property
+    def status(self) -> int:
+        """Of the answer."""
+        return self.response.status
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Of any case."""
+        return self.response.headers  # type: ignore[return-value]  # an email.Message, which has all of a Mapping
 
-@contextmanager
-def serving(lifeline: Lifeline) -> Any:
-    """Make `lifeline` the owner of every connection that this thread uses in the block."""
-    _serving.lifeline = lifeline
-    try:
-        yield
-    finally:
-        _serving.lifeline = None
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        reusable = self.response.isclosed() and not self.response.will_close
+        self.response.close()
+        self._pool.take_back(self._connection, reusable=reusable)
 
 
 class _Breakable(HTTPConnection):
@@ -52,27 +67,30 @@ class _Breakable(HTTPConnection):
     thread is inside of.
     """
 
-    _owner: Lifeline | None = None
+    lifeline: Lifeline | None = None  # whom it serves
+    is_answering = False
     _second: socket.socket | None = None
 
     def _new_conn(self) -> socket.socket:
-        lifeline = self._serve()
-        sock = _connect(self._dns_host, self.port, self.timeout, self.socket_options or (), lifeline)
+        assert self.lifeline is not None, "a connection serves somebody before it connects"
+        sock = _connect(self._dns_host, self.port, self.timeout, self.socket_options or (), self.lifeline)
         try:
             self._second = sock.dup()
-            lifeline.check()  # a cut that came before there was a second descriptor
+            self.lifeline.check()  # a cut that came before there was a second descriptor
         except BaseException:
             sock.close()
             raise
         return sock
 
-    def request(self, *args: Any, **named: Any) -> None:
-        self._serve().check()
-        super().request(*args, **named)
+    def serve(self, lifeline: Lifeline) -> None:
+        """Make `lifeline` the one whose cut ends what this connection is at."""
+        self.lifeline = lifeline
+        lifeline.connection = self
+        lifeline.check()
 
     def shut_down(self, owner: Lifeline) -> None:
         second = self._second
-        if self._owner is owner and second is not None:
+        if self.lifeline is owner and second is not None:
             with suppress(OSError):
                 second.shutdown(socket.SHUT_RDWR)
 
@@ -80,16 +98,10 @@ class _Breakable(HTTPConnection):
         try:
             super().close()
         finally:
-            second, self._second = self._second, None
-            if second is not None:
-                second.close()
-
-    def _serve(self) -> Lifeline:
-        lifeline = _serving.lifeline
-        assert lifeline is not None, "a connection is used inside `serving` alone"
-        self._owner = lifeline
-        lifeline.connection = self
-        return lifeline
+            if not self.is_answering:  # else http.client closes what the server will close, and goes on reading it
+                second, self._second = self._second, None
+                if second is not None:
+                    second.close()
 
 
 class _BreakableTls(_Breakable, HTTPSConnection):
@@ -97,15 +109,55 @@ class _BreakableTls(_Breakable, HTTPSConnection):
 
 
 class _Pool(HTTPConnectionPool):
+    """urllib3's pool of connections, its proxies and its TLS, without the layers of its `urlopen`.
+
+    Those take longer than a small file does (docs/adr/0012).
+    """
+
     ConnectionCls = _Breakable
 
+    def ask(self, url: str, headers: Mapping[str, str], means: Means) -> Answer:
+        """Send a GET; return what it is answered, once the headers are there. Raises as urllib3 and http.client do."""
+        parts = parse_url(url)  # which quotes what must be
+        tunnels = connection_requires_http_tunnel(self.proxy, self.proxy_config, parts.scheme)
+        target = parts.request_uri
+        if self.proxy is not None and not tunnels:
+            headers, target = {**headers, **self.proxy_headers}, parts._replace(fragment=None).url
+        connection: _Breakable = self._get_conn()  # type: ignore[assignment]
+        try:
+            connection.serve(means.lifeline)
+            if connection.is_closed:
+                connection.timeout = means.limits.connect_s
+                if tunnels:
+                    self._prepare_proxy(connection)
+                else:
+                    connection.connect()
+            sock = connection.sock
+            sock.settimeout(means.limits.answer_s)
+            connection.is_answering = True
+            http.client.HTTPConnection.request(connection, "GET", target, headers=headers)
+            return Answer(self, connection, sock, http.client.HTTPConnection.getresponse(connection))
+        except BaseException as exc:
+            reached = connection.proxy is None or connection.has_connected_to_proxy
+            self.take_back(connection, reusable=False)
+            if not reached and isinstance(exc, OSError):
+                raise ProxyError("the proxy cannot be reached", exc) from exc
+            raise
 
-class _TlsPool(HTTPSConnectionPool):
+    def take_back(self, connection: _Breakable, *, reusable: bool) -> None:
+        """Keep a connection for the next request, or close it."""
+        connection.is_answering = False
+        if not reusable:
+            connection.close()
+        self._put_conn(connection)
+
+
+class _TlsPool(_Pool, HTTPSConnectionPool):
     ConnectionCls = _BreakableTls
 
 
-def pool_for(url: str, means: Means) -> urllib3.PoolManager:
-    """Return the process's pool for `url`: one for each proxy and set of certificates.
+def pool_for(url: str, means: Means) -> _Pool:
+    """Return the process's pool for the host of `url`, by proxy and set of certificates.
 
     Raises:
         ConfigError: the proxy's URL or the CA bundle cannot be used.
@@ -118,7 +170,7 @@ def pool_for(url: str, means: Means) -> urllib3.PoolManager:
         if key not in process.pools:
             trust = _trust(network.ca_bundle) if tls else None  # 20 ms, which plain http need not pay
             process.pools[key] = _make_pool(proxy, trust, means.limits.connections)
-        pool: urllib3.PoolManager = process.pools[key]
+        pool: _Pool = process.pools[key].connection_from_url(url)
         return pool
 
 

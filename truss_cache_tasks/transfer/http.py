@@ -13,12 +13,10 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
-import urllib3
-
 from truss_cache_tasks.errors import IntegrityError, SourceChanged
 from truss_cache_tasks.planning.listing import Location, RemoteFile
 from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
-from truss_cache_tasks.transfer.connections import pool_for, serving
+from truss_cache_tasks.transfer.connections import Answer, pool_for
 from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.wording import network_errors
 
@@ -39,23 +37,21 @@ class HttpBody:
         span: tuple[int, int],
         validator: str | None,
         *,
-        answer: urllib3.BaseHTTPResponse,
+        answer: Answer,
         host: str,
         reached: Location | None,
     ) -> None:
         self.start, self.end = span
         self.reached = reached
         self.validator = validator
-        self.headers: Mapping[str, str] = answer.headers
+        self.headers = answer.headers
         self._file = file
         self._answer = answer
         self._host = host
-        # Below urllib3, whose `read` copies each chunk twice; no content coding was asked for, so nothing is lost.
-        self._response: http.client.HTTPResponse = answer._original_response  # type: ignore[attr-defined]
+        self._response = answer.response
         self._failure: Exception | None = None
-        sock = getattr(answer.connection, "sock", None)  # None: there is no body, and the connection is free already
         # TLS within a proxy's TLS is no socket; it is read through http.client.
-        self._sock: socket.socket | None = sock if type(sock) in (socket.socket, ssl.SSLSocket) else None
+        self._sock: socket.socket | None = answer.sock if type(answer.sock) in (socket.socket, ssl.SSLSocket) else None
         self._is_drained = False  # of what came with the headers
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -106,10 +102,7 @@ class HttpBody:
 
     def close(self) -> None:
         """Give the connection back, or drop it."""
-        if self._response.isclosed():
-            self._answer.release_conn()
-        else:
-            _drop(self._answer)
+        self._answer.close()
 
 
 def _receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
@@ -149,7 +142,7 @@ def open_body(
         given = _check_range(file, span, answer, host)
         return HttpBody(file, given, seen, answer=answer, host=host, reached=reached)
     except BaseException:
-        _drop(answer)
+        answer.close()
         raise
 
 
@@ -161,35 +154,23 @@ def prove(file: RemoteFile, location: Location, means: Means) -> None:
         if answer.status not in (200, 206) and not empty:
             raise _refusal(file, answer, host)
     finally:
-        _drop(answer)
+        answer.close()
 
 
 def _get(
     file: RemoteFile, location: Location, headers: Mapping[str, str], means: Means
-) -> tuple[urllib3.BaseHTTPResponse, str, Location | None]:
+) -> tuple[Answer, str, Location | None]:
     """Return the first answer that is no redirect, its host, and where redirects led to.
 
     Range is kept on the way, credentials are not.
     """
     url, limits = location.url, means.limits
-    sent = urllib3.HTTPHeaderDict({"Accept-Encoding": "identity", "User-Agent": "truss-cache-tasks"})
-    for name, value in (*location.headers.items(), *headers.items()):
-        sent[name] = value  # replaces one of another spelling
-    timeout = urllib3.Timeout(connect=limits.connect_s, read=limits.answer_s)
+    sent = {"Accept-Encoding": "identity", "User-Agent": "truss-cache-tasks", **location.headers, **headers}
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
         pool = pool_for(url, means)
-        with network_errors(file, host), serving(means.lifeline):
-            answer = pool.request(
-                "GET",
-                url,
-                headers=sent,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=timeout,
-            )
+        with network_errors(file, host):
+            answer = pool.ask(url, sent, means)
         target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
         if target is None:
             _set_stall(answer, limits.stall_s)
@@ -206,39 +187,28 @@ def _get(
         if scheme not in ("http", "https"):
             raise Hopeless(f"{file.path}: {host} redirects to something that is no http(s) URL")
         if leaves:
-            sent = urllib3.HTTPHeaderDict({n: value for n, value in sent.items() if n.lower() in _PUBLIC_HEADERS})
+            sent = {name: value for name, value in sent.items() if name.lower() in _PUBLIC_HEADERS}
         url = followed
     raise Hopeless(f"{file.path}: {host} redirects more than {limits.redirects} times")
 
 
-def _set_stall(answer: urllib3.BaseHTTPResponse, stall_s: float) -> None:
-    sock = getattr(answer.connection, "sock", None)  # None: there is no body, and the connection is free already
+def _set_stall(answer: Answer, stall_s: float) -> None:
+    sock = answer.sock
     # What http.client reads by itself (chunks, a refusal) must not meet a socket that says EAGAIN.
-    if type(sock) is socket.socket and answer.status in (200, 206) and _length(answer) is not None:
+    if type(sock) is socket.socket and answer.status in (200, 206) and answer.response.length is not None:
         sock.settimeout(None)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(stall_s), int(stall_s % 1 * 1e6)))
-    elif sock is not None:
+    else:
         sock.settimeout(stall_s)
 
 
-def _length(answer: urllib3.BaseHTTPResponse) -> int | None:
-    length: int | None = answer._original_response.length  # type: ignore[attr-defined]
-    return length
-
-
-def _pass_over(answer: urllib3.BaseHTTPResponse) -> None:
+def _pass_over(answer: Answer) -> None:
     """Drop an answer, but read a short body first: that keeps the connection for the next request."""
     length = answer.headers.get("Content-Length", "")
-    with suppress(urllib3.exceptions.HTTPError, http.client.HTTPException, OSError):
+    with suppress(http.client.HTTPException, OSError):
         if length.isdecimal() and int(length) <= _SHORT:
-            answer.read(_SHORT + 1)
-    _drop(answer)
-
-
-def _drop(answer: urllib3.BaseHTTPResponse) -> None:
-    """Give the connection back if its body was read to the end, else close it."""
+            answer.response.read(_SHORT + 1)
     answer.close()
-    answer.release_conn()
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -246,14 +216,14 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _refusal(file: RemoteFile, answer: urllib3.BaseHTTPResponse, host: str) -> Refused:
+def _refusal(file: RemoteFile, answer: Answer, host: str) -> Refused:
     with network_errors(file, host):
-        body = answer.read(_EXPLANATION)
+        body = answer.response.read(_EXPLANATION)
     return Refused(host, answer.status, answer.headers, body)
 
 
 def _check_version(
-    file: RemoteFile, location: Location, validator: str | None, answer: urllib3.BaseHTTPResponse, host: str
+    file: RemoteFile, location: Location, validator: str | None, answer: Answer, host: str
 ) -> str | None:
     seen = answer.headers.get(location.validator_header)
     wanted = location.validator or validator
@@ -270,7 +240,7 @@ def _strong(validator: str) -> str:
 
 
 def _check_range(
-    file: RemoteFile, span: tuple[int, int], answer: urllib3.BaseHTTPResponse, host: str
+    file: RemoteFile, span: tuple[int, int], answer: Answer, host: str
 ) -> tuple[int, int]:
     """Return the span that the answer holds: the one asked for, or the whole file where the server ignores ranges."""
     whole = (0, file.size)
