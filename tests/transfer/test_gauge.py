@@ -67,7 +67,7 @@ def test_complaints_shrink_it_once_a_window_and_never_to_nothing():
 
 def test_a_server_that_says_429_gets_fewer_connections(server):
     assert isinstance(pull_one(job_for(server.add("/w", BODY, "429"), BODY)), transfer.Done)
-    assert this_process().allowed == 2
+    assert this_process().allowed(f"127.0.0.1:{server.port}") == 2
 
 
 def test_a_system_without_certificates_borrows_certifis(monkeypatch, tmp_path):

@@ -1,12 +1,16 @@
-"""Jobs in, results out: a few worker threads for each pull, fed one job at a time."""
+"""Jobs in, results out: the worker threads of the process, which serve the files of all its pulls."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from truss_cache_tasks.errors import CacheTaskError, Stopped
 from truss_cache_tasks.transfer.fetching import Fetching
@@ -23,115 +27,191 @@ _POLL_S = 0.1  # how often a waiting pull looks whether the process is to stop
 
 def run(jobs: Iterable[Job], report: Report, limits: Limits, network: Network) -> Iterator[Done | Failed]:
     """See `transfer.pull`."""
-    crew = _Crew(report, limits, network, this_process())
+    process = this_process()
+    pull = _Pull(Means(limits, network, process, Lifeline()), report)
+    scheduler = _scheduler_of(process)
+    scheduler.open(pull)
     supply = iter(jobs)
     more = True
     try:
         while True:
-            while more and not crew.stopping and len(crew.running) < limits.files:
+            while more and not process.stopping and len(pull.running) < limits.files:
                 try:
                     job = next(supply)
                 except StopIteration:
                     more = False
                 else:
-                    crew.take(job)
-            if not crew.running:
+                    scheduler.take(pull, job)
+            if not pull.running:
                 break
-            yield crew.result()
+            yield scheduler.result(pull)
         if more:
             raise Stopped("stopped before all files were asked for", hint="Run it again: what is complete is kept.")
     finally:
-        crew.end()
+        scheduler.close(pull)
 
 
-class _Crew:
-    """The worker threads of one pull, and what they are at."""
+def _scheduler_of(process: Process) -> _Scheduler:
+    with process.lock:
+        if process.scheduler is None:
+            process.scheduler = _Scheduler(process)
+        scheduler: _Scheduler = process.scheduler
+        return scheduler
 
-    def __init__(self, report: Report, limits: Limits, network: Network, process: Process) -> None:
-        self.running: list[Fetching] = []
-        self._report = report
-        self._limits = limits
-        self._process = process
-        self._means = Means(limits, network, process, Lifeline())
-        self._threads: list[threading.Thread] = []
-        self._idle = 0
-        self._closing = False
-        self._changed = threading.Condition()  # of all of the above; workers alone wait for it
+
+class _Pull:
+    """The files of one call of `pull`, and how they ended."""
+
+    def __init__(self, means: Means, report: Report) -> None:
+        self.means = means
+        self.report = report
+        self.running: list[Fetching] = []  # taken and not yet yielded
+        self.waiting: list[tuple[int, int, Fetching]] = []  # a heap of those that no thread began, the largest first
+        self.begun: list[Fetching] = []
         # SimpleQueue, not Queue: a signal handler may interrupt `get`, which then holds no lock.
-        self._finished: queue.SimpleQueue[tuple[Fetching, Done | BaseException]] = queue.SimpleQueue()
+        self.ended: queue.SimpleQueue[tuple[Fetching, Done | BaseException]] = queue.SimpleQueue()
+        self._host: str | None = None  # of those that ended
 
     @property
-    def stopping(self) -> bool:
-        return self._process.stopping
+    def host(self) -> str | None:
+        """The host that one of its files is read from, as far as any knows."""
+        return next((fetching.host for fetching in self.begun if fetching.host is not None), self._host)
 
-    def take(self, job: Job) -> None:
-        """Begin `job`."""
-        fetching = Fetching(job, self._report, self._means, self._wake)
+    @property
+    def at_work(self) -> int:
+        """Threads that are at its files, and do not wait."""
+        return sum(fetching.load - fetching.away for fetching in self.begun)
+
+    @property
+    def wanted(self) -> int:
+        """Threads that could begin something now."""
+        return len(self.waiting) + sum(fetching.wants() for fetching in self.begun)
+
+    def drop(self, fetching: Fetching) -> None:
+        """Forget a file that ended or was given up."""
+        self._host = fetching.host or self._host
+        if fetching in self.begun:
+            self.begun.remove(fetching)
+        elif self.waiting:
+            self.waiting = [entry for entry in self.waiting if entry[2] is not fetching]
+            heapq.heapify(self.waiting)
+
+
+class _Shift:
+    """The threads that serve pulls until there is none: those of the next shift are others."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+        self.idle = 0  # those that are at no file: they wait, or look for one
+        self.is_over = False
+
+
+class _Scheduler:
+    """One for each process: gives its threads parts of files, whichever pull they belong to.
+
+    A file that no thread is at comes first, the largest of all pulls before the others; then the one that has the
+    fewest threads. A host has no more threads than connections.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._pulls: list[_Pull] = []
+        self._shift = _Shift()
+        self._numbers = itertools.count()  # the first of equals goes first
+        self._changed = threading.Condition()  # of all of the above and of the pulls' files; workers alone wait for it
+
+    # -- for the thread that called `pull`
+
+    def open(self, pull: _Pull) -> None:
+        """Begin to serve `pull`."""
         with self._changed:
-            self.running.append(fetching)
-        self._wake(1)
+            self._pulls.append(pull)
 
-    def result(self) -> Done | Failed:
-        """Return the next job's end. Raises what a worker met that is no CacheTaskError."""
+    def take(self, pull: _Pull, job: Job) -> None:
+        """Begin `job` as soon as its turn comes."""
+        fetching = Fetching(job, pull.report, pull.means, self._wake)
+        with self._changed:
+            pull.running.append(fetching)
+            heapq.heappush(pull.waiting, (-job.file.size, next(self._numbers), fetching))
+        self._wake()
+
+    def result(self, pull: _Pull) -> Done | Failed:
+        """Return the end of the next job of `pull`. Raises what a worker met that is no CacheTaskError."""
         give_up = None
         while True:
             try:
-                fetching, end = self._finished.get(timeout=_POLL_S)
+                fetching, end = pull.ended.get(timeout=_POLL_S)
             except queue.Empty:
-                if not self.stopping:
+                if not self._process.stopping:
                     self._wake()  # some may have gone away
                     continue
-                give_up = give_up or time.monotonic() + self._limits.stop_s
+                give_up = give_up or time.monotonic() + pull.means.limits.stop_s
                 if time.monotonic() < give_up:
                     continue
-                fetching, end = self.running[0], Stopped("stopped before it was complete")
+                fetching, end = pull.running[0], Stopped("stopped before it was complete")
                 fetching.close()
-            if fetching not in self.running:
+                with self._changed:
+                    pull.drop(fetching)
+            if fetching not in pull.running:
                 continue  # given up before
-            with self._changed:
-                self.running.remove(fetching)
+            pull.running.remove(fetching)
             if isinstance(end, Done):
                 return end
             if isinstance(end, CacheTaskError):
                 return Failed(fetching.job, end)
             raise end
 
-    def end(self) -> None:
-        """Cancel what runs, and see the threads off: no partial is written to after this."""
+    def close(self, pull: _Pull) -> None:
+        """Cancel what runs of `pull`, and see its threads off: none of its partials is written to after this."""
         if os.getpid() != self._process.pid:
             return  # a fork's copy of a pull: threads and connections are the parent's
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        for fetching in self.running:
+        for fetching in pull.running:
             fetching.close()
-        until = time.monotonic() + self._limits.stop_s
-        for thread in self._threads:
+        with self._changed:
+            self._pulls.remove(pull)
+            pull.waiting.clear()
+            pull.begun = [fetching for fetching in pull.begun if fetching.load]
+            shift = self._shift
+            if not self._pulls:
+                shift.is_over, self._shift = True, _Shift()
+                self._changed.notify_all()
+        until = time.monotonic() + pull.means.limits.stop_s
+        while pull.begun and (left := until - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                pull.ended.get(timeout=left)
+        for thread in shift.threads if shift.is_over else ():
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _wake(self, wanted: int | None = None) -> None:
-        """See that there are threads for what can be done now: `wanted` of them, where it is known what has changed."""
+    # -- for the workers
+
+    def _wake(self) -> None:
+        """See that there are threads for what can be done now."""
         with self._changed:
-            if wanted is None:
-                wanted = sum(fetching.wants() for fetching in self.running)
-            if self._idle:
-                self._changed.notify(wanted)
-            wanted -= self._idle
-            if wanted <= 0:
-                return
-            most = min(self._limits.connections, self._process.allowed) - len(self._threads)
-            if most < wanted:
-                most += sum(fetching.away for fetching in self.running)
-            for _ in range(min(wanted, most)):
-                if self._closing:
-                    return
-                thread = threading.Thread(target=self._work, name=f"transfer-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
+            wanted = self._wanted()
+            shift = self._shift
+            self._changed.notify(wanted)
+            for _ in range(wanted - shift.idle):
+                name = f"transfer-{len(shift.threads)}"
+                thread = threading.Thread(target=self._work, args=(shift,), name=name, daemon=True)
+                shift.threads.append(thread)
+                shift.idle += 1
                 thread.start()
 
-    def _work(self) -> None:
-        while (begun := self._next()) is not None:
-            fetching, worker = begun
+    def _wanted(self) -> int:
+        wanted: Counter[str | None] = Counter()
+        for pull in self._pulls:
+            wanted[pull.host] += pull.wanted
+        return sum(min(number, max(0, self._room(host))) for host, number in wanted.items() if number)
+
+    def _room(self, host: str | None) -> int:
+        """How many further threads may be at files of `host`."""
+        there = [pull for pull in self._pulls if pull.host == host]
+        most = max(pull.means.limits.connections for pull in there)
+        return min(most, self._process.allowed(host)) - sum(pull.at_work for pull in there)
+
+    def _work(self, shift: _Shift) -> None:
+        while (begun := self._next(shift)) is not None:
+            pull, fetching, worker = begun
             failure: BaseException | None = None
             try:
                 worker.means.lifeline.check()
@@ -139,30 +219,34 @@ class _Crew:
             except BaseException as exc:  # nothing may end a thread but `_next`: the caller waits for this job's end
                 failure = exc
             end = fetching.leave(worker, failure)
+            with self._changed:
+                shift.idle += 1
+                if end is not None:
+                    pull.drop(fetching)
             if end is not None:
-                self._finished.put((fetching, end))
+                pull.ended.put((fetching, end))
             else:
                 self._wake()
 
-    def _next(self) -> tuple[Fetching, Worker] | None:
-        """Return a worker of a file that wants one; None in the end."""
+    def _next(self, shift: _Shift) -> tuple[_Pull, Fetching, Worker] | None:
+        """Return a worker of a file that wants one; None once the shift is over."""
         with self._changed:
-            while not self._closing:
-                fetching = self._choose()
-                if fetching is not None:
-                    return fetching, fetching.join()
-                self._idle += 1
+            while not shift.is_over:
+                chosen = self._choose()
+                if chosen is not None:
+                    shift.idle -= 1
+                    pull, fetching = chosen
+                    return pull, fetching, fetching.join()
                 self._changed.wait()
-                self._idle -= 1
             return None
 
-    def _choose(self) -> Fetching | None:
-        """Return the file that has the fewest workers of those that want one; the first of equals."""
-        best, least = None, 0
-        for fetching in self.running:
-            load = fetching.load
-            if (best is None or load < least) and fetching.wants():
-                best, least = fetching, load
-                if not load:
-                    break
-        return best
+    def _choose(self) -> tuple[_Pull, Fetching] | None:
+        pulls = [pull for pull in self._pulls if self._room(pull.host) > 0]
+        fresh = [pull for pull in pulls if pull.waiting]
+        if fresh:
+            pull = min(fresh, key=lambda pull: pull.waiting[0])
+            fetching = heapq.heappop(pull.waiting)[2]
+            pull.begun.append(fetching)
+            return pull, fetching
+        wanting = [(pull, fetching) for pull in pulls for fetching in pull.begun if fetching.wants()]
+        return min(wanting, key=lambda one: (one[1].load, -one[1].job.file.size), default=None)

@@ -38,6 +38,7 @@ class Fetching:
         """
         self.job = job
         self.whereabouts = Whereabouts(job.locate)
+        self.host: str | None = None  # that it was last asked for
         self.have = 0
         self.validator: str | None = None  # of the bytes that are there
         self.result: Done | None = None
@@ -116,6 +117,12 @@ class Fetching:
             self._means.process.lifelines.discard(worker.means.lifeline)
 
     # -- for its workers
+
+    def reads_from(self, host: str) -> None:
+        """Take note of the host that is asked next."""
+        was, self.host = self.host, host
+        if was is None:
+            self._tell_opened()  # as many may begin as that host gives connections
 
     def prepare(self, location: Location, worker: Worker, buffer: memoryview) -> None:
         """Get ready for the first part, once a location is there; `buffer` is scratch memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_FIRST = 4  # two cores on loopback: 4 threads cost the least CPU, 8 half as much again for the GIL
+FIRST = 4  # two cores on loopback: 4 threads cost the least CPU, 8 half as much again for the GIL
 _WORTH_IT = 1.1  # by what factor more connections must be faster
 _GROWTH = 1.5
 _SHRINKAGE = 0.7
@@ -25,14 +25,14 @@ class Gauge:
     """
 
     def __init__(self, window_s: float) -> None:
-        self.allowed = _FIRST
+        self.allowed = FIRST
         self.in_use = 0
         self._window_s = window_s
         self._began: float | None = None
         self._bytes = 0
         self._was_full = True  # all through the window
         self._rate = 0.0  # that the last judged number of connections brought
-        self._before = _FIRST  # the number that an experiment goes back to
+        self._before = FIRST  # the number that an experiment goes back to
         self._rest = 0
         self._is_settling = False
         self._complained_at = -math.inf

@@ -239,9 +239,7 @@ def _strong(validator: str) -> str:
     return validator.removeprefix("W/").strip('"')
 
 
-def _check_range(
-    file: RemoteFile, span: tuple[int, int], answer: Answer, host: str
-) -> tuple[int, int]:
+def _check_range(file: RemoteFile, span: tuple[int, int], answer: Answer, host: str) -> tuple[int, int]:
     """Return the span that the answer holds: the one asked for, or the whole file where the server ignores ranges."""
     whole = (0, file.size)
     given = whole

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from truss_cache_tasks.transfer.gauge import Gauge
+from truss_cache_tasks.transfer.gauge import FIRST, Gauge
 from truss_cache_tasks.transfer.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from truss_cache_tasks.transfer.limits import Limits
 
 _POLL_S = 0.05
-_UNKNOWN = 4  # connections to begin with, before any host is known
 
 
 class Process:
@@ -27,7 +26,8 @@ class Process:
         self.stopping = False
         self.lifelines: set[Lifeline] = set()
         self.pools: dict[Any, Any] = {}  # urllib3 PoolManagers by proxy and CA bundle
-        self.lock = threading.Lock()  # of `pools` and of the rate
+        self.scheduler: Any = None  # the engine's, with the first pull
+        self.lock = threading.Lock()  # of these two and of the rate
         self._slots = threading.Condition()
         self._in_use = 0
         self._gauges: dict[str, Gauge] = {}  # by host
@@ -48,10 +48,12 @@ class Process:
             lifeline.cut()
         return lifeline
 
-    @property
-    def allowed(self) -> int:
-        """Connections that the host which gets the most of them may have."""
-        return max((gauge.allowed for gauge in tuple(self._gauges.values())), default=_UNKNOWN)
+    def allowed(self, host: str | None) -> int:
+        """Return how many connections `host` may have; None is one that nobody knows yet: one finds out."""
+        if host is None:
+            return 1
+        gauge = self._gauges.get(host)
+        return gauge.allowed if gauge is not None else FIRST
 
     @contextmanager
     def slot(self, host: str, limits: Limits, lifeline: Lifeline) -> Iterator[Callable[[int], None]]:

@@ -53,10 +53,11 @@ class _Task:
     def attempt(self, location: Location, /) -> None:
         """Read on from where the last attempt ended, to the part's end."""
         fetching, means = self._fetching, self._means
+        host = host_of(location)
+        fetching.reads_from(host)
         if not fetching.is_ready:
             with self._scratch() as buffer:
                 fetching.prepare(location, self._worker, buffer)
-        host = host_of(location)
         try:
             with _free_slot() if is_local(location) else means.process.slot(host, means.limits, means.lifeline) as took:
                 part = fetching.assign(self._worker)  # only now: the parts of a file begin in order
