@@ -6,15 +6,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from truss_cache_tasks.errors import IntegrityError
-from truss_cache_tasks.planning.digests import BLOCK, Span, combined, combines, ordered, xxh3
 from truss_cache_tasks.planning.listing import Digest, Location
 from truss_cache_tasks.transfer.adopting import adopt
 from truss_cache_tasks.transfer.answers import Body, Wrong
 from truss_cache_tasks.transfer.disk import allocate, disk_errors, seal
-from truss_cache_tasks.transfer.following import Follower
 from truss_cache_tasks.transfer.job import Done, Job, Report
 from truss_cache_tasks.transfer.journal import Entry, Journal
+from truss_cache_tasks.transfer.judging import Judge
 from truss_cache_tasks.transfer.lifeline import Lifeline
 from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.parts import Part, cut, part_size
@@ -50,8 +48,7 @@ class Fetching:
         self._workers: set[Worker] = set()
         self._parts: list[Part] = []
         self.is_ready = False  # once a location told which digest is wanted
-        self._want: Digest | None = None
-        self._follower: Follower | None = None  # where that one wants the bytes in order
+        self._judge = Judge(job.file, job.partial.descriptor, means.limits)
         self._is_open = False
         self._is_uncut = False
         self._is_closed = False  # no further worker
@@ -134,7 +131,7 @@ class Fetching:
         if want is None and location.look is not None and len(parts) > 1:
             with worker.means.lifeline.away():
                 want = location.look()
-        self._want = want
+        self._judge.want = want
         if len(parts) > 1:
             lifeline = worker.means.lifeline
             with disk_errors(file), lifeline.writing:
@@ -143,7 +140,7 @@ class Fetching:
                 self._adopt(parts, location, buffer, lifeline)
         with self._lock:
             self._parts = parts
-            self._follower = self._follow()
+            self._judge.begin()
             self.is_ready = True
             self.have = sum(part.at - part.start for part in parts)
         if self.have:
@@ -160,7 +157,7 @@ class Fetching:
 
     def forget_unnamed(self, worker: Worker) -> None:
         """Start over if nothing could tell whether the rest belongs to the version of the bytes that are there."""
-        if self.have and self.validator is None and self._want is None:
+        if self.have and self.validator is None and self._judge.want is None:
             self._start_over(worker)
 
     def answered(self, worker: Worker, location: Location, body: Body) -> None:
@@ -183,71 +180,46 @@ class Fetching:
 
     def _expect(self, want: Digest | None) -> None:
         """Compare the bytes, of which none came yet, with what the answer says; unless it was known before."""
-        if want is not None and self._want is None:
+        if want is not None and self._judge.want is None:
             with self._lock:
-                self._want = want
-                self._follower = self._follow()
-
-    def _follow(self) -> Follower | None:
-        if self._want is None or combines(self._want):
-            return None
-        return Follower(ordered(self._want, self.job.file.size), self.job.partial.descriptor)
-
-    def _span(self) -> Span:
-        return Span(self._want, min(BLOCK, self._means.limits.part_min))
+                self._judge.want = want
+                self._judge.begin()
 
     def arrived(self, worker: Worker, chunk: memoryview, buffer: memoryview) -> None:
         """Take note of `chunk`, the next bytes of the worker's part, which are written; `buffer` is scratch memory."""
-        part, follower, check = worker.part, self._follower, worker.means.lifeline.check
+        part = worker.part
         assert part is not None
-        part.span = part.span or self._span()
+        part.span = part.span or self._judge.span()
         part.span.update(chunk)  # first: whoever sees the part complete may judge the file
         with self._lock:
             worker.check()
             offset, size = part.at, len(chunk)
             part.at += size
             self.have += size
-        if follower is not None:
-            if part.start <= follower.at < offset:  # its turn came while it was under way
-                with disk_errors(self.job.file):
-                    follower.catch_up(offset + size, buffer, check)
-            else:
-                follower.pass_on(chunk, offset)
+        self._judge.see(part, chunk, offset, buffer, worker.means.lifeline.check)
         self._report(self.job.file, size)
 
     def completed(self, worker: Worker, buffer: memoryview) -> None:
         """Hash what became the prefix by the worker's part; once all parts are there, judge the file. Raises Wrong."""
-        follower = self._follower
         lifeline, part = worker.means.lifeline, worker.part
         if self._journal is not None and part is not None and part.span is not None:
             entry = Entry(part.start, part.end, part.span.xxh3(), self.validator or "")
             with disk_errors(self.job.file), lifeline.writing:
                 worker.check()
                 self._journal.note(entry)
-        with disk_errors(self.job.file):
-            while follower is not None and not follower.is_busy and (end := self._prefix(follower.at)) > follower.at:
-                follower.catch_up(end, buffer, lifeline.check)
+        self._judge.follow(self._parts, buffer, lifeline.check)
         with self._lock:
             if self._is_judged or worker.superseded or not self._parts:  # none: the file is about to start over
                 return
             if not all(part.complete for part in self._parts):
                 return
             self._is_judged = True
-        file, want = self.job.file, self._want
-        spans = [part.span or self._span() for part in self._parts]
-        got = combined(want, spans) if want is not None and follower is None else None
-        if want is not None and follower is not None:
-            with disk_errors(file):
-                follower.catch_up(file.size, buffer, lifeline.check)
-            got = Digest(want.algorithm, follower.digest.digest().hex(), want.parts)
-        if got != want:
-            raise Wrong(
-                IntegrityError(f"{file.path}: got {got}, want {want}", hint="Run it again; see docs/errors.md.")
-            )
+        file = self.job.file
+        xxh3 = self._judge.compare(self._parts, buffer, lifeline.check)
         with disk_errors(file), lifeline.away(), lifeline.writing:
             lifeline.check()
             seal(self.job.partial.descriptor, file.size)
-        self.result = Done(self.job, want, xxh3(spans))
+        self.result = Done(self.job, self._judge.want, xxh3)
 
     def wrong(self, worker: Worker, wrong: Wrong) -> None:
         """Start over, once; the second time raise the error of `wrong`."""
@@ -277,7 +249,7 @@ class Fetching:
             self._parts, self._is_judged = self._cut(), False
             worker.part = self._parts[0]
             worker.part.taken = True
-            self._follower = self._follow()
+            self._judge.begin()
         if taken_back:
             self._report(self.job.file, -taken_back)
 
@@ -292,7 +264,7 @@ class Fetching:
             self._journal,
             self.job.partial.descriptor,
             promised,
-            begin=self._span,
+            begin=self._judge.span,
             buffer=buffer,
             check=lifeline.check,
         )
@@ -304,12 +276,4 @@ class Fetching:
         return cut(size, size if self._is_uncut else part_size(size, self._means.limits))
 
     def _is_free(self, part: Part) -> bool:
-        hashed = part.start if self._follower is None else self._follower.at
-        return not part.taken and part.start - hashed <= self._means.limits.ahead
-
-    def _prefix(self, at: int) -> int:
-        """Return where the complete parts end that follow `at` without a gap."""
-        for part in self._parts:
-            if part.start <= at < part.end and part.complete:
-                at = part.end
-        return at
+        return not part.taken and part.start - self._judge.seen(part.start) <= self._means.limits.ahead

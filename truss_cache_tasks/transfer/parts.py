@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from truss_cache_tasks.planning.digests import Span
 from truss_cache_tasks.transfer.limits import Limits
 
@@ -39,3 +41,11 @@ def part_size(size: int, limits: Limits) -> int:
 def cut(size: int, length: int) -> list[Part]:
     """Return the 1..N parts of a file of `size` bytes, in order; all but the last are `length` long."""
     return [Part(start, min(start + length, size)) for start in range(0, size, length)] if size else [Part(0, 0)]
+
+
+def prefix(parts: Sequence[Part], at: int) -> int:
+    """Return where the complete ones of `parts` end that follow `at` without a gap."""
+    for part in parts:
+        if part.start <= at < part.end and part.complete:
+            at = part.end
+    return at

@@ -1,0 +1,80 @@
+"""What the bytes of one file are compared with, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from truss_cache_tasks.errors import IntegrityError
+from truss_cache_tasks.planning.digests import BLOCK, Span, combined, combines, ordered, xxh3
+from truss_cache_tasks.planning.listing import Digest, RemoteFile
+from truss_cache_tasks.transfer.answers import Wrong
+from truss_cache_tasks.transfer.disk import disk_errors
+from truss_cache_tasks.transfer.following import Follower
+from truss_cache_tasks.transfer.limits import Limits
+from truss_cache_tasks.transfer.parts import Part, prefix
+
+
+class Judge:
+    """Knows which digest is wanted, and whether the bytes have it. Called from all threads of the file."""
+
+    def __init__(self, file: RemoteFile, descriptor: int, limits: Limits) -> None:
+        """Begin without a wanted digest; `descriptor` is that of the partial."""
+        self.want: Digest | None = None
+        self._follower: Follower | None = None  # where that one wants the bytes in order
+        self._file = file
+        self._descriptor = descriptor
+        self._block = min(BLOCK, limits.part_min)
+
+    def begin(self) -> None:
+        """Forget the bytes that were seen. With the file's lock held."""
+        if self.want is not None and not combines(self.want):
+            self._follower = Follower(ordered(self.want, self._file.size), self._descriptor)
+
+    def span(self) -> Span:
+        """Begin the digests of one part."""
+        return Span(self.want, self._block)
+
+    def seen(self, at: int) -> int:
+        """Return up to where the bytes are hashed, before `at` or beyond; `at` itself where no order is wanted."""
+        return at if self._follower is None else self._follower.at
+
+    def see(self, part: Part, chunk: memoryview, offset: int, buffer: memoryview, check: Callable[[], None]) -> None:
+        """Hash `chunk`, which is written at `offset` of `part`, if its turn has come; see `compare` for the rest."""
+        follower = self._follower
+        if follower is None:
+            return
+        if part.start <= follower.at < offset:  # its turn came while it was under way
+            with disk_errors(self._file):
+                follower.catch_up(offset + len(chunk), buffer, check)
+        else:
+            follower.pass_on(chunk, offset)
+
+    def follow(self, parts: Sequence[Part], buffer: memoryview, check: Callable[[], None]) -> None:
+        """Hash what became the prefix by a part's last bytes, unless another thread is at it; see `compare`."""
+        follower = self._follower
+        with disk_errors(self._file):
+            while follower is not None and not follower.is_busy and (end := prefix(parts, follower.at)) > follower.at:
+                follower.catch_up(end, buffer, check)
+
+    def compare(self, parts: Sequence[Part], buffer: memoryview, check: Callable[[], None]) -> str:
+        """Return the xxh3-128 of the file, whose `parts` are all complete.
+
+        Args:
+            buffer: scratch memory.
+            check: called now and then; may raise.
+
+        Raises:
+            Wrong: the bytes have another digest than the wanted one.
+        """
+        file, want, follower = self._file, self.want, self._follower
+        spans = [part.span or self.span() for part in parts]
+        got = combined(want, spans) if want is not None and follower is None else None
+        if want is not None and follower is not None:
+            with disk_errors(file):
+                follower.catch_up(file.size, buffer, check)
+            got = Digest(want.algorithm, follower.digest.digest().hex(), want.parts)
+        if got != want:
+            raise Wrong(
+                IntegrityError(f"{file.path}: got {got}, want {want}", hint="Run it again; see docs/errors.md.")
+            )
+        return xxh3(spans)
