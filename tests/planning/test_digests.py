@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truss_cache_tasks.planning.digests import Hasher, Span, combined, combines, xxh3
+from truss_cache_tasks.planning.digests import Hasher, InOrder, Span, combined, combines, joined, pieces_of, xxh3
 from truss_cache_tasks.planning.listing import Digest
 
 # "123456789" is the check value that every CRC is published with; git-sha1 is `git hash-object`; xxh3 is xxhsum -H2.
@@ -115,24 +115,48 @@ def test_importing_it_loads_no_hashing_library():
 
 def spans(data, want, cuts, block):
     """The digests of the parts of `data` between `cuts`, each taken alone."""
+    ends = [piece.end for piece in pieces_of(want, len(data))] if want is not None else []
     made = []
     for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
-        span = Span(want, block)
+        span = Span(want, block, start, ends)
         for at in range(start, end, 7):
             span.update(data[at : min(at + 7, end)])
         made.append(span)
     return made
 
 
-@given(st.binary(max_size=400), st.sets(st.integers(0, 9)), st.sampled_from(["crc32", "crc32c", "crc64nvme", None]))
-def test_parts_hashed_alone_give_the_digests_of_the_whole(data, blocks, algorithm):
-    block, want = 32, Digest(algorithm, "") if algorithm else None
+@given(
+    st.binary(max_size=400),
+    st.sets(st.integers(0, 9)),
+    st.sampled_from(["crc32", "crc32c", "crc64nvme", None]),
+    st.lists(st.integers(0, 130), max_size=6),
+)
+def test_parts_hashed_alone_give_the_digests_of_the_whole(data, blocks, algorithm, sizes):
+    """Whatever the store's own parts are: they end within ours, or beyond them, or where they do."""
+    block, want = 32, Digest(algorithm, "", tuple(sizes)) if algorithm else None
     cuts = sorted(number * block for number in blocks if 0 < number * block <= len(data))
     parts, whole = spans(data, want, cuts, block), spans(data, want, [], block)
     assert xxh3(parts) == xxh3(whole)
     if want is not None:
+        pieces = pieces_of(want, len(data))
         assert combines(want)
-        assert combined(want, parts) == combined(want, whole) == hashed(data, want).digest()
+        raws = combined(want, pieces, parts)
+        assert raws == combined(want, pieces, whole)
+        assert joined(want, raws) == hashed(data, want).digest()
+        assert raws == [bytes.fromhex(hashed(data[a:b], Digest(algorithm, "")).digest().value) for a, b in pieces]
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(0, 20), max_size=6), st.sets(st.integers(0, 6)), st.integers(1, 9))
+def test_pieces_that_are_followed_alone_have_their_own_digests(data, sizes, chosen, step):
+    want = Digest("sha256", "", tuple(sizes))
+    pieces = [piece for n, piece in enumerate(pieces_of(want, len(data))) if n in chosen]
+    follows = InOrder(want, len(data), pieces)
+    for at in range(0, len(data), step):
+        end = min(at + step, len(data))
+        follows.update(memoryview(data)[at:end], at)
+        while at < follows.at < end:  # a piece begins within these bytes
+            follows.update(memoryview(data)[follows.at : end], follows.at)
+    assert follows.raws == {piece: hashlib.sha256(data[slice(*piece)]).digest() for piece in pieces}
 
 
 @pytest.mark.parametrize("size", [0, 1, 31, 32])

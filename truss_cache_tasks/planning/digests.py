@@ -1,20 +1,26 @@
 """Bytes in, digests out: the store's own digest of a file and our xxh3-128, in one pass over chunks in memory.
 
 Our xxh3-128 of a file is that of its blocks' xxh3-128, joined, so that parts that come in any order need no second
-look; of a file of at most one block it is the plain one. The CRCs of parts combine too. Every other digest wants a
-file's bytes in order.
+look; of a file of at most one block it is the plain one. CRCs combine too. Every other digest wants bytes in order.
+
+The store's digest is of the whole file or, as S3's composite ones, of the joined raw digests of its consecutive pieces;
+a CRC's raw digest is its big-endian bytes
+(docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html).
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple, Protocol
 
 from truss_cache_tasks.planning.listing import Digest
 
 BLOCK = 8 << 20  # bytes
+_NOWHERE = 1 << 63  # beyond any file
 
 
 class Running(Protocol):
@@ -28,16 +34,53 @@ class Running(Protocol):
         ...
 
 
+class Piece(NamedTuple):
+    """The bytes `start` to `end` of a file, which have a digest of their own."""
+
+    start: int
+    end: int
+
+
+def pieces_of(want: Digest, size: int) -> list[Piece]:
+    """Return the 1..N consecutive pieces of a file of `size` bytes whose raw digests make the digest that `want` is.
+
+    Bytes beyond the last part count as one more piece, so that they never match.
+
+    >>> pieces_of(Digest("crc32", "", (3, 3)), 7)
+    [Piece(start=0, end=3), Piece(start=3, end=6), Piece(start=6, end=7)]
+    """
+    ends = [min(end, size) for end in accumulate(want.parts)]
+    if not ends or ends[-1] < size:
+        ends.append(size)
+    return [Piece(start, end) for start, end in pairwise([0, *ends])]
+
+
+def joined(want: Digest, raws: Sequence[bytes]) -> Digest:
+    """Return the digest, by algorithm and parts of `want`, of a file whose pieces have the raw digests `raws`."""
+    raw = _raw(want.algorithm, b"".join(raws)) if want.parts else raws[0]
+    return Digest(want.algorithm, raw.hex(), want.parts)
+
+
 class Span:
     """What can be told of consecutive bytes of a file that begin at a block, whatever lies before and after them."""
 
-    def __init__(self, want: Digest | None, block: int = BLOCK) -> None:
-        """Begin with no bytes; `want` is what `settle` will be asked to compare with."""
+    def __init__(self, want: Digest | None, block: int = BLOCK, start: int = 0, ends: Sequence[int] = ()) -> None:
+        """Begin with no bytes.
+
+        Args:
+            want: what the file is compared with; a CRC is computed alongside.
+            block: bytes of a block.
+            start: offset of the first byte in the file.
+            ends: where the pieces of the file end, ascending; a CRC begins anew there.
+        """
         import xxhash
 
         self.size = 0
-        self.crc = 0
+        self.crcs: list[tuple[int, int]] = []  # (bytes, CRC) of the bytes of each piece that begin or go on here
         self._crc = _crc_function(want.algorithm) if want is not None and combines(want) else None
+        self._start = start
+        self._ends = ends
+        self._edge = start  # where the next CRC begins
         self._new: Callable[[], Running] = xxhash.xxh3_128
         self._block = block
         self._closed: list[bytes] = []  # digests of the blocks that are full
@@ -46,16 +89,28 @@ class Span:
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes, any number of them."""
-        self.size += len(data)
-        if self._crc is not None:
-            self.crc = self._crc(data, self.crc)
         rest = memoryview(data)
+        if self._crc is not None:
+            self._sum(self._crc, rest)
+        self.size += len(rest)
         while len(rest) >= self._left:
             self._open.update(rest[: self._left])
             self._closed.append(self._open.digest())
             rest, self._open, self._left = rest[self._left :], self._new(), self._block
         self._open.update(rest)
         self._left -= len(rest)
+
+    def _sum(self, crc: Callable[[Any, int], int], rest: memoryview) -> None:
+        at = self._start + self.size
+        while rest:
+            if at == self._edge:
+                following = bisect_right(self._ends, at)
+                self._edge = self._ends[following] if following < len(self._ends) else _NOWHERE
+                self.crcs.append((0, 0))
+            taken, rest = rest[: self._edge - at], rest[self._edge - at :]
+            size, value = self.crcs[-1]
+            self.crcs[-1] = (size + len(taken), crc(taken, value))
+            at += len(taken)
 
     @property
     def blocks(self) -> bytes:
@@ -76,33 +131,74 @@ def xxh3(spans: Iterable[Span]) -> str:
 
 
 def combines(want: Digest) -> bool:
-    """Whether this digest of a file follows from those of its spans: a CRC of the whole."""
-    return want.algorithm in _CRCS and not want.parts
+    """Whether this digest of a file follows from those of its spans, whatever order they came in."""
+    return want.algorithm in _CRCS
 
 
-def combined(want: Digest, spans: Iterable[Span]) -> Digest:
-    """Return the digest of a file that `spans` make up, in this order, by the algorithm of `want`, which combines."""
+def combined(want: Digest, pieces: Iterable[Piece], spans: Iterable[Span]) -> list[bytes]:
+    """Return the raw digest of each of `pieces`, by a `want` that combines.
+
+    Args:
+        pieces: all of a file, in order.
+        spans: those that make it up, in order; each was told where the pieces end.
+    """
     from awscrt import checksums
 
-    combine, total = getattr(checksums, f"combine_{want.algorithm}"), 0
-    for span in spans:
-        total = combine(total, span.crc, span.size)
-    return Digest(want.algorithm, struct.pack(_CRCS[want.algorithm], total).hex())
+    combine, layout = getattr(checksums, f"combine_{want.algorithm}"), _CRCS[want.algorithm]
+    crcs = (crc for span in spans for crc in span.crcs)
+    raws = []
+    for start, end in pieces:
+        at, total = start, 0
+        while at < end:
+            size, crc = next(crcs)
+            at, total = at + size, combine(total, crc, size)
+        raws.append(struct.pack(layout, total))
+    return raws
 
 
-def ordered(want: Digest, size: int) -> Running:
-    """Begin the digest that `want` is of a file of `size` bytes, to be fed in order.
+class InOrder:
+    """Raw digests of pieces of a file, by an algorithm that wants the bytes of each in order."""
 
-    A composite digest (`want.parts`) is S3's checksum of checksums: the digest of the parts' raw digests, joined; a
-    CRC's raw digest is its big-endian bytes
-    (docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html).
+    def __init__(self, want: Digest, size: int, pieces: Iterable[Piece]) -> None:
+        """Begin before the first piece.
 
-    Raises:
-        ValueError: `want` has an algorithm that nobody here knows.
-    """
-    if want.algorithm not in _ALGORITHMS:
-        raise ValueError(f"unknown digest algorithm {want.algorithm!r}")
-    return _Composite(want) if want.parts else _ALGORITHMS[want.algorithm](size)
+        Args:
+            want: its algorithm counts.
+            size: of the file.
+            pieces: some or all of it, in order.
+
+        Raises:
+            ValueError: nobody here knows the algorithm.
+        """
+        if want.algorithm not in _IN_ORDER:
+            raise ValueError(f"unknown digest algorithm {want.algorithm!r}")
+        self.raws: dict[Piece, bytes] = {}  # of the pieces that are complete
+        self.at = 0  # offset of the byte that is wanted next; `size` at the end
+        self._new = _IN_ORDER[want.algorithm]
+        self._size = size
+        self._ahead = iter(pieces)
+        self._go_on()
+
+    def update(self, data: memoryview, offset: int) -> None:
+        """Take those bytes of `data`, which lie at `offset`, that are wanted next: none if it begins elsewhere."""
+        while data and offset == self.at < self._size:
+            taken, data = data[: self._piece.end - offset], data[self._piece.end - offset :]
+            self._running.update(taken)
+            offset += len(taken)
+            if offset == self._piece.end:
+                self.raws[self._piece] = self._running.digest()
+                self._go_on()
+            else:
+                self.at = offset
+
+    def _go_on(self) -> None:
+        for piece in self._ahead:
+            self._piece, self._running = piece, self._new(piece.end - piece.start)
+            if piece.start < piece.end:
+                self.at = piece.start
+                return
+            self.raws[piece] = self._running.digest()
+        self.at = self._size
 
 
 class Hasher:
@@ -116,17 +212,18 @@ class Hasher:
     """
 
     def __init__(self, size: int, want: Digest | None) -> None:
-        """Begin a file of `size` bytes; `want` None computes the xxh3-128 alone. Raises as `ordered`."""
+        """Begin a file of `size` bytes; `want` None computes the xxh3-128 alone. Raises as `InOrder`."""
         self.size = size
         self.want = want
-        self._span = Span(None)
-        self._wanted = ordered(want, size) if want is not None else None
+        self._pieces = pieces_of(want, size) if want is not None else []
+        self._span = Span(want, ends=[piece.end for piece in self._pieces])
+        self._in_order = InOrder(want, size, self._pieces) if want is not None and not combines(want) else None
 
     def update(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the file, any number of them."""
+        if self._in_order is not None:
+            self._in_order.update(memoryview(chunk), self._span.size)
         self._span.update(chunk)
-        if self._wanted is not None:
-            self._wanted.update(chunk)
 
     @property
     def seen(self) -> int:
@@ -138,60 +235,17 @@ class Hasher:
         return self._span.xxh3()
 
     def digest(self) -> Digest | None:
-        """Return the digest of the bytes so far, by the algorithm and parts of `want`; None where nothing is wanted."""
-        if self.want is None or self._wanted is None:
+        """Return the digest by the algorithm and parts of `want`; None where nothing is wanted or bytes are missing."""
+        if self.want is None or self.seen < self.size:
             return None
-        return Digest(self.want.algorithm, self._wanted.digest().hex(), self.want.parts)
+        if self._in_order is None:
+            return joined(self.want, combined(self.want, self._pieces, [self._span]))
+        return joined(self.want, [self._in_order.raws[piece] for piece in self._pieces])
 
     @property
     def matches(self) -> bool:
         """Whether exactly `size` bytes came, and they have the wanted digest, if there is one."""
         return self.seen == self.size and self.digest() == self.want
-
-
-class _Composite:
-    """The digest of the raw digests of the parts; bytes beyond the last part count as one more, so they never match."""
-
-    def __init__(self, want: Digest) -> None:
-        self._start = _ALGORITHMS[want.algorithm]
-        self._sizes = list(reversed(want.parts))  # of the parts that have not begun
-        self._joined = b""  # raw digests of the complete parts
-        self._part: Running | None = None
-        self._left = 0  # bytes that the present part still lacks
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        rest = memoryview(data)
-        while rest:
-            if self._part is None:
-                self._left = self._sizes.pop() if self._sizes else len(rest)
-                self._part = self._start(self._left)
-            taken, rest = rest[: self._left], rest[self._left :]
-            self._part.update(taken)
-            self._left -= len(taken)
-            if not self._left:
-                self._joined += self._part.digest()
-                self._part = None
-
-    def digest(self) -> bytes:
-        joined = self._joined + (self._part.digest() if self._part is not None else b"")
-        total = self._start(len(joined))
-        total.update(joined)
-        return total.digest()
-
-
-class _Crc:
-    """A CRC of `awscrt.checksums` with hashlib's manners; 4 or 8 bytes, big-endian."""
-
-    def __init__(self, function: Callable[[Any, int], int], layout: str) -> None:
-        self._function = function
-        self._layout = layout
-        self._value = 0
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        self._value = self._function(data, self._value)
-
-    def digest(self) -> bytes:
-        return struct.pack(self._layout, self._value)
 
 
 _CRCS = {"crc32": ">I", "crc32c": ">I", "crc64nvme": ">Q"}  # and how their raw digests are laid out
@@ -204,18 +258,21 @@ def _crc_function(name: str) -> Callable[[Any, int], int]:
     return function
 
 
-def _crc(name: str) -> Callable[[int], Running]:
-    return lambda size: _Crc(_crc_function(name), _CRCS[name])
-
-
 def _git_sha1(size: int) -> Running:
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
-_ALGORITHMS: dict[str, Callable[[int], Running]] = {
+_IN_ORDER: dict[str, Callable[[int], Running]] = {  # given the number of bytes that are to come
     "sha256": lambda size: hashlib.sha256(),
     "sha1": lambda size: hashlib.sha1(usedforsecurity=False),
     "git-sha1": _git_sha1,
     "md5": lambda size: hashlib.md5(usedforsecurity=False),
-    **{name: _crc(name) for name in _CRCS},
 }
+
+
+def _raw(algorithm: str, data: bytes) -> bytes:
+    if algorithm in _CRCS:
+        return struct.pack(_CRCS[algorithm], _crc_function(algorithm)(data, 0))
+    running = _IN_ORDER[algorithm](len(data))
+    running.update(data)
+    return running.digest()

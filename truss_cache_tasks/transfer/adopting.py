@@ -16,7 +16,7 @@ def adopt(
     descriptor: int,
     validator: str | None,
     *,
-    begin: Callable[[], Span],
+    begin: Callable[[int], Span],
     buffer: memoryview,
     check: Callable[[], None],
 ) -> tuple[str | None, str]:
@@ -24,7 +24,7 @@ def adopt(
 
     Args:
         validator: what the location promises, or None.
-        begin: makes the digests of a part.
+        begin: makes the digests of the part at an offset.
         buffer: scratch memory.
         check: called now and then; may raise.
 
@@ -41,7 +41,7 @@ def adopt(
     by_span = {(entry.start, entry.end): entry for entry in entries}
     for part in parts:
         entry = by_span.get((part.start, part.end))
-        if entry is not None and (span := _read_again(entry, begin(), descriptor, buffer, check)):
+        if entry is not None and (span := _read_again(entry, begin(part.start), descriptor, buffer, check)):
             part.at, part.taken, part.span = part.end, True, span
     return wanted or None, ""
 

@@ -131,7 +131,7 @@ class Fetching:
         if want is None and location.look is not None and len(parts) > 1:
             with worker.means.lifeline.away():
                 want = location.look()
-        self._judge.want = want
+        self._judge.expect(want)
         if len(parts) > 1:
             lifeline = worker.means.lifeline
             with disk_errors(file), lifeline.writing:
@@ -140,7 +140,6 @@ class Fetching:
                 self._adopt(parts, location, buffer, lifeline)
         with self._lock:
             self._parts = parts
-            self._judge.begin()
             self.is_ready = True
             self.have = sum(part.at - part.start for part in parts)
         if self.have:
@@ -182,14 +181,13 @@ class Fetching:
         """Compare the bytes, of which none came yet, with what the answer says; unless it was known before."""
         if want is not None and self._judge.want is None:
             with self._lock:
-                self._judge.want = want
-                self._judge.begin()
+                self._judge.expect(want)
 
     def arrived(self, worker: Worker, chunk: memoryview, buffer: memoryview) -> None:
         """Take note of `chunk`, the next bytes of the worker's part, which are written; `buffer` is scratch memory."""
         part = worker.part
         assert part is not None
-        part.span = part.span or self._judge.span()
+        part.span = part.span or self._judge.span(part.start)
         part.span.update(chunk)  # first: whoever sees the part complete may judge the file
         with self._lock:
             worker.check()

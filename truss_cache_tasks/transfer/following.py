@@ -1,4 +1,4 @@
-"""A digest that follows the written prefix of a file whose parts come in any order.
+"""Digests that follow the written prefix of a file whose parts come in any order.
 
 SHA-256, SHA-1 and MD5 want a file's bytes in order. A part that comes next is hashed from memory; what came before its
 turn is read back while the page cache has it (about 0.2 CPU seconds a GiB: docs/adr/0007).
@@ -10,17 +10,21 @@ import os
 import threading
 from collections.abc import Callable
 
-from truss_cache_tasks.planning.digests import Running
+from truss_cache_tasks.planning.digests import InOrder
 
 
 class Follower:
-    """Feeds `digest` the bytes before `at`, each once and in order, from whichever thread has them."""
+    """Feeds `digests` the bytes that they want, each once and in order, from whichever thread has them."""
 
-    def __init__(self, digest: Running, descriptor: int) -> None:
-        self.digest = digest
-        self.at = 0
+    def __init__(self, digests: InOrder, descriptor: int) -> None:
+        self.digests = digests
         self._descriptor = descriptor
         self._lock = threading.Lock()
+
+    @property
+    def at(self) -> int:
+        """Offset of the byte that is wanted next; the file's size at the end."""
+        return self.digests.at
 
     @property
     def is_busy(self) -> bool:
@@ -32,9 +36,7 @@ class Follower:
         if self.at != offset:  # most often, where a file has several connections: not worth a lock
             return
         with self._lock:
-            if self.at == offset:
-                self.digest.update(chunk)
-                self.at += len(chunk)
+            self.digests.update(chunk, offset)
 
     def catch_up(self, end: int, buffer: memoryview, check: Callable[[], None]) -> None:
         """Hash what is written up to `end`, which is known to be whole.
@@ -44,10 +46,9 @@ class Follower:
             check: called now and then; may raise.
         """
         with self._lock:
-            while self.at < end:
+            while (at := self.at) < end:
                 check()
-                size = os.preadv(self._descriptor, [buffer[: end - self.at]], self.at)
+                size = os.preadv(self._descriptor, [buffer[: end - at]], at)
                 if not size:
                     raise OSError(f"the temporary is shorter than {end} bytes")
-                self.digest.update(buffer[:size])
-                self.at += size
+                self.digests.update(buffer[:size], at)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from truss_cache_tasks.errors import IntegrityError
-from truss_cache_tasks.planning.digests import BLOCK, Span, combined, combines, ordered, xxh3
+from truss_cache_tasks.planning.digests import (
+    BLOCK,
+    InOrder,
+    Piece,
+    Span,
+    combined,
+    combines,
+    joined,
+    pieces_of,
+    xxh3,
+)
 from truss_cache_tasks.planning.listing import Digest, RemoteFile
 from truss_cache_tasks.transfer.answers import Wrong
 from truss_cache_tasks.transfer.disk import disk_errors
@@ -21,18 +31,27 @@ class Judge:
         """Begin without a wanted digest; `descriptor` is that of the partial."""
         self.want: Digest | None = None
         self._follower: Follower | None = None  # where that one wants the bytes in order
+        self._pieces: list[Piece] = []
+        self._ends: list[int] = []
         self._file = file
         self._descriptor = descriptor
         self._block = min(BLOCK, limits.part_min)
 
-    def begin(self) -> None:
-        """Forget the bytes that were seen. With the file's lock held."""
-        if self.want is not None and not combines(self.want):
-            self._follower = Follower(ordered(self.want, self._file.size), self._descriptor)
+    def expect(self, want: Digest | None) -> None:
+        """Compare the bytes, of which none was seen yet, with `want`."""
+        self.want = want
+        self._pieces = pieces_of(want, self._file.size) if want is not None else []
+        self._ends = [piece.end for piece in self._pieces]
+        self.begin()
 
-    def span(self) -> Span:
-        """Begin the digests of one part."""
-        return Span(self.want, self._block)
+    def begin(self) -> None:
+        """Forget the bytes that were seen. With the file's lock held, once there are parts."""
+        if self.want is not None and not combines(self.want):
+            self._follower = Follower(InOrder(self.want, self._file.size, self._pieces), self._descriptor)
+
+    def span(self, start: int) -> Span:
+        """Begin the digests of the part that begins at `start`."""
+        return Span(self.want, self._block, start, self._ends)
 
     def seen(self, at: int) -> int:
         """Return up to where the bytes are hashed, before `at` or beyond; `at` itself where no order is wanted."""
@@ -67,14 +86,18 @@ class Judge:
             Wrong: the bytes have another digest than the wanted one.
         """
         file, want, follower = self._file, self.want, self._follower
-        spans = [part.span or self.span() for part in parts]
-        got = combined(want, spans) if want is not None and follower is None else None
-        if want is not None and follower is not None:
+        spans = [part.span or self.span(part.start) for part in parts]
+        if follower is not None:
             with disk_errors(file):
                 follower.catch_up(file.size, buffer, check)
-            got = Digest(want.algorithm, follower.digest.digest().hex(), want.parts)
-        if got != want:
-            raise Wrong(
-                IntegrityError(f"{file.path}: got {got}, want {want}", hint="Run it again; see docs/errors.md.")
-            )
+        if want is not None:
+            if follower is not None:
+                raws = [follower.digests.raws[piece] for piece in self._pieces]
+            else:
+                raws = combined(want, self._pieces, spans)
+            got = joined(want, raws)
+            if got != want:
+                raise Wrong(
+                    IntegrityError(f"{file.path}: got {got}, want {want}", hint="Run it again; see docs/errors.md.")
+                )
         return xxh3(spans)
