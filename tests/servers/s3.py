@@ -6,11 +6,13 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -222,7 +224,34 @@ def _moto_user(iam: Any, name: str, actions: list[str]) -> Keys:
     return Keys(made["AccessKeyId"], made["SecretAccessKey"])
 
 
-# A server with a permission less
+# A server with a permission less, or that tells more
+
+
+@dataclass
+class PartChecksums:
+    """What S3 tells of the parts of an object, and neither server does: put into the answers of one.
+
+    Args:
+        algorithm: `crc32`, `sha256`, ...
+        values: of each part, base64, in order.
+    """
+
+    algorithm: str
+    values: list[str]
+
+    def put_in(self, path: str, headers: dict[str, str], body: bytes) -> bytes:
+        """Add them to the headers of a HEAD of a part; return the body, that of GetObjectAttributes with them."""
+        query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(path).query, keep_blank_values=True))
+        if "partNumber" in query:
+            headers[f"x-amz-checksum-{self.algorithm}"] = self.values[int(query["partNumber"]) - 1]
+        if "attributes" not in query:
+            return body
+        name = f"Checksum{self.algorithm.upper()}".encode()
+
+        def told(match: re.Match[bytes]) -> bytes:
+            return b"%b<%b>%b</%b>" % (match[0], name, self.values[int(match[1]) - 1].encode(), name)
+
+        return re.sub(rb"<PartNumber>(\d+)</PartNumber>", told, body)
 
 
 @dataclass
@@ -234,8 +263,10 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watched(server: S3Server, *, denied: str | None = None) -> Iterator[Watched]:
+def watched(server: S3Server, *, denied: str | None = None, parts: PartChecksums | None = None) -> Iterator[Watched]:
     """Run a proxy before `server` that notes each GET and HEAD, and answers 403 to those with `denied` in them.
+
+    Answers about parts tell `parts` too.
 
     The refusal quotes the access key that it got, as no server should.
 
@@ -262,7 +293,11 @@ def watched(server: S3Server, *, denied: str | None = None) -> Iterator[Watched]
                 answer = connection.getresponse()
                 hop = ("connection", "transfer-encoding", "date", "server")
                 headers = {name: value for name, value in answer.getheaders() if name.lower() not in hop}
-                self._answer(answer.status, answer.read(), headers)
+                data = answer.read()
+                if parts is not None:
+                    data = parts.put_in(self.path, headers, data)
+                    headers |= {"Content-Length": str(len(data))} if data else {}
+                self._answer(answer.status, data, headers)
 
         do_HEAD = do_GET
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from contract import DATA, SourceContract, by_path, digest_of, read, read_digest, said
 from entries import entry, settings
-from servers.s3 import Keys, S3Server, Watched, region_stub, watched
+from servers.s3 import Keys, PartChecksums, S3Server, Watched, region_stub, watched
 
 from truss_cache_tasks.errors import (
     AccessDenied,
@@ -191,8 +191,8 @@ def test_a_versioned_bucket_lists_and_reads_the_newest(store: Place):
 # Digests
 
 
-def upload(store: Place, path: str, parts: list[bytes], **create: Any) -> None:
-    """Upload `parts` as one multipart object."""
+def upload(store: Place, path: str, parts: list[bytes], **create: Any) -> list[str]:
+    """Upload `parts` as one multipart object; return the checksums of the parts, where there are."""
     client, where = store.server.client(), {"Bucket": store.bucket, "Key": f"{store.prefix}/{path}"}
     upload_id = client.create_multipart_upload(**where, **create)["UploadId"]
     done = []
@@ -202,6 +202,7 @@ def upload(store: Place, path: str, parts: list[bytes], **create: Any) -> None:
         checksums = {name: value for name, value in answer.items() if name.startswith("Checksum")}
         done.append({"PartNumber": number, "ETag": answer["ETag"], **checksums})
     client.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": done})
+    return [part[f"Checksum{create['ChecksumAlgorithm']}"] for part in done] if "ChecksumAlgorithm" in create else []
 
 
 def look(source: S3Source, file: RemoteFile) -> Digest | None:
@@ -257,6 +258,17 @@ def test_part_sizes_are_learnt_without_the_permission_for_attributes(on_seaweed:
     assert digest.parts == sizes
     assert digest_of(data, digest) == digest
     assert any("attributes" in path for _, path in seen.asked)
+
+
+@pytest.mark.parametrize(("algorithm", "denied"), [("CRC32", None), ("SHA256", "attributes")])
+def test_what_the_store_tells_of_each_part_comes_with_the_digest(on_seaweed: Place, algorithm: str, denied: str | None):
+    parts = [bytes([number]) * size for number, size in enumerate((5 * MIB, 6 * MIB, 1))]
+    told = upload(on_seaweed, "w.bin", parts, ChecksumAlgorithm=algorithm, ChecksumType="COMPOSITE")
+    with watched(on_seaweed.server, denied=denied, parts=PartChecksums(algorithm.lower(), told)) as seen:
+        digest, _ = only_digest(through(seen, on_seaweed))
+    assert digest is not None
+    plain = Digest(algorithm.lower(), "")
+    assert digest.part_values == tuple(digest_of(part, plain).value for part in parts)
 
 
 def test_where_part_sizes_cannot_be_learnt_the_file_is_unverified(on_seaweed: Place):
@@ -334,7 +346,25 @@ JOINED = {"ETag": f'"{MD5}-2"', "ContentLength": 3}
     ],
 )
 def test_a_head_is_read_for_the_digest_that_can_be_checked(head: Mapping[str, Any], bucket: str, digest: Digest | None):
-    assert digest_of_head(head, bucket, lambda count: (2, 1)) == digest
+    assert digest_of_head(head, bucket, lambda count: [{"Size": 2}, {"Size": 1}]) == digest
+
+
+@pytest.mark.parametrize(
+    ("told", "values"),
+    [
+        (({"ChecksumCRC32": CRC}, {"ChecksumCRC32": "AAAAAA=="}), ("e8b7be43", "00000000")),
+        (({"ChecksumCRC32": CRC}, {}), ()),
+        (({"ChecksumCRC32": CRC}, {"ChecksumCRC32": "AAAA"}), ()),  # of another width
+        (({"ChecksumCRC32": CRC}, {"ChecksumCRC32": f"{CRC}-2"}), ()),  # of the whole
+        (({"ChecksumSHA256": CRC}, {"ChecksumSHA256": CRC}), ()),
+    ],
+)
+def test_checksums_of_parts_are_taken_all_or_none(told: Sequence[Mapping[str, Any]], values: tuple[str, ...]):
+    head = {**JOINED, "ChecksumCRC32": f"{CRC}-2"}
+    parts = [{"Size": size, **part} for size, part in zip((2, 1), told, strict=True)]
+    digest = digest_of_head(head, "b", lambda count: parts)
+    assert digest is not None
+    assert digest.part_values == values
 
 
 def through(seen: Watched, place: Place) -> S3Source:

@@ -15,11 +15,14 @@ class Digest:
         value: lower-case hex; CRCs big-endian and zero-padded to their width.
         parts: sizes in bytes of the parts of a composite S3 checksum (`value` is then the digest of the parts'
             raw digests, joined); empty for a digest of the whole file.
+        part_values: the digest of each part as the store tells it, hex as `value`; empty where it does not. Only
+            believed where they make `value`, so two digests are equal whatever these are.
     """
 
     algorithm: str
     value: str
     parts: tuple[int, ...] = ()
+    part_values: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.algorithm}{f' (composite of {len(self.parts)})' if self.parts else ''} {self.value}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from truss_cache_tasks.sources.s3_signing import signed_headers
 
 SIGNED_FOR_S = 600  # S3 takes a signed header for 15 minutes; clocks differ, and a request may wait its turn
 CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}  # a whole answer tells them, one of a range does not
-PART_LOOKS = 8  # HEADs side by side where only they know the sizes of parts
+PART_LOOKS = 8  # HEADs side by side where only they know the parts
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,15 @@ class S3Source:
                 f"listed {file.version})",
                 hint="Run again: it is listed anew.",
             )
-        digest = digest_of_head(head, self._source.root, partial(self._part_sizes, client, file))
+        digest = digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
         self._digests[file] = digest
         return digest
 
     def _digest_of(self, file: RemoteFile, headers: Mapping[str, str]) -> Digest | None:
-        """Read what a whole GET says as HEAD says it; a composite checksum costs requests for the parts' sizes."""
+        """Read what a whole GET says as HEAD says it; a composite checksum costs requests for the parts."""
         client, _ = self._client()
         head = {**head_of_answer(headers), "ContentLength": file.size}
-        return digest_of_head(head, self._source.root, partial(self._part_sizes, client, file))
+        return digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
 
     def _head(self, client: Any, file: RemoteFile) -> Mapping[str, Any]:
         from botocore.exceptions import ClientError
@@ -150,8 +150,10 @@ class S3Source:
                 raise
         return head
 
-    def _part_sizes(self, client: Any, file: RemoteFile, count: int) -> tuple[int, ...]:
-        """Return the exact sizes of the `count` parts of `file`, () if they cannot be learnt.
+    def _look_at_parts(self, client: Any, file: RemoteFile, count: int) -> Sequence[Mapping[str, Any]]:
+        """Return the exact Size of each of the `count` parts of `file`, () if they cannot be learnt.
+
+        Beside it stand the checksums of the part where the store tells them: S3 itself does, either way.
 
         Equal sizes are not assumed: a wrong guess would call good bytes corrupt. The first HEAD shows whether the store
         knows parts at all (one that does not might answer `?attributes` with the whole object). GetObjectAttributes
@@ -162,8 +164,8 @@ class S3Source:
         where = {"Bucket": self._source.root, "Key": file.key}
 
         def look(number: int) -> Mapping[str, Any]:
-            head: Mapping[str, Any] = client.head_object(**where, PartNumber=number)
-            return head
+            head: Mapping[str, Any] = client.head_object(**where, PartNumber=number, ChecksumMode="ENABLED")
+            return {**head, "Size": head["ContentLength"]}
 
         with in_our_words(self._asked(file)), ThreadPoolExecutor(PART_LOOKS) as pool:
             try:
@@ -171,10 +173,10 @@ class S3Source:
                 if first.get("PartsCount") != count:
                     return ()
                 with suppress(ClientError):
-                    sizes = _attributed_sizes(client, where)
-                    if len(sizes) == count and sum(sizes) == file.size:
-                        return sizes
-                return tuple(int(head["ContentLength"]) for head in (first, *pool.map(look, range(2, count + 1))))
+                    parts = _attributed_parts(client, where)
+                    if len(parts) == count and sum(part["Size"] for part in parts) == file.size:
+                        return parts
+                return [first, *pool.map(look, range(2, count + 1))]
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
                     raise  # for now, not for ever: without sizes the file would stay unverified
@@ -258,14 +260,14 @@ def _plain(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
-def _attributed_sizes(client: Any, where: Mapping[str, str]) -> tuple[int, ...]:
-    sizes: list[int] = []
+def _attributed_parts(client: Any, where: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
     marker = 0
     while True:
         page = client.get_object_attributes(**where, ObjectAttributes=["ObjectParts"], PartNumberMarker=marker)
         parts = page.get("ObjectParts", {})
-        sizes += [int(part["Size"]) for part in parts.get("Parts", ())]
+        found += parts.get("Parts", ())
         following = int(parts.get("NextPartNumberMarker") or 0)
         if not parts.get("IsTruncated") or following <= marker:
-            return tuple(sizes)
+            return found
         marker = following

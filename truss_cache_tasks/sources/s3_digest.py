@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from truss_cache_tasks.planning.listing import Digest
@@ -21,13 +21,16 @@ _HEADERS = {
 }
 
 
-def digest_of_head(head: Mapping[str, Any], bucket: str, part_sizes: Callable[[int], tuple[int, ...]]) -> Digest | None:
+def digest_of_head(
+    head: Mapping[str, Any], bucket: str, look_at_parts: Callable[[int], Sequence[Mapping[str, Any]]]
+) -> Digest | None:
     """Return the digest of an object, or None where S3 offers nothing that can be checked.
 
     Args:
         head: what HeadObject with ChecksumMode=ENABLED answered.
         bucket: its name: directory buckets (`--x-s3`) have ETags that are no digest at all.
-        part_sizes: asked for the sizes of N parts where only a composite checksum is there; () if nobody knows.
+        look_at_parts: asked for the Size, and the checksums by the names of a HEAD, of each of N parts, where only a
+            composite checksum is there; () if nobody knows.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
     """
@@ -44,12 +47,19 @@ def digest_of_head(head: Mapping[str, Any], bucket: str, part_sizes: Callable[[i
         if count is not None:
             composites.append((algorithm, value, count))
     for algorithm, value, count in composites:
-        parts = (int(head["ContentLength"]),) if count == 1 else part_sizes(count)
-        if len(parts) == count and sum(parts) == head["ContentLength"]:
-            return Digest(algorithm, value, parts)
+        parts = [{"Size": head["ContentLength"]}] if count == 1 else look_at_parts(count)
+        sizes = tuple(int(part["Size"]) for part in parts)
+        if len(sizes) == count and sum(sizes) == head["ContentLength"]:
+            return Digest(algorithm, value, sizes, _part_values(algorithm, parts))
     if _is_md5(etag, head, bucket):
         return Digest("md5", etag)
     return None
+
+
+def _part_values(algorithm: str, parts: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    values = [_hex(str(part.get(f"Checksum{algorithm.upper()}", "")), WIDTHS[algorithm]) for part in parts]
+    told = tuple(value for value in values if value is not None)
+    return told if len(told) == len(parts) else ()
 
 
 def head_of_answer(headers: Mapping[str, str]) -> dict[str, str]:
