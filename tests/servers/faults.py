@@ -42,12 +42,16 @@ class Served:
         `etag-stray`                 this answer alone has another ETag
         `redirect:URL`               302
         `redirect-loop`              302 to itself (consumed never)
+
+    `spoilt` says what of the next answers is wrong wherever a part begins: {7: ".x"} is byte 7 of the second answer
+    that holds it.
     """
 
     body: bytes
     faults: deque[str] = field(default_factory=deque)
     etag: str | None = '"v1"'
     needs: str | None = None  # the Authorization that it takes to get anything but 401
+    spoilt: dict[int, str] = field(default_factory=dict)  # offset -> "x" for each answer that has a wrong byte there
 
 
 @dataclass
@@ -206,9 +210,17 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= len(whole):
                 self._refuse(asked, 416, "")
                 return
-        body: bytes | memoryview = memoryview(whole)[start:end]  # no copy: tests measure this process's memory
+        body: bytes | bytearray | memoryview = memoryview(whole)[
+            start:end
+        ]  # no copy: tests measure this process's memory
         if name == "flip":
             body = bytes([body[0] ^ 1]) + bytes(body[1:])
+        for at in [at for at in served.spoilt if start <= at < end]:
+            with self.server_of.lock:
+                now, served.spoilt[at] = served.spoilt[at][:1], served.spoilt[at][1:]
+            if now == "x":
+                body = bytearray(body)
+                body[at - start] ^= 1
         if name == "announce-short":
             body = body[:-3]
         if name in ("announce-long", "endless"):

@@ -4,7 +4,8 @@ import random
 from dataclasses import replace
 
 import pytest
-from transfer.conftest import FAST, job_for
+from transfer.conftest import FAST, job_for, sha256
+from transfer.test_pieces import composite
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import IntegrityError, SourceChanged, Unavailable
@@ -59,7 +60,11 @@ def test_a_run_ends_whole_or_with_the_right_error(server, seed):
         faults, may_end_in[str(n)] = schedule(dice)
         if not body:
             faults = [fault for fault in faults if fault != "flip"]
-        jobs.append(job_for(server.add(f"/{n}", body, *faults), body, path=str(n), validator='"v1"'))
+        want = dice.choice(
+            [sha256(body), composite(dice.choice(["crc32", "sha1"]), body, dice.randrange(700, 3 * PART))]
+        )
+        url = server.add(f"/{n}", body, *faults)
+        jobs.append(job_for(url, body, path=str(n), validator='"v1"', digest=want))
         counted[str(n)] = (0, len(body), body)
 
     def report(file, size):

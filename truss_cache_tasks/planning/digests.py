@@ -61,6 +61,17 @@ def joined(want: Digest, raws: Sequence[bytes]) -> Digest:
     return Digest(want.algorithm, raw.hex(), want.parts)
 
 
+def wrong_pieces(want: Digest, raws: Sequence[bytes]) -> list[int]:
+    """Return which pieces have other raw digests than the store tells, by their number in `raws`.
+
+    None where it does not tell, or tells what does not make `want`.
+    """
+    told = [bytes.fromhex(value) for value in want.part_values]
+    if len(told) != len(raws) or joined(want, told) != want:
+        return []
+    return [number for number, (raw, value) in enumerate(zip(raws, told, strict=True)) if raw != value]
+
+
 class Span:
     """What can be told of consecutive bytes of a file that begin at a block, whatever lies before and after them."""
 

@@ -1,14 +1,15 @@
 """What a location answers, http(s) or file://: bytes from some offset on, or one of four ways to fail.
 
-Unavailable is tried again; Wrong costs the file once more; Refused is explained; any other error is final.
+Unavailable is tried again; Wrong costs the bytes in question once more; Refused is explained; any other error is final.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from truss_cache_tasks.errors import CacheTaskError, Unavailable
+from truss_cache_tasks.planning.digests import Piece
 from truss_cache_tasks.planning.listing import Location
 
 
@@ -39,11 +40,15 @@ class Body(Protocol):
 
 
 class Wrong(Exception):
-    """Bytes or an answer that cannot be right; `error` is what to say if it happens again."""
+    """Bytes or an answer that cannot be right: `pieces` of the file, () for all of it.
 
-    def __init__(self, error: CacheTaskError) -> None:
+    `error` is what to say if it happens again.
+    """
+
+    def __init__(self, error: CacheTaskError, pieces: Sequence[Piece] = ()) -> None:
         super().__init__(str(error))
         self.error = error
+        self.pieces = pieces
 
 
 class Refused(Exception):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from truss_cache_tasks.planning.digests import Piece
 from truss_cache_tasks.planning.listing import Digest, Location
 from truss_cache_tasks.transfer.adopting import adopt
 from truss_cache_tasks.transfer.answers import Body, Wrong
@@ -15,7 +16,7 @@ from truss_cache_tasks.transfer.journal import Entry, Journal
 from truss_cache_tasks.transfer.judging import Judge
 from truss_cache_tasks.transfer.lifeline import Lifeline
 from truss_cache_tasks.transfer.means import Means
-from truss_cache_tasks.transfer.parts import Part, cut, part_size
+from truss_cache_tasks.transfer.parts import Part, cut, overlapping, part_size
 from truss_cache_tasks.transfer.whereabouts import Whereabouts
 from truss_cache_tasks.transfer.worker import Worker, send_away
 
@@ -53,7 +54,8 @@ class Fetching:
         self._is_uncut = False
         self._is_closed = False  # no further worker
         self._is_judged = False
-        self._was_wrong = False
+        self._whole = Piece(0, job.file.size)
+        self._came_again: set[Piece] = set()
         self._journal: Journal | None = None
 
     # -- for the crew
@@ -157,7 +159,7 @@ class Fetching:
     def forget_unnamed(self, worker: Worker) -> None:
         """Start over if nothing could tell whether the rest belongs to the version of the bytes that are there."""
         if self.have and self.validator is None and self._judge.want is None:
-            self._start_over(worker)
+            self._start_over(worker, [self._whole])
 
     def answered(self, worker: Worker, location: Location, body: Body) -> None:
         """Take note of an answer; the worker's part is another one if it holds other bytes than were asked for."""
@@ -165,7 +167,7 @@ class Fetching:
         assert part is not None
         if (body.start, body.end) != (part.at, part.end):  # the whole file: ranges are ignored here
             self._is_uncut = True
-            self._start_over(worker)
+            self._start_over(worker, [self._whole])
             worker.check()  # another worker met the same, and goes on with its answer
         self.validator = location.validator or body.validator
         if location.digest_of is not None and (body.start, body.end) == (0, self.job.file.size):
@@ -220,36 +222,50 @@ class Fetching:
         self.result = Done(self.job, self._judge.want, xxh3)
 
     def wrong(self, worker: Worker, wrong: Wrong) -> None:
-        """Start over, once; the second time raise the error of `wrong`."""
+        """Start over with the bytes in question, once; the second time raise the error of `wrong`."""
+        pieces = wrong.pieces or [self._whole]
         with self._lock:
             worker.check()
-            if self._was_wrong:
+            if not self._came_again.isdisjoint(pieces):
                 raise wrong.error from wrong
-            self._was_wrong = True
-        self._start_over(worker)
+            self._came_again |= set(pieces)
+        self._start_over(worker, pieces)
 
-    def _start_over(self, worker: Worker) -> None:
-        """Forget the bytes that are there, send every other worker away, and give this one the first part."""
+    def _start_over(self, worker: Worker, pieces: Sequence[Piece]) -> None:
+        """Forget the parts that hold bytes of `pieces`, send every other worker away, and give this one the first part.
+
+        These have nothing left to do where parts are kept: a file is judged when all of it is there.
+        """
         with self._lock:
             worker.check()
             others = [other for other in self._workers if other is not worker]
             for other in others:
                 other.superseded = True
-            self._parts, self._is_open, worker.part = [], False, None
-            taken_back, self.have = self.have, 0
-            self.validator = None
+            parts, self._parts, worker.part = self._parts, [], None
+            lost = {part for piece in pieces for part in overlapping(parts, *piece)}
+            all_is_lost = len(lost) == len(parts)
+            taken_back = sum(part.at - part.start for part in lost)
+            self.have -= taken_back
+            if all_is_lost:
+                self._is_open, self.validator = False, None
         send_away(others)  # before anybody gets one of the new parts
         if self._journal is not None:
             with disk_errors(self.job.file), worker.means.lifeline.writing:
                 worker.means.lifeline.check()
-                self._journal.clear()
+                if all_is_lost:
+                    self._journal.clear()
+                for part in () if all_is_lost else lost:
+                    self._journal.forget(part.start, part.end, self.validator or "")
         with self._lock:
-            self._parts, self._is_judged = self._cut(), False
-            worker.part = self._parts[0]
+            again = [Part(part.start, part.end) if part in lost else part for part in parts]
+            self._parts, self._is_judged = self._cut() if all_is_lost else again, False
+            worker.part = next(part for part in self._parts if not part.taken)
             worker.part.taken = True
-            self._judge.begin()
+            self._judge.forget(lost)
         if taken_back:
             self._report(self.job.file, -taken_back)
+        if not all_is_lost:
+            self._tell_opened()
 
     def _adopt(self, parts: list[Part], location: Location, buffer: memoryview, lifeline: Lifeline) -> None:
         descriptor = self.job.partial.journal

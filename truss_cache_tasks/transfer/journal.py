@@ -1,7 +1,7 @@
 """What a file's journal says: which parts are complete, so that the next run need not fetch them again.
 
-One line a part, appended once it is written: start, end, xxh3-128, validator. Nothing is synced: after a power cut the
-xxh3 finds what was lost.
+One line a part, appended once it is written: start, end, xxh3-128, validator. A part that is to come again gets a line
+with an xxh3 that no bytes have. Nothing is synced: after a power cut the xxh3 finds what was lost.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ class Journal:
         """Append a line."""
         line = f"{entry.start} {entry.end} {entry.xxh3} {entry.validator}\n"
         os.write(self._descriptor, line.encode("latin-1", "replace"))
+
+    def forget(self, start: int, end: int, validator: str) -> None:
+        """Append a line that takes back what is noted of a part."""
+        self.note(Entry(start, end, "0" * 32, validator))
 
     def clear(self) -> None:
         """Forget all lines."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from truss_cache_tasks.errors import IntegrityError
 from truss_cache_tasks.planning.digests import (
@@ -14,6 +14,7 @@ from truss_cache_tasks.planning.digests import (
     combines,
     joined,
     pieces_of,
+    wrong_pieces,
     xxh3,
 )
 from truss_cache_tasks.planning.listing import Digest, RemoteFile
@@ -21,7 +22,9 @@ from truss_cache_tasks.transfer.answers import Wrong
 from truss_cache_tasks.transfer.disk import disk_errors
 from truss_cache_tasks.transfer.following import Follower
 from truss_cache_tasks.transfer.limits import Limits
-from truss_cache_tasks.transfer.parts import Part, prefix
+from truss_cache_tasks.transfer.parts import Part, overlapping, prefix
+
+_AGAIN = "Run it again; see docs/errors.md."
 
 
 class Judge:
@@ -33,6 +36,7 @@ class Judge:
         self._follower: Follower | None = None  # where that one wants the bytes in order
         self._pieces: list[Piece] = []
         self._ends: list[int] = []
+        self._raws: dict[Piece, bytes] = {}  # what followers found, the latest
         self._file = file
         self._descriptor = descriptor
         self._block = min(BLOCK, limits.part_min)
@@ -42,12 +46,15 @@ class Judge:
         self.want = want
         self._pieces = pieces_of(want, self._file.size) if want is not None else []
         self._ends = [piece.end for piece in self._pieces]
-        self.begin()
+        self._follow(self._pieces)
 
-    def begin(self) -> None:
-        """Forget the bytes that were seen. With the file's lock held, once there are parts."""
+    def forget(self, lost: Iterable[Part]) -> None:
+        """Hash the bytes of `lost` again when they come, and what else belongs to a piece with them."""
+        self._follow(sorted({piece for part in lost for piece in overlapping(self._pieces, part.start, part.end)}))
+
+    def _follow(self, pieces: Sequence[Piece]) -> None:
         if self.want is not None and not combines(self.want):
-            self._follower = Follower(InOrder(self.want, self._file.size, self._pieces), self._descriptor)
+            self._follower = Follower(InOrder(self.want, self._file.size, pieces), self._descriptor)
 
     def span(self, start: int) -> Span:
         """Begin the digests of the part that begins at `start`."""
@@ -83,21 +90,33 @@ class Judge:
             check: called now and then; may raise.
 
         Raises:
-            Wrong: the bytes have another digest than the wanted one.
+            Wrong: the bytes have another digest than the wanted one; names the pieces, where the store tells theirs.
         """
-        file, want, follower = self._file, self.want, self._follower
         spans = [part.span or self.span(part.start) for part in parts]
-        if follower is not None:
-            with disk_errors(file):
-                follower.catch_up(file.size, buffer, check)
-        if want is not None:
-            if follower is not None:
-                raws = [follower.digests.raws[piece] for piece in self._pieces]
-            else:
-                raws = combined(want, self._pieces, spans)
-            got = joined(want, raws)
-            if got != want:
-                raise Wrong(
-                    IntegrityError(f"{file.path}: got {got}, want {want}", hint="Run it again; see docs/errors.md.")
-                )
+        if self.want is not None:
+            raws = self._raws_of(self.want, spans, buffer, check)
+            got = joined(self.want, raws)
+            if got != self.want:
+                raise self._wrong(self.want, got, raws)
         return xxh3(spans)
+
+    def _raws_of(
+        self, want: Digest, spans: Sequence[Span], buffer: memoryview, check: Callable[[], None]
+    ) -> list[bytes]:
+        follower = self._follower
+        if follower is None:
+            return combined(want, self._pieces, spans)
+        with disk_errors(self._file):
+            follower.catch_up(self._file.size, buffer, check)
+        self._raws |= follower.digests.raws
+        return [self._raws[piece] for piece in self._pieces]
+
+    def _wrong(self, want: Digest, got: Digest, raws: Sequence[bytes]) -> Wrong:
+        numbers, where = wrong_pieces(want, raws), ""
+        if numbers:
+            first = numbers[0]
+            start, end = self._pieces[first]
+            got, want = (Digest(want.algorithm, value) for value in (raws[first].hex(), want.part_values[first]))
+            where = f" in bytes {start}-{end - 1}"
+        error = IntegrityError(f"{self._file.path}: got {got}, want {want}{where}", hint=_AGAIN)
+        return Wrong(error, [self._pieces[number] for number in numbers])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from truss_cache_tasks.planning.digests import Span
 from truss_cache_tasks.transfer.limits import Limits
@@ -41,6 +43,24 @@ def part_size(size: int, limits: Limits) -> int:
 def cut(size: int, length: int) -> list[Part]:
     """Return the 1..N parts of a file of `size` bytes, in order; all but the last are `length` long."""
     return [Part(start, min(start + length, size)) for start in range(0, size, length)] if size else [Part(0, 0)]
+
+
+class Stretch(Protocol):
+    """Consecutive bytes of a file."""
+
+    @property
+    def start(self) -> int:
+        """Offset of the first one."""
+        ...
+
+
+S = TypeVar("S", bound=Stretch)
+
+
+def overlapping(stretches: Sequence[S], start: int, end: int) -> Sequence[S]:
+    """Return those of `stretches`, which make up a file in this order, that hold bytes of `start` to `end`."""
+    first = bisect_right(stretches, start, key=lambda stretch: stretch.start) - 1
+    return stretches[first : max(first + 1, bisect_left(stretches, end, key=lambda stretch: stretch.start))]
 
 
 def prefix(parts: Sequence[Part], at: int) -> int:
