@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from servers.s3 import PartChecksums
+
 
 @dataclass
 class Asked:
@@ -34,6 +36,7 @@ class Front:
     asked: list[Asked] = field(default_factory=list)
     flips: dict[str, int] = field(default_factory=dict)  # end of an object's name -> answers still to be spoilt
     refused: dict[str, int] = field(default_factory=dict)  # kind -> the status that it gets
+    parts: PartChecksums | None = None  # what answers about parts tell besides
     before: Callable[[Asked], None] = lambda _asked: None  # called with each request before it is passed on
 
     def kinds(self) -> list[str]:
@@ -53,6 +56,7 @@ class Front:
         finally:
             self.flips.clear()
             self.refused.clear()
+            self.parts = None
             self.before = lambda _asked: None
 
 
@@ -105,9 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
             connection.endheaders(body or None)
             response = connection.getresponse()
             data = response.read()
-            headers = [(n, v) for n, v in response.getheaders() if n.lower() not in _HOP]
+            headers = {n: v for n, v in response.getheaders() if n.lower() not in _HOP}
+            if self.of.parts is not None:
+                data = self.of.parts.put_in(self.path, headers, data)
             asked.status = response.status
-            self._send(response.status, headers, self._spoilt(asked, data))
+            self._send(response.status, list(headers.items()), self._spoilt(asked, data))
 
     do_GET = do_HEAD = do_POST = answer
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.s3 import PartChecksums
 from trusses import Truss, tree
 
 from buckets.stores import S3Store, Store
@@ -101,8 +103,8 @@ def test_a_key_that_climbs_or_needs_a_folder_where_a_file_is_writes_nothing_outs
     assert tree(truss.model_cache) == {"in/side/a.bin": b"a"}
 
 
-def multipart(store: S3Store, key: str, parts: list[bytes], algorithm: str | None) -> None:
-    """Upload in parts, as large files are; without `algorithm` no checksum goes with them."""
+def multipart(store: S3Store, key: str, parts: list[bytes], algorithm: str | None) -> list[str]:
+    """Upload in parts, as large files are; return their checksums. Without `algorithm` none goes with them."""
     import boto3
     from botocore.config import Config
 
@@ -117,13 +119,15 @@ def multipart(store: S3Store, key: str, parts: list[bytes], algorithm: str | Non
     )
     where = {"Bucket": store.bucket, "Key": f"{store.base}/{key}"}
     more = {"ChecksumAlgorithm": algorithm} if algorithm else {}
-    upload = client.create_multipart_upload(**where, **more)["UploadId"]
+    kind = {"ChecksumType": "COMPOSITE"} if algorithm else {}
+    upload = client.create_multipart_upload(**where, **more, **kind)["UploadId"]
     done = []
     for number, part in enumerate(parts, 1):
         put = client.upload_part(**where, UploadId=upload, PartNumber=number, Body=part, **more)
         field = f"Checksum{algorithm}"
         done.append({"PartNumber": number, "ETag": put["ETag"], **({field: put[field]} if algorithm else {})})
     client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": done})
+    return [part[f"Checksum{algorithm}"] for part in done] if algorithm else []
 
 
 PARTS = [b"p" * (5 * MIB), b"q" * 1000]
@@ -164,6 +168,39 @@ def test_a_composite_checksum_is_verified(on_seaweed: S3Store, truss: Truss, alg
     assert "all verified" in ran.err
     (manifest,) = manifests(truss)
     assert manifest["files"][0]["digest"].startswith(f"{algorithm.lower()}-composite:")
+    assert truss.cli("verify").code == 0
+
+
+LARGE = [random.Random(number).randbytes(5 * MIB) for number in range(5)]  # comes in four parts, of 8 MiB at most
+
+
+@pytest.mark.parametrize("store", ["seaweed", "moto"])
+@pytest.mark.parametrize("algorithm", ["SHA256", "CRC32"])
+def test_a_spoilt_part_comes_again_alone_where_the_store_tells_checksums_of_parts(
+    request: pytest.FixtureRequest, truss: Truss, store: str, algorithm: str
+) -> None:
+    there: S3Store = request.getfixturevalue(f"on_{store}")
+    told = PartChecksums(algorithm.lower(), multipart(there, "m/big.bin", LARGE, algorithm))
+    there.give(truss)
+    entry(there, truss)
+    with there.front.watching() as front:
+        front.parts, front.flips["big.bin"] = told, 99
+        ran = truss.cli()
+        assert front.kinds().count("get") == 8, "each part was spoilt, twice"
+    assert ran.code == 1, ran
+    assert f"big.bin: got {algorithm.lower()} " in ran.err
+    assert " in bytes 0-5242879" in ran.err
+    assert tree(truss.model_cache) == {}
+    assert manifests(truss) == []
+    there.put("m/big.bin", b"")  # another object: nothing of the first is of use
+    multipart(there, "m/big.bin", LARGE[::-1], algorithm)
+    with there.front.watching() as front:
+        front.parts, front.flips["big.bin"] = PartChecksums(told.algorithm, told.values[::-1]), 1
+        ran = truss.cli()
+        assert front.kinds().count("get") in (5, 6), "a part of the store lies in one or two of ours"
+    assert ran.code == 0, ran
+    assert "all verified" in ran.err
+    assert tree(truss.model_cache) == {there.visible("m", "big.bin"): b"".join(LARGE[::-1])}
     assert truss.cli("verify").code == 0
 
 
