@@ -55,7 +55,7 @@ def pull(
     Args:
         jobs: taken one by one, in the caller's thread and inside `next()` of the result, and only when fewer than
             `limits.files` were taken and not yet yielded: taking one may open a temporary or wait for a lock.
-        report: told of bytes as they come, from worker threads; with a negative size when a file starts over.
+        report: told of bytes as they come, from worker threads; with a negative size for what must come again.
         limits: how much at once, and for how long; None for the defaults.
         network: proxies and certificates; None for no proxy and the system's certificates.
 

@@ -6,21 +6,21 @@ import os
 from collections.abc import Callable, Sequence
 
 from truss_cache_tasks.planning.digests import Span
+from truss_cache_tasks.transfer.job import Job
 from truss_cache_tasks.transfer.journal import Entry, Journal
 from truss_cache_tasks.transfer.parts import Part
 
 
 def adopt(
+    job: Job,
     parts: Sequence[Part],
-    journal: Journal,
-    descriptor: int,
     validator: str | None,
     *,
     begin: Callable[[int], Span],
     buffer: memoryview,
     check: Callable[[], None],
-) -> tuple[str | None, str]:
-    """Mark those of `parts` complete that are there; clear the journal where it tells of another version.
+) -> tuple[Journal | None, str | None]:
+    """Mark those of `parts` complete that are there; clear the journal, and say so, where it tells of another version.
 
     Args:
         validator: what the location promises, or None.
@@ -29,21 +29,24 @@ def adopt(
         check: called now and then; may raise.
 
     Returns:
-        The validator of what was adopted (None for none); and the one that the journal has instead of `validator`, ""
-        where they agree.
+        The journal to go on with, None where nothing is to be kept; and the validator of what was adopted, or None.
     """
+    if job.partial.journal is None:
+        return None, None
+    journal = Journal(job.partial.journal)
     entries = journal.read()
-    names = {entry.validator for entry in entries}
     wanted = validator or (entries[-1].validator if entries else "")
-    if names - {wanted}:
+    if others := {entry.validator for entry in entries} - {wanted}:
         journal.clear()
-        return None, ", ".join(sorted(names - {wanted}))
+        if other := ", ".join(sorted(others)):
+            job.say(f"{job.file.path}: what an earlier run left is of {other}, not of {wanted}: dropped")
+        return journal, None
     by_span = {(entry.start, entry.end): entry for entry in entries}
     for part in parts:
         entry = by_span.get((part.start, part.end))
-        if entry is not None and (span := _read_again(entry, begin(part.start), descriptor, buffer, check)):
+        if entry is not None and (span := _read_again(entry, begin(part.start), job.partial.descriptor, buffer, check)):
             part.at, part.taken, part.span = part.end, True, span
-    return wanted or None, ""
+    return journal, wanted or None
 
 
 def _read_again(

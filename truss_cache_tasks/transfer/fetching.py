@@ -14,7 +14,6 @@ from truss_cache_tasks.transfer.disk import allocate, disk_errors, seal
 from truss_cache_tasks.transfer.job import Done, Job, Report
 from truss_cache_tasks.transfer.journal import Entry, Journal
 from truss_cache_tasks.transfer.judging import Judge
-from truss_cache_tasks.transfer.lifeline import Lifeline
 from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.parts import Part, cut, overlapping, part_size
 from truss_cache_tasks.transfer.whereabouts import Whereabouts
@@ -139,7 +138,14 @@ class Fetching:
             with disk_errors(file), lifeline.writing:
                 lifeline.check()
                 allocate(self.job.partial.descriptor, file.size)
-                self._adopt(parts, location, buffer, lifeline)
+                self._journal, self.validator = adopt(
+                    self.job,
+                    parts,
+                    location.validator,
+                    begin=self._judge.span,
+                    buffer=buffer,
+                    check=lifeline.check,
+                )
         with self._lock:
             self._parts = parts
             self.is_ready = True
@@ -213,9 +219,9 @@ class Fetching:
                 return
             if not all(part.complete for part in self._parts):
                 return
-            self._is_judged = True
+            parts, self._is_judged = self._parts, True
         file = self.job.file
-        xxh3 = self._judge.compare(self._parts, buffer, lifeline.check)
+        xxh3 = self._judge.compare(parts, buffer, lifeline.check)
         with disk_errors(file), lifeline.away(), lifeline.writing:
             lifeline.check()
             seal(self.job.partial.descriptor, file.size)
@@ -252,38 +258,19 @@ class Fetching:
         if self._journal is not None:
             with disk_errors(self.job.file), worker.means.lifeline.writing:
                 worker.means.lifeline.check()
-                if all_is_lost:
+                if all_is_lost:  # lines of another version would not do
                     self._journal.clear()
                 for part in () if all_is_lost else lost:
                     self._journal.forget(part.start, part.end, self.validator or "")
         with self._lock:
-            again = [Part(part.start, part.end) if part in lost else part for part in parts]
-            self._parts, self._is_judged = self._cut() if all_is_lost else again, False
+            again = self._cut() if all_is_lost else [part.again() if part in lost else part for part in parts]
+            self._parts, self._is_judged = again, False
             worker.part = next(part for part in self._parts if not part.taken)
             worker.part.taken = True
             self._judge.forget(lost)
         if taken_back:
             self._report(self.job.file, -taken_back)
-        if not all_is_lost:
-            self._tell_opened()
-
-    def _adopt(self, parts: list[Part], location: Location, buffer: memoryview, lifeline: Lifeline) -> None:
-        descriptor = self.job.partial.journal
-        if descriptor is None:
-            return
-        self._journal = Journal(descriptor)
-        promised = location.validator
-        self.validator, other = adopt(
-            parts,
-            self._journal,
-            self.job.partial.descriptor,
-            promised,
-            begin=self._judge.span,
-            buffer=buffer,
-            check=lifeline.check,
-        )
-        if other:
-            self.job.say(f"{self.job.file.path}: what an earlier run left is of {other}, not of {promised}: dropped")
+        self._tell_opened()
 
     def _cut(self) -> list[Part]:
         size = self.job.file.size

@@ -49,7 +49,7 @@ class Judge:
         self._follow(self._pieces)
 
     def forget(self, lost: Iterable[Part]) -> None:
-        """Hash the bytes of `lost` again when they come, and what else belongs to a piece with them."""
+        """Hash all pieces that hold bytes of `lost` again, when these come. With the file's lock held."""
         self._follow(sorted({piece for part in lost for piece in overlapping(self._pieces, part.start, part.end)}))
 
     def _follow(self, pieces: Sequence[Piece]) -> None:

@@ -27,6 +27,10 @@ class Part:
         """Whether all its bytes are written."""
         return self.at == self.end
 
+    def again(self) -> Part:
+        """Return it as it was before any byte came."""
+        return Part(self.start, self.end)
+
 
 def part_size(size: int, limits: Limits) -> int:
     """Return the length of the parts of a file of `size` bytes: `size` itself where it is not worth a second request.
