@@ -43,8 +43,7 @@ class Served:
         `redirect:URL`               302
         `redirect-loop`              302 to itself (consumed never)
 
-    `spoilt` says what of the next answers is wrong wherever a part begins: {7: ".x"} is byte 7 of the second answer
-    that holds it.
+    `spoilt` is of bytes, wherever an answer begins: {7: ".x"} makes byte 7 wrong in the second answer that holds it.
     """
 
     body: bytes
@@ -210,9 +209,8 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= len(whole):
                 self._refuse(asked, 416, "")
                 return
-        body: bytes | bytearray | memoryview = memoryview(whole)[
-            start:end
-        ]  # no copy: tests measure this process's memory
+        body: bytes | bytearray | memoryview
+        body = memoryview(whole)[start:end]  # no copy: tests measure this process's memory
         if name == "flip":
             body = bytes([body[0] ^ 1]) + bytes(body[1:])
         for at in [at for at in served.spoilt if start <= at < end]:

@@ -240,7 +240,7 @@ class Fetching:
     def _start_over(self, worker: Worker, pieces: Sequence[Piece]) -> None:
         """Forget the parts that hold bytes of `pieces`, send every other worker away, and give this one the first part.
 
-        These have nothing left to do where parts are kept: a file is judged when all of it is there.
+        Where parts are kept, the others have nothing left to do: a file is judged once all of it is there.
         """
         with self._lock:
             worker.check()
