@@ -67,7 +67,8 @@ def publish(place: Place, planned: PlannedFile, partial: Partial, digest: Digest
 
 def sync_names(held: Iterable[Held]) -> None:
     """Make the names of published blobs survive a power cut, which a manifest that lists them relies on."""
-    for folder in {folder for one in held for folder in (one.path.parent, one.path.parent.parent)}:
+    folders = {os.path.dirname(one.path) for one in held}
+    for folder in folders | {os.path.dirname(folder) for folder in folders}:
         with disk_errors(f"cannot sync {folder}"), contextlib.suppress(FileNotFoundError):
             sync_folder(folder)  # gone: another project's clean took them, which the commit will find
 
@@ -89,8 +90,9 @@ def _is_marked(place: Place, path: Path) -> bool:
 
 def settle_in(place: Place, held: Iterable[Held]) -> None:
     """Remove what stood for these bytes until a manifest listed them. The caller holds the root's lock."""
+    staged_below = f"{place.records}/blobs/"
     for one in held:
-        if one.path.parent.parent == place.records / "blobs":
+        if str(one.path).startswith(staged_below):
             one.path.unlink(missing_ok=True)
         elif place.form is Form.HUB:
             (place.records / "published" / one.path.name).unlink(missing_ok=True)
@@ -124,9 +126,9 @@ def staged(place: Place, name: str) -> list[Path]:
     return named(_staging(place, name), name)
 
 
-def _staging(place: Place, name: str) -> Path:
+def _staging(place: Place, name: str) -> str:
     """Return the folder of this blob id: its lookup must not take longer the more files wait beside it."""
-    return Path(f"{place.records}/blobs/{name[:2]}")
+    return f"{place.records}/blobs/{name[:2]}"
 
 
 def last_commit(place: Place) -> int:
@@ -311,8 +313,8 @@ def _hashed(path: Path, size: int, want: Digest | None, stopped: Callable[[], bo
 def _blob_path(place: Place, identity: str, xxh3: str, digest: str) -> Path:
     name = blob_id(identity, place.form)
     if place.form is Form.HUB:
-        return place.root / "blobs" / name
-    return _staging(place, name) / f"{name}.{xxh3}.{_plain(digest)}"
+        return Path(f"{place.root}/blobs/{name}")
+    return Path(f"{_staging(place, name)}/{name}.{xxh3}.{_plain(digest)}")
 
 
 def _plain(digest: str) -> str:

@@ -60,7 +60,7 @@ def token() -> str:
     return os.urandom(4).hex()
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: str | Path) -> None:
     """Make the names in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -75,6 +75,10 @@ def place_file(source: Path, target: Path, temporary: Path) -> None:
     Args:
         temporary: a free name on the disk of `target`.
     """
+    if source.is_symlink():  # a shared blob of huggingface_hub; link(2) would link the link itself
+        source = source.resolve()
+    if _linked(source, target):
+        return
     make_folder(temporary.parent)
     try:
         _clone(source, temporary)
@@ -83,8 +87,20 @@ def place_file(source: Path, target: Path, temporary: Path) -> None:
         temporary.unlink(missing_ok=True)  # rename(2) of two links to one file does nothing
 
 
+def _linked(source: Path, target: Path) -> bool:
+    """Whether `target` could be made by one link(2): nothing was there, and the disk has them."""
+    for _ in range(2):
+        try:
+            os.link(source, target)
+            return True
+        except FileNotFoundError:
+            make_folder(target.parent)
+        except OSError:
+            return False
+    return False
+
+
 def _clone(source: Path, target: Path) -> None:
-    source = source.resolve()  # a shared blob of huggingface_hub is a link; link(2) would link the link itself
     try:
         os.link(source, target)
         return
@@ -128,14 +144,14 @@ def open_in(path: Path, flags: int) -> int:
     return os.open(path, flags, 0o666)
 
 
-def named(folder: Path, name: str) -> list[Path]:
+def named(folder: str, name: str) -> list[Path]:
     """Return what lies in `folder` as `{name}.*`; nothing if it is missing."""
     try:
         found = os.listdir(folder)  # asked once a file: glob() takes ten times as long
     except FileNotFoundError:
         return []
     start = f"{name}."
-    return [folder / one for one in found if one.startswith(start)]
+    return [Path(folder, one) for one in found if one.startswith(start)]
 
 
 def make_folder(path: Path) -> None:
@@ -179,9 +195,9 @@ def remove_hollow(folder: Path) -> None:
         remove_if_empty(*(Path(path) for path, _, _ in os.walk(folder, topdown=False)))
 
 
-def refuse_links(path: Path, root: Path) -> None:
-    """Refuse a path that leads out of `root` by a linked folder on its way; `root` itself may be one."""
-    for parent in path.parents:
+def refuse_links(folder: Path, root: Path) -> None:
+    """Refuse a folder that leads out of `root` because it, or one on its way, is a link; `root` itself may be one."""
+    for parent in (folder, *folder.parents):
         if parent == root:
             return
         if parent.is_symlink():

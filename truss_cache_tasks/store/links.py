@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 from truss_cache_tasks.planning.keys import request_key
-from truss_cache_tasks.planning.plan import Plan, PlannedFile
+from truss_cache_tasks.planning.plan import Plan
 from truss_cache_tasks.planning.records import FORMAT, FileRecord, Manifest
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.blobs import Held, is_as_recorded, keep, retire
@@ -41,13 +41,13 @@ def expose(place: Place, plan: Plan, held: Mapping[str, Held], known: Iterable[M
         _keep_replaced(place, plan, held, (record for m in known if m.key != key for record in m.files))
     records = []
     with disk_errors(f"cannot write below {place.root}"):
+        for folder in sorted({os.path.dirname(planned.path) for planned in plan.files}):
+            refuse_links(place.root / folder, place.root)
+        expose_one = _link if place.form is Form.HUB else _put
         for planned in plan.files:
-            refuse_links(place.root / planned.path, place.root)
-        for planned in plan.files:
-            one = held[planned.identity]
-            expose_one = _link if place.form is Form.HUB else _put
-            made = expose_one(place, planned, one) or planned.path in ours
-            visible = os.stat(place.root / planned.path)
+            one, path = held[planned.identity], Path(f"{place.root}/{planned.path}")
+            made = expose_one(place, path, one) or planned.path in ours
+            visible = os.stat(path)
             records.append(
                 FileRecord(
                     path=planned.path,
@@ -78,9 +78,8 @@ def _intend(place: Place, plan: Plan) -> set[str]:
     return left
 
 
-def _link(place: Place, planned: PlannedFile, held: Held) -> bool:
+def _link(place: Place, path: Path, held: Held) -> bool:
     """Make the relative link that huggingface_hub makes; return whether there was none."""
-    path = place.root / planned.path
     target = os.path.relpath(place.root / "blobs" / held.path.name, path.parent)
     with contextlib.suppress(OSError):
         if os.readlink(path) == target:
@@ -104,10 +103,9 @@ def _keep_replaced(place: Place, plan: Plan, held: Mapping[str, Held], others: I
             keep(place, record)
 
 
-def _put(place: Place, planned: PlannedFile, held: Held) -> bool:
-    path = place.root / planned.path
+def _put(place: Place, path: Path, held: Held) -> bool:
     remove_hollow(path)
-    if path != held.path and not (path.is_file() and not path.is_symlink() and path.samefile(held.path)):
+    if not (path.is_file() and not path.is_symlink() and path.samefile(held.path)):
         place_file(held.path, path, place.records / "partials" / f"put.{token()}")
     return True
 

@@ -41,9 +41,9 @@ def try_lock(path: Path) -> Callable[[], None] | None:
 
 
 def _release(descriptor: int, path: Path) -> None:
-    if path.parent.name == "locks":
+    if os.path.basename(os.path.dirname(path)) == "locks":
         with contextlib.suppress(OSError):
-            path.unlink()
+            os.unlink(path)
     os.close(descriptor)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "revision": manifest.revision,
         "folder": manifest.folder,
         "snapshot": manifest.snapshot,
-        "files": [asdict(file) for file in manifest.files],
+        "files": [dict(vars(file)) for file in manifest.files],
         "unverified": sum(not file.digest for file in manifest.files),
     }
 

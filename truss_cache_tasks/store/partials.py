@@ -70,9 +70,9 @@ def open_partial(place: Place, planned: PlannedFile) -> Partial:
     The caller holds the blob's lock: any temporary that is there is a dead run's.
     """
     name = blob_id(planned.identity, place.form)
-    folder = Path(f"{place.records}/partials")
+    folder = f"{place.records}/partials"
     with disk_errors(f"cannot write below {place.root}"):
-        path = folder / f"{name}.{token()}"
+        path = Path(f"{folder}/{name}.{token()}")
         left = named(folder, name)
         adopted = _adopt(left, path)
         for dead in left:

@@ -131,6 +131,7 @@ class _Scheduler:
         """Begin `job` as soon as its turn comes."""
         fetching = Fetching(job, pull.report, pull.means, self._wake)
         with self._changed:
+            fetching.host = pull.host  # most likely, until its location tells
             pull.running.append(fetching)
             heapq.heappush(pull.waiting, (-job.file.size, next(self._numbers), fetching))
         self._wake()
