@@ -7,7 +7,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
@@ -77,7 +77,7 @@ def place_file(source: Path, target: Path, temporary: Path) -> None:
     """
     if source.is_symlink():  # a shared blob of huggingface_hub; link(2) would link the link itself
         source = source.resolve()
-    if _linked(source, target):
+    if made(lambda: os.link(source, target), target):
         return
     make_folder(temporary.parent)
     try:
@@ -87,11 +87,11 @@ def place_file(source: Path, target: Path, temporary: Path) -> None:
         temporary.unlink(missing_ok=True)  # rename(2) of two links to one file does nothing
 
 
-def _linked(source: Path, target: Path) -> bool:
-    """Whether `target` could be made by one link(2): nothing was there, and the disk has them."""
+def made(make: Callable[[], None], target: Path) -> bool:
+    """Whether `make` could make the link `target` in one step: nothing was there, and the disk has such links."""
     for _ in range(2):
         try:
-            os.link(source, target)
+            make()
             return True
         except FileNotFoundError:
             make_folder(target.parent)

@@ -15,6 +15,8 @@ from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.blobs import Held, is_as_recorded, keep, retire
 from truss_cache_tasks.store.disk import (
     disk_errors,
+    made,
+    make_folder,
     place_file,
     refuse_links,
     remove_empty_parents,
@@ -84,9 +86,10 @@ def _link(place: Place, path: Path, held: Held) -> bool:
     with contextlib.suppress(OSError):
         if os.readlink(path) == target:
             return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if made(lambda: os.symlink(target, path), path):
+        return True
     temporary = place.records / f"link.{token()}"
-    temporary.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(temporary.parent)
     os.symlink(target, temporary)
     try:
         os.replace(temporary, path)
