@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from truss_cache_tasks.planning.digests import Span
 from truss_cache_tasks.transfer.limits import Limits
 
-_PARTS = 64  # of a file, where the bounds of a part's length leave a choice
+_PARTS = 32  # of a file, where the bounds of a part's length leave a choice
 
 
 class Part:
@@ -36,7 +36,7 @@ def part_size(size: int, limits: Limits) -> int:
     """Return the length of the parts of a file of `size` bytes: `size` itself where it is not worth a second request.
 
     >>> [part_size(size << 20, Limits()) >> 20 for size in (5, 100, 1000, 100_000)]
-    [5, 8, 16, 64]
+    [5, 8, 32, 64]
     """
     if size <= limits.part_min:
         return size
