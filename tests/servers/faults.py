@@ -29,6 +29,7 @@ class Served:
         `pause:N`                    N bytes of the body, and the rest once `go` is set
         `silence`                    not even headers
         `hang-up`                    closes without an answer
+        `early-hints`                an answer of its own (103) before the one that counts, which follows a little later
         `flip`                       one bit of the body's first byte is wrong
         `ignore-range`               200 and the whole body, whatever was asked
         `no-length`                  the body ends with the connection, no Content-Length
@@ -174,6 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._redirect(asked, argument)
         if name == "redirect-loop":
             return self._redirect(asked, self.path)
+        if name == "early-hints":
+            self.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
+            self.server_of.go.wait()
         if name == "etag-change":
             served.etag = '"v2"'
         return self._give(asked, served, name, argument)

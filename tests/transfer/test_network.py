@@ -70,6 +70,35 @@ def test_a_downgrade_to_http_drops_the_credential(secure, server, authority):
     assert "authorization" not in server.asked[0].headers
 
 
+@pytest.mark.parametrize("target", ["http://exa mple.com/", "http://@/", "http://[::1]x/", "http://%ff.example/"])
+def test_a_redirect_to_a_host_that_can_be_none_fails_its_own_file_alone(server, target):
+    bad = job_for(server.add("/bad", BODY, *[f"redirect:{target}"] * 9), BODY, path="bad")
+    good = job_for(server.add("/good", BODY), BODY, path="good")
+    ends = {end.job.file.path: end for end in transfer.pull([bad, good], limits=FAST)}
+    assert isinstance(ends["bad"].error, Unavailable)
+    assert isinstance(ends["good"], transfer.Done)
+
+
+def test_an_early_hint_is_not_taken_for_the_next_files_answer(server):
+    server.go.set()
+    one, two = b"1" * 1000, b"2" * 1000
+    jobs = [job_for(server.add("/1", one, "early-hints"), one, path="1", digest=None),
+            job_for(server.add("/2", two), two, path="2", digest=None)]  # fmt: skip
+    ends = list(transfer.pull(jobs, limits=replace(FAST, connections=1)))
+    assert {end.job.file.path: end.job.partial.content for end in ends} == {"1": one, "2": two}
+
+
+def test_a_redirects_password_is_not_in_the_host_that_a_proxy_sees(server):
+    with proxying("me", "mine") as proxy:
+        target = f"http://us:hush@127.0.0.1:{server.port}/there"
+        server.add("/there", BODY)
+        network = transfer.Network.from_env({"http_proxy": f"http://me:mine@127.0.0.1:{proxy.server_port}"})
+        url = server.add("/w", BODY, f"redirect:{target}")
+        assert isinstance(pull_one(job_for(url, BODY), network=network), transfer.Done)
+        assert not any("hush" in line for line in proxy.asked)
+        assert all("hush" not in asked.headers["host"] for asked in server.asked)
+
+
 def test_a_redirect_loop_ends_at_once(server):
     error = pull_one(job_for(server.add("/w", BODY, "redirect-loop"), BODY)).error
     assert isinstance(error, Unavailable)

@@ -54,6 +54,14 @@ def whole(result, body=BODY):
     return True
 
 
+@pytest.mark.parametrize("algorithm", ["crc32", "sha256"])
+@pytest.mark.parametrize("fault", ["ignore-range", "etag-stray"])
+def test_a_part_of_no_bytes_counts_when_the_file_starts_over(server, algorithm, fault):
+    want = digest_of(algorithm, BODY, (PART, len(BODY) - PART, 0))
+    url = server.add("/w", BODY, fault)
+    assert whole(pull_one(job_for(url, BODY, digest=want, validator='"v1"'), CUT))
+
+
 @pytest.mark.parametrize("algorithm", ["crc32", "crc32c", "crc64nvme", "sha256", "sha1"])
 @pytest.mark.parametrize("length", [40_000, PART, 100_000, 5 * PART + 5])
 @pytest.mark.parametrize("connections", [1, 4])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -101,3 +104,55 @@ def test_a_pull_that_begins_while_the_last_one_ends_gets_threads_of_its_own(serv
     for _ in range(50):
         running = [callers.submit(pull_all, Jobs(server, [size])) for size in (1, 2, 3, 4)]
         assert [one.result(10) for one in running] == [["1"], ["2"], ["3"], ["4"]]
+
+
+def test_a_pull_of_small_files_does_not_wait_for_one_of_many_large_ones(server, callers):
+    large, small = Jobs(server, range(1000, 1200), "pause:1"), Jobs(server, [3, 2, 1])
+    running = callers.submit(pull_all, large)
+    wait_until(lambda: server.in_flight == 4, "four connections", alive=lambda: True, timeout_s=10)
+    beside = callers.submit(pull_all, small)
+    assert small.all_taken.wait(10)
+    server.go.set()
+    assert len(running.result(20)) == 200
+    assert sorted(beside.result(10)) == ["1", "2", "3"]
+    assert [asked.path for asked in server.asked].index("/1") < 100
+
+
+def test_a_thread_that_cannot_be_started_costs_nobody_his_files(server, callers, monkeypatch):
+    large = Jobs(server, range(10, 14), "pause:1")
+    running = callers.submit(pull_all, large)
+    wait_until(lambda: server.in_flight == 4, "four connections", alive=lambda: True, timeout_s=10)
+    start, refused = threading.Thread.start, []
+
+    def start_one_less(thread):
+        if thread.name.startswith("transfer-") and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with fault_server() as other:
+        monkeypatch.setattr(threading.Thread, "start", start_one_less)
+        assert pull_all(Jobs(other, [1])) == ["1"]
+        assert refused
+        assert pull_all(Jobs(other, [2])) == ["2"]
+    server.go.set()
+    assert len(running.result(10)) == 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may hit a finalizer, too
+def test_a_signal_that_raises_in_the_callers_thread_leaves_an_engine_that_works(server, callers):
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals reach the main thread alone")
+    dice = random.Random(3)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(150):
+            signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.0002, 0.012))
+            with suppress(KeyboardInterrupt):
+                pull_all(Jobs(server, range(100, 112)))
+            with suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert callers.submit(pull_all, Jobs(server, [50])).result(10) == ["50"]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    wait_until(lambda: not worker_threads(), "the end of the threads", alive=lambda: True, timeout_s=10)

@@ -55,7 +55,8 @@ class Answer:
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
-        reusable = self.response.isclosed() and not self.response.will_close
+        # After an early hint (1xx) the answer itself is still to come.
+        reusable = self.response.isclosed() and not self.response.will_close and self.status >= 200
         self.response.close()
         self._pool.take_back(self._connection, reusable=reusable)
 
@@ -122,7 +123,9 @@ class _Pool(HTTPConnectionPool):
         tunnels = connection_requires_http_tunnel(self.proxy, self.proxy_config, parts.scheme)
         target = parts.request_uri
         if self.proxy is not None and not tunnels:
-            headers, target = {**headers, **self.proxy_headers}, parts._replace(fragment=None).url
+            # Its Host as http.client makes it of the target would have the user and the password of that, if any.
+            headers = {"Host": parts.netloc or "", **headers, **self.proxy_headers}
+            target = parts._replace(fragment=None, auth=None).url
         connection: _Breakable = self._get_conn()  # type: ignore[assignment]
         try:
             connection.serve(means.lifeline)

@@ -8,9 +8,9 @@ import os
 import queue
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
 from truss_cache_tasks.errors import CacheTaskError, Stopped
 from truss_cache_tasks.transfer.fetching import Fetching
@@ -23,6 +23,7 @@ from truss_cache_tasks.transfer.worker import Worker
 from truss_cache_tasks.transfer.working import work
 
 _POLL_S = 0.1  # how often a waiting pull looks whether the process is to stop
+_LOST_S = 1.0  # after which an idle thread looks by itself: a signal handler that raises may have cost it its call
 
 
 def run(jobs: Iterable[Job], report: Report, limits: Limits, network: Network) -> Iterator[Done | Failed]:
@@ -30,10 +31,10 @@ def run(jobs: Iterable[Job], report: Report, limits: Limits, network: Network) -
     process = this_process()
     pull = _Pull(Means(limits, network, process, Lifeline()), report)
     scheduler = _scheduler_of(process)
-    scheduler.open(pull)
-    supply = iter(jobs)
     more = True
     try:
+        scheduler.open(pull)
+        supply = iter(jobs)
         while True:
             while more and not process.stopping and len(pull.running) < limits.files:
                 try:
@@ -70,12 +71,8 @@ class _Pull:
         self.begun: list[Fetching] = []
         # SimpleQueue, not Queue: a signal handler may interrupt `get`, which then holds no lock.
         self.ended: queue.SimpleQueue[tuple[Fetching, Done | BaseException]] = queue.SimpleQueue()
-        self._host: str | None = None  # of those that ended
-
-    @property
-    def host(self) -> str | None:
-        """The host that one of its files is read from, as far as any knows."""
-        return next((fetching.host for fetching in self.begun if fetching.host is not None), self._host)
+        self.host: str | None = None  # that one of its files was last read from
+        self.gives_up_at: float | None = None  # once the process is to stop
 
     @property
     def at_work(self) -> int:
@@ -89,7 +86,6 @@ class _Pull:
 
     def drop(self, fetching: Fetching) -> None:
         """Forget a file that ended or was given up."""
-        self._host = fetching.host or self._host
         if fetching in self.begun:
             self.begun.remove(fetching)
         elif self.waiting:
@@ -109,8 +105,8 @@ class _Shift:
 class _Scheduler:
     """One for each process: gives its threads parts of files, whichever pull they belong to.
 
-    A file that no thread is at comes first, the largest of all pulls before the others; then the one that has the
-    fewest threads. A host has no more threads than connections.
+    A file that no thread is at comes first: of a pull that has no thread at all, else the largest of all pulls. Then
+    the one that has the fewest threads. A host has no more threads than connections.
     """
 
     def __init__(self, process: Process) -> None:
@@ -118,19 +114,22 @@ class _Scheduler:
         self._pulls: list[_Pull] = []
         self._shift = _Shift()
         self._numbers = itertools.count()  # the first of equals goes first
-        self._changed = threading.Condition()  # of all of the above and of the pulls' files; workers alone wait for it
+        # Of all of the above and of the pulls' files. `with` takes the lock itself, never the condition: that enters in
+        # Python, and a signal handler that raises there would leave it locked for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # workers alone wait for it
 
     # -- for the thread that called `pull`
 
     def open(self, pull: _Pull) -> None:
         """Begin to serve `pull`."""
-        with self._changed:
+        with self._lock:
             self._pulls.append(pull)
 
     def take(self, pull: _Pull, job: Job) -> None:
         """Begin `job` as soon as its turn comes."""
-        fetching = Fetching(job, pull.report, pull.means, self._wake)
-        with self._changed:
+        fetching = Fetching(job, pull.report, pull.means, self._wake, partial(self._reads_from, pull))
+        with self._lock:
             fetching.host = pull.host  # most likely, until its location tells
             pull.running.append(fetching)
             heapq.heappush(pull.waiting, (-job.file.size, next(self._numbers), fetching))
@@ -138,7 +137,6 @@ class _Scheduler:
 
     def result(self, pull: _Pull) -> Done | Failed:
         """Return the end of the next job of `pull`. Raises what a worker met that is no CacheTaskError."""
-        give_up = None
         while True:
             try:
                 fetching, end = pull.ended.get(timeout=_POLL_S)
@@ -146,12 +144,12 @@ class _Scheduler:
                 if not self._process.stopping:
                     self._wake()  # some may have gone away
                     continue
-                give_up = give_up or time.monotonic() + pull.means.limits.stop_s
-                if time.monotonic() < give_up:
+                pull.gives_up_at = pull.gives_up_at or time.monotonic() + pull.means.limits.stop_s
+                if time.monotonic() < pull.gives_up_at:
                     continue
                 fetching, end = pull.running[0], Stopped("stopped before it was complete")
                 fetching.close()
-                with self._changed:
+                with self._lock:
                     pull.drop(fetching)
             if fetching not in pull.running:
                 continue  # given up before
@@ -168,8 +166,8 @@ class _Scheduler:
             return  # a fork's copy of a pull: threads and connections are the parent's
         for fetching in pull.running:
             fetching.close()
-        with self._changed:
-            self._pulls.remove(pull)
+        with self._lock:
+            self._pulls = [other for other in self._pulls if other is not pull]
             pull.waiting.clear()
             pull.begun = [fetching for fetching in pull.begun if fetching.load]
             shift = self._shift
@@ -181,34 +179,45 @@ class _Scheduler:
             with suppress(queue.Empty):
                 pull.ended.get(timeout=left)
         for thread in shift.threads if shift.is_over else ():
-            thread.join(max(0.0, until - time.monotonic()))
+            if thread.ident is not None:  # else its start was interrupted
+                thread.join(max(0.0, until - time.monotonic()))
 
     # -- for the workers
 
     def _wake(self) -> None:
         """See that there are threads for what can be done now."""
-        with self._changed:
-            wanted = self._wanted()
+        with self._lock:
+            wanted = sum(min(self._room(there), sum(pull.wanted for pull in there)) for there in self._by_host())
             shift = self._shift
             self._changed.notify(wanted)
             for _ in range(wanted - shift.idle):
                 name = f"transfer-{len(shift.threads)}"
                 thread = threading.Thread(target=self._work, args=(shift,), name=name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # this user may have no more of them
+                    if shift.threads:
+                        return
+                    raise
                 shift.threads.append(thread)
                 shift.idle += 1
-                thread.start()
 
-    def _wanted(self) -> int:
-        wanted: Counter[str | None] = Counter()
+    def _reads_from(self, pull: _Pull, host: str) -> None:
+        with self._lock:
+            pull.host = host
+        self._wake()  # as many may begin as that host gives connections
+
+    def _by_host(self) -> Iterable[list[_Pull]]:
+        """Return the pulls that share a host's connections; one that does not know its host yet is by itself."""
+        found: dict[str | _Pull, list[_Pull]] = {}
         for pull in self._pulls:
-            wanted[pull.host] += pull.wanted
-        return sum(min(number, max(0, self._room(host))) for host, number in wanted.items() if number)
+            found.setdefault(pull.host if pull.host is not None else pull, []).append(pull)
+        return found.values()
 
-    def _room(self, host: str | None) -> int:
-        """How many further threads may be at files of `host`."""
-        there = [pull for pull in self._pulls if pull.host == host]
+    def _room(self, there: Sequence[_Pull]) -> int:
+        """How many further threads may be at files of these pulls, which share a host; 0 at least."""
         most = max(pull.means.limits.connections for pull in there)
-        return min(most, self._process.allowed(host)) - sum(pull.at_work for pull in there)
+        return max(0, min(most, self._process.allowed(there[0].host)) - sum(pull.at_work for pull in there))
 
     def _work(self, shift: _Shift) -> None:
         while (begun := self._next(shift)) is not None:
@@ -220,7 +229,7 @@ class _Scheduler:
             except BaseException as exc:  # nothing may end a thread but `_next`: the caller waits for this job's end
                 failure = exc
             end = fetching.leave(worker, failure)
-            with self._changed:
+            with self._lock:
                 shift.idle += 1
                 if end is not None:
                     pull.drop(fetching)
@@ -231,21 +240,21 @@ class _Scheduler:
 
     def _next(self, shift: _Shift) -> tuple[_Pull, Fetching, Worker] | None:
         """Return a worker of a file that wants one; None once the shift is over."""
-        with self._changed:
+        with self._lock:
             while not shift.is_over:
                 chosen = self._choose()
                 if chosen is not None:
                     shift.idle -= 1
                     pull, fetching = chosen
                     return pull, fetching, fetching.join()
-                self._changed.wait()
+                self._changed.wait(_LOST_S)
             return None
 
     def _choose(self) -> tuple[_Pull, Fetching] | None:
-        pulls = [pull for pull in self._pulls if self._room(pull.host) > 0]
+        pulls = [pull for there in self._by_host() if self._room(there) for pull in there]
         fresh = [pull for pull in pulls if pull.waiting]
         if fresh:
-            pull = min(fresh, key=lambda pull: pull.waiting[0])
+            pull = min(fresh, key=lambda pull: (pull.at_work > 0, pull.waiting[0]))
             fetching = heapq.heappop(pull.waiting)[2]
             pull.begun.append(fetching)
             return pull, fetching

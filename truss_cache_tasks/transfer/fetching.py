@@ -27,12 +27,20 @@ class Fetching:
     given; then one for each part, as far as connections allow. Starting over sends all workers but one away.
     """
 
-    def __init__(self, job: Job, report: Report, means: Means, opened: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        report: Report,
+        means: Means,
+        opened: Callable[[], None],
+        reads_from: Callable[[str], None],
+    ) -> None:
         """Begin with nothing there.
 
         Args:
             means: of the pull; each worker gets a lifeline of its own.
             opened: called when further workers can be of use.
+            reads_from: told the host that is asked next, when it is another one.
         """
         self.job = job
         self.whereabouts = Whereabouts(job.locate)
@@ -44,6 +52,7 @@ class Fetching:
         self._report = report
         self._means = means
         self._tell_opened = opened
+        self._tell_host = reads_from
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._parts: list[Part] = []
@@ -118,9 +127,9 @@ class Fetching:
 
     def reads_from(self, host: str) -> None:
         """Take note of the host that is asked next."""
-        was, self.host = self.host, host
-        if was is None:
-            self._tell_opened()  # as many may begin as that host gives connections
+        if host != self.host:
+            self.host = host
+            self._tell_host(host)
 
     def prepare(self, location: Location, worker: Worker, buffer: memoryview) -> None:
         """Get ready for the first part, once a location is there; `buffer` is scratch memory."""

@@ -168,9 +168,8 @@ def _get(
     sent = {"Accept-Encoding": "identity", "User-Agent": "truss-cache-tasks", **location.headers, **headers}
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
-        pool = pool_for(url, means)
         with network_errors(file, host):
-            answer = pool.ask(url, sent, means)
+            answer = pool_for(url, means).ask(url, sent, means)
         target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
         if target is None:
             _set_stall(answer, limits.stall_s)

@@ -50,7 +50,10 @@ class Judge:
 
     def forget(self, lost: Iterable[Part]) -> None:
         """Hash all pieces that hold bytes of `lost` again, when these come. With the file's lock held."""
-        self._follow(sorted({piece for part in lost for piece in overlapping(self._pieces, part.start, part.end)}))
+        again = {piece for part in lost for piece in overlapping(self._pieces, part.start, part.end)}
+        self._follow(
+            sorted(again | {piece for piece in self._pieces if piece.start == piece.end})
+        )  # these cost nothing
 
     def _follow(self, pieces: Sequence[Piece]) -> None:
         if self.want is not None and not combines(self.want):

@@ -20,7 +20,10 @@ def network_errors(file: RemoteFile, host: str) -> Iterator[None]:
     """Translate what the network raises. The words hold a host, never a URL: its query may be signed."""
     try:
         yield
-    except UnicodeError as exc:  # an empty label, or one that is too long
+    except (
+        UnicodeError,
+        urllib3.exceptions.LocationValueError,
+    ) as exc:  # an empty label, one that is too long, a blank
         raise Hopeless(f"{file.path}: {host[:60]}: no host can have this name", hint="Check the endpoint.") from exc
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
         causes = tuple(_causes(exc))
