@@ -118,7 +118,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk of a size of its own; CI is root")
 def test_too_small_a_disk_is_known_before_the_first_byte(on_seaweed: S3Store, truss: Truss) -> None:
     on_seaweed.put("m/big.bin", bytes(3_000_000))
     on_seaweed.put("m/small.bin", b"small")
@@ -135,7 +135,7 @@ def test_too_small_a_disk_is_known_before_the_first_byte(on_seaweed: S3Store, tr
         assert truss.cli().code == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk of a size of its own; CI is root")
 def test_a_cache_that_is_not_writable_is_known_before_anybody_is_asked(on_seaweed: S3Store, truss: Truss) -> None:
     on_seaweed.put("m/a.bin", b"a")
     on_seaweed.give(truss)
@@ -148,7 +148,7 @@ def test_a_cache_that_is_not_writable_is_known_before_anybody_is_asked(on_seawee
     assert "TRUSS_MODEL_CACHE_DIR" in ran.err
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk of a size of its own; CI is root")
 def test_a_whole_cache_that_is_read_only_is_fresh_for_another_project_too(on_gcs: GcsStore, truss: Truss) -> None:
     on_gcs.put("m/a.bin", b"a")
     on_gcs.give(truss)

@@ -249,7 +249,9 @@ def test_the_rate_is_shared_and_paid_for(server, monkeypatch):
     assert 4 < max(waited) <= 5  # the last of 5000 bytes at 1000 a second, less what passed meanwhile
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a Linux device")
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="/dev/full, a disk that is always full, is a device of Linux"
+)
 def test_a_full_disk_is_a_store_error_and_is_not_tried_again(server):
     class Full:
         descriptor = os.open("/dev/full", os.O_RDWR)

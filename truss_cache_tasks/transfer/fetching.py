@@ -66,7 +66,7 @@ class Fetching:
         self._came_again: set[Piece] = set()
         self._journal: Journal | None = None
 
-    # -- for the crew
+    # -- for the scheduler
 
     @property
     def load(self) -> int:
