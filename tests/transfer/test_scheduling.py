@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import random
-import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -138,20 +135,3 @@ def test_a_thread_that_cannot_be_started_costs_nobody_his_files(server, callers,
         assert pull_all(Jobs(other, [2])) == ["2"]
     server.go.set()
     assert len(running.result(10)) == 4
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may hit a finalizer, too
-def test_a_signal_that_raises_in_the_callers_thread_leaves_an_engine_that_works(server, callers):
-    dice = random.Random(3)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        for _ in range(150):
-            signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.0002, 0.012))
-            with suppress(KeyboardInterrupt):
-                pull_all(Jobs(server, range(100, 112)))
-            with suppress(KeyboardInterrupt):
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            assert callers.submit(pull_all, Jobs(server, [50])).result(10) == ["50"]
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    wait_until(lambda: not worker_threads(), "the end of the threads", alive=lambda: True, timeout_s=10)
