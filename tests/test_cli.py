@@ -67,6 +67,8 @@ def test_a_failed_entry_is_named_and_the_others_are_fetched(two: Truss) -> None:
         ["run", "--dry-run"],
         ["--check"],
         ["clean", "-a"],
+        ["clean", "--replace"],
+        ["--follow-links"],
         ["why", "-n"],
         ["key", "org/one"],
         ["run", "org/tow"],

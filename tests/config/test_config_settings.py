@@ -1,5 +1,6 @@
 """The environment: our own variables, and where huggingface_hub keeps its cache."""
 
+import dataclasses
 import os
 import pwd
 import subprocess
@@ -18,8 +19,8 @@ def test_nothing_set_is_all_defaults():
     settings = read_settings({}, HERE)
     assert settings.secrets_dirs == (Path("/secrets"), Path("/etc/secrets"))
     assert (settings.config, settings.model_cache_dir, settings.mount_root, settings.project) == (None,) * 4
-    assert (settings.connections, settings.max_rate, settings.events) == (None,) * 3
-    assert (settings.offline, settings.debug) == (False,) * 2
+    assert (settings.connections, settings.max_rate) == (None,) * 2
+    assert (settings.offline, settings.debug, settings.replace, settings.follow_links) == (False,) * 4
 
 
 def test_every_variable_is_read():
@@ -33,7 +34,8 @@ def test_every_variable_is_read():
         "TRUSS_CACHE_LOCKED": "No",
         "TRUSS_CACHE_CONNECTIONS": "256",
         "TRUSS_CACHE_MAX_RATE": "1.5M",
-        "TRUSS_CACHE_EVENTS": "x",
+        "TRUSS_CACHE_REPLACE": "1",
+        "TRUSS_CACHE_FOLLOW_LINKS": "yes",
         "TRUSS_CACHE_DEBUG": "1",
     }
     settings = read_settings(env, HERE)
@@ -42,7 +44,8 @@ def test_every_variable_is_read():
     assert settings.mount_root == Path("/m")
     assert settings.secrets_dirs == (Path("/home/me/secrets"), Path("/etc/secrets"))
     assert (settings.project, settings.debug) == ("my-project.1", True)
-    assert (settings.connections, settings.max_rate, settings.events) == (256, 1_500_000, "x")
+    assert (settings.connections, settings.max_rate) == (256, 1_500_000)
+    assert (settings.replace, settings.follow_links) == (True, True)
     assert {variable.name for variable in VARIABLES} == {name for name in env if name.startswith("TRUSS_")}
 
 
@@ -52,9 +55,11 @@ def test_an_empty_variable_of_ours_counts_as_not_set():
     )
 
 
-def test_a_lock_that_is_not_supported_yet_is_not_silently_ignored():
-    with pytest.raises(ConfigError, match="TRUSS_CACHE_LOCKED: model_cache"):
-        read_settings({"TRUSS_CACHE_LOCKED": "1"}, HERE)
+@pytest.mark.parametrize(("name", "value"), [("TRUSS_CACHE_LOCKED", "1"), ("TRUSS_CACHE_EVENTS", "events.jsonl")])
+def test_a_variable_that_asks_for_what_is_not_supported_yet_is_not_silently_ignored(name, value):
+    with pytest.raises(ConfigError, match=f"^{name}: .* not supported yet$"):
+        read_settings({name: value}, HERE)
+    assert read_settings({name: ""}, HERE) == dataclasses.replace(read_settings({}, HERE), env={name: ""})
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,8 @@ def test_a_rate_is_bytes_a_second_with_suffixes_of_1000(text, rate):
         *[("TRUSS_CACHE_MAX_RATE", value, "K, M or G") for value in ("0", "-5", "fast", "5T", "5KB", "1 M", "nan")],
         *[("TRUSS_CACHE_LOCKED", value, "1 or 0") for value in ("2", "maybe")],
         *[("TRUSS_CACHE_DEBUG", value, "1 or 0") for value in ("2", "maybe")],
+        *[("TRUSS_CACHE_REPLACE", value, "1 or 0") for value in ("2", "force")],
+        *[("TRUSS_CACHE_FOLLOW_LINKS", value, "1 or 0") for value in ("2", "all")],
         *[("TRUSS_CACHE_PROJECT", value, "letters") for value in ("a/b", "..", "a b", "x" * 101)],
     ],
 )

@@ -45,7 +45,12 @@ VARIABLES = (
     Variable("TRUSS_CACHE_LOCKED", "1: model_cache.lock must be there and right (refused yet)", "0"),
     Variable("TRUSS_CACHE_CONNECTIONS", f"connections of the whole process, 1 to {_MOST_CONNECTIONS}", "chosen"),
     Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
-    Variable("TRUSS_CACHE_EVENTS", "where events go (not acted on yet)", "nowhere"),
+    Variable(
+        "TRUSS_CACHE_REPLACE",
+        "1: replace files at our paths that nothing of ours made (0: they are kept, and the entry fails)",
+        "0",
+    ),
+    Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of our own mistakes", "0"),
 )
 
@@ -63,7 +68,8 @@ class Settings:
         project: TRUSS_CACHE_PROJECT, or None; safe as a file name.
         connections: TRUSS_CACHE_CONNECTIONS (1 to 256), or None.
         max_rate: TRUSS_CACHE_MAX_RATE in bytes a second, or None.
-        events: TRUSS_CACHE_EVENTS as written, or None.
+        replace: TRUSS_CACHE_REPLACE: a file at one of our paths that nothing of ours made is replaced.
+        follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
         debug: TRUSS_CACHE_DEBUG.
         offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) says so.
         env: the process's environment, for the look-ups that the ecosystems define (hub cache, tokens, endpoints).
@@ -77,7 +83,8 @@ class Settings:
     project: str | None = None
     connections: int | None = None
     max_rate: int | None = None
-    events: str | None = None
+    replace: bool = False
+    follow_links: bool = False
     debug: bool = False
     offline: bool = False
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -136,11 +143,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """
     env = dict(env)
     get = _Reader(env, cwd)
-    if get.parsed("TRUSS_CACHE_LOCKED", _boolean):  # a safety switch must not be taken and do nothing
-        raise ConfigError(
-            "TRUSS_CACHE_LOCKED: model_cache.lock is not supported yet",
-            hint="Unset it; a full commit as `revision` pins a Hub entry on every machine.",
-        )
+    _refuse_what_does_nothing(get)
     return Settings(
         config=get.text("TRUSS_CONFIG"),
         model_cache_dir=get.folder("TRUSS_MODEL_CACHE_DIR"),
@@ -149,12 +152,24 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         project=get.parsed("TRUSS_CACHE_PROJECT", _project),
         connections=get.parsed("TRUSS_CACHE_CONNECTIONS", _connections),
         max_rate=get.parsed("TRUSS_CACHE_MAX_RATE", _rate),
-        events=get.text("TRUSS_CACHE_EVENTS"),
+        replace=get.parsed("TRUSS_CACHE_REPLACE", _boolean) or False,
+        follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
         debug=get.parsed("TRUSS_CACHE_DEBUG", _boolean) or False,
         offline=(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").lower() in _TRUE,
         env=env,
         cwd=cwd,
     )
+
+
+def _refuse_what_does_nothing(get: _Reader) -> None:
+    """Refuse each variable that asks for what is not built: it must not be taken and do nothing."""
+    if get.parsed("TRUSS_CACHE_LOCKED", _boolean):
+        raise ConfigError(
+            "TRUSS_CACHE_LOCKED: model_cache.lock is not supported yet",
+            hint="Unset it; a full commit as `revision` pins a Hub entry on every machine.",
+        )
+    if get.text("TRUSS_CACHE_EVENTS"):
+        raise ConfigError("TRUSS_CACHE_EVENTS: events are not supported yet", hint="Unset it.")
 
 
 class _Reader:

@@ -30,7 +30,7 @@ COMMANDS = {
     "help": "`help env` lists our environment variables",
 }
 
-_BELONGS = {"always": "run", "dry_run": "clean", "check": "why"}  # `truss-cache -n` must not fetch
+_BELONGS = {"always": "run", "replace": "run", "dry_run": "clean", "check": "why"}  # `truss-cache -n` must not fetch
 _EPILOG = """\
 exit status: 0 done; 1 an entry failed, the others were fetched; 2 our mistake;
 3 config or command line wrong, or a clean incomplete; 130, 143 stopped by
@@ -86,7 +86,7 @@ def _parser() -> _Parser:
     about = "\n".join(f"  {name:8}{what}" for name, what in COMMANDS.items())
     parser = _Parser(
         prog="truss-cache",
-        usage="%(prog)s [COMMAND] [-f CONFIG] [-a | -n | --check] [ENTRY ...]",
+        usage="%(prog)s [COMMAND] [-f CONFIG] [OPTION ...] [ENTRY ...]",
         description="Fetch the weights of a Truss's model_cache entries, once, verified.\n\ncommands:\n" + about,
         epilog=_EPILOG,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),  # asking for it imports shutil
@@ -96,6 +96,7 @@ def _parser() -> _Parser:
     parser.add_argument("names", nargs="*", metavar="ENTRY", help="entries by name; default: all")
     parser.add_argument("-f", "--config", help="config.yaml, or the folder that holds it")
     parser.add_argument("-a", "--always", action="store_true", help="run: hash and resolve everything again")
+    parser.add_argument("--replace", action="store_true", help="run: replace files at our paths that we did not make")
     parser.add_argument("-n", "--dry-run", action="store_true", help="clean: print what would go, remove nothing")
     parser.add_argument("--check", action="store_true", help="why: exit 1 unless a run would ask no server")
     return parser
@@ -104,7 +105,7 @@ def _parser() -> _Parser:
 def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "help":
         return _help(options.names)
-    workspace = open_workspace(options.config)
+    workspace = open_workspace(options.config, replace=options.replace)
     targets = _chosen(workspace, options.names)
     labelled = [(target.name, workspace, target) for target in targets]
     workspace.warn()

@@ -28,6 +28,8 @@ def cache_tasks(
     model_cache_dir: str | Path | None = None,
     clean: bool = True,
     defer_errors: bool = False,
+    replace: bool = False,
+    follow_links: bool = False,
 ) -> Creator:
     """Return a task creator for one Truss: `task_weights = cache_tasks("sd/config.yaml", basename="weights_sd")`.
 
@@ -39,6 +41,10 @@ def cache_tasks(
             above it.
         clean: False: `doit clean` leaves these weights alone (`truss-cache clean` does it).
         defer_errors: a broken config becomes a task that fails, so that other tasks work on (monorepos).
+        replace: a file at one of our paths that nothing of ours made is kept and fails the entry by name; True: it is
+            replaced. TRUSS_CACHE_REPLACE=1 says the same.
+        follow_links: True: a link inside a `file://` source may lead out of it. TRUSS_CACHE_FOLLOW_LINKS=1 says the
+            same; config.yaml can say neither.
     """
     beside = Path(sys._getframe(1).f_globals.get("__file__") or "dodo.py").absolute().parent
     config = None if path is None else beside / path
@@ -47,7 +53,7 @@ def cache_tasks(
     def task_cache_weights() -> Iterator[dict[str, Any]]:
         """Fetch the weights of every model_cache entry into its standard cache path."""
         try:
-            workspace = open_workspace(config, cache, get_initial_workdir())
+            workspace = open_workspace(config, cache, get_initial_workdir(), replace=replace, follow_links=follow_links)
         except ConfigError as error:
             if not defer_errors:
                 raise InvalidTask(display.worded(error)) from None

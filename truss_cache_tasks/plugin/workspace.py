@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable
@@ -103,7 +104,12 @@ class Workspace:
 
 
 def open_workspace(
-    path: Path | str | None, model_cache: Path | str | None = None, started: Path | str | None = None
+    path: Path | str | None,
+    model_cache: Path | str | None = None,
+    started: Path | str | None = None,
+    *,
+    replace: bool = False,
+    follow_links: bool = False,
 ) -> Workspace:
     """Read the config and the environment. Reads no cache and asks no network.
 
@@ -111,12 +117,17 @@ def open_workspace(
         path: the config, its folder, or None for TRUSS_CONFIG, else the current folder.
         model_cache: what `cache_tasks(model_cache_dir=)` says; TRUSS_MODEL_CACHE_DIR is above it.
         started: what relative paths in our variables are relative to; None: the current folder.
+        replace: `Settings.replace`, said by a call or a command line; the variable may say it instead.
+        follow_links: `Settings.follow_links`, likewise.
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
     """
     base = Path(started or Path.cwd())
     settings = read_settings(os.environ, base)
+    settings = dataclasses.replace(
+        settings, replace=settings.replace or replace, follow_links=settings.follow_links or follow_links
+    )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()
     config = load_config(path)
