@@ -45,11 +45,7 @@ VARIABLES = (
     Variable("TRUSS_CACHE_LOCKED", "1: model_cache.lock must be there and right (refused yet)", "0"),
     Variable("TRUSS_CACHE_CONNECTIONS", f"connections of the whole process, 1 to {_MOST_CONNECTIONS}", "chosen"),
     Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
-    Variable(
-        "TRUSS_CACHE_REPLACE",
-        "1: replace files at our paths that nothing of ours made (0: they are kept, and the entry fails)",
-        "0",
-    ),
+    Variable("TRUSS_CACHE_REPLACE", "1: replace files at our paths that nothing of ours made (else kept)", "0"),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of our own mistakes", "0"),
 )
