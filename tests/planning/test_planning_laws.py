@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from truss_cache_tasks.errors import CacheTaskError
 from truss_cache_tasks.planning.keys import canonical, request_key, snapshot_key
 from truss_cache_tasks.planning.listing import Digest, Listing, RemoteFile
-from truss_cache_tasks.planning.patterns import Dialect, select
+from truss_cache_tasks.planning.patterns import select
 from truss_cache_tasks.planning.plan import make_plan
 from truss_cache_tasks.planning.records import FileRecord, Manifest
-from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
+from truss_cache_tasks.planning.request import Dialect, Form, Kind, Request, SourceRef
 from truss_cache_tasks.store.manifest import Unreadable, from_json, to_json
 
 settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=60)

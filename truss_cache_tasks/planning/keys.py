@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, NewType
 
-from truss_cache_tasks.planning.request import Request
+from truss_cache_tasks.planning.request import Request, implied_dialect
 
 RequestKey = NewType("RequestKey", str)
 SnapshotKey = NewType("SnapshotKey", str)
@@ -23,7 +23,7 @@ def canonical(request: Request) -> dict[str, Any]:
     >>> json.dumps(canonical(r), separators=(",", ":"))
     '{"allow":["*.bin","*.json"],"folder":"","form":"bucket","ignore":[],"revision":"","schema":1,"source":"gs://b/m"}'
     """
-    return {
+    form: dict[str, Any] = {
         "allow": None if request.allow is None else sorted(set(request.allow)),
         "folder": request.folder,
         "form": request.form.value,
@@ -32,6 +32,9 @@ def canonical(request: Request) -> dict[str, Any]:
         "schema": SCHEMA,
         "source": str(request.source),
     }
+    if (request.allow or request.ignore) and request.dialect is not implied_dialect(request.form):
+        form["dialect"] = request.dialect.value  # the same patterns may select other files
+    return form
 
 
 def request_key(request: Request) -> RequestKey:

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
 from fnmatch import translate
 from functools import lru_cache
 
-
-class Dialect(Enum):
-    """How `*` reads."""
-
-    FNMATCH = "model_cache"  # `*` crosses `/`, as in huggingface_hub.utils.filter_repo_objects
-    GLOBSTAR = "weights"  # `*` stays within a folder and `**` crosses, as in Truss's `weights`
+from truss_cache_tasks.planning.request import Dialect
 
 
 def select(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from truss_cache_tasks.errors import Collision, NothingSelected, UnsafeName
 from truss_cache_tasks.planning.listing import Listing, RemoteFile
-from truss_cache_tasks.planning.patterns import Dialect, select
+from truss_cache_tasks.planning.patterns import select
 from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
 
 RECORDS = ".truss_cache"  # our own folder in every cache root; no file of an entry may lie in it
@@ -57,9 +57,8 @@ def make_plan(request: Request, listing: Listing) -> Plan:
     """
     bucket = request.source.kind in (Kind.GCS, Kind.S3)
     prefix = request.source.prefix if bucket and not listing.single else ""
-    dialect = Dialect.GLOBSTAR if request.form is Form.MOUNT else Dialect.FNMATCH
     by_path = {file.path: file for file in listing.files}
-    chosen = select(by_path, request.allow, request.ignore, prefix=prefix, dialect=dialect)
+    chosen = select(by_path, request.allow, request.ignore, prefix=prefix, dialect=request.dialect)
     if not chosen:
         raise _nothing_selected(request, sorted(by_path))
     folder = _folder(request, listing)

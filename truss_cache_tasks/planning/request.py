@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 
 class Kind(StrEnum):
@@ -22,6 +22,13 @@ class Form(StrEnum):
     BUCKET = "bucket"  # {model cache}/{bucket}/{full key}; file://: {model cache}/{name}/{path}
     VOLUME = "volume"  # {model cache}/{volume_folder}/{path}
     MOUNT = "mount"  # {mount_location}/{path}
+
+
+class Dialect(Enum):
+    """What `*` means in an entry's patterns."""
+
+    FNMATCH = "model_cache"  # `*` crosses `/`, as in huggingface_hub.utils.filter_repo_objects
+    GLOBSTAR = "weights"  # `*` stays within a folder and `**` crosses, as in Truss's `weights`
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class Request:
         allow: patterns as the user wrote them; None keeps all, () keeps nothing.
         ignore: patterns; ignore wins.
         form: the layout; `folder` is its volume_folder or mount_location, else "".
+        dialect: how `allow` and `ignore` are read. Where it is not given, `implied_dialect(form)`. It stays when `form`
+            is replaced: the hub cache behind an entry gets the files that the entry selects.
     """
 
     source: SourceRef
@@ -64,3 +73,13 @@ class Request:
     ignore: tuple[str, ...]
     form: Form
     folder: str = ""
+    dialect: Dialect = None  # type: ignore[assignment]  # never None once made
+
+    def __post_init__(self) -> None:
+        if self.dialect is None:
+            object.__setattr__(self, "dialect", implied_dialect(self.form))
+
+
+def implied_dialect(form: Form) -> Dialect:
+    """Return the dialect of an entry whose own files have this form: only `weights` entries are mounts."""
+    return Dialect.GLOBSTAR if form is Form.MOUNT else Dialect.FNMATCH
