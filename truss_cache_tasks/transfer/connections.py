@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -27,6 +27,7 @@ from truss_cache_tasks.transfer.means import Means
 
 _HOSTS = 64  # hosts whose connections are kept warm
 _POLL_MS = 50
+_URL_CHARACTERS = "%!$&'()*+,/:;=?@~"
 
 
 class Answer:
@@ -119,13 +120,12 @@ class _Pool(HTTPConnectionPool):
 
     def ask(self, url: str, headers: Mapping[str, str], means: Means) -> Answer:
         """Send a GET; return what it is answered, once the headers are there. Raises as urllib3 and http.client do."""
-        parts = parse_url(url)  # which quotes what must be
+        parts, target = parse_url(url), request_target(url)
         tunnels = connection_requires_http_tunnel(self.proxy, self.proxy_config, parts.scheme)
-        target = parts.request_uri
         if self.proxy is not None and not tunnels:
             # Its Host as http.client makes it of the target would have the user and the password of that, if any.
             headers = {"Host": parts.netloc or "", **headers, **self.proxy_headers}
-            target = parts._replace(fragment=None, auth=None).url
+            target = f"{parts.scheme}://{parts.netloc}{target}"
         connection: _Breakable = self._get_conn()  # type: ignore[assignment]
         try:
             connection.serve(means.lifeline)
@@ -157,6 +157,19 @@ class _Pool(HTTPConnectionPool):
 
 class _TlsPool(_Pool, HTTPSConnectionPool):
     ConnectionCls = _BreakableTls
+
+
+def request_target(url: str) -> str:
+    """Return the path and the query of `url` as they are, with only those characters quoted that no URL has.
+
+    urllib3 would resolve `.` and `..`, which are a part of the key of an S3 object, and of what is signed.
+
+    >>> request_target("http://host/bucket/a/./b%20c//d ?x=1")
+    '/bucket/a/./b%20c//d%20?x=1'
+    """
+    parts = urlsplit(url)
+    path, query = quote(parts.path, safe=_URL_CHARACTERS), quote(parts.query, safe=_URL_CHARACTERS)
+    return (path or "/") + (f"?{query}" if query else "")
 
 
 def pool_for(url: str, means: Means) -> _Pool:
