@@ -41,6 +41,10 @@ class CredentialError(CacheTaskError):
     """A credential file cannot be used as it is: fix the file (values are never shown)."""
 
 
+class WrongAnswer(CacheTaskError):
+    """A server says what no store says (a size that is text, a digest that is a path): look at the server."""
+
+
 class IntegrityError(CacheTaskError):
     """Wrong bytes arrived, twice: nothing was published."""
 

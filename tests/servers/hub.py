@@ -7,6 +7,7 @@
         repo.tag("v1")
         repo.commit({"config.json": None}, branch="refs/pr/1")     # None removes; a new ref starts at main
         hub.fail("w.safetensors", "503", "429 Retry-After=1", "cut", host="cdn")
+    hub.rewrite = lambda path, answer: ...                     # lies in the JSON of the API
         ... hub.url ... hub.requests ... hub.leaks
 
 Two sockets: the Hub at 127.0.0.1, and its CDN at localhost, to which LFS files redirect and which must never see a
@@ -20,7 +21,7 @@ import re
 import socket
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,6 +63,8 @@ class Hub:
         self.released = threading.Event()  # set it to let stalled answers go on
         self.rate: int | None = None  # bytes a second of each answer of the CDN; None: as fast as it goes
         self.sent: Counter[Host] = Counter()  # bytes of bodies; counted before they are written
+        self.rewrite: Callable[[str, Any], Any] = lambda path, answer: answer  # of an answer of the API
+        self.relink: Callable[[str | None], str | None] = lambda link: link  # of the URL of a tree's next page
         self._lock = threading.Lock()
         self._servers = {"hub": _Server(self, "hub"), "cdn": _Server(self, "cdn")}
         self.url = f"http://127.0.0.1:{self._servers['hub'].server_port}"
@@ -284,7 +287,9 @@ class _HubHandler(_Handler):
         return repo, commit
 
     def answer_json(self, value: Any, headers: Mapping[str, str] = {}) -> None:
-        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json", **headers})
+        value = self.server.hub.rewrite(self.url_path, value)
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.answer(200, body, {"Content-Type": "application/json", **headers})
 
     def info(self, repo: Repo, commit: str) -> None:
         siblings: list[dict[str, Any]] = [{"rfilename": path} for path in repo.trees[commit]]
@@ -302,10 +307,12 @@ class _HubHandler(_Handler):
         if folder and not items:
             raise _Refused(404, "EntryNotFound", f"{folder} does not exist", {"X-Repo-Commit": commit})
         start = int(self.query.get("cursor", 0))
-        headers = {}
+        link = None
         if start + self.server.hub.page < len(items):
             query = "&".join(f"{k}={v}" for k, v in {**self.query, "cursor": start + self.server.hub.page}.items())
-            headers["Link"] = f'<{self.server.hub.url}{self.url_path}?{query}>; rel="next"'
+            link = f"{self.server.hub.url}{self.url_path}?{query}"
+        link = self.server.hub.relink(link)
+        headers = {} if link is None else {"Link": f'<{link}>; rel="next"'}
         self.answer_json(items[start : start + self.server.hub.page], headers)
 
     def paths_info(self, repo: Repo, commit: str) -> None:

@@ -1,9 +1,23 @@
-"""What a source answers: a pinned Listing of RemoteFiles, and the Location of one."""
+"""What a source answers: a pinned Listing of RemoteFiles, and the Location of one.
+
+What a server says becomes a value through `listed_file` and `listed_digest` alone: its names and numbers become paths,
+headers and offsets later on, where nobody looks at them again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+import reprlib
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+
+from truss_cache_tasks.errors import WrongAnswer
+
+DIGITS = {"sha256": 64, "git-sha1": 40, "sha1": 40, "md5": 32, "crc32": 8, "crc32c": 8, "crc64nvme": 16}  # of hex
+PAGES_WITHOUT_NEWS = 1000  # in turn; a filter of the store may leave out whole pages, but not so many
+
+_VERSION = re.compile(r"[!-~]+")  # goes into headers and URLs
+_HINT = "Check the endpoint variables, and what stands between: a mirror or a proxy may have changed the answer."
 
 
 @dataclass(frozen=True)
@@ -91,3 +105,97 @@ class Location:
 
     def __repr__(self) -> str:
         return f"Location({self.url.partition('?')[0]!r}, headers=***)"
+
+
+# What a server said becomes a value
+
+
+def listed_file(
+    store: str, *, path: object, size: object, version: object, key: object, digest: Digest | None = None
+) -> RemoteFile:
+    """Return the RemoteFile of what a store lists, whose fields may be anything that its answer held.
+
+    Whether the path is safe on a disk is judged by the plan, for the selected files alone.
+
+    Args:
+        store: what was listed, for people (`org/name`, `s3://bucket/prefix`).
+
+    Raises:
+        WrongAnswer: a field has another type, or a value that no store gives.
+    """
+    of = f"path {shown(path)}"
+    if not isinstance(path, str) or not path or not isinstance(key, str) or not key:
+        raise wrong_answer(store, of if key == path else f"{of} of the key {shown(key)}", "text")
+    if type(size) is not int or not 0 <= size < 1 << 63:  # a bool is an int too
+        raise wrong_answer(store, f"{of}: size {shown(size)}", "a number of bytes")
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise wrong_answer(store, f"{of}: version {shown(version)}", "printable ASCII")
+    return RemoteFile(path=path, size=size, version=version, key=key, digest=digest)
+
+
+def listed_digest(store: str, of: object, algorithm: str, value: object, parts: Iterable[object] = ()) -> Digest:
+    """Return the Digest that a store tells for the file `of`: its value becomes a file name.
+
+    Args:
+        algorithm: one of DIGITS.
+        value: lower-case hex of exactly the algorithm's width, or anything else that the answer held.
+        parts: as in Digest.
+
+    Raises:
+        WrongAnswer: the value is no such digest, or a part has no size.
+    """
+    digits = DIGITS[algorithm]
+    if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
+        raise wrong_answer(store, f"path {shown(of)}: {algorithm} {shown(value)}", f"{digits} lower-case hex digits")
+    sizes = []
+    for size in parts:
+        if type(size) is not int or not 0 <= size < 1 << 63:
+            raise wrong_answer(store, f"path {shown(of)}: a part of size {shown(size)}", "a number of bytes")
+        sizes.append(size)
+    return Digest(algorithm, value, tuple(sizes))
+
+
+def wrong_answer(store: str, found: str, want: str) -> WrongAnswer:
+    """Return the error for an answer of `store` that cannot be right."""
+    return WrongAnswer(f"{store}: the store's answer is wrong: {found}, expected {want}", hint=_HINT)
+
+
+class Pages:
+    """Tells a listing that ends from one that goes on for ever."""
+
+    def __init__(self, store: str, first: Hashable = None) -> None:
+        """Begin before the first page of `store`, which is asked for by `first`."""
+        self._store = store
+        self._cursors = {first}
+        self._names: set[str] = set()
+        self._without_news = 0
+
+    def take(self, names: Iterable[str], following: Hashable | None) -> None:
+        """Take note of one page.
+
+        Args:
+            names: of everything on it.
+            following: what asks for the next page; None on the last one.
+
+        Raises:
+            WrongAnswer: an earlier page named the same next one, or too many pages in turn held no new name.
+        """
+        known = len(self._names)
+        self._names.update(names)
+        self._without_news = 0 if len(self._names) > known else self._without_news + 1
+        if following is None:
+            return
+        if following in self._cursors:
+            raise wrong_answer(self._store, f"a page names an earlier one as the next: {shown(following)}", "an end")
+        if self._without_news >= PAGES_WITHOUT_NEWS:
+            raise wrong_answer(self._store, f"{self._without_news} pages in turn without a new name", "an end")
+        self._cursors.add(following)
+
+
+def shown(value: object) -> str:
+    """Return anything that an answer holds, short, and without characters that a terminal obeys."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80

@@ -22,7 +22,16 @@ from truss_cache_tasks.config.credentials import Credential, find_credential
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, Unavailable
-from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
+from truss_cache_tasks.planning.listing import (
+    Listing,
+    Location,
+    Pages,
+    RemoteFile,
+    listed_digest,
+    listed_file,
+    shown,
+    wrong_answer,
+)
 from truss_cache_tasks.sources.huggingface_words import Words, header, is_passing, retry_after_s
 from truss_cache_tasks.sources.network import authorities, is_hopeless
 
@@ -31,6 +40,7 @@ PAUSES_S = (0.5, 2.0)  # before the second and the third try of a call that fail
 LONGEST_PAUSE_S = 10.0  # a Retry-After beyond it is reported, not waited for
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LONGEST_REF = 255  # characters that a name on a disk can have
 _MAKING = threading.Lock()  # of huggingface_hub's session
 
 
@@ -88,22 +98,25 @@ class HuggingFaceSource:
         if _COMMIT.fullmatch(revision):
             return revision
         answer, _ = self._ask(f"revision/{quote(revision, safe='')}", {}, revision)
-        commit = answer.get("sha") if isinstance(answer, dict) else None
-        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        if not isinstance(answer, dict) or "sha" not in answer:
             raise self._words.not_a_hub()
+        commit = answer["sha"]
+        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes a folder's name
+            raise wrong_answer(self._repo, f"commit {shown(commit)}", "40 lower-case hex digits")
         return commit
 
     def _files(self, commit: str) -> Iterator[RemoteFile]:
-        query: Mapping[str, str] | None = {"recursive": "true", "expand": "false"}
+        whole = {"recursive": "true", "expand": "false"}
+        query: Mapping[str, str] | None = whole
+        pages = Pages(self._repo, first=frozenset(whole.items()))
         while query is not None:
-            asked = query
-            items, query = self._ask(f"tree/{commit}", asked, commit)
-            try:
-                yield from [_remote_file(item) for item in items if item["type"] == "file"]
-            except (KeyError, TypeError) as exc:
-                raise self._words.not_a_hub() from exc
-            if query == asked:  # a page that names itself as the next one
+            items, following = self._ask(f"tree/{commit}", query, commit)
+            if not isinstance(items, list):
                 raise self._words.not_a_hub()
+            found = [_item(self._repo, item) for item in items]
+            yield from [_remote_file(self._repo, item) for item in found if item["type"] == "file"]
+            query = None if following is None else {**following, **whole}
+            pages.take((item["path"] for item in found), None if query is None else frozenset(query.items()))
 
     def _ask(self, what: str, query: Mapping[str, str], revision: str) -> tuple[Any, Mapping[str, str] | None]:
         """GET `what` of this repo from the API; return its JSON, and the query of the next page if there is one."""
@@ -161,11 +174,11 @@ class HuggingFaceSource:
 
     def _read(self, response: Any) -> tuple[Any, Mapping[str, str] | None]:
         following = response.links.get("next", {}).get("url")
-        # Only the cursor is taken: the page may name another host (a mirror's upstream), the token is not for it.
-        query = None if following is None else dict(parse_qsl(urlsplit(following).query))
         try:
+            # Only the cursor is taken: the page may name another host (a mirror's upstream), the token is not for it.
+            query = None if following is None else dict(parse_qsl(urlsplit(following).query))
             return response.json(), query
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:  # no URL, no JSON, brackets 100,000 deep
             raise self._words.not_a_hub() from exc
 
     @cached_property
@@ -191,9 +204,9 @@ class HuggingFaceSource:
         if revision != asked:
             return self._words.lost_commit(revision, asked)
         names: list[str] = []
-        with contextlib.suppress(CacheTaskError, KeyError, TypeError):  # a courtesy: the answer is known already
+        with contextlib.suppress(CacheTaskError):  # a courtesy: the answer is known already
             refs, _ = self._read(self._get("refs", {"include_prs": "1"} if asked.startswith("refs/") else {}))
-            names = [ref["name"] for kind in ("branches", "tags", "pullRequests") for ref in refs.get(kind, ())]
+            names = _names_of_refs(refs)
         near = difflib.get_close_matches(asked, names, n=1)
         return self._words.no_revision(asked, near[0] if near else None, tuple(names[:5]))
 
@@ -221,9 +234,29 @@ def _endpoint(settings: Settings) -> str:
     return endpoint
 
 
-def _remote_file(item: Mapping[str, Any]) -> RemoteFile:
+def _names_of_refs(refs: object) -> list[str]:
+    """Return the names of what `refs` lists, as far as it is what the Hub answers and they can be shown."""
+    kinds = [refs.get(kind) for kind in ("branches", "tags", "pullRequests")] if isinstance(refs, dict) else []
+    found = [
+        ref.get("name") for kind in kinds if isinstance(kind, list) for ref in kind[:1000] if isinstance(ref, dict)
+    ]
+    return [name for name in found if isinstance(name, str) and name.isprintable() and 0 < len(name) <= _LONGEST_REF]
+
+
+def _item(repo: str, item: object) -> Mapping[str, Any]:
+    """Return an item of a tree, which has a type and a path, whatever these are."""
+    if not isinstance(item, dict) or not isinstance(item.get("type"), str) or not isinstance(item.get("path"), str):
+        raise wrong_answer(repo, f"an item of the tree is {shown(item)}", "an object with type and path")
+    return item
+
+
+def _remote_file(repo: str, item: Mapping[str, Any]) -> RemoteFile:
     """Read a tree item; an LFS file (Xet-backed ones are that too) has the sha256 of its bytes, others git's own."""
-    lfs = item.get("lfs")
-    digest = Digest("sha256", lfs["oid"]) if lfs else Digest("git-sha1", item["oid"])
-    path = item["path"]
-    return RemoteFile(path=path, size=item["size"], version=digest.value, key=path, digest=digest)
+    path, lfs = item["path"], item.get("lfs")
+    if lfs is None:
+        digest = listed_digest(repo, path, "git-sha1", item.get("oid"))
+    elif isinstance(lfs, dict):
+        digest = listed_digest(repo, path, "sha256", lfs.get("oid"))
+    else:
+        raise wrong_answer(repo, f"path {shown(path)}: lfs {shown(lfs)}", "an object")
+    return listed_file(repo, path=path, size=item.get("size"), version=digest.value, key=path, digest=digest)
