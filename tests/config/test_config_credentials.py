@@ -89,6 +89,83 @@ def test_the_secret_that_the_entry_names_is_the_one(world):
     assert token(world.find(entry)) == (f"{world.mounted}/mine", "hf_mine")
 
 
+@pytest.mark.parametrize("given", ["hf_mine", "hf_mine\n", "api_org_mine", "\ufeffhf_mine"])
+def test_a_named_secret_that_is_a_token_of_the_hub_is_used(given, world):
+    (world.mounted / "mine").write_text(given)
+    for form in ("model_cache", "weights", "auth"):
+        assert token(world.find(named_in(world, form)))[1] == given.strip().strip("\ufeff")
+
+
+FOREIGN = [
+    "sekrit",
+    "Hf_sekrit",
+    "HF_sekrit",
+    "xhf_sekrit",
+    "hf-sekrit",
+    "api_orgsekrit",
+    "sekrit-hf_",
+    '{"k":"sekrit"}',
+]
+
+
+@pytest.mark.parametrize("given", FOREIGN)
+@pytest.mark.parametrize("form", ["model_cache", "weights", "auth"])
+def test_a_secret_that_the_config_names_and_that_is_no_token_of_the_hub_is_not_used(form, given, world):
+    (world.etc / "mine").write_text(given)
+    world.env["HF_TOKEN"] = "hf_env"
+    with pytest.raises(CredentialError) as caught:
+        world.find(named_in(world, form))
+    assert (
+        str(caught.value) == f"{world.etc}/mine: is no token of the Hub, expected one that begins with hf_ or api_org_"
+    )
+    assert "HF_TOKEN" in (caught.value.hint or "")
+    assert given not in str(caught.value) + (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("extra", ["", "  runtime_secret_name: hf_access_token\n"])
+def test_what_the_default_secret_the_variables_and_the_login_hold_is_used_as_it_is(extra, world):
+    entry = world.entry("a/b", extra)
+    (world.home / "t").write_text("mirror-login")
+    world.env["HF_TOKEN_PATH"] = str(world.home / "t")
+    assert token(world.find(entry))[1] == "mirror-login"
+    world.env["HUGGING_FACE_HUB_TOKEN"] = "mirror-old"
+    assert token(world.find(entry))[1] == "mirror-old"
+    world.env["HF_TOKEN"] = "mirror-env"
+    assert token(world.find(entry))[1] == "mirror-env"
+    (world.mounted / "hf_access_token").write_text("mirror-file")
+    assert token(world.find(entry))[1] == "mirror-file"
+
+
+def named_in(world: World, form: str) -> Entry:
+    """Return an entry of the Hub that names the secret `mine` in one of the forms that a config can."""
+    if form == "model_cache":
+        return world.entry("a/b", "  runtime_secret_name: mine\n")
+    auth = {"weights": "auth_secret_name: mine", "auth": "auth: {auth_method: CUSTOM_SECRET, auth_secret_name: mine}"}
+    config = world.truss / "config.yaml"
+    config.write_text(f"weights:\n- source: hf://a/b\n  mount_location: /m\n  {auth[form]}\n")
+    return load_config(config).entries[0]
+
+
+@pytest.mark.parametrize("value", ["1", "true", "True", "TRUE", "yes", "YES", "on", "ON"])
+def test_without_implicit_tokens_the_variables_and_the_login_are_not_used_and_secrets_are(value, world):
+    (world.home / "t").write_text("hf_login")
+    world.env.update(
+        HF_HUB_DISABLE_IMPLICIT_TOKEN=value, HF_TOKEN_PATH=str(world.home / "t"),
+        HF_TOKEN="hf_env", HUGGING_FACE_HUB_TOKEN="hf_old",
+    )  # fmt: skip
+    assert world.find(world.entry("a/b")) is None
+    (world.mounted / "mine").write_text("hf_mine")
+    assert token(world.find(world.entry("a/b", "  runtime_secret_name: mine\n")))[1] == "hf_mine"
+    (world.mounted / "hf_access_token").write_text("hf_default")
+    assert token(world.find(world.entry("a/b")))[1] == "hf_default"
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "no", "off", "2", " 1", "y"])
+def test_what_huggingface_hub_does_not_take_for_true_leaves_implicit_tokens_on(value, world):
+    world.env.update(HF_HUB_DISABLE_IMPLICIT_TOKEN=value, HF_TOKEN="hf_env")
+    assert token(world.find(world.entry("a/b")))[1] == "hf_env"
+
+
 def test_the_login_token_is_looked_up_with_the_variables_of_the_process_alone(world):
     (world.home / "t").write_text("hf_login")
     world.env["HF_TOKEN_PATH"] = "~/t"

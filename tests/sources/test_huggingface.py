@@ -14,7 +14,7 @@ from contract import SourceContract, by_path, digest_of, read, said
 from entries import entry, settings
 from servers.hub import Hub, Repo, Rights
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, NotFound, Unavailable
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, CredentialError, NotFound, Unavailable
 from truss_cache_tasks.planning.listing import RemoteFile
 from truss_cache_tasks.sources import open_source
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
@@ -216,6 +216,28 @@ def test_a_named_secret_is_the_token(hub: Hub, repo: Repo, source: Sources, tmp_
     (tmp_path / "secrets" / "my_token").write_text(GOOD + "\n")
     source(runtime_secret_name="my_token").listing()
     assert {request.token for request in hub.requests} == {GOOD}
+
+
+def test_a_named_secret_that_is_no_token_of_a_hub_is_sent_to_nobody(
+    hub: Hub, repo: Repo, source: Sources, tmp_path: Path
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "database").write_text("pa55word\n")
+    with pytest.raises(CredentialError, match="database: is no token of the Hub") as caught:
+        source(runtime_secret_name="database").listing()
+    assert "HF_TOKEN" in (caught.value.hint or "")
+    assert "pa55word" not in said(caught.value)
+    assert hub.requests == []
+
+
+def test_without_implicit_tokens_no_token_is_sent_and_the_message_says_why(
+    hub: Hub, repo: Repo, tmp_path: Path
+) -> None:
+    variables = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN": GOOD, "HF_ENDPOINT": hub.url, "HOME": str(tmp_path)}
+    HuggingFaceSource(entry("org/name"), settings(**variables)).listing()
+    assert {request.token for request in hub.requests} == {None}
+    with pytest.raises(NotFound, match="HF_HUB_DISABLE_IMPLICIT_TOKEN is set"):
+        HuggingFaceSource(entry("org/none"), settings(**variables)).listing()
 
 
 def test_a_next_page_on_another_host_does_not_get_the_token(hub: Hub, repo: Repo, source: Sources) -> None:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
 from truss_cache_tasks.planning.request import Kind
 
 _LARGEST = 1 << 20  # bytes of a credential file
+_HUB_TOKENS = ("hf_", "api_org_")  # what the tokens of users and of organisations begin with
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _DATA_FILES = {Kind.GCS: "service_account.json", Kind.S3: "s3_credentials.json"}
 _S3_REQUIRED = ("aws_access_key_id", "aws_secret_access_key")
@@ -67,7 +68,7 @@ def find_credential(entry: Entry, settings: Settings) -> Credential | None:
     """
     path = next(filter(_is_there, _files(entry, settings)), None)
     if entry.request.source.kind is Kind.HUGGINGFACE:
-        return _token_file(path, str(path)) if path else _ambient_token(settings)
+        return _named_token(path, entry) if path else _ambient_token(settings)
     if path is None:
         return None
     origin = _shown(path, entry)
@@ -150,7 +151,25 @@ def _token_file(path: Path, origin: str) -> Credential:
     return _token(_text(path, origin), origin)
 
 
+def _named_token(path: Path, entry: Entry) -> Credential:
+    """Return the token of a secret, whose name a config that others wrote may have chosen.
+
+    Such a config must not send whatever lies among the secrets to a server; only the default name is for the Hub alone.
+    """
+    credential = _token_file(path, str(path))
+    named = entry.runtime_secret_name != DEFAULT_SECRET
+    if named and not credential.fields["token"].reveal().startswith(_HUB_TOKENS):
+        _fail(
+            str(path),
+            f"is no token of the Hub, expected one that begins with {' or '.join(_HUB_TOKENS)}",
+            "Let the entry name no secret, and set HF_TOKEN to a token that its server takes.",
+        )
+    return credential
+
+
 def _ambient_token(settings: Settings) -> Credential | None:
+    if not settings.sends_implicit_token:
+        return None
     for name in _TOKEN_VARIABLES:
         if value := settings.env.get(name, "").strip():
             return _token(value, name)

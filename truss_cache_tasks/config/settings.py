@@ -101,6 +101,11 @@ class Settings:
             self._expanded(self.env.get("HF_TOKEN_PATH", os.path.join(self._hub_home(self.env), "token")))
         )
 
+    @property
+    def sends_implicit_token(self) -> bool:
+        """Whether HF_TOKEN and the login token are used, by huggingface_hub's switch and its words for true."""
+        return self.env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE
+
     def _hub_home(self, says: Mapping[str, str]) -> str:
         cache = says.get("XDG_CACHE_HOME", os.path.join(self._expanded_user("~"), ".cache"))
         return self._expanded(says.get("HF_HOME", os.path.join(cache, "huggingface")))

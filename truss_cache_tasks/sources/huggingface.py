@@ -196,6 +196,8 @@ class HuggingFaceSource:
     def _words(self) -> Words:
         named = [str(folder / self._entry.runtime_secret_name) for folder in self._settings.secrets_dirs]
         looked_up = f"looked at {', '.join([*named, 'HF_TOKEN'])} and the login of `hf auth login`"
+        if not self._settings.sends_implicit_token:
+            looked_up = f"looked at {', '.join(named)}; HF_HUB_DISABLE_IMPLICIT_TOKEN is set"
         origin = self._credential.origin if self._credential else None
         return Words(self._repo, self._endpoint, origin, looked_up)
 
