@@ -129,6 +129,8 @@ def test_a_revision_that_git_cannot_have_is_refused(revision, tmp_path):
         ("gs://b*/p", "a wildcard in the bucket name 'b*'"),
         ("gs://b[0]/p", "a wildcard in the bucket name"),
         ("s3://b ucket", "is no bucket name"),
+        ("s3://b--use1-az4--x-s3/m", "'b--use1-az4--x-s3' names an S3 directory bucket"),
+        ("s3://p--use1-az4--xa-s3", "'p--use1-az4--xa-s3' names an S3 directory bucket"),
         ("s3://../x", "is no bucket name"),
         ("s3://b@x/p", "a user name or password stands in it"),
         ("gs://b/p/../q", "'.' or '..' in the prefix"),

@@ -15,6 +15,9 @@ _WANTED = "Use hf://, gs://, s3:// or file://."
 # huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a property holds the two together.
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+# Suffixes that S3 reserves for directory buckets and their access points: sessions sign their requests, and their
+# listings have neither order nor digests. https://docs.aws.amazon.com/AmazonS3/latest/userguide/s3-express-differences.html
+_DIRECTORY_BUCKETS = ("--x-s3", "--xa-s3")
 # git check-ref-format: what no branch or tag is called; it also keeps refs/{revision} inside its folder.
 _NO_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^@$")
 
@@ -128,6 +131,11 @@ def _bucket(kind: Kind, scheme: str, rest: str) -> SourceRef:
         raise Refused(f"a wildcard in the bucket name {bucket!r}", "Name one bucket; wildcards go into allow_patterns.")
     if not _BUCKET.fullmatch(bucket):
         raise Refused(f"{bucket!r} is no bucket name (letters, digits, '-', '_', '.')", hint)
+    if kind is Kind.S3 and bucket.lower().endswith(_DIRECTORY_BUCKETS):
+        raise Refused(
+            f"{bucket!r} names an S3 directory bucket (S3 Express One Zone), which is not supported",
+            "Copy the weights to a general purpose bucket.",
+        )
     prefix = prefix.strip("/")
     if {".", ".."} & set(prefix.split("/")):
         raise Refused("'.' or '..' in the prefix", "Write the prefix as the store shows it.")
