@@ -1,4 +1,4 @@
-"""The digest that a HEAD of an S3 object tells: a full or composite checksum, else the MD5 ETag where it is one."""
+"""The digest that a HEAD of an S3 object tells: a full or composite checksum, else the ETag's MD5 where it is one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from truss_cache_tasks.planning.listing import Digest
 
 # In the order of preference, with the bytes of each. CRCs are an order of magnitude cheaper to check than SHA.
 WIDTHS = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha256": 32, "sha1": 20}
+
+_MD5 = re.compile(r"([0-9a-f]{32})(?:-([1-9][0-9]{0,4}))?")  # of the bytes, or of the MD5s of as many parts
+_COUNT = re.compile(r"[1-9][0-9]{0,4}")  # of parts: 10,000 at most
 
 _HEADERS = {
     "ETag": "etag",
@@ -30,7 +33,7 @@ def digest_of_head(
         head: what HeadObject with ChecksumMode=ENABLED answered.
         bucket: its name: directory buckets (`--x-s3`) have ETags that are no digest at all.
         look_at_parts: asked for the Size, and the checksums by the names of a HEAD, of each of N parts, where only a
-            composite checksum is there; () if nobody knows.
+            composite checksum, or an MD5 of the parts' MD5s (`md5-N`), is there; () if nobody knows.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
     """
@@ -46,17 +49,23 @@ def digest_of_head(
             return Digest(algorithm, value)
         if count is not None:
             composites.append((algorithm, value, count))
+    md5 = None if _hides_md5(head, bucket) else _MD5.fullmatch(etag)
+    if md5 is not None and md5[2]:
+        composites.append(("md5", md5[1], int(md5[2])))
+    told: dict[int, Sequence[Mapping[str, Any]]] = {1: [{"Size": head["ContentLength"]}]}
     for algorithm, value, count in composites:
-        parts = [{"Size": head["ContentLength"]}] if count == 1 else look_at_parts(count)
+        if count not in told:
+            told[count] = look_at_parts(count)
+        parts = told[count]
         sizes = tuple(int(part["Size"]) for part in parts)
         if len(sizes) == count and sum(sizes) == head["ContentLength"]:
             return Digest(algorithm, value, sizes, _part_values(algorithm, parts))
-    if _is_md5(etag, head, bucket):
-        return Digest("md5", etag)
-    return None
+    return Digest("md5", etag) if md5 is not None and not md5[2] else None
 
 
 def _part_values(algorithm: str, parts: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    if algorithm not in WIDTHS:  # of MD5s only the joined one is told
+        return ()
     values = [_hex(str(part.get(f"Checksum{algorithm.upper()}", "")), WIDTHS[algorithm]) for part in parts]
     told = tuple(value for value in values if value is not None)
     return told if len(told) == len(parts) else ()
@@ -70,17 +79,18 @@ def head_of_answer(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _parts(algorithm: str, kind: str, suffix: str, etag: str) -> int | None:
     """Return of how many parts' digests a checksum is made: 0 if it is of the whole object, None if nobody says."""
-    multipart = re.fullmatch(r"[0-9a-f]{32}-(\d+)", etag)
-    if suffix.isdecimal():
-        return int(suffix)
+    multipart = re.fullmatch(r"[0-9a-f]{32}-([0-9]+)", etag)
+    if suffix:
+        return int(suffix) if _COUNT.fullmatch(suffix) else None
     if kind == "FULL_OBJECT" or algorithm == "crc64nvme" or (not kind and not multipart):
         return 0
-    return int(multipart[1]) if kind == "COMPOSITE" and multipart else None
+    return int(multipart[1]) if kind == "COMPOSITE" and multipart and _COUNT.fullmatch(multipart[1]) else None
 
 
-def _is_md5(etag: str, head: Mapping[str, Any], bucket: str) -> bool:
+def _hides_md5(head: Mapping[str, Any], bucket: str) -> bool:
+    """Whether the ETag is of no MD5: that of an encrypted object, or one in a directory bucket."""
     encrypted = str(head.get("ServerSideEncryption", "")).startswith("aws:") or "SSECustomerAlgorithm" in head
-    return bool(re.fullmatch(r"[0-9a-f]{32}", etag)) and not encrypted and not bucket.endswith("--x-s3")
+    return encrypted or bucket.endswith("--x-s3")
 
 
 def _hex(text: str, width: int) -> str | None:
