@@ -286,6 +286,15 @@ def test_a_stored_gzip_object_comes_as_it_is_stored(store: Place) -> None:
     assert digest_of(answer.data, file.digest) == file.digest
 
 
+@pytest.mark.parametrize(
+    ("stored", "listed"), [("gzip", "gzip"), ("GZip", "gzip"), ("br", ""), ("gzip, br", ""), (None, "")]
+)
+def test_a_listing_tells_which_objects_are_stored_as_gzip(store: Place, stored: str | None, listed: str) -> None:
+    store.gcs.put(store.bucket, f"{store.prefix}/w.bin", gzip.compress(b"a"), encoding=stored)
+    (file,) = store.source().listing().files
+    assert file.encoding == listed
+
+
 def test_a_url_names_the_generation_and_no_secret(store: Place) -> None:
     store.put("a b/ü#1?.bin", b"a")
     source = store.source()

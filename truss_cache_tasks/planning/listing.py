@@ -52,6 +52,8 @@ class RemoteFile:
         version: the store's own name for exactly these bytes (git blob id, ETag, generation, mtime and size).
         key: the full object key, the path in the repo, or the absolute path of a local file.
         digest: what the listing itself tells; None where only `locate` knows (S3) or nobody does.
+        encoding: `gzip` where the stored bytes, which `size` and `digest` are of, are gzip and readers see the decoded
+            content; else "".
     """
 
     path: str
@@ -59,6 +61,7 @@ class RemoteFile:
     version: str
     key: str
     digest: Digest | None = None
+    encoding: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from truss_cache_tasks.sources.gcs_identity import REQUEST_S, Identity, asking, 
 from truss_cache_tasks.sources.network import is_hopeless, proxy_refuses, proxy_status
 from truss_cache_tasks.sources.prefix import under_prefix
 
-FIELDS = "items(name,size,generation,crc32c),nextPageToken"  # a composed object has no md5; every object has a crc32c
+# A composed object has no md5; every object has a crc32c
+FIELDS = "items(name,size,generation,crc32c,contentEncoding),nextPageToken"
 BUSY = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -92,7 +93,8 @@ class GcsSource:
                 if blob is None:
                     return
                 crc32c = None if blob.crc32c is None else Digest("crc32c", _hex(blob.crc32c))
-                yield RemoteFile(blob.name, blob.size or 0, str(blob.generation), blob.name, crc32c)
+                encoding = "gzip" if str(blob.content_encoding).lower() == "gzip" else ""
+                yield RemoteFile(blob.name, blob.size or 0, str(blob.generation), blob.name, crc32c, encoding)
 
     def _client(self, identity: Identity | None) -> Any:
         # Else the client asks for the bucket's metadata too, in a thread, with a permission that readers lack
