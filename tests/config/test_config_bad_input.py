@@ -218,6 +218,7 @@ def test_an_at_sign_that_holds_no_credential_is_taken(uri):
         ("[['*']]", "[0]", "got a list"),
         ("['']", "[0]", "is empty"),
         ('["a\\0b"]', "[0]", "NUL"),
+        (f"['{'a' * 4097}']", "[0]", "is longer than 4,096 characters"),
     ],
 )
 def test_patterns_are_a_list_of_texts(field, written, item, says, tmp_path):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import pytest
 from huggingface_hub.utils import filter_repo_objects
@@ -27,6 +30,15 @@ settings.load_profile("laws")
 NAME = st.text(alphabet="ab.-_1", min_size=1, max_size=4)
 PATH = st.lists(NAME, min_size=1, max_size=4).map("/".join)
 PATTERN = st.text(alphabet="ab.1*?[]!-/_", min_size=1, max_size=8)
+# what the two dialects read in their own ways: separators, classes and their ranges, more than ASCII, line breaks
+ODD = "ab\\/[]!^-*?.A\né…𝄞"
+ODD_PATHS = st.lists(st.text(alphabet=ODD, min_size=1, max_size=10), max_size=8, unique=True)
+ODD_PATTERN = st.text(alphabet=ODD, max_size=10) | st.lists(
+    st.sampled_from(
+        ["*", "?", "**", "**/", "/", "\\", "a", "b", "é", "[a-b]", "[!a]", "[^a]", "[]a]", "[b-a]", "[!b-a]", "["]
+    ),
+    max_size=8,
+).map("".join)
 PATTERNS = st.none() | st.lists(PATTERN, max_size=3)
 
 
@@ -38,12 +50,76 @@ def test_select_keeps_what_huggingface_hubs_own_filter_keeps(paths, allow, ignor
     assert list(select(paths, allow, ignore or ())) == want
 
 
+@settings(max_examples=1500)
+@given(ODD_PATHS, st.none() | st.lists(ODD_PATTERN, max_size=3), st.none() | st.lists(ODD_PATTERN, max_size=2))
+@example(["a/b.bin", "a\\c.bin", "d.bin"], ["a\\*"], None)
+@example(["a/b.bin", "c.bin"], None, ["a\\"])
+@example(["a", "A"], ["a"], [""])
+def test_select_keeps_what_huggingface_hubs_own_filter_keeps_of_odd_names_by_odd_patterns(paths, allow, ignore) -> None:
+    want = sorted(filter_repo_objects(paths, allow_patterns=allow, ignore_patterns=ignore))
+    assert list(select(paths, allow, ignore or ())) == want
+
+
+def globs(pattern: str, path: str) -> bool:
+    """Return whether a `weights` pattern matches the whole path: the rule of each token, tried in every way."""
+    if not pattern:
+        return not path
+    if pattern.startswith("**/"):
+        ends = [0, *(at + 1 for at, char in enumerate(path) if char == "/")]
+        return any(globs(pattern[3:], path[end:]) for end in ends)
+    if pattern.startswith("**"):
+        return any(globs(pattern[2:], path[end:]) for end in range(len(path) + 1))
+    if pattern[0] == "*":
+        ends = range(len(path.partition("/")[0]) + 1)
+        return any(globs(pattern[1:], path[end:]) for end in ends)
+    closed = re.match(r"\[!?+\]?+[^\]]*\]", pattern)
+    token = closed[0] if closed else pattern[0]
+    if not path or (path[0] == "/" and (closed or token == "?")):
+        return False
+    good = fnmatchcase(path[0], token) if closed or token == "?" else path[0] == token
+    return good and globs(pattern[len(token) :], path[1:])
+
+
+@settings(max_examples=1500)
+@given(ODD_PATHS, ODD_PATTERN)
+@example(["a/b", "b", "xb", "x/a/b"], "**/b")
+@example(["a/b", "axb", "ab"], "a**/b")
+@example(["a/b/c", "a/c"], "a/")
+def test_a_pattern_of_the_weights_form_keeps_what_its_tokens_say_one_by_one(paths, pattern) -> None:
+    whole = pattern + "**" if pattern.endswith("/") else pattern
+    want = sorted(path for path in paths if globs(whole, path))
+    assert list(select(paths, [pattern], dialect=Dialect.GLOBSTAR)) == want
+
+
 @given(PATH, st.lists(PATTERN, max_size=3))
 def test_in_the_weights_form_a_star_never_crosses_a_folder(path, patterns) -> None:
     for pattern in patterns:
         assume("**" not in pattern and not pattern.endswith("/"))
         if select([path], [pattern], dialect=Dialect.GLOBSTAR):
             assert path.count("/") == pattern.count("/")
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("**/" * 10 + "b", "a/" * 24 + "a"),
+        ("**/*" * 100 + "b", "a/" * 500),
+        ("*a" * 2000 + "b", "a" * 1000),
+        ("**a*a" * 500 + "[!a]", "a" * 1000),
+        ("*[a-b]?" * 500, "ab/" * 300 + "c"),
+        ("[" * 4096, "[" * 1000),
+        ("*" * 4096 + "b", "a" * 1000),
+    ],
+)
+def test_no_pattern_takes_more_than_seconds(dialect, pattern, path) -> None:
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))  # of the processor's own time: the next second ends the process
+from truss_cache_tasks.planning.patterns import Dialect, select
+assert select([{path!r}], [{pattern!r}], dialect=Dialect.{dialect.name}) == ()
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 SOURCES = st.one_of(

@@ -17,6 +17,7 @@ _TEXT = (_TAG + "str", _TAG + "value")  # a plain `=` is text to PyYAML's SafeLo
 _TRUE = ("yes", "true", "on")
 # What would break a line, a path or a terminal: C0, DEL, C1, and the Unicode line breaks.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LONGEST_PATTERN = 4096  # PATH_MAX; object keys have at most 1024 bytes
 _LONGEST = 80  # characters of a user's value that a message repeats
 
 
@@ -134,6 +135,8 @@ class Value:
                 item.fail("is empty", "Remove it, or write a pattern such as '*.safetensors'.")
             if "\0" in item.node.value:
                 item.fail("holds a NUL character, which no file name has", "Remove it.")
+            if len(item.node.value) > _LONGEST_PATTERN:
+                item.fail(f"is longer than {_LONGEST_PATTERN:,} characters, and no file name is", "Shorten it.")
             found.append(item.node.value)
         return tuple(found)
 

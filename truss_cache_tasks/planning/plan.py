@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from truss_cache_tasks.errors import Collision, NothingSelected, UnsafeName
 from truss_cache_tasks.planning.listing import Listing, RemoteFile
@@ -169,7 +170,9 @@ def _nearest(patterns: Iterable[str], paths: Sequence[str], most: int = 3) -> li
     """Return the paths whose names are most like a pattern's own letters; capital letters count for nothing here."""
     from difflib import SequenceMatcher
 
-    wanted = [pattern.rpartition("/")[2].translate({ord(c): None for c in "*?[]!"}).casefold() for pattern in patterns]
+    # of a few, and of their ends: a comparison takes the product of the lengths
+    ends = [pattern.rpartition("/")[2][-80:] for pattern in islice(patterns, 10)]
+    wanted = [end.translate({ord(c): None for c in "*?[]!"}).casefold() for end in ends]
 
     def likeness(path: str) -> float:
         name = path.rpartition("/")[2].casefold()
