@@ -157,7 +157,7 @@ def test_a_listing_is_one_token_and_one_request_and_nothing_behind_our_back(stor
     assert not [name for name in new if "process_request_thread" not in name], "only the store's own threads"
     assert kinds(seen) == ["token", "list", "list"]
     assert seen[1].query["prefix"] == store.prefix
-    assert seen[1].query["fields"] == "items(name,size,generation,crc32c),nextPageToken"
+    assert seen[1].query["fields"] == "items(name,size,generation,crc32c,contentEncoding),nextPageToken"
 
 
 def test_a_public_bucket_is_listed_with_one_request_and_no_token(store: Place) -> None:
