@@ -61,6 +61,10 @@ class UnsafeName(CacheTaskError):
     """A name in the store that would be written outside the entry's folder: ignore it by a pattern."""
 
 
+class LeadsOut(CacheTaskError):
+    """A link in a `file://` source leads out of it: copy, ignore it, or allow such links."""
+
+
 class Unavailable(CacheTaskError):
     """The network or the store fails for now: wait. The only class that is retried."""
 

@@ -69,7 +69,11 @@ def test_links_in_the_source_are_followed_and_come_as_files(source: Folder, trus
     (source.root / "m" / "folder").symlink_to("../elsewhere")
     (source.root / "m" / "dangling").symlink_to("nowhere")
     (source.root / "m" / "sub" / "loop").symlink_to("..")
-    ran = truss.cli()
+    refused = truss.cli()
+    assert refused.code == 1
+    assert "m: file://../source/m: folder is a link that leads out of the folder" in refused.err
+    assert tree(truss.model_cache) == {}
+    ran = truss.cli(TRUSS_CACHE_FOLLOW_LINKS="1")
     assert ran.code == 0, ran
     seen = tree(truss.model_cache)
     assert seen["m/linked.bin"] == seen["m/a.bin"]

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import entries
 import pytest
 from contract import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, read
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, NothingSelected, SourceChanged
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, LeadsOut, NotFound, NothingSelected, SourceChanged
 from truss_cache_tasks.sources import Source
 from truss_cache_tasks.sources.local import LocalSource
+from truss_cache_tasks.transfer.local import LocalBody
 
 
-def source_of(root: Path, path: str = "weights", **fields: Any) -> LocalSource:
-    return LocalSource(entries.entry(f"file://{path}", config=root / "config.yaml", **fields), entries.settings())
+def source_of(root: Path, path: str = "weights", *, follow_links: bool = False, **fields: Any) -> LocalSource:
+    settings = replace(entries.settings(), follow_links=follow_links)
+    return LocalSource(entries.entry(f"file://{path}", config=root / "config.yaml", **fields), settings)
 
 
 class Folder:
@@ -113,15 +116,134 @@ def test_links_to_files_and_folders_are_followed_and_a_loop_ends(tmp_path: Path)
     (tmp_path / "weights/again").symlink_to("real")
     (tmp_path / "weights/out").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "weights/real/up").symlink_to("..")
-    source = store.source()
+    source = source_of(tmp_path, follow_links=True)
     listing = source.listing()
     files = by_path(listing)
     assert {path: file.size for path, file in files.items()} == {
-        "real/w.bin": 7, "link.bin": 7, "again/w.bin": 7, "out/far.bin": 8,
+        "real/w.bin": 7, "link.bin": 7, "out/far.bin": 8,
     }  # fmt: skip
     assert read(source.locate(files["out/far.bin"])).data == b"far away"
     assert len(listing.warnings) == 2
-    assert all("links to a folder around it" in warning for warning in listing.warnings)
+    again, up = sorted(listing.warnings)
+    assert "again links to a folder that is listed already" in again
+    assert "real/up links to a folder around it" in up
+
+
+def test_a_link_to_a_folder_of_the_source_is_left_out_and_may_be_the_source_itself(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    store.put("v1/w.bin", b"one")
+    (tmp_path / "weights/latest").symlink_to("v1")
+    assert set(by_path(store.source().listing())) == {"v1/w.bin"}
+    assert set(by_path(source_of(tmp_path, "weights/latest").listing())) == {"w.bin"}
+
+
+def test_links_that_fan_out_end_and_each_folder_is_listed_once(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    for level in range(40):
+        store.put(f"d{level:02}/w.bin", b"w")
+        for name in ("one", "two", "three"):
+            (tmp_path / f"weights/d{level:02}/{name}").symlink_to(f"../d{(level + 1) % 40:02}")
+    listing = store.source().listing()
+    assert set(by_path(listing)) == {f"d{level:02}/w.bin" for level in range(40)}
+    assert len(listing.warnings) == 3 * 40
+    (tmp_path / "weights").rename(tmp_path / "elsewhere")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/in").symlink_to("../elsewhere/d00")
+    listing = source_of(tmp_path, follow_links=True).listing()
+    assert len(listing.files) == 40
+    assert len({file.version for file in listing.files}) == 40
+
+
+def outside(root: Path) -> Path:
+    """Make a folder beside the source with a file that is nobody's weights."""
+    (root / "home").mkdir()
+    (root / "home/credentials").write_bytes(b"a secret")
+    return root / "home"
+
+
+LINKS_OUT = {
+    "a file, absolute": lambda at, home: at.symlink_to(home / "credentials"),
+    "a file, by dots": lambda at, _: at.symlink_to("../../home/credentials"),
+    "a folder": lambda at, home: at.symlink_to(home),
+    "the folder around": lambda at, _: at.symlink_to("../.."),
+    "a chain": lambda at, home: (at.with_name("next").symlink_to(home / "credentials"), at.symlink_to("next")),
+    "through a link that stays": lambda at, _: (at.with_name("up").symlink_to(".."), at.symlink_to("up/../home")),
+    "out and along": lambda at, _: (at.parents[2] / "weights2").mkdir() or at.symlink_to("../../weights2"),
+}
+
+
+@pytest.mark.parametrize("kind", LINKS_OUT)
+def test_a_link_that_leads_out_of_the_folder_is_refused_by_name_unless_links_are_followed(
+    tmp_path: Path, kind: str
+) -> None:
+    store = Folder(tmp_path)
+    store.put("sub/w.bin", b"w")
+    LINKS_OUT[kind](tmp_path / "weights/sub/link", outside(tmp_path))
+    with pytest.raises(LeadsOut, match=r"sub/(link|next) is a link that leads out of the folder") as caught:
+        store.source().listing()
+    assert "TRUSS_CACHE_FOLLOW_LINKS=1" in (caught.value.hint or "")
+    assert "snapshot" in (caught.value.hint or "")
+    assert "sub/w.bin" in by_path(source_of(tmp_path, follow_links=True).listing())
+    left_out = source_of(tmp_path, ignore_patterns=["sub/link", "sub/link/", "sub/next"])
+    assert set(by_path(left_out.listing())) == {"sub/w.bin"}
+
+
+def test_links_that_stay_in_the_folder_are_followed_however_they_are_written(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    store.put("sub/w.bin", b"weights")
+    (tmp_path / "weights/absolute").symlink_to(tmp_path / "weights/sub/w.bin")
+    (tmp_path / "weights/chain").symlink_to("absolute")
+    (tmp_path / "weights/sub/out-and-back").symlink_to("../../weights/chain")
+    (tmp_path / "latest").symlink_to("weights")
+    for path in ("weights", "latest"):
+        source = source_of(tmp_path, path)
+        files = by_path(source.listing())
+        assert set(files) == {"sub/w.bin", "absolute", "chain", "sub/out-and-back"}
+        assert {read(source.locate(file)).data for file in files.values()} == {b"weights"}
+
+
+@pytest.mark.parametrize("what", ["the file", "its folder", "a folder above"])
+def test_a_link_that_takes_a_files_place_after_it_was_located_is_not_followed(tmp_path: Path, what: str) -> None:
+    store = Folder(tmp_path)
+    store.put("a/b/credentials", b"8 bytes.")
+    home = outside(tmp_path)
+    (home / "b").mkdir()
+    (home / "b/credentials").write_bytes(b"a secret")
+    source = store.source()
+    (file,) = source.listing().files
+    location = source.locate(file)
+    place = tmp_path / "weights/a/b/credentials"
+    seen = place.stat()
+    for secret in (home / "credentials", home / "b/credentials"):
+        os.utime(secret, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    moved = {"the file": place, "its folder": place.parent, "a folder above": place.parents[1]}[what]
+    moved.rename(tmp_path / "moved")
+    moved.symlink_to({"the file": home / "credentials", "its folder": home, "a folder above": home}[what])
+    with pytest.raises(SourceChanged):
+        LocalBody(file, location)
+    with pytest.raises(CacheTaskError):
+        source.locate(file)
+
+
+def test_a_tree_of_1200_folders_is_listed(tmp_path: Path) -> None:
+    Folder(tmp_path).put("w.bin", b"w")
+    below = os.open(tmp_path / "weights", os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=below)
+        above, below = below, os.open("d", os.O_RDONLY, dir_fd=below)
+        os.close(above)
+    os.close(os.open("deep.bin", os.O_CREAT | os.O_WRONLY, dir_fd=below))
+    source = source_of(tmp_path)
+    files = by_path(source.listing())
+    assert set(files) == {"w.bin", "d/" * 1200 + "deep.bin"}
+    assert read(source.locate(files["d/" * 1200 + "deep.bin"])).data == b""
+    for _ in range(1200):
+        os.mkdir("long", dir_fd=below)
+        above, below = below, os.open("long", os.O_RDONLY, dir_fd=below)
+        os.close(above)
+    os.close(below)
+    with pytest.raises(CacheTaskError, match="characters, more than this system takes"):
+        source.listing()
 
 
 def test_a_link_as_the_source_is_followed_and_its_own_path_stays_the_key(tmp_path: Path) -> None:

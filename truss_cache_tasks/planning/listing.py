@@ -94,6 +94,7 @@ class Location:
         expires: seconds since the epoch when url or headers go stale; None for never.
         digest: the store's digest, where the listing had none.
         look: where both have none: asks for the digest of a file that is to come in parts, whose answers tell none.
+        root: of a local file: the folder, free of links, from which `url` is reached; below it no link is followed.
         digest_of: where both have none: reads the digest out of the headers of an answer that brings the whole file.
     """
 
@@ -105,6 +106,7 @@ class Location:
     digest: Digest | None = None
     look: Callable[[], Digest | None] | None = None
     digest_of: Callable[[Mapping[str, str]], Digest | None] | None = None
+    root: str | None = None
 
     def __repr__(self) -> str:
         return f"Location({self.url.partition('?')[0]!r}, headers=***)"

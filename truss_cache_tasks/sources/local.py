@@ -5,13 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, NothingSelected, SourceChanged, Unavailable
+from truss_cache_tasks.errors import (
+    AccessDenied,
+    CacheTaskError,
+    LeadsOut,
+    NotFound,
+    NothingSelected,
+    SourceChanged,
+    Unavailable,
+)
 from truss_cache_tasks.planning.listing import Listing, Location, RemoteFile
+from truss_cache_tasks.planning.patterns import select
 
 RECORDS = ".truss_cache"  # our own records, should a cache root lie inside the folder
 
@@ -21,16 +31,19 @@ class LocalSource:
 
     def __init__(self, entry: Entry, settings: Settings) -> None:
         self._as_written = str(entry.request.source)
+        self._request = entry.request
+        self._follow_links = settings.follow_links
         # abspath and not resolve(): a link named in the config may be moved to other weights
         self._root = os.path.abspath(entry.config.parent / entry.request.source.root)
 
     def listing(self, pinned: str | None = None) -> Listing:
         """Return every regular file, links to files and folders followed; sockets, pipes and devices left out.
 
-        A folder that is reached twice is listed twice; one that contains itself, by a link, is left out with a warning.
+        Each folder is listed once, below its own path where it has one in the source; a link to a folder that is listed
+        already is left out with a warning.
 
         Raises:
-            NotFound, NothingSelected, AccessDenied; CacheTaskError for a name that is not UTF-8.
+            NotFound, NothingSelected, AccessDenied, LeadsOut; CacheTaskError for a name that is not UTF-8.
         """
         with_root = self._stat(self._root)
         if stat.S_ISREG(with_root.st_mode):
@@ -40,7 +53,7 @@ class LocalSource:
                 f"{self._as_written}: {self._root} is neither a file nor a folder", hint="Correct the path in repo_id."
             )
         warnings: list[str] = []
-        files = tuple(self._walk("", ((with_root.st_dev, with_root.st_ino),), warnings))
+        files = tuple(self._walk(warnings))
         if not files:
             raise NothingSelected(
                 f"{self._as_written}: no file below {self._root}",
@@ -60,7 +73,16 @@ class LocalSource:
             raise SourceChanged(f"{file.key}: changed since it was listed", hint="Run again, once nobody writes to it.")
         if not os.access(file.key, os.R_OK):
             raise AccessDenied(f"{file.key}: not readable", hint="Give the user who runs this the right to read it.")
-        return Location(Path(file.key).as_uri(), validator=f"{now.st_mtime_ns}-{now.st_size}")
+        validator = f"{now.st_mtime_ns}-{now.st_size}"
+        if self._follow_links:
+            return Location(Path(file.key).as_uri(), validator=validator)
+        real = os.path.realpath(file.key)
+        root = os.path.realpath(self._root)
+        if real == root:  # the URI names this one file
+            root = os.path.dirname(root)
+        if not _is_below(real, root):
+            raise self._leads_out(file.path, real)
+        return Location(Path(real).as_uri(), validator=validator, root=root)
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
         """Return what a failed read means; a local file has no status of its own."""
@@ -77,15 +99,42 @@ class LocalSource:
         except OSError as exc:
             raise _refused(path, exc) from exc
 
-    def _walk(self, below: str, ancestors: tuple[tuple[int, int], ...], warnings: list[str]) -> Iterator[RemoteFile]:
-        """Yield the files of the folder `below` (relative, "" or with a final slash), depth first, by name."""
+    def _walk(self, warnings: list[str]) -> Iterator[RemoteFile]:
+        """Yield every file: those of all folders first, then those that only links to folders lead to."""
+        folders, links = [""], deque[str]()  # relative, "" or with a final slash
+        listed: set[tuple[int, int]] = set()
+        while folders or links:
+            below = folders.pop() if folders else links.popleft()
+            here = self._stat(os.path.join(self._root, below))
+            if (here.st_dev, here.st_ino) in listed:
+                warnings.append(f"{self._as_written}: {_shown(below[:-1])} {self._known(below[:-1])} and is left out")
+                continue
+            listed.add((here.st_dev, here.st_ino))
+            for path, full, seen, linked in self._items(below, warnings):
+                if stat.S_ISDIR(seen.st_mode):
+                    (links if linked else folders).append(f"{path}/")
+                elif _shown(path) != path:
+                    raise CacheTaskError(
+                        f"{self._as_written}: the name {_shown(path)!r} is not UTF-8", hint="Rename the file."
+                    )
+                else:
+                    yield _file(path, full, seen)
+
+    def _known(self, path: str) -> str:
+        """Return what is wrong with a path to a folder that is listed already."""
+        full = os.path.join(self._root, path)
+        around = _is_below(os.path.realpath(os.path.dirname(full)), os.path.realpath(full))
+        return "links to a folder around it" if around else "links to a folder that is listed already"
+
+    def _items(self, below: str, warnings: list[str]) -> Iterator[tuple[str, str, os.stat_result, bool]]:
+        """Yield (path, whole path, what it leads to, is it a link) of the files and folders in `below`, by name."""
         folder = os.path.join(self._root, below)
         try:
             with os.scandir(folder) as found:
-                names = sorted(item.name for item in found)
+                items = sorted((item.name, item.is_symlink()) for item in found)
         except OSError as exc:
             raise _refused(folder, exc) from exc
-        for name in names:
+        for name, linked in items:
             path, full = below + name, os.path.join(folder, name)
             try:
                 seen = os.stat(full)
@@ -94,22 +143,40 @@ class LocalSource:
                     raise _refused(full, exc) from exc
                 warnings.append(f"{self._as_written}: {_shown(path)} is a link to nothing and is left out")
                 continue
-            if stat.S_ISDIR(seen.st_mode):
-                here = (seen.st_dev, seen.st_ino)
-                if name == RECORDS:
-                    continue
-                if here in ancestors:
-                    warnings.append(f"{self._as_written}: {_shown(path)} links to a folder around it and is left out")
-                    continue
-                yield from self._walk(f"{path}/", (*ancestors, here), warnings)
-            elif stat.S_ISREG(seen.st_mode):
-                if _shown(path) != path:
-                    raise CacheTaskError(
-                        f"{self._as_written}: the name {_shown(path)!r} is not UTF-8", hint="Rename the file."
-                    )
-                yield _file(path, full, seen)
-            else:
+            if linked and not self._follow_links and not self._stays(path, full, seen):
+                continue
+            if name == RECORDS and stat.S_ISDIR(seen.st_mode):
+                continue
+            if not stat.S_ISDIR(seen.st_mode) and not stat.S_ISREG(seen.st_mode):
                 warnings.append(f"{self._as_written}: {_shown(path)} is no regular file and is left out")
+                continue
+            yield path, full, seen, linked
+
+    def _stays(self, path: str, full: str, seen: os.stat_result) -> bool:
+        """Return True for a link that stays in the folder; False for one that the patterns leave out, or raise."""
+        real = os.path.realpath(full)
+        if _is_below(real, os.path.realpath(self._root)):
+            return True
+        request = self._request
+        if stat.S_ISDIR(seen.st_mode):
+            chosen = select([f"{path}/any"], None, request.ignore, dialect=request.dialect)
+        else:
+            chosen = select([path], request.allow, request.ignore, dialect=request.dialect)
+        if chosen:
+            raise self._leads_out(path, real)
+        return False
+
+    def _leads_out(self, path: str, real: str) -> LeadsOut:
+        return LeadsOut(
+            f"{self._as_written}: {_shown(path)} is a link that leads out of the folder, to {_shown(real)}",
+            hint="Put a copy there, ignore it by a pattern, or set TRUSS_CACHE_FOLLOW_LINKS=1 or "
+            "cache_tasks(follow_links=True), which a snapshot folder of the Hub needs, as its files are such links.",
+        )
+
+
+def _is_below(path: str, root: str) -> bool:
+    """Whether a real path is the real folder `root`, or lies in it."""
+    return path == root or path.startswith(root.rstrip("/") + "/")
 
 
 def _file(path: str, full: str, seen: os.stat_result) -> RemoteFile:
@@ -131,5 +198,10 @@ def _refused(path: str, exc: OSError) -> CacheTaskError:
     if isinstance(exc, PermissionError):
         return AccessDenied(
             f"{_shown(path)}: {why.lower()}", hint="Give the user who runs this the right to read the folder."
+        )
+    if exc.errno == errno.ENAMETOOLONG:
+        return CacheTaskError(
+            f"{_shown(path)[:200]}...: the path has {len(path):,} characters, more than this system takes",
+            hint="Name a folder further down in repo_id, or give the folders shorter names.",
         )
     return NotFound(f"{_shown(path)}: {why.lower()}", hint="Correct the path in repo_id, or repair the link.")

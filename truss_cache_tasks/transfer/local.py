@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping
@@ -23,9 +24,7 @@ class LocalBody:
         self._file = file
         self._at = start
         try:
-            # O_NONBLOCK: a FIFO at this path must not hold the worker
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-            self._descriptor = os.open(unquote(urlsplit(location.url).path), flags)
+            self._descriptor = _opened(unquote(urlsplit(location.url).path), location.root)
         except OSError as exc:
             raise _in_our_words(file, exc) from exc
         try:
@@ -59,11 +58,30 @@ class LocalBody:
             raise SourceChanged(f"{self._file.path}: the source file changed after it was listed", hint="Run it again.")
 
 
+def _opened(path: str, root: str | None) -> int:
+    """Open `path` for reading; where `root` is given, no component below it may be a link by now."""
+    # O_NONBLOCK: a FIFO at this path must not hold the worker
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    if root is None:
+        return os.open(path, flags)
+    *folders, name = os.path.relpath(path, root).split("/")
+    at = os.open(root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            above, at = at, os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+            os.close(above)
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=at)
+    finally:
+        os.close(at)
+
+
 def _in_our_words(file: RemoteFile, exc: OSError) -> CacheTaskError:
     said = f"{file.path}: cannot read the source file: {(exc.strerror or str(exc)).lower()}"
     match exc:
         case FileNotFoundError() | NotADirectoryError() | IsADirectoryError():
             return SourceChanged(f"{file.path}: the source file is gone since it was listed", hint="Run it again.")
+        case OSError(errno=errno.ELOOP):  # a link is there now
+            return SourceChanged(f"{file.path}: the source file changed after it was listed", hint="Run it again.")
         case PermissionError():
             return AccessDenied(said, hint="Make the file readable for this user.")
         case _:
