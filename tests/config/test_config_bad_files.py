@@ -1,10 +1,12 @@
 """Files that are no config: missing, unreadable, not YAML, or made to hurt."""
 
 import os
+import re
 import sys
 import time
 
 import pytest
+import yaml
 from rights import rights_of_files_count
 
 from truss_cache_tasks import load_config
@@ -78,8 +80,8 @@ def test_a_file_whose_disk_fails_is_refused(tmp_path):
         (b"hello\n", ":1: got the string 'hello', want a mapping"),
         (b"- a\n", ":1: got a list, want a mapping"),
         (b"# c\n5\n", ":2: got 5, want a mapping"),
-        (b"a: " + b"[" * 50_000, "not YAML"),
-        (b"- " * 50_000 + b"x", "not YAML"),
+        (b"a: " + b"[" * 50_000, ":1: nested more than 100 levels deep"),
+        (b"- " * 50_000 + b"x", ":1: nested more than 100 levels deep"),
         (b"a: &a [*a]\n", ":1: an alias that holds itself"),
         (b"a: &a\n  b: {c: *a}\n", "an alias that holds itself"),
     ],
@@ -117,6 +119,46 @@ def test_an_alias_bomb_is_refused_at_once(where, form, tmp_path):
     start = time.process_time()
     assert "aliases that expand to too" in str(refused(path))
     assert time.process_time() - start < 2
+
+
+DEEP = {
+    "flow lists": lambda n: "a:\n  " + "[" * n + "]" * n,
+    "flow mappings": lambda n: "a:\n  " + "{b: " * n + "}" * n,
+    "block lists": lambda n: "a:\n  " + "- " * n + "x",
+    "block mappings": lambda n: "\n".join(" " * level + "a:" for level in range(n)),
+    "keys": lambda n: "a:\n  " + "? " * n + "x",
+    "merges": lambda n: "\n".join(["model_cache:", *("  " * level + " <<:" for level in range(n))]) + " {}",
+    "merges in lists": lambda n: "model_cache:\n  - " + "{<<: [" * (n // 2) + "]}" * (n // 2),
+    "merges beside an anchor": lambda n: "x: &x 1\ny: *x\nmodel_cache:\n  " + "{<<: " * n + "{}" + "}" * n,
+    "merges at the top": lambda n: "<<: " + "{<<: " * n + "{}" + "}" * n,
+}
+
+
+@pytest.mark.parametrize("levels", [105, 600, 1200, 100_000])
+@pytest.mark.parametrize("form", DEEP)
+def test_a_config_that_is_nested_deeply_is_refused_with_the_line(form, levels, tmp_path):
+    if levels == 100_000 and form in ("block mappings", "merges"):
+        pytest.skip("a file of gigabytes")
+    path = tmp_path / "config.yaml"
+    path.write_text(DEEP[form](levels))
+    assert re.search(r"config.yaml:[1-9][0-9]*: nested more than 100 levels deep$", str(refused(path)))
+
+
+@pytest.mark.parametrize("form", [form for form in DEEP if form != "keys"])
+def test_ninety_levels_are_read(form, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(DEEP[form](90))
+    if form.startswith("merges"):
+        path.write_text(DEEP[form](90).replace("model_cache", "environment_variables").replace("- ", ""))
+    assert load_config(path).entries == ()
+
+
+@pytest.mark.parametrize("form", DEEP)
+def test_deep_nesting_is_refused_without_libyaml_too(form, tmp_path, monkeypatch):
+    monkeypatch.setattr("truss_cache_tasks.config.document._LOADER", yaml.SafeLoader)
+    path = tmp_path / "config.yaml"
+    path.write_text(DEEP[form](1200))
+    assert re.search(r"config.yaml:[1-9][0-9]*: nested more than 100 levels deep$", str(refused(path)))
 
 
 def test_a_file_too_large_to_be_a_config_is_refused(tmp_path):

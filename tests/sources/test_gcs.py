@@ -409,6 +409,7 @@ def test_requester_pays_is_named(store: Place) -> None:
         (412, b"", SourceChanged, "generation 7"),
         (400, b'{"error": "text"}', CacheTaskError, "400"),
         (400, b"\xff" * 100_000, CacheTaskError, "400"),
+        (400, b"[" * 100_000, CacheTaskError, "400"),
     ],
 )
 def test_every_answer_to_a_get_is_explained(

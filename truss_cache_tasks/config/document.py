@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
@@ -17,11 +18,12 @@ NAMES = ("config.yaml", "config.yml")
 
 _LARGEST = 16 << 20  # bytes of a config file; 10,000 entries are 2 MB
 _MOST_NODES = 1_000_000  # with every alias written out; 1000 entries have 15,000
-_DEEPEST = 100
+_DEEPEST = 100  # nodes inside nodes; real configs have 10, and resolving merges recurses
 # libyaml's loader where PyYAML was built with it: 1000 entries take it 45 ms, the Python one 400.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _FIX_YAML = "Make it valid YAML; the mistake may stand a line or two above."
+_FLATTEN = "Write it with fewer lists and mappings inside one another."
 
 
 def find_config(path: Path) -> Path:
@@ -50,16 +52,18 @@ def read_document(path: Path) -> Value | None:
     """Return the root mapping of the YAML file at `path`, or None for a file that says nothing.
 
     No value is constructed. Aliases are one node each, however often they are used; what they would expand to is
-    counted, and cycles are refused, so that walking the result ends.
+    counted, and cycles are refused, so that walking the result ends; its depth is bounded, so that recursion does.
 
     Raises:
-        ConfigError: unreadable, not UTF-8, not YAML, several documents, an alias bomb, or no mapping.
+        ConfigError: unreadable, not UTF-8, not YAML, several documents, nested too deeply, an alias bomb, or no
+            mapping.
     """
     file = shown_path(path)
     text = _decoded(_read(path, file), file)
     root = _composed(text, file)
     if root is None or root.tag == "tag:yaml.org,2002:null":
         return None
+    _refuse_depth(root, file)
     if "&" in text:
         _refuse_bombs(root, file)
     value = Value(file, "", root)
@@ -154,9 +158,11 @@ def _decoded(data: bytes, file: str) -> str:
 def _composed(text: str, file: str) -> Node | None:
     """Compose the one document. The messages of PyYAML hold no values of the file, its snippets do: left out."""
     try:
-        return _compose(text)
+        return _compose(text, file)
     except yaml.MarkedYAMLError as why:
         mark = why.problem_mark or why.context_mark
+        if mark and "maximum nesting depth" in str(why.problem):  # libyaml's own limit, 1000
+            _too_deep(file, mark.line + 1)
         line = "" if mark is None else f":{mark.line + 1}"
         problem = " ".join(filter(None, (why.context, why.problem)))
         raise ConfigError(f"{file}{line}: not YAML: {problem}", hint=_yaml_hint(text, mark)) from None
@@ -164,15 +170,15 @@ def _composed(text: str, file: str) -> Node | None:
         line = str(text.encode()[: why.position].count(b"\n") + 1)
         message = f"{file}:{line}: not YAML: control characters are not allowed"
         raise ConfigError(message, hint="Remove the control character.") from None
-    except RecursionError:
-        raise ConfigError(f"{file}: not YAML that we read: nested too deeply", hint=_FIX_YAML) from None
 
 
-def _compose(text: str) -> Node | None:
+def _compose(text: str, file: str) -> Node | None:
     loader = _LOADER(text)
     try:
         root: Node | None = loader.get_single_node()
         return root
+    except RecursionError:  # of the loader without libyaml
+        _too_deep(file, loader.line + 1)
     finally:
         loader.dispose()
 
@@ -183,6 +189,22 @@ def _yaml_hint(text: str, mark: object) -> str:
     if line < len(lines) and "\t" in lines[line][: len(lines[line]) - len(lines[line].lstrip())]:
         return "Indent with spaces; YAML takes no tabs there."
     return _FIX_YAML
+
+
+def _refuse_depth(root: Node, file: str) -> None:
+    """Refuse what is nested too deeply as it is written. Level by level, each node once, aliases not written out."""
+    level = {id(root): root}
+    seen: set[int] = set()
+    for _ in range(_DEEPEST):
+        seen.update(level)
+        below = [child for node in level.values() for child in _children(node)]
+        level = {id(node): node for node in below if isinstance(node, CollectionNode) and id(node) not in seen}
+    for node in level.values():
+        _too_deep(file, line_of(node))
+
+
+def _too_deep(file: str, line: int) -> NoReturn:
+    raise ConfigError(f"{file}:{line}: nested more than {_DEEPEST} levels deep", hint=_FLATTEN)
 
 
 def _refuse_bombs(root: Node, file: str) -> None:

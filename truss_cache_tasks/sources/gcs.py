@@ -260,7 +260,7 @@ def _words(body: bytes) -> tuple[str, str]:
     try:
         error = json.loads(text)["error"]
         reason, message = str((error.get("errors") or [{}])[0].get("reason", "")), str(error.get("message", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         reason, message = (
             found[1] if (found := re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)) else ""
             for tag in ("Code", "Message")
