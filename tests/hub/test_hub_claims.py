@@ -19,7 +19,7 @@ FOREIGN = "fetched by someone else, and not yet proven with this project's crede
 
 @pytest.fixture
 def gated(machine, hub):
-    hub.tokens |= {"good": Rights(), "new": Rights(), "list-only": Rights(gated=False)}
+    hub.tokens |= {"good": Rights(), "new": Rights(), "hf_mine": Rights(), "list-only": Rights(gated=False)}
     repo = hub.create(MAIN, gated=True)
     repo.commit(FILES)
     return repo
@@ -290,12 +290,12 @@ def test_another_projects_file_is_replaced_and_its_entry_turns_stale(machine, re
 
 def test_a_mount_reads_with_the_secret_that_its_entry_names(machine, gated) -> None:
     token(machine, "list-only")  # the default one, which this entry does not use
-    (machine.secrets / "my_secret").write_text("good\n")
+    (machine.secrets / "my_secret").write_text("hf_mine\n")
     truss = machine.truss(entry(MAIN, mount_location="/m", runtime_secret_name="my_secret"))
     truss.run()
     assert read(machine.mounts / "m") == FILES
-    assert {r.token for r in machine.hub.requests if r.host == "hub"} == {"good"}
+    assert {r.token for r in machine.hub.requests if r.host == "hub"} == {"hf_mine"}
     token(machine, "good")
     assert truss.fresh
-    (machine.secrets / "my_secret").write_text("new")
+    (machine.secrets / "my_secret").write_text("hf_other")
     assert truss.verdicts() == {MAIN: "the credential file changed"}
