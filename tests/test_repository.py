@@ -30,9 +30,26 @@ QUICKSTART, TESTS = re.findall(r"^```sh\n(sh \.ci/venv[^\n]*)\n```", README, re.
 KEYS = re.findall(r"```yaml\n(.*?)```\n\n```json\n(.*?)\n```\n\n`([0-9a-f]{64})`", ON_DISK, re.DOTALL)
 
 
+def git(repository: Path, *args: str) -> str:
+    return subprocess.run(["git", *args], cwd=repository, capture_output=True, text=True, check=True).stdout
+
+
 def tracked() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = git(ROOT, "ls-files", "-z")
     return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def links_leading_out(repository: Path) -> list[str]:
+    """Return the committed symlinks that are absolute or lead out of the repository, itself or through another link."""
+    out = []
+    for entry in filter(None, git(repository, "ls-files", "-s", "-z").split("\0")):
+        (mode, blob, _), name = entry.partition("\t")[0].split(), entry.partition("\t")[2]
+        if mode == "120000":
+            target = git(repository, "cat-file", "blob", blob)
+            inside = (repository / name).parent.joinpath(target).resolve().is_relative_to(repository.resolve())
+            if target.startswith("/") or not inside:
+                out.append(name)
+    return out
 
 
 def records(kind: str) -> list[Any]:
@@ -79,6 +96,27 @@ def test_no_path_or_host_of_a_developers_machine_is_in_the_tree():
         except UnicodeDecodeError:
             continue
         assert not machine.search(text), path
+
+
+def test_no_committed_link_is_absolute_or_leads_out_of_the_repository(tmp_path: Path):
+    assert links_leading_out(ROOT) == []
+
+    git(tmp_path, "init", "--quiet", "repo")
+    repo = tmp_path / "repo"
+    (repo / "docs" / "adr").mkdir(parents=True)
+    targets = {
+        "docs/sibling": "adr",
+        "docs/up": "../docs/adr/nothing-yet",
+        "docs/absolute": "/usr/bin/python3",
+        "absolute-into-itself": str(repo / "docs"),
+        "docs/parent": "../../elsewhere",
+        "through": "docs/adr/back/../../elsewhere",
+        "docs/adr/back": "../..",
+    }
+    for name, target in targets.items():
+        (repo / name).symlink_to(target)
+    git(repo, "add", "--all")
+    assert links_leading_out(repo) == ["absolute-into-itself", "docs/absolute", "docs/parent", "through"]
 
 
 def test_every_variable_is_in_the_readme_with_its_meaning():
