@@ -9,17 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from buckets.front import Asked
 from buckets.stores import Folder, Store
 from servers.hub import Hub
 from trusses import Truss, tree
 
 Files = Mapping[str, bytes]
 LAYOUTS = ("volume", "mount")
+
+
+class Hold(NamedTuple):
+    """An answer that a server keeps back: whether it was asked for, and what lets it go."""
+
+    is_asked: Callable[[], bool]
+    release: Callable[[], None]
 
 
 class Upstream(ABC):
@@ -36,6 +48,10 @@ class Upstream(ABC):
     @abstractmethod
     def give(self, truss: Truss) -> None:
         """Let `truss` read it."""
+
+    @abstractmethod
+    def held(self, path: str) -> AbstractContextManager[Hold]:
+        """Keep bytes of `path`, of which there are 10,000 at least, back: until released, at the latest by the end."""
 
     def entry(self, version: str, layout: str, folder: str, **fields: object) -> str:
         """Return the YAML of one entry, in `{model cache}/{folder}` or in the mount `/{folder}`."""
@@ -64,15 +80,29 @@ class OnHub(Upstream):
     def give(self, truss: Truss) -> None:
         truss.env["HF_ENDPOINT"] = self.hub.url
 
+    @contextlib.contextmanager
+    def held(self, path: str) -> Iterator[Hold]:
+        self.hub.released.clear()
+        self.hub.fail(f"/{path}", "stall", host="cdn")
+        before = len(self.hub.requests)
+
+        def is_asked() -> bool:
+            return any(r.host == "cdn" and r.path.endswith(f"/{path}") for r in self.hub.requests[before:])
+
+        try:
+            yield Hold(is_asked, self.hub.released.set)
+        finally:
+            self.hub.released.set()
+
 
 @dataclass
 class OnStore(Upstream):
     store: Store
     name: str = "name"
-    held: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    versions: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def put(self, version: str, files: Files) -> None:
-        before = self.held.get(version, {})
+        before = self.versions.get(version, {})
         for path in before.keys() - files.keys():
             self.store.delete(f"{self.name}-{version}/{path}")
         if isinstance(self.store, Folder):  # a bucket knows no folder that is empty
@@ -82,13 +112,29 @@ class OnStore(Upstream):
         for path, data in files.items():
             if before.get(path) != data:
                 self.store.put(f"{self.name}-{version}/{path}", data)
-        self.held[version] = dict(files)
+        self.versions[version] = dict(files)
 
     def uri(self, version: str) -> tuple[str, str]:
         return self.store.uri(f"{self.name}-{version}"), ""
 
     def give(self, truss: Truss) -> None:
         self.store.give(truss)
+
+    @contextlib.contextmanager
+    def held(self, path: str) -> Iterator[Hold]:
+        asked, released = threading.Event(), threading.Event()
+
+        def keep_back(one: Asked) -> None:
+            if one.kind == "get" and one.name.endswith(f"/{path}"):
+                asked.set()
+                released.wait()
+
+        with self.store.front.watching() as front:
+            front.before = keep_back
+            try:
+                yield Hold(asked.is_set, released.set)
+            finally:
+                released.set()
 
 
 def config(layout: str, *entries: str) -> str:
@@ -143,3 +189,16 @@ def use_disk(truss: Truss, disk: Path) -> None:
     """Put the model cache and the mounts on another disk than the hub cache."""
     truss.model_cache, truss.mounts = disk / "model_cache", disk / "mounts"
     truss.env |= {"TRUSS_MODEL_CACHE_DIR": str(truss.model_cache), "TRUSS_MOUNT_ROOT": str(truss.mounts)}
+
+
+def beside(truss: Truss, name: str) -> Truss:
+    """Return another project on the same caches: a config of its own in a folder of its own."""
+    other = Truss(truss.root)
+    other.env = dict(truss.env)
+    other.hub_cache, other.model_cache, other.mounts = truss.hub_cache, truss.model_cache, truss.mounts
+    other.folder = truss.root / name
+    other.folder.mkdir()
+    credentials = truss.folder / "data"
+    if credentials.is_dir():
+        shutil.copytree(credentials, other.folder / "data")
+    return other
