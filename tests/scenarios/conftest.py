@@ -10,6 +10,7 @@ import pytest
 from buckets.conftest import before_gcs, before_moto, on_disk, on_gcs, on_moto
 from servers.hub import Hub
 
+from scenarios.forks import ForkedTruss, Forks
 from scenarios.upstreams import OnHub, OnStore, Upstream
 
 __all__ = ["before_gcs", "before_moto", "on_disk", "on_gcs", "on_moto"]
@@ -28,6 +29,19 @@ def make(request: pytest.FixtureRequest, kind: str) -> Upstream:
 def upstream(request: pytest.FixtureRequest) -> Upstream:
     """One of each kind of store in turn."""
     return make(request, request.param)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    forks = Forks()
+    yield forks
+    forks.end()
+
+
+@pytest.fixture
+def truss(tmp_path: Path, hub: Hub, forks: Forks) -> ForkedTruss:
+    """A Truss whose Hub is the stand-in; `truss-cache` is forked."""
+    return ForkedTruss(tmp_path, forks=forks, hub=hub)
 
 
 @pytest.fixture

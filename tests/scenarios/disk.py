@@ -52,13 +52,18 @@ def weigh(*folders: Path) -> Weighed:
     return Weighed(whole, whole + least, whole + most)
 
 
-def leftovers(truss: Truss) -> list[str]:
-    """Return what lies in the caches of `truss`, huggingface_hub's own lock files apart."""
+def leftovers(truss: Truss, *, folders: bool = True) -> list[str]:
+    """Return what lies in the caches of `truss`, huggingface_hub's own lock files apart.
+
+    Args:
+        folders: those that hold nothing count too, save roots; else `.truss_cache` alone does.
+    """
     roots = (truss.hub_cache, truss.model_cache, truss.mounts)
     found = [path for path in paths_below(*roots) if ".locks" not in path.relative_to(truss.root).parts]
     repos = [path for path in truss.hub_cache.glob("*") if path.name != ".locks"]
-    folders = [path for path in [*truss.model_cache.glob("*"), *truss.mounts.glob("*/*")] if path.is_dir()]
-    return sorted(str(path.relative_to(truss.root)) for path in {*found, *repos, *folders})
+    below = [path for path in [*truss.model_cache.glob("*"), *truss.mounts.glob("*/*")] if path.is_dir()]
+    ours = [path for root in roots for path in root.rglob(".truss_cache")]
+    return sorted(str(path.relative_to(truss.root)) for path in {*found, *ours, *(repos + below if folders else ())})
 
 
 def said_bytes(ran: Ran) -> int:

@@ -8,6 +8,7 @@ check(truss, "volume", {"folder": {"a.bin": b"a"}})     # every visible file, `w
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import shutil
 import threading
@@ -193,9 +194,8 @@ def use_disk(truss: Truss, disk: Path) -> None:
 
 def beside(truss: Truss, name: str) -> Truss:
     """Return another project on the same caches: a config of its own in a folder of its own."""
-    other = Truss(truss.root)
+    other = copy.copy(truss)
     other.env = dict(truss.env)
-    other.hub_cache, other.model_cache, other.mounts = truss.hub_cache, truss.model_cache, truss.mounts
     other.folder = truss.root / name
     other.folder.mkdir()
     credentials = truss.folder / "data"
