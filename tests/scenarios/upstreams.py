@@ -22,7 +22,7 @@ from typing import NamedTuple
 from buckets.front import Asked
 from buckets.stores import Folder, Store
 from servers.hub import Hub
-from trusses import Truss, tree
+from trusses import DODO, Truss, tree
 
 Files = Mapping[str, bytes]
 LAYOUTS = ("volume", "mount")
@@ -198,6 +198,7 @@ def beside(truss: Truss, name: str) -> Truss:
     other.env = dict(truss.env)
     other.folder = truss.root / name
     other.folder.mkdir()
+    other.dodo(DODO)
     credentials = truss.folder / "data"
     if credentials.is_dir():
         shutil.copytree(credentials, other.folder / "data")
