@@ -17,18 +17,12 @@ from trusses import Truss
 Make = Callable[..., Case]
 __all__ = ["before_gcs", "make_case", "on_gcs"]
 
-ALL = tuple(LAYOUTS)
-FLAT = tuple(layout for layout in LAYOUTS if layout != "hub")
+MOST = ("hub", "mount", "bucket", "local")  # of LAYOUTS, which one test tries all of
 PATH = "sub/c.txt"  # of the foreign file; between the others, by name and by size
 
 
-@pytest.fixture(params=ALL)
+@pytest.fixture(params=MOST)
 def case(request: pytest.FixtureRequest, make_case: Make) -> Case:
-    return make_case(request.param)
-
-
-@pytest.fixture(params=FLAT)
-def flat(request: pytest.FixtureRequest, make_case: Make) -> Case:
     return make_case(request.param)
 
 
@@ -60,7 +54,9 @@ def succeeds(case: Case, *args: str, **env: str) -> None:
 # Equal bytes
 
 
-def test_a_file_of_equal_bytes_is_adopted_and_survives_a_clean(case: Case) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_file_of_equal_bytes_is_adopted_and_survives_a_clean(layout: str, make_case: Make) -> None:
+    case = make_case(layout)
     theirs = put(case.shown / PATH, FILES[PATH])
     os.utime(theirs, (1_000_000_000, 1_000_000_000))
     before = look(theirs)
@@ -123,11 +119,12 @@ def test_a_file_of_other_bytes_fails_the_entry_by_name_before_anything_is_shown(
     case.is_whole()
 
 
-def test_of_a_file_of_equal_size_and_time_the_bytes_decide(flat: Case) -> None:
-    theirs = put(flat.shown / PATH, b"x" * len(FILES[PATH]))
-    before = look(theirs)
-    well_said(flat.truss.cli(), PATH, "--replace")
-    assert look(theirs) == before
+@pytest.mark.parametrize("layout", ["volume", "local mount", "bucket"])
+def test_of_a_file_of_equal_size_the_bytes_decide(layout: str, make_case: Make) -> None:
+    case = make_case(layout)
+    before = look(put(case.shown / PATH, b"x" * len(FILES[PATH])))
+    well_said(case.truss.cli(), PATH, "--replace")
+    assert look(case.shown / PATH) == before
 
 
 def test_with_replace_it_is_replaced_and_ours_from_then_on(case: Case) -> None:
@@ -201,8 +198,11 @@ def test_a_mount_at_a_home_folder_touches_no_file_of_its_owner(truss: Truss, hub
 # Folders and links at our paths
 
 
-@pytest.mark.parametrize("replace", [False, True])
-def test_a_folder_at_a_files_path_is_never_replaced(replace: bool, case: Case) -> None:
+@pytest.mark.parametrize(
+    ("layout", "replace"), [("hub", True), ("mount", True), ("bucket", True), ("local", True), ("local", False)]
+)
+def test_a_folder_at_a_files_path_is_never_replaced(layout: str, replace: bool, make_case: Make) -> None:
+    case = make_case(layout)
     inside = put(case.shown / PATH / "inside.txt", b"the user's own")
     before = look(inside)
     ran = case.truss.cli("run", *(["--replace"] if replace else []))
@@ -213,7 +213,9 @@ def test_a_folder_at_a_files_path_is_never_replaced(replace: bool, case: Case) -
     assert look(inside) == before
 
 
-def test_a_file_where_a_folder_is_needed_fails_the_entry_by_name(case: Case) -> None:
+@pytest.mark.parametrize("layout", ["hub", "local"])
+def test_a_file_where_a_folder_is_needed_fails_the_entry_by_name(layout: str, make_case: Make) -> None:
+    case = make_case(layout)
     theirs = put(case.shown / "sub", b"the user's own")
     before = look(theirs)
     ran = case.truss.cli()
@@ -286,12 +288,11 @@ def kill(case: Case, moment: str) -> None:
 def test_what_a_killed_run_has_shown_is_ours(moment: str, layout: str, make_case: Make) -> None:
     case = make_case(layout)
     kill(case, moment)
-    new: dict[str, bytes] = {}
-    if "claim" not in moment or layout == "local":  # a pin would hold the Hub's revision
-        new = {PATH: b"another version of it", "model.bin": b"m" * 20_000}
+    new = {PATH: b"another version of it", "model.bin": b"m" * 20_000}
     for path, data in new.items():
         case.put(path, data)  # what was shown is not what is wanted now
     succeeds(case)
+    succeeds(case, "run", "-a")  # a pin may have held the Hub's revision
     case.is_whole({**FILES, **new})
     succeeds(case, "clean")
     assert case.tree() == {}
