@@ -123,12 +123,20 @@ def work_of_why(truss: Truss, entries: int, state: str) -> dict[str, int]:
             xxh3="0" * 32,
         )
         form = canonical(entry.request)
-        manifest = Manifest(entry.key, form, "", entry.name, (record,))  # type: ignore[arg-type]
+        manifest = Manifest(entry.key, form, "", entry.name, (record,))
         if state != "not fetched":
             (records / "manifests" / f"{entry.key}.json").write_text(json.dumps(to_json(manifest)))
-        claims[entry.name] = {"request": entry.key, "form": dict(form), "fingerprint": None, "when": 1.0}
-        claims[entry.name] |= {"config": str(truss.folder / "config.yaml"), "host": "here", "cleaned": False}
-        claims[entry.name] |= {"former": [], "snapshot": manifest.snapshot}
+        claims[entry.name] = {
+            "request": entry.key,
+            "form": dict(form),
+            "fingerprint": None,
+            "when": 1.0,
+            "config": str(truss.folder / "config.yaml"),
+            "host": "here",
+            "cleaned": False,
+            "former": [],
+            "snapshot": manifest.snapshot,
+        }
     value = {"format": 1, "entries": claims, "former": [], "roots": [str(root)]}
     (records / "claims" / "ours.json").write_text(json.dumps(value))
     ran = truss.python(COUNTED)

@@ -405,7 +405,7 @@ THEIRS = [
 def test_names_that_are_not_of_our_exact_shape_stay_and_a_clean_names_them(layout: str, make_case: Make) -> None:
     case = make_case(layout)
     theirs = look([put(case.records / name, b"theirs") for name in THEIRS])
-    said = {}
+    said: dict[str, list[str]] = {}
     for args in ("run", "run -a", "why --check", "verify", "clean -n", "clean", "clean"):
         ran = case.truss.cli(*args.split())
         assert ran.code == 0, (args, ran)
