@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trusses import Truss
@@ -107,7 +108,7 @@ def work_of_why(truss: Truss, entries: int, state: str) -> dict[str, int]:
     records = root / ".truss_cache"
     (records / "manifests").mkdir(parents=True)
     (records / "claims").mkdir()
-    claims = {}
+    claims: dict[str, dict[str, Any]] = {}
     for entry in load_config(truss.folder / "config.yaml").entries:
         path = root / entry.name / "f.bin"
         path.parent.mkdir()
