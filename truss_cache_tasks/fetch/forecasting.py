@@ -14,7 +14,7 @@ from truss_cache_tasks.planning.records import FileRecord, Manifest
 from truss_cache_tasks.planning.request import Request
 from truss_cache_tasks.store import blobs, stock
 from truss_cache_tasks.store.layout import bytes_of
-from truss_cache_tasks.store.neighbours import contested, superseded
+from truss_cache_tasks.store.neighbours import Shown, contested, superseded
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,14 @@ class Forecast:
     size: int | None
 
 
-def forecast(target: Target, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]) -> Forecast:
+def forecast(
+    target: Target, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: Shown | None = None
+) -> Forecast:
     """Say what a run would do, asking no network and writing nothing.
 
     Args:
         hashing: re-hash what was touched, to know for sure; else it counts as something to ask about.
+        shown: what the config's entries show around this entry's root, where it is known.
     """
     if verdict.need <= Need.CLAIM:
         return Forecast(verdict, False, 0)
@@ -44,8 +47,9 @@ def forecast(target: Target, verdict: Verdict, *, hashing: bool, stopped: Callab
         return Forecast(verdict, True, None)
     plan = replay(target.entry.request, manifest)
     try:
-        contested(target.place, plan, target.neighbours())
-        overtaken = superseded(target.place, plan, target.neighbours())
+        others = target.neighbours(shown)
+        contested(target.place, plan, others)
+        overtaken = superseded(target.place, plan, others)
     except Collision:  # the run says which, and fails
         overtaken = True
     if overtaken:

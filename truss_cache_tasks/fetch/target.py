@@ -17,7 +17,7 @@ from truss_cache_tasks.planning.request import Form, Kind, Request
 from truss_cache_tasks.store.evidence import gather
 from truss_cache_tasks.store.layout import Place, bytes_of, hub_place, place_of
 from truss_cache_tasks.store.manifest import Unreadable, read_manifest
-from truss_cache_tasks.store.neighbours import Neighbours, neighbours
+from truss_cache_tasks.store.neighbours import Neighbours, Shown, shown_by_config
 
 BEHIND = "+hub"  # suffix of the claim that an entry with plain files has on the hub cache behind them
 
@@ -62,11 +62,15 @@ class Target:
         """Of the credential file that is there now."""
         return fingerprint(self.entry, self.settings)
 
-    def neighbours(self) -> Neighbours:
-        """What the config's other entries show; nobody collides in the hub cache, where a path says its bytes."""
+    def neighbours(self, shown: Shown | None = None) -> Neighbours:
+        """Return what the config's other entries show; nothing collides in the hub cache, where a path says its bytes.
+
+        Args:
+            shown: shown_by_config(self.place, self.project), where it is known.
+        """
         if self.place.form is Form.HUB:
-            return {}
-        return neighbours(self.place, self.project, (self.name, self.behind_claim))
+            shown = Shown()
+        return Neighbours(shown or shown_by_config(self.place, self.project), (self.name, self.behind_claim))
 
 
 def make_target(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> Target:

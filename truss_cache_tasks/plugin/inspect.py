@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable
 
-from truss_cache_tasks.fetch import Forecast, Target, current_manifest, forecast, hub_manifest
+from truss_cache_tasks.fetch import Forecast, Target, current_manifest, hub_manifest
 from truss_cache_tasks.plugin import display, signals
 from truss_cache_tasks.plugin.workspace import Workspace
 from truss_cache_tasks.store.verify import bad_files
@@ -29,7 +29,7 @@ def why(chosen: Chosen, write: Write, *, check: bool) -> int:
         if verdict.fresh:
             write(f"{label}: fresh\n")
             continue
-        seen = forecast(target, verdict, hashing=check, stopped=signals.stopped)
+        seen = workspace.forecast(target, verdict, hashing=check, stopped=signals.stopped)
         asking = asking or seen.asks
         write(f"{label}: stale\n")
         for line in (*verdict.reasons, f"-> {_would(seen)}"):
@@ -76,5 +76,7 @@ def verify(chosen: Chosen, write: Write) -> int:
         for line in lines:
             write(_wrapped(line) + "\n")
     if bad:
-        display.say("hint: run `doit cache_weights` (or `truss-cache`): it fetches what is bad or missing.")
+        display.say(
+            "hint: Run `doit run -a cache_weights` (or `truss-cache -a`), which fetches what is bad or missing."
+        )
     return int(bad)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
 from truss_cache_tasks.errors import ConfigError
-from truss_cache_tasks.fetch import BEHIND, Target, judge_target, make_target, project_entries
+from truss_cache_tasks.fetch import BEHIND, Forecast, Target, forecast, judge_target, make_target, project_entries
 from truss_cache_tasks.planning.freshness import Need, Verdict
 from truss_cache_tasks.planning.records import Project
 from truss_cache_tasks.planning.request import Form, Kind
@@ -20,6 +20,7 @@ from truss_cache_tasks.plugin import display
 from truss_cache_tasks.store.claims import read_pins
 from truss_cache_tasks.store.known_roots import forget_empty_roots, known_roots
 from truss_cache_tasks.store.layout import Place, pin_name
+from truss_cache_tasks.store.neighbours import Shown, shown_by_config
 from truss_cache_tasks.store.remove import Cleaned, clean, roots_of
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
@@ -43,6 +44,7 @@ class Workspace:
     run: str = field(default_factory=lambda: os.urandom(16).hex())
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     cleaned: Cleaned = field(default_factory=Cleaned)
+    _shown: dict[Path, Shown] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
 
     def warn(self) -> None:
         """Say the config's warnings, once a process."""
@@ -73,6 +75,13 @@ class Workspace:
         """Return the verdict of this process, judging only what was not judged."""
         known = self.verdicts.get(target.name)
         return known if known is not None else self.judge(target)
+
+    def forecast(self, target: Target, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]) -> Forecast:
+        """Say what a run would do to an entry; what the entries show is read once for each root."""
+        if target.place.root not in self._shown and verdict.need > Need.CLAIM:
+            self._shown[target.place.root] = shown_by_config(target.place, self.project)
+        shown = self._shown.get(target.place.root)
+        return forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
 
     def clean(self, names: Iterable[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries; None: the whole config, gone entries too."""

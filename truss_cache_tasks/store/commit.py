@@ -105,8 +105,7 @@ def commit(
             return None
         key = request_key(plan.request)
         manifest = Manifest(key, canonical(plan.request), plan.revision, plan.folder, files)
-        if manifest not in read_all(place):
-            write_manifest(place, manifest)
+        write_manifest(place, manifest)
         if moving and (pin is None or pin.commit != plan.revision or (author.resolved and pin.run != author.run)):
             claims.write_pin(place, moving, Pin(plan.revision, author.entry, author.run))
         _claim(place, manifest, author)

@@ -150,10 +150,11 @@ def are_all_readable(place: Place) -> bool:
 def write_manifest(place: Place, manifest: Manifest) -> None:
     """Make this the current manifest of its request. One that it supersedes stays beside it, for `clean`."""
     path = _path(manifest.key)
-    try:
+    old = None
+    with contextlib.suppress(Unreadable):
         old = _read(place, path)
-    except Unreadable:
-        old = None
+        if old == manifest and reading.read_record(place.tree, path) == to_json(manifest):
+            return
     if old is not None and {f.path for f in old.files} - {f.path for f in manifest.files}:
         write_json(place.tree, _path_of_superseded(old), to_json(old))
     place.tree.remove_hollow(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from truss_cache_tasks.errors import Collision
@@ -13,31 +14,71 @@ from truss_cache_tasks.store.blobs import as_text
 from truss_cache_tasks.store.held import Held
 from truss_cache_tasks.store.layout import Place
 from truss_cache_tasks.store.manifest import read_all
+from truss_cache_tasks.store.ownership import folders_of
 
-Neighbours = Mapping[str, tuple[str, FileRecord]]  # absolute path -> (entry name, its record there)
+
+class Shown:
+    """What the entries of one config show in nested roots, by absolute path: built once for any number of questions."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, list[tuple[str, FileRecord]]] = {}  # path -> (claim name, its record) of each
+        self.folders: dict[str, set[str]] = {}  # folder -> claim names with files in it
+
+    def add(self, name: str, path: str, record: FileRecord) -> None:
+        """Note that the claim `name` shows `record` at `path`."""
+        self.files.setdefault(path, []).append((name, record))
+        for folder in folders_of(path):
+            self.folders.setdefault(folder, set()).add(name)
 
 
-def neighbours(place: Place, project: Project, names: Collection[str]) -> Neighbours:
-    """Return what the other entries that this config has now show in this root, or in a root above or below it.
+@dataclass(frozen=True)
+class Neighbours:
+    """What the other entries of a config show.
 
     Args:
-        names: of the claims of the entry itself.
+        shown: by all entries.
+        names: of the claims of the entry itself, which do not count.
     """
-    found: dict[str, tuple[str, FileRecord]] = {}
+
+    shown: Shown
+    names: Collection[str]
+
+    def at(self, path: str) -> tuple[str, FileRecord] | None:
+        """Return (claim name, its record) of another entry's file at this absolute path."""
+        return next((one for one in self.shown.files.get(path, ()) if one[0] not in self.names), None)
+
+    def in_conflict(self, path: str) -> str | None:
+        """Return the claim name of another entry that needs a folder where `path` is, or has a file above it."""
+        above = (there[0] for folder in folders_of(path) if (there := self.at(folder)) is not None)
+        return next(above, None) or next(iter(self.shown.folders.get(path, set()) - set(self.names)), None)
+
+
+def shown_by_config(place: Place, project: Project) -> Shown:
+    """Return what the entries that this config has now show in this root, and in the roots above and below it."""
+    found = Shown()
     for root in sorted({str(place.root), *project.roots}):
         if not _is_nested(root, str(place.root)):
             continue
         there = Place(Path(root), place.form)
-        mine = claims.claims_of(there, project).entries
         owners = {
             claim.request: name
-            for name, claim in mine.items()
-            if name not in names and project.entries.get(name) == claim.request and not claim.cleaned
+            for name, claim in claims.claims_of(there, project).entries.items()
+            if project.entries.get(name) == claim.request and not claim.cleaned
         }
         for manifest in read_all(there) if owners else ():
             if manifest.key in owners:
-                found |= {f"{root}/{record.path}": (owners[manifest.key], record) for record in manifest.shown}
+                for record in manifest.shown:
+                    found.add(owners[manifest.key], f"{root}/{record.path}", record)
     return found
+
+
+def neighbours(place: Place, project: Project, names: Collection[str]) -> Neighbours:
+    """Return what the other entries of this config show now.
+
+    Args:
+        names: of the claims of the entry itself.
+    """
+    return Neighbours(shown_by_config(place, project), names)
 
 
 def contested(place: Place, plan: Plan, others: Neighbours) -> list[PlannedFile]:
@@ -46,18 +87,15 @@ def contested(place: Place, plan: Plan, others: Neighbours) -> list[PlannedFile]
     Raises:
         Collision: names the path and both entries, as far as the listing can tell.
     """
-    if not others:
-        return []
-    folders = {folder: path for path in others for folder in _folders(path)}
     unsure = []
     for planned in plan.files:
         path = f"{place.root}/{planned.path}"
-        below = next((folder for folder in _folders(path) if folder in others), folders.get(path))
-        if below is not None:
-            raise _collision(plan, planned, others[below][0])
-        if path not in others:
+        if (other := others.in_conflict(path)) is not None:
+            raise _collision(plan, planned, other)
+        there = others.at(path)
+        if there is None:
             continue
-        name, record = others[path]
+        name, record = there
         if planned.identity == record.identity or planned.origin == record.origin:
             continue  # the same bytes, or one object seen at two times: the newer wins
         mine = as_text(planned.file.digest, planned.file.encoding)
@@ -71,7 +109,7 @@ def contested(place: Place, plan: Plan, others: Neighbours) -> list[PlannedFile]
 
 def superseded(place: Place, plan: Plan, others: Neighbours) -> bool:
     """Whether another entry shows another version of an object of `plan`: only a listing can tell the newer one."""
-    shown = ((planned, others.get(f"{place.root}/{planned.path}")) for planned in plan.files)
+    shown = ((planned, others.at(f"{place.root}/{planned.path}")) for planned in plan.files)
     return any(
         there is not None and there[1].origin == planned.origin and there[1].identity != planned.identity
         for planned, there in shown
@@ -83,18 +121,13 @@ def settle(
 ) -> None:
     """Compare the bytes themselves. Raises Collision as `contested` does."""
     for planned in unsure:
-        name, record = others[f"{place.root}/{planned.path}"]
-        if held[planned.identity].xxh3 != record.xxh3:
-            raise _collision(plan, planned, name)
+        there = others.at(f"{place.root}/{planned.path}")
+        if there is not None and held[planned.identity].xxh3 != there[1].xxh3:
+            raise _collision(plan, planned, there[0])
 
 
 def _is_nested(one: str, other: str) -> bool:
     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
-
-
-def _folders(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 def _collision(plan: Plan, planned: PlannedFile, other: str) -> Collision:

@@ -21,7 +21,7 @@ from truss_cache_tasks.planning.plan import RECORDS
 from truss_cache_tasks.planning.records import Claims, Manifest, Project
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import claims
-from truss_cache_tasks.store.blobs import PUBLISHED, STAGING, is_marked, staged
+from truss_cache_tasks.store.blobs import PUBLISHED, STAGING, is_marked
 from truss_cache_tasks.store.disk import disk_errors, is_writable
 from truss_cache_tasks.store.layout import (
     BLOB_ID,
@@ -61,6 +61,7 @@ class Cleaned:
     left: list[str] = field(default_factory=list)
     seen: set[Path] = field(default_factory=set, repr=False)
     gone: set[tuple[Path, str]] = field(default_factory=set, repr=False)  # (root, claim) that a dry run passed
+    keys: set[tuple[Path, str]] = field(default_factory=set, repr=False)  # (root, request key) likewise
     links: Counter[tuple[int, int]] = field(default_factory=Counter, repr=False)  # (device, inode) -> names removed
 
     def keep(self, line: str) -> None:
@@ -120,10 +121,12 @@ class _Clean:
         live = claims.live_keys(place, project, but={name for root, name in done.gone if root == place.root})
         everything = read_all(place)
         doomed = [m for m in everything if m.key in doomed_keys and m.key not in live]
-        kept = [m for m in everything if m not in doomed]
+        done.keys.update((place.root, manifest.key) for manifest in doomed)
+        kept = [m for m in everything if m.key in live]
+        left = [m for m in everything if (place.root, m.key) not in done.keys]
         notes = self._doomed_notes(names)
         removed = self._remove_paths(doomed, notes)
-        self._remove_blobs(doomed, kept, notes, removed)
+        self._remove_blobs(doomed, kept, left, notes, removed)
         self._remove_partials(notes)
         self._name_what_is_not_ours()
         if self.dry:
@@ -186,22 +189,35 @@ class _Clean:
         return ours
 
     def _remove_blobs(
-        self, doomed: Iterable[Manifest], kept: Iterable[Manifest], notes: Iterable[Unfinished], removed: set[str]
+        self,
+        doomed: Iterable[Manifest],
+        kept: Iterable[Manifest],
+        left: Iterable[Manifest],
+        notes: Iterable[Unfinished],
+        removed: set[str],
     ) -> None:
+        """Remove the blobs that the doomed manifests list and no kept one does, and those that nothing owns any more.
+
+        Args:
+            kept: manifests that a living claim holds.
+            left: manifests that this clean does not remove.
+            removed: paths that went.
+        """
         place = self.place
-        records = [file for manifest in doomed for file in manifest.files]
-        used = {blob_id(file.identity, place.form) for manifest in kept for file in manifest.files}
-        used = used.union(*(noted.blobs for noted in read_unfinished(place) if noted not in notes))
-        noted_ids = {name for noted in notes for name in noted.blobs}
+        noted = {name for note in read_unfinished(place) if note not in notes for name in note.blobs}
+        used, owned = (noted | _ids(place, manifests) for manifests in (kept, left))
+        doomed_ids = _ids(place, doomed) - used
         if place.form is not Form.HUB:
-            for name in sorted(({blob_id(file.identity, place.form) for file in records} | noted_ids) - used):
-                for path in staged(place, name):
+            for path in sorted(place.tree.files_below(STAGING)):
+                found = STAGED.fullmatch(os.path.basename(path))
+                if found and (found[1] in doomed_ids or self._is_unowned(found[1], owned)):
                     self._unlink(path)
             return
         linked = linked_blobs(place, removed)
-        made = {file.blob: file.made_blob for file in records if file.blob}
-        made |= {f"blobs/{name}": True for name in noted_ids if is_marked(place, f"blobs/{name}")}
-        for blob, is_made in sorted(made.items()):
+        blobs = {file.blob: file.made_blob for manifest in doomed for file in manifest.files if file.blob}
+        marked = [f"blobs/{name}" for name in place.tree.names(PUBLISHED) if self._is_unowned(name, owned)]
+        blobs |= {blob: True for blob in marked if is_marked(place, blob)}
+        for blob, is_made in sorted(blobs.items()):
             if not is_made or os.path.basename(blob) in used or blob in linked:
                 continue
             stat = place.tree.lstat(blob)
@@ -209,14 +225,18 @@ class _Clean:
                 self.done.keep(f"{blob}: shared by huggingface_hub's own store")
             else:
                 self._unlink(blob)
-                if not self.dry:
-                    place.tree.unlink(f"{PUBLISHED}/{os.path.basename(blob)}")
+
+    def _is_unowned(self, name: str, owned: Collection[str]) -> bool:
+        return name not in owned and not is_held(self.place.blob_lock(name))
 
     def _remove_partials(self, notes: Iterable[Unfinished]) -> None:
         """Remove the temporaries of dead runs that the cleaned claims noted, or that nothing notes."""
         kept = {name for noted in read_unfinished(self.place) if noted not in notes for name in noted.blobs}
-        for path, name in list(_left_by_runs(self.place)):
-            if name not in kept and not is_held(self.place.blob_lock(name)):
+        for name in sorted(self.place.tree.names(PARTIALS)):
+            path = f"{PARTIALS}/{name}"
+            found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
+            is_dead = found and is_left_by_a_run(self.place, path) and self._is_unowned(found[1], kept)
+            if is_dead or TEMPORARY.fullmatch(name):  # those are made under the root's lock alone
                 self._unlink(path)
 
     def _name_what_is_not_ours(self) -> None:
@@ -227,8 +247,10 @@ class _Clean:
         place, done = self.place, self.done
         whole = place.root / path
         try:
+            if not self.dry:
+                place.tree.remove_hollow(path)
             stat = place.tree.lstat(path)
-            if whole in done.seen or stat is None or S_ISDIR(stat.st_mode):
+            if whole in done.seen or stat is None or (self.dry and S_ISDIR(stat.st_mode)):
                 if not self.dry:  # another process removed it, and may have left its folder
                     place.tree.remove_empty_parents(path, top(place))
                 return
@@ -254,12 +276,8 @@ class _Clean:
                 claims.write_pin(self.place, name, None)
 
 
-def _left_by_runs(place: Place) -> Iterable[tuple[str, str]]:
-    """Yield (path, blob id) of every temporary and journal that a run of this user left or is at."""
-    for name in sorted(place.tree.names(PARTIALS)):
-        found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
-        if found is not None and is_left_by_a_run(place, f"{PARTIALS}/{name}"):
-            yield f"{PARTIALS}/{name}", found[1]
+def _ids(place: Place, manifests: Iterable[Manifest]) -> set[str]:
+    return {blob_id(file.identity, place.form) for manifest in manifests for file in manifest.files}
 
 
 _SHAPES: dict[str, re.Pattern[str]] = {
