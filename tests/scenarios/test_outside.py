@@ -6,7 +6,8 @@ import hashlib
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -344,10 +345,22 @@ def test_a_prepared_partial_or_journal_that_is_not_ours_alone_is_left_and_not_re
     assert changes(outside, victim.parent) == []
 
 
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another disk than the cache."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs /dev/shm on a disk of its own")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("kind", ["symlink", "second hard link", "folder"])
-def test_a_prepared_partial_of_a_flat_layout_is_left_too(kind: str, make_case: Make, victim: Path) -> None:
+def test_a_prepared_partial_of_a_flat_layout_is_left_too(
+    kind: str, make_case: Make, victim: Path, other_disk: Path
+) -> None:
     case = make_case("volume", {"model.bin": BIG, "config.json": b"{}"})
-    put(case.truss.hub_cache.parent / "hub", b"a file here: the volume is filled without a hub cache")
+    case.truss.env["HF_HOME"] = str(other_disk)  # of which no hard link leads to the volume: it is filled by itself
     path = case.records / "partials" / f"{partial_name('volume', BIG)}.01234567"
     prepare(path, kind, victim, b"")
     put(path.with_name(f"{path.name}.parts"), journal(bytes(len(BIG))))
@@ -457,13 +470,14 @@ def test_a_cloned_truss_with_committed_links_cannot_touch_the_home_folder(
     assert links
     assert all(path.resolve().is_relative_to(home) for path in links)
     before = state(home)
-    ran = truss.run(["truss-cache", "-f", str(clone)], HOME=str(home))
+    env = {"HOME": str(home), "XDG_STATE_HOME": str(tmp_path / "state")}  # which is ours
+    ran = truss.run(["truss-cache", "-f", str(clone)], **env)
     assert changes(before, home) == [], ran
     if attack in ("the partial", "its journal"):
         assert ran.code == 0, ran
         assert (repo / "snapshots" / commit / "model.bin").read_bytes() == evil
     elif attack != "a lock":
         well_said(ran, "link")
-    ran = truss.run(["truss-cache", "clean", "-f", str(clone)], HOME=str(home))
+    ran = truss.run(["truss-cache", "clean", "-f", str(clone)], **env)
     assert changes(before, home) == [], ran
     assert ran.code in (0, 1, 3), ran
