@@ -32,26 +32,27 @@ def entry(upstream: OnHub, layout: str, **fields: object) -> str:
 # What an interrupted run leaves
 
 
-def kill(truss: Truss, upstream: OnHub) -> None:
-    """End a run by SIGKILL when every file is whole but the large one, of which parts are there."""
+def interrupted(truss: Truss, upstream: OnHub, number: signal.Signals) -> int:
+    """End a run by a signal when small files are whole, and parts of the large one are there; return its status."""
     with upstream.held("big.bin") as hold, started(truss) as child:
 
         def is_under_way() -> bool:
             parts = truss.root.glob("**/.truss_cache/partials/*.parts")
-            blobs = {path.stat().st_size for path in truss.root.rglob("*") if path.is_file()}
-            return hold.is_asked() and any(path.stat().st_size for path in parts) and 30_000 in blobs
+            there = any(path.stat().st_size for path in parts)
+            return hold.is_asked() and there and weigh(truss.hub_cache, truss.mounts).whole >= 30_000
 
         wait_for(child, is_under_way)
-        child.send_signal(signal.SIGKILL)
-        end_of(child)
+        child.send_signal(number)
+        return end_of(child).code
+
+
+def kill(truss: Truss, upstream: OnHub) -> None:
+    assert interrupted(truss, upstream, signal.SIGKILL) == -signal.SIGKILL
 
 
 def stop(truss: Truss, upstream: OnHub) -> None:
-    """The same by Ctrl-C, after which we put away what is of no use."""
-    with upstream.held("big.bin") as hold, started(truss) as child:
-        wait_for(child, lambda: hold.is_asked() and any(truss.root.glob("**/.truss_cache/partials/*.parts")))
-        child.send_signal(signal.SIGINT)
-        assert end_of(child).code == 130
+    """By Ctrl-C, after which we put away what is of no use."""
+    assert interrupted(truss, upstream, signal.SIGINT) == 130
 
 
 def fail(truss: Truss, upstream: OnHub) -> None:
