@@ -122,6 +122,21 @@ def test_a_run_that_is_at_work_loses_nothing_to_another_projects_clean(hub: Hub,
     assert leftovers(truss) == []
 
 
+def test_a_clean_of_one_entry_tells_and_takes_its_own_alone(hub: Hub, truss: Truss) -> None:
+    """What a killed run of the other one left stays to be resumed, or goes: `-n` says which."""
+    one, two = OnHub(hub, "org/one"), OnHub(hub, "org/two")
+    one.put("main", FILES)
+    two.put("main", {**FILES, "more.bin": BIG[:70_000], "big.bin": BIG})
+    both = [one.entry("main", "volume", "one"), two.entry("main", "volume", "two")]
+    truss.config(config("volume", both[0]))
+    run(truss)
+    truss.config(config("volume", *both))
+    kill(truss, two)
+    assert clean_tells(truss, "org/one") >= 150_002
+    clean_tells(truss, "org/two")
+    assert leftovers(truss) == []
+
+
 # After the last clean
 
 

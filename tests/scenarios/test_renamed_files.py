@@ -118,3 +118,16 @@ def test_a_moving_repo_whose_hub_cache_is_on_another_disk_shows_each_name_its_ow
         upstream.put("main", files)
         run(truss, "-a")
         check(truss, "mount", {"m": files})
+
+
+def test_full_commits_as_revisions_show_each_name_its_own_bytes(hub: Hub, truss: Truss) -> None:
+    """They need no pin, and no ref tells of them."""
+    upstream = OnHub(hub)
+    upstream.put("v1", BEFORE)
+    upstream.put("v2", AFTER)
+    one, two = (hub.repos[upstream.name].resolve(version) for version in ("v1", "v2"))
+    for commit, files in ((one, BEFORE), (two, AFTER), (one, BEFORE)):
+        assert commit is not None
+        truss.config(config("mount", upstream.entry(commit, "mount", "m")))
+        run(truss)
+        check(truss, "mount", {"m": files})
