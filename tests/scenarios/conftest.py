@@ -11,24 +11,17 @@ from buckets.conftest import before_gcs, before_moto, on_disk, on_gcs, on_moto
 from servers.hub import Hub
 
 from scenarios.forks import ForkedTruss, Forks
-from scenarios.upstreams import OnHub, OnStore, Upstream
+from scenarios.upstreams import Upstream, upstream_of
 
 __all__ = ["before_gcs", "before_moto", "on_disk", "on_gcs", "on_moto"]
 
 UPSTREAMS = ("hub", "moto", "gcs", "disk")
 
 
-def make(request: pytest.FixtureRequest, kind: str) -> Upstream:
-    if kind == "hub":
-        hub: Hub = request.getfixturevalue("hub")
-        return OnHub(hub)
-    return OnStore(request.getfixturevalue(f"on_{kind}"))
-
-
 @pytest.fixture(params=UPSTREAMS)
 def upstream(request: pytest.FixtureRequest) -> Upstream:
     """One of each kind of store in turn."""
-    return make(request, request.param)
+    return upstream_of(request, request.param)
 
 
 @pytest.fixture(scope="session")

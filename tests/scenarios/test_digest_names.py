@@ -62,7 +62,17 @@ def snapshot_of(truss: Truss) -> str:
     return found.out
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped", "narrowed and widened"])
+@pytest.mark.parametrize(
+    ("filled", "how"),
+    [
+        ("a composite", "killed"),
+        ("a composite", "narrowed and widened"),
+        ("git blobs", "killed"),
+        ("git blobs", "stopped"),
+        ("git blobs", "narrowed and widened"),
+    ],
+    indirect=["filled"],
+)
 def test_a_digest_is_the_same_after_a_run_that_did_not_end(
     how: str, filled: tuple[Upstream, dict[str, bytes]], truss: Truss
 ) -> None:

@@ -134,6 +134,7 @@ def everywhere(truss: Truss) -> list[Path]:
         (MOUNT, to_a_bucket, True),
         (MOUNT, to_nothing, False),
     ],
+    ids=lambda value: "" if isinstance(value, str) else getattr(value, "__name__", "run" if value else "none"),
 )
 def test_a_clean_finds_the_root_of_before_an_edit(
     config: str, edit: Callable[[Truss], None], again: bool, filled: Truss

@@ -8,9 +8,8 @@ import pytest
 from servers.hub import Hub
 from trusses import Truss, tree
 
-from scenarios.conftest import make
 from scenarios.disk import clean_tells, leftovers
-from scenarios.upstreams import OnHub, Upstream, beside, run
+from scenarios.upstreams import OnHub, Upstream, beside, run, upstream_of
 
 FILES = {"a.bin": b"a" * 20_000, "b.bin": b"b" * 300, "sub/c.bin": b"c" * 12_000}
 INNER = {"a.bin", "sub/c.bin"}  # the inner one selects these
@@ -24,6 +23,13 @@ class Nested:
         self.root = truss.model_cache if outer == "volume" else truss.mounts
         self.kind, self.folder = outer, self.root / "deep" / "m"
         self.inner.env["TRUSS_MOUNT_ROOT"] = str(self.root / "deep")
+
+    def link(self) -> None:
+        """Let the inner one come to its mount by a link to the folder of the outer one."""
+        (self.root / "deep").mkdir(parents=True)
+        way = self.outer.root / "way"
+        way.symlink_to(self.root / "deep")
+        self.inner.env["TRUSS_MOUNT_ROOT"] = str(way)
 
     def config_outer(self, **fields: object) -> None:
         if self.kind == "volume":
@@ -58,7 +64,7 @@ class Nested:
 def nested(request: pytest.FixtureRequest, truss: Truss) -> Nested:
     """`request.param`: the store, and the layout of the outer one."""
     store, outer = request.param.split()
-    upstream = make(request, store)
+    upstream = upstream_of(request, store)
     upstream.give(truss)
     return Nested(upstream, truss, outer)
 
@@ -128,6 +134,19 @@ def test_the_inner_ones_clean_keeps_what_the_outer_one_claims(
     clean(nested.outer)
     whole(nested.inner)
     assert leftovers(nested.outer, folders=False) == []
+
+
+@pytest.mark.parametrize("nested", ["hub volume", "gcs mount"], indirect=True)
+def test_a_link_on_the_way_to_the_inner_root_changes_nothing_of_this(nested: Nested) -> None:
+    nested.link()
+    nested.fetch("outer first")
+    whole(nested.outer)
+    assert nested.shown() == pick(INNER)
+    assert_whole(nested.inner)
+    run(nested.outer)
+    whole(nested.inner)
+    assert nested.shown() == FILES
+    assert_whole(nested.outer)
 
 
 @pytest.mark.parametrize("nested", ["hub volume", "gcs mount"], indirect=True)

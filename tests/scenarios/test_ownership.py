@@ -32,26 +32,27 @@ def entry(upstream: OnHub, layout: str, **fields: object) -> str:
 # What an interrupted run leaves
 
 
-def kill(truss: Truss, upstream: OnHub) -> None:
-    """End a run by SIGKILL when every file is whole but the large one, of which parts are there."""
+def interrupted(truss: Truss, upstream: OnHub, number: signal.Signals) -> int:
+    """End a run by a signal when small files are whole, and parts of the large one are there; return its status."""
     with upstream.held("big.bin") as hold, started(truss) as child:
 
         def is_under_way() -> bool:
             parts = truss.root.glob("**/.truss_cache/partials/*.parts")
-            blobs = {path.stat().st_size for path in truss.root.rglob("*") if path.is_file()}
-            return hold.is_asked() and any(path.stat().st_size for path in parts) and 30_000 in blobs
+            there = any(path.stat().st_size for path in parts)
+            return hold.is_asked() and there and weigh(truss.hub_cache, truss.mounts).whole >= 30_000
 
         wait_for(child, is_under_way)
-        child.send_signal(signal.SIGKILL)
-        end_of(child)
+        child.send_signal(number)
+        return end_of(child).code
+
+
+def kill(truss: Truss, upstream: OnHub) -> None:
+    assert interrupted(truss, upstream, signal.SIGKILL) == -signal.SIGKILL
 
 
 def stop(truss: Truss, upstream: OnHub) -> None:
-    """The same by Ctrl-C, after which we put away what is of no use."""
-    with upstream.held("big.bin") as hold, started(truss) as child:
-        wait_for(child, lambda: hold.is_asked() and any(truss.root.glob("**/.truss_cache/partials/*.parts")))
-        child.send_signal(signal.SIGINT)
-        assert end_of(child).code == 130
+    """By Ctrl-C, after which we put away what is of no use."""
+    assert interrupted(truss, upstream, signal.SIGINT) == 130
 
 
 def fail(truss: Truss, upstream: OnHub) -> None:
@@ -118,6 +119,21 @@ def test_a_run_that_is_at_work_loses_nothing_to_another_projects_clean(hub: Hub,
     fetched = [r.path.rpartition("/")[2] for r in hub.requests if r.host == "cdn"]
     assert fetched.count("3.bin") == fetched.count("big.bin") == 1
     clean_tells(other)
+    assert leftovers(truss) == []
+
+
+def test_a_clean_of_one_entry_tells_and_takes_its_own_alone(hub: Hub, truss: Truss) -> None:
+    """What a killed run of the other one left stays to be resumed, or goes: `-n` says which."""
+    one, two = OnHub(hub, "org/one"), OnHub(hub, "org/two")
+    one.put("main", FILES)
+    two.put("main", {**FILES, "more.bin": BIG[:70_000], "big.bin": BIG})
+    both = [one.entry("main", "volume", "one"), two.entry("main", "volume", "two")]
+    truss.config(config("volume", both[0]))
+    run(truss)
+    truss.config(config("volume", *both))
+    kill(truss, two)
+    assert clean_tells(truss, "org/one") >= 150_002
+    clean_tells(truss, "org/two")
     assert leftovers(truss) == []
 
 

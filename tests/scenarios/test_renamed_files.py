@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from servers.hub import Hub
 from trusses import Truss
 
-from scenarios.upstreams import OnHub, Upstream, check, config, run, use_disk
+from scenarios.upstreams import LAYOUTS, OnHub, Upstream, beside, check, config, root_of, run, use_disk
 
 # Of one size, and large enough for the Hub to keep them in LFS; the small ones are git blobs.
 A, B, C, D = (random.Random(letter).randbytes(12_000) for letter in "ABCD")
@@ -61,7 +62,7 @@ def test_a_source_that_moves_shows_each_name_its_own_bytes(layout: str, upstream
     truss.config(config(layout, upstream.entry("main", layout, "m")))
     upstream.put("main", BEFORE | TURNED[0])
     run(truss)
-    for files in (AFTER | TURNED[1], BEFORE):
+    for files in (AFTER | TURNED[1], BEFORE) if isinstance(upstream, OnHub) else (AFTER | TURNED[1],):
         upstream.put("main", files)
         run(truss, "-a")
         check(truss, layout, {"m": files})
@@ -86,7 +87,6 @@ def test_an_edit_to_another_version_and_its_undoing_show_each_name_its_own_bytes
     [
         ("hub", "volume", "truss-cache"),
         ("hub", "mount", "doit"),
-        ("gcs", "volume", "doit"),
         ("disk", "volume", "truss-cache"),
     ],
     indirect=["upstream"],
@@ -119,3 +119,61 @@ def test_a_moving_repo_whose_hub_cache_is_on_another_disk_shows_each_name_its_ow
         upstream.put("main", files)
         run(truss, "-a")
         check(truss, "mount", {"m": files})
+
+
+def test_full_commits_as_revisions_show_each_name_its_own_bytes(hub: Hub, truss: Truss) -> None:
+    """They need no pin, and no ref tells of them."""
+    upstream = OnHub(hub)
+    upstream.put("v1", BEFORE)
+    upstream.put("v2", AFTER)
+    one, two = (hub.repos[upstream.name].resolve(version) for version in ("v1", "v2"))
+    for commit, files in ((one, BEFORE), (two, AFTER), (one, BEFORE)):
+        assert commit is not None
+        truss.config(config("mount", upstream.entry(commit, "mount", "m")))
+        run(truss)
+        check(truss, "mount", {"m": files})
+
+
+# Files of one size and one time: of one tick of the kernel's clock, or of an image whose times are all set to one
+
+
+def at_one_time(truss: Truss, layout: str) -> None:
+    """Give every visible file the same mtime, and let a run hash and record them so."""
+    for path in (root_of(truss, layout) / "m").rglob("*"):
+        if path.is_file():
+            os.utime(path, ns=(10**18 + 5, 10**18 + 5))
+    run(truss)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "layout"), [("hub", "volume"), ("hub", "mount"), ("disk", "volume")], indirect=["upstream"]
+)
+def test_an_edit_is_undone_right_where_size_and_time_tell_no_file_from_another(
+    layout: str, upstream: Upstream, truss: Truss
+) -> None:
+    upstream.give(truss)
+    for version, files in (("v1", BEFORE), ("v2", AFTER)):
+        upstream.put(version, files)
+        truss.config(config(layout, upstream.entry(version, layout, "m")))
+        run(truss)
+        at_one_time(truss, layout)
+        check(truss, layout, {"m": files}, more=not isinstance(upstream, OnHub))
+    truss.config(config(layout, upstream.entry("v1", layout, "m")))
+    run(truss)
+    check(truss, layout, {"m": BEFORE}, more=not isinstance(upstream, OnHub))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_another_projects_version_passes_for_ours_nowhere_though_size_and_time_are_equal(
+    layout: str, hub: Hub, truss: Truss
+) -> None:
+    upstream, other = OnHub(hub), beside(truss, "other")
+    for version, files, project in (("v1", BEFORE, truss), ("v2", AFTER, other)):
+        upstream.put(version, files)
+        project.config(config(layout, upstream.entry(version, layout, "m")))
+        run(project)
+        at_one_time(project, layout)
+    check(other, layout, {"m": AFTER}, more=True)
+    assert "stale" in truss.cli("why").out
+    run(truss)
+    check(truss, layout, {"m": BEFORE}, more=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from buckets.front import Asked
 from buckets.stores import Folder, Store
 from servers.hub import Hub
@@ -136,6 +137,13 @@ class OnStore(Upstream):
                 yield Hold(asked.is_set, released.set)
             finally:
                 released.set()
+
+
+def upstream_of(request: pytest.FixtureRequest, kind: str) -> Upstream:
+    """Return an empty upstream on the Hub (`hub`), or on the store whose fixture is `on_{kind}`."""
+    if kind == "hub":
+        return OnHub(request.getfixturevalue("hub"))
+    return OnStore(request.getfixturevalue(f"on_{kind}"))
 
 
 def config(layout: str, *entries: str) -> str:
