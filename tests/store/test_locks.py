@@ -17,7 +17,8 @@ from truss_cache_tasks.store.root import CacheRoot
 
 HOLD = "import sys, time; from truss_cache_tasks.store.locks import LockFile, try_lock\n"
 HOLD += "from truss_cache_tasks.store.root import CacheRoot\n"
-HOLD += "held = try_lock(LockFile(CacheRoot(sys.argv[1]), 'locks/one.lock')); print(bool(held), flush=True); time.sleep(600)"
+HOLD += "held = try_lock(LockFile(CacheRoot(sys.argv[1]), 'locks/one.lock'))\n"
+HOLD += "print(bool(held), flush=True); time.sleep(600)"
 
 
 @pytest.fixture

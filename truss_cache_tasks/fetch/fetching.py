@@ -26,7 +26,6 @@ from truss_cache_tasks.store.held import Held, Vanished
 from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roots
 from truss_cache_tasks.store.layout import Place, blob_id, pin_name
 from truss_cache_tasks.store.locks import locked
-from truss_cache_tasks.store.manifest import read_all
 from truss_cache_tasks.store.neighbours import contested, settle, superseded
 from truss_cache_tasks.store.ownership import own_paths, roots_around
 from truss_cache_tasks.store.remove import forget_hollow
@@ -114,7 +113,7 @@ def _fetch_online(target: Target, run: Run, verdict: Verdict, *, force: bool) ->
 def _repair(target: Target, manifest: Manifest, run: Run) -> Manifest | None:
     """Put visible files and records right from bytes that are here, asking nobody; None if bytes are missing."""
     plan = replay(target.entry.request, manifest)
-    if superseded(target.place, plan, target.neighbours()):
+    if superseded(target.place, plan, target.neighbours()) or target.is_replaced(manifest):
         return None
     held = stock.take_stock(target.places, plan.files, rehash=False, stopped=run.stopped)
     if any(planned.identity not in held for planned in plan.files):
@@ -209,7 +208,7 @@ class _Fetch:
         """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
         around = roots_around(place, (file.path for file in plan.files))
         owned, replace = own_paths(place, around), self.target.settings.replace
-        leaving = {path for manifest in read_all(place) for path in manifest.paths if path in owned}
+        leaving = owned - {file.path for file in plan.files}  # as far as the commit needs them to
         links.look(place, plan, held, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
 
     def _fill_hub(self, behind: Place, listing: Listing) -> None:

@@ -49,7 +49,7 @@ def forecast(
     try:
         others = target.neighbours(shown)
         contested(target.place, plan, others)
-        overtaken = superseded(target.place, plan, others)
+        overtaken = superseded(target.place, plan, others) or target.is_replaced(manifest)
     except Collision:  # the run says which, and fails
         overtaken = True
     if overtaken:

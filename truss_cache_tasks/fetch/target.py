@@ -17,7 +17,7 @@ from truss_cache_tasks.planning.request import Form, Kind, Request
 from truss_cache_tasks.store.evidence import gather
 from truss_cache_tasks.store.layout import Place, bytes_of, hub_place, place_of
 from truss_cache_tasks.store.manifest import Unreadable, read_manifest
-from truss_cache_tasks.store.neighbours import Neighbours, Shown, shown_by_config
+from truss_cache_tasks.store.neighbours import Neighbours, Shown, is_replaced_by_another, shown_by_config
 
 BEHIND = "+hub"  # suffix of the claim that an entry with plain files has on the hub cache behind them
 
@@ -61,6 +61,10 @@ class Target:
     def fingerprint(self) -> str | None:
         """Of the credential file that is there now."""
         return fingerprint(self.entry, self.settings)
+
+    def is_replaced(self, manifest: Manifest) -> bool:
+        """Whether another entry, of any config, shows another version of an object of this one's manifest."""
+        return is_replaced_by_another(self.place, manifest, self.project, (self.name, self.behind_claim))
 
     def neighbours(self, shown: Shown | None = None) -> Neighbours:
         """Return what the config's other entries show; nothing collides in the hub cache, where a path says its bytes.

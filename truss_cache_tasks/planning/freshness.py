@@ -144,16 +144,23 @@ def _pins(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
 
 
 def _files(manifest: Manifest, stats: Mapping[str, tuple[int, int] | None]) -> list[tuple[Need, str]]:
-    missing, resized, touched = [], [], []
+    missing, replaced, resized, touched = [], [], [], []
     for file in manifest.files:
         stat = stats.get(file.path)
-        if stat is None:
+        if stat is not None and file.path in manifest.hidden:
+            replaced.append(file.path)
+        elif stat is None:
             missing.append(file.path)
         elif stat[0] != file.size:
             resized.append(file.path)
         elif not same_mtime(stat[1], file.mtime_ns):
             touched.append(file.path)
-    kinds = (("missing", missing), ("of another size", resized), ("touched since it was hashed", touched))
+    kinds = (
+        ("missing", missing),
+        ("replaced by another entry", replaced),
+        ("of another size", resized),
+        ("touched since it was hashed", touched),
+    )
     return [
         (Need.REPAIR, f"{_few(paths)} {'is' if len(paths) == 1 else 'are'} {what}") for what, paths in kinds if paths
     ]

@@ -135,7 +135,7 @@ def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Target]:
 def _run(workspace: Workspace, targets: Sequence[Target], *, always: bool) -> int:
     signals.install()
     stale = [target for target in targets if not workspace.judge(target).fresh or always]
-    failed = _fetch_all(workspace, stale) if stale else {}
+    failed = _fetch_all(workspace, stale, force=always) if stale else {}
     if fresh := len(targets) - len(stale):
         display.say(f"{in_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")
     if failed:
@@ -143,7 +143,7 @@ def _run(workspace: Workspace, targets: Sequence[Target], *, always: bool) -> in
     return max(failed.values(), default=DONE)
 
 
-def _fetch_all(workspace: Workspace, stale: Sequence[Target]) -> dict[str, int]:
+def _fetch_all(workspace: Workspace, stale: Sequence[Target], *, force: bool) -> dict[str, int]:
     """Fetch these entries side by side; return the status of each that failed, by name."""
     work = deque(stale)
     failed: dict[str, int] = {}
@@ -154,7 +154,7 @@ def _fetch_all(workspace: Workspace, stale: Sequence[Target]) -> dict[str, int]:
                 target = work.popleft()
             except IndexError:
                 return
-            if status := _fetch_one(target, workspace.run, force=workspace.verdicts[target.name].fresh):
+            if status := _fetch_one(target, workspace.run, force=force):
                 failed[target.name] = status
 
     threads = [threading.Thread(target=worker, daemon=True) for _ in range(min(_SIDE_BY_SIDE, len(stale)))]

@@ -128,7 +128,8 @@ def _show(
     owned = own_paths(place, around)
     hidden = _hidden(place, plan, author, known, around)
     first = links.in_the_way(hidden, plan)
-    leaving = {record.path for record in first if record.made_link}
+    stray = _stray(place, plan, author, around)
+    leaving = stray.union(record.path for record in first if record.made_link)
     sight = links.look(place, plan, held, owned, leaving=leaving, replace=author.replace, stopped=stopped)
     key = request_key(plan.request)
 
@@ -137,15 +138,32 @@ def _show(
             note_unfinished(place, key, author.owner, paths=sight.coming)
         if place.form is not Form.HUB:
             _keep_replaced(place, plan, held, [r for m in known if m.key != key for r in m.shown])
+            # A record is believed by size and time, which two files may share: it must not be one of what comes now
+            _note_hidden(place, around, {f.path: held[f.identity].xxh3 for f in plan.files if sight.coming.get(f.path)})
+        links.remove(place, stray)
         gone.update(links.hide(place, first))
 
     gone: set[str] = set()
     files = links.expose(place, plan, held, sight, owned=owned, before=before, stopped=stopped)
     gone |= links.hide(place, [record for record in hidden if record not in first])  # while the records still say so
-    gone -= {planned.path for planned in plan.files}
-    for root in around if gone else ():
-        note_hidden(root, seen_from(root, place, gone))
+    _note_hidden(place, around, dict.fromkeys(gone - {planned.path for planned in plan.files}, ""))
     return files
+
+
+def _note_hidden(place: Place, around: Iterable[Place], paths: Mapping[str, str]) -> None:
+    """Note in all roots which paths show no more what their manifests list; see `note_hidden`."""
+    for root in around if paths else ():
+        note_hidden(root, {seen: xxh3 for path, xxh3 in paths.items() for seen in seen_from(root, place, [path])})
+
+
+def _stray(place: Place, plan: Plan, author: Author, around: Iterable[Place]) -> set[str]:
+    """Return what an unfinished commit of this request, or of this claim, showed and no manifest lists."""
+    key = request_key(plan.request)
+    noted = [one for one in read_unfinished(place) if one.key == key or one.claims == {author.owner}]
+    paths = {path for one in noted for path in one.paths} - {planned.path for planned in plan.files}
+    for root in around if paths else ():
+        paths -= seen_from(place, root, {file.path for manifest in read_all(root) for file in manifest.shown})
+    return paths
 
 
 def _keep_replaced(place: Place, plan: Plan, held: Mapping[str, Held], others: Iterable[FileRecord]) -> None:

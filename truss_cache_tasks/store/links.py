@@ -364,6 +364,15 @@ def hide(place: Place, records: Iterable[FileRecord]) -> set[str]:
     return hidden
 
 
+def remove(place: Place, paths: Iterable[str]) -> None:
+    """Remove files of ours that no manifest lists."""
+    for path in paths:
+        stat = place.tree.lstat(path)
+        if stat is not None and not S_ISDIR(stat.st_mode):
+            place.tree.unlink(path)
+        place.tree.remove_empty_parents(path, top(place))
+
+
 def top(place: Place) -> str:
     """Return the folder that stays however empty it gets: scan_cache_dir() warns of a repo without snapshots."""
     return "snapshots" if place.form is Form.HUB else ""

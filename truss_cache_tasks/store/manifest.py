@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -161,14 +161,20 @@ def write_manifest(place: Place, manifest: Manifest) -> None:
     write_json(place.tree, path, to_json(manifest))
 
 
-def note_hidden(place: Place, paths: Collection[str]) -> None:
-    """Note in every manifest of this root which of its files are no longer visible: another file there is not ours."""
+def note_hidden(place: Place, paths: Mapping[str, str]) -> None:
+    """Note in every manifest of this root which of its files are no longer visible: other bytes there are not its.
+
+    Args:
+        paths: path -> xxh3 of what is, or is about to be, visible there; "" for nothing.
+    """
     for path in _paths(place):
         with contextlib.suppress(Unreadable):
             manifest = _read(place, path)
             if manifest is None:
                 continue
-            hidden = manifest.hidden | {file.path for file in manifest.files if file.path in paths}
+            hidden = manifest.hidden | {
+                file.path for file in manifest.files if paths.get(file.path, file.xxh3) != file.xxh3
+            }
             if hidden != manifest.hidden:
                 write_json(place.tree, path, to_json(replace(manifest, hidden=hidden)))
 

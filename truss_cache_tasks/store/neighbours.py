@@ -8,7 +8,7 @@ from pathlib import Path
 
 from truss_cache_tasks.errors import Collision
 from truss_cache_tasks.planning.plan import Plan, PlannedFile
-from truss_cache_tasks.planning.records import FileRecord, Project
+from truss_cache_tasks.planning.records import FileRecord, Manifest, Project
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blobs import as_text
 from truss_cache_tasks.store.held import Held
@@ -114,6 +114,20 @@ def superseded(place: Place, plan: Plan, others: Neighbours) -> bool:
         there is not None and there[1].origin == planned.origin and there[1].identity != planned.identity
         for planned, there in shown
     )
+
+
+def is_replaced_by_another(place: Place, manifest: Manifest, project: Project, names: Collection[str]) -> bool:
+    """Whether a living claim shows another version of an object where `manifest` had it: a listing tells the newer.
+
+    Args:
+        names: of the claims of the entry itself.
+    """
+    mine = {file.path: file for file in manifest.files if file.path in manifest.hidden}
+    if not mine:
+        return False
+    live = claims.live_keys(place, project, but=names) - {manifest.key}
+    theirs = [file for other in read_all(place) if other.key in live for file in other.shown if file.path in mine]
+    return any(file.origin == mine[file.path].origin and file.identity != mine[file.path].identity for file in theirs)
 
 
 def settle(

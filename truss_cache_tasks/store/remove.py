@@ -134,7 +134,7 @@ class _Clean:
         failed = bool(done.left)
         gone = {path for path in removed if place.tree.lstat(path) is None}
         for root in self.around:
-            note_hidden(root, seen_from(root, place, gone))
+            note_hidden(root, dict.fromkeys(seen_from(root, place, gone), ""))
         self._drop_pins([mine.entries[name].form for name in chosen] + [manifest.request for manifest in doomed])
         if not failed:
             for noted in notes:

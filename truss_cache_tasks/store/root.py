@@ -8,6 +8,7 @@ may hold links, and the root itself may be one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -267,6 +268,10 @@ class CacheRoot:
         for _ in range(_RACES):
             try:
                 return os.open(self.path, flags)
+            except NotADirectoryError as exc:
+                if make:
+                    raise
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path)) from exc
             except FileNotFoundError:
                 if not make or self.path.is_symlink():  # to nowhere
                     raise
@@ -299,8 +304,8 @@ class CacheRoot:
                     hint="Replace it by a folder, or move the whole cache (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
                 )
             if not S_ISDIR(mode):
-                return NotADirectoryError(20, os.strerror(20), str(path))
-        return FileNotFoundError(2, os.strerror(2), str(self.path / folder))
+                return NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / folder))
 
     def _forget(self, folder: str) -> None:
         """Close what is kept of `folder` and below."""
@@ -313,8 +318,6 @@ class CacheRoot:
 
 def sync(descriptor: int) -> None:
     """Make the file or folder survive a power cut, where its disk can do that (some FUSE answer EINVAL)."""
-    import errno
-
     try:
         os.fsync(descriptor)
     except OSError as exc:

@@ -86,10 +86,14 @@ def _recorded(places: Iterable[Place], wanted: Iterable[PlannedFile]) -> dict[st
                 planned = by_identity.get(record.identity)
                 if planned is None or not is_of_plan(record, planned):
                     continue
-                where = bytes_of_blob(place, record.blob) if record.blob else bytes_of(place, record.path)
+                where = _where(place, record) if record.blob or record.path not in manifest.hidden else None
                 if where is not None:
                     found.setdefault(record.identity, []).append((where, record))
     return found
+
+
+def _where(place: Place, record: FileRecord) -> Found | None:
+    return bytes_of_blob(place, record.blob) if record.blob else bytes_of(place, record.path)
 
 
 def _sure(records: Iterable[tuple[Found, FileRecord]]) -> Held | None:
