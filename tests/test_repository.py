@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -89,6 +90,20 @@ def test_ci_exits_with_1_when_any_step_fails(failing: str, tmp_path: Path):
     assert done.stdout.count("lint-imports true") == 1  # later steps run, whatever failed before
 
 
+def test_ci_says_plainly_when_no_newer_python_was_tried(tmp_path: Path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("sh", "dirname"):
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    (tools / "python3.14").write_text("#!/bin/sh\nexit 127\n")  # a shim of a version that is not there
+    (tools / "python3.14").chmod(0o755)
+    done = subprocess.run(
+        ["sh", ROOT / ".ci" / "newest"], env={"PATH": str(tools)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "no Python newer than 3.11 is on this machine: only 3.11 was tried\n"
+
+
 def test_no_path_or_host_of_a_developers_machine_is_in_the_tree():
     # A class of one character each, so that this file passes its own test.
     machine = re.compile(r"/[w]ork/|/root/[.]pyenv|/opt/[p]ypi|/opt/[w]heels|/tmp/[w]/|[i]ndex-url")
@@ -128,6 +143,13 @@ def test_every_variable_is_in_the_readme_with_its_meaning():
         said = row.replace("`", "")
         assert variable.meaning.partition(":")[0].split(",")[0] in said, variable.name
         assert f"| {variable.default} |" in said, variable.name
+
+
+def test_no_doc_and_no_example_offers_a_variable_that_nothing_reads():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(p for p in tracked() if "examples" in p.parts)]
+    texts = [page.read_text() for page in pages if page.suffix in (".md", ".py", ".yaml")]
+    offered = {name for text in texts for name in re.findall(r"\bTRUSS_[A-Z_]*[A-Z]\b", text)}
+    assert offered == {variable.name for variable in VARIABLES}
 
 
 def test_every_command_is_in_the_readme():
