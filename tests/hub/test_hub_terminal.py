@@ -64,7 +64,7 @@ def test_what_a_clean_keeps_is_named_escaped(repo: Repo, truss: Truss, command: 
     assert truss.python(code).code == 0
     printed(truss, *CLI)
     cleaned = printed(truss, *command, *(["clean"] if command == CLI else []))
-    assert f"{SHOWN}: downloaded by huggingface_hub" in cleaned
+    assert f"{SHOWN}: " in cleaned
 
 
 def test_what_the_hub_says_is_escaped(repo: Repo, truss: Truss, hub: Hub) -> None:
