@@ -12,6 +12,7 @@ import pytest
 from servers.gcs import Gcs
 from servers.hub import Hub, Rights
 from servers.s3 import S3Server
+from servers.tools import require
 from trusses import Truss, tree
 
 from truss_cache_tasks import load_config
@@ -39,6 +40,21 @@ TASKS = {
         "weights_transcribe:openai/whisper-tiny": "hf://openai/whisper-tiny@main",
     },
 }
+# What `truss push` does to a config.yaml before it asks anybody; prints the kind of cache, or why it is refused.
+PUSH = """
+import sys
+from pathlib import Path
+from truss.base.truss_config import TrussConfig
+for path in map(Path, sys.argv[1:]):
+    try:
+        config = TrussConfig.from_yaml(path)
+        config.validate_forbid_extra()
+        config.to_dict()
+        print("baked" if config.model_cache.is_v1 else "volume" if config.model_cache.is_v2 else "none")
+    except ValueError as why:
+        print("refused:", " ".join(str(why).split()))
+"""
+NOT_TO_PUSH = "# Not for `truss push`: "
 CREDENTIALS = {"private-gcs": "data/service_account.json", "private-s3": "data/s3_credentials.json"}
 
 
@@ -68,6 +84,19 @@ def test_an_example_has_a_readme_and_a_config_without_warnings(name):
         loaded = load_config(config)
         assert loaded.entries
         assert loaded.warnings == ()
+
+
+def test_truss_takes_every_example_but_those_that_say_why_not():
+    judge = EXAMPLES.parent / ".venv-truss" / "bin" / "python"
+    require(str(judge), "VENV=.venv-truss sh .ci/venv truss==0.18.36")
+    configs = sorted(EXAMPLES.rglob("config.yaml"))
+    done = subprocess.run([judge, "-c", PUSH, *configs], capture_output=True, text=True, timeout=100, check=True)
+    said = dict(zip(configs, done.stdout.splitlines(), strict=True))
+    for config, answer in said.items():
+        assert answer.startswith("refused:") == (NOT_TO_PUSH in config.read_text()), (config, answer)
+        volumes = [entry.use_volume for entry in load_config(config).entries]
+        assert answer.startswith("refused:") or answer == ("volume" if all(volumes) else "baked"), (config, answer)
+    assert sum(NOT_TO_PUSH in config.read_text() for config in configs) == 1
 
 
 @pytest.mark.parametrize(("example", "tasks"), TASKS.items(), ids=list(TASKS), indirect=["example"])

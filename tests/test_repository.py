@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -57,10 +58,11 @@ def records(kind: str) -> list[Any]:
 
 
 def test_ci_runs_the_readmes_test_command():
-    steps = re.findall(r'^step "(.*)"$', (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert steps[0] == TESTS
-    assert [Path(step.split()[0]).name for step in steps[2:]] == ["ruff", "ruff", "mypy", "lint-imports"]
-    assert ".venv/bin/mypy --strict" in steps
+    steps = re.findall(r'^step "(.*?)"(?: #.*)?$', (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert TESTS in steps
+    linters = [".venv/bin/ruff check .", ".venv/bin/ruff format --check .", ".venv/bin/mypy --strict"]
+    for step in (*linters, ".venv/bin/lint-imports", "sh .ci/release", "sh .ci/newest"):
+        assert step in steps
 
 
 def test_the_readmes_first_command_is_the_quickstart():
@@ -74,7 +76,8 @@ def test_ci_exits_with_1_when_any_step_fails(failing: str, tmp_path: Path):
     script = (ROOT / ".ci" / "run").read_text()
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci" / "run").write_text(script)
-    (tmp_path / ".ci" / "venv").write_text("exit 0\n")
+    for tool in ("venv", "release", "newest"):
+        (tmp_path / ".ci" / tool).write_text("exit 0\n")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     for tool in ("pytest", "ruff", "mypy", "lint-imports"):
         path = tmp_path / ".venv" / "bin" / tool
@@ -85,6 +88,20 @@ def test_ci_exits_with_1_when_any_step_fails(failing: str, tmp_path: Path):
     assert "pytest true" in done.stdout
     assert done.stdout.rstrip().endswith("all green") == (failing == "0")
     assert done.stdout.count("lint-imports true") == 1  # later steps run, whatever failed before
+
+
+def test_ci_says_plainly_when_no_newer_python_was_tried(tmp_path: Path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("sh", "dirname"):
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    (tools / "python3.14").write_text("#!/bin/sh\nexit 127\n")  # a shim of a version that is not there
+    (tools / "python3.14").chmod(0o755)
+    done = subprocess.run(
+        ["sh", ROOT / ".ci" / "newest"], env={"PATH": str(tools)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "no Python newer than 3.11 is on this machine: only 3.11 was tried\n"
 
 
 def test_no_path_or_host_of_a_developers_machine_is_in_the_tree():
@@ -126,6 +143,13 @@ def test_every_variable_is_in_the_readme_with_its_meaning():
         said = row.replace("`", "")
         assert variable.meaning.partition(":")[0].split(",")[0] in said, variable.name
         assert f"| {variable.default} |" in said, variable.name
+
+
+def test_no_doc_and_no_example_offers_a_variable_that_nothing_reads():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(p for p in tracked() if "examples" in p.parts)]
+    texts = [page.read_text() for page in pages if page.suffix in (".md", ".py", ".yaml")]
+    offered = {name for text in texts for name in re.findall(r"\bTRUSS_[A-Z_]*[A-Z]\b", text)}
+    assert offered == {variable.name for variable in VARIABLES}
 
 
 def test_every_command_is_in_the_readme():

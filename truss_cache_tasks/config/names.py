@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from truss_cache_tasks.planning.request import Kind, SourceRef
 
-# '=' and '*' are doit's (a variable, a wildcard); white space and control characters break its database listings.
-_UNSAFE = re.compile(r"[=*\s\x00-\x1f\x7f-\x9f]")
+# '=' and '*' are doit's (a variable, a wildcard); white space and control characters break its database listings, and
+# the controls of bidirectional text show a name in another order than it is typed.
+_UNSAFE = re.compile(r"[=*\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def name_entries(asked: Iterable[tuple[SourceRef, str]]) -> list[str]:

@@ -37,15 +37,15 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
         try:
             outcome = fetch_with_display(self.target, meta["run"], self.task.name, force=meta.get("force", False))
         except CacheTaskError as error:
-            return TaskFailed(f"{self.target.name}: {display.worded(error)}")
+            return TaskFailed(display.escaped(*display.worded(error, self.target.name)))
         except Exception as exc:
-            return TaskError(f"{self.target.name}: {display.internal(exc)}")
+            return TaskError(display.escaped(f"{self.target.name}: {display.internal(exc)}"))
         self.values = values_of(self.target, outcome.manifest)
         self.result = result_of(outcome.manifest)
         return None
 
     def __str__(self) -> str:
-        return f"fetch {self.target.entry.request.source}"
+        return display.escaped(f"fetch {self.target.entry.request.source}")
 
     def __repr__(self) -> str:
         return f"<FetchAction {self}>"
@@ -61,7 +61,7 @@ class Fail(BaseAction):  # type: ignore[misc]
 
     def execute(self, out: Any = None, err: Any = None) -> TaskFailed:
         """Fail with the config's error."""
-        return TaskFailed(display.worded(self.error))
+        return TaskFailed(display.escaped(*display.worded(self.error)))
 
     def __str__(self) -> str:
         return "read the config"
@@ -87,15 +87,15 @@ class Clean(PythonAction):  # type: ignore[misc]
         try:
             self.workspace.clean(None if self.name is None else [self.name], dry=dry)
         except CacheTaskError as error:
-            raise InvalidTask(display.worded(error)) from None
+            raise InvalidTask(display.escaped(*display.worded(error))) from None
         except Exception as exc:
             raise InvalidTask(display.internal(exc)) from None
         lines = display.removed(done.files - files, done.size - size, done.kept[kept:], dry=dry)
         if done.files > files or self.name is None:
-            (out or sys.stdout).writelines(f"  {line}\n" for line in lines)
+            (out or sys.stdout).write(display.escaped(*(f"  {line}" for line in lines)) + "\n")
         if done.left:
             left, done.left = done.left, []
-            raise InvalidTask(display.left_over(left))
+            raise InvalidTask(display.escaped(*display.left_over(left)))
 
     def __str__(self) -> str:
-        return "invalidate the weights of the whole config" if self.name is None else f"invalidate {self.name}"
+        return display.escaped(f"invalidate {self.name or 'the weights of the whole config'}")

@@ -39,11 +39,11 @@ SIGINT, SIGTERM: run it again for the rest"""
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        display.say(f"{self.format_usage()}{self.prog}: {message}")
+        display.say(*self.format_usage().splitlines(), f"{self.prog}: {message}")
         raise SystemExit(MISUSED)
 
     def print_help(self, file: Any = None) -> None:
-        display.write(self.format_help())
+        display.write(*self.format_help().splitlines())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,10 +72,10 @@ def _answer(argv: Sequence[str] | None) -> int:
     try:
         return _dispatch(options)
     except ConfigError as error:
-        display.say(display.worded(error))
+        display.say(*display.worded(error))
         return MISUSED
     except CacheTaskError as error:
-        display.say(display.worded(error))
+        display.say(*display.worded(error))
         return FAILED
     except Exception as exc:
         display.say(display.internal(exc))
@@ -119,7 +119,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         case "verify":
             return inspect.verify(labelled, display.write)
         case _:
-            display.write(cache_key(workspace) + "\n")
+            display.write(cache_key(workspace))
             return DONE
 
 
@@ -176,7 +176,7 @@ def _fetch_one(target: Target, run_id: str, *, force: bool) -> int:
     except Stopped:
         return FAILED  # the signal's handler said it
     except CacheTaskError as error:
-        display.say(f"{target.name}: {display.worded(error)}")
+        display.say(*display.worded(error, target.name))
         return FAILED
     except Exception as exc:
         display.say(f"{target.name}: {display.internal(exc)}")
@@ -188,9 +188,9 @@ def _clean(workspace: Workspace, names: Sequence[str] | None, *, dry: bool) -> i
     signals.install()
     done = workspace.clean(names, dry=dry)
     for line in display.removed(done.files, done.size, done.kept, dry=dry):
-        display.write(f"{line}\n")
+        display.write(line)
     if done.left:
-        display.say(display.left_over(done.left))
+        display.say(*display.left_over(done.left))
     return MISUSED if done.left else DONE
 
 
@@ -210,5 +210,5 @@ def _help(names: Sequence[str]) -> int:
         _parser().print_help()
         return DONE if not names else MISUSED
     for variable in VARIABLES:
-        display.write(f"{variable.name}\n    {variable.meaning}\n    default: {variable.default}\n")
+        display.write(variable.name, f"    {variable.meaning}", f"    default: {variable.default}")
     return DONE

@@ -6,7 +6,7 @@ from typing import Any
 
 from doit.cmd_base import DoitCmdBase, check_tasks_exist
 
-from truss_cache_tasks.plugin import inspect
+from truss_cache_tasks.plugin import display, inspect
 from truss_cache_tasks.plugin.actions import FetchAction
 from truss_cache_tasks.plugin.judging import GroupJudgement
 from truss_cache_tasks.plugin.tasks import workspace_of
@@ -34,6 +34,9 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
             if isinstance(action, FetchAction) and (not names or task.name in wanted)
         ]
 
+    def _write(self, *lines: str) -> None:
+        self.outstream.write(display.escaped(*lines) + "\n")
+
 
 class Why(_OverEntries):
     """Why an entry would, or would not, be fetched."""
@@ -52,7 +55,7 @@ class Why(_OverEntries):
     )
 
     def _execute(self, check: bool, pos_args: list[str]) -> int:
-        return inspect.why(self._chosen(pos_args), self.outstream.write, check=check)
+        return inspect.why(self._chosen(pos_args), self._write, check=check)
 
 
 class Verify(_OverEntries):
@@ -63,4 +66,4 @@ class Verify(_OverEntries):
     cmd_options = ()
 
     def _execute(self, pos_args: list[str]) -> int:
-        return inspect.verify(self._chosen(pos_args), self.outstream.write)
+        return inspect.verify(self._chosen(pos_args), self._write)

@@ -1,13 +1,18 @@
-"""What people see while we work: lines on the process's own stderr, which no task runner captures."""
+"""What people see while we work: lines on the process's own stderr, which no task runner captures.
+
+Every text that reaches a terminal or doit passes `escaped`, a line at a time: names and messages come from stores, and
+only the line ends that we make are line ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
@@ -21,15 +26,33 @@ _lock = threading.Lock()
 _warned: set[str] = set()
 _lost: list[OSError] = []  # of writes to stdout
 
+# What a terminal obeys, or shows in another order than it stands: C0, DEL, C1, the separators of lines and paragraphs,
+# the controls of bidirectional text. Lone surrogates cannot be written at all.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-def say(line: str) -> None:
-    """Write one line to the process's stderr; one that is closed, full or read by nobody is nobody's concern."""
+
+def escaped(*lines: str) -> str:
+    r"""Return the lines with newlines between them alone: each control character inside a line becomes `\x1b`.
+
+    >>> print(escaped("org/one: a\nb.bin\x1b[2J", "hint: \u202elook"))
+    org/one: a\nb.bin\x1b[2J
+    hint: \u202elook
+    """
+    return "\n".join(_OBEYED.sub(_escape, line) for line in lines)
+
+
+def _escape(character: re.Match[str]) -> str:
+    return repr(character[0])[1:-1]  # as messages show what they quote
+
+
+def say(*lines: str) -> None:
+    """Write lines to the process's stderr; one that is closed, full or read by nobody is nobody's concern."""
     stream = sys.__stderr__
     if stream is None:
         return
     with _lock:
         try:
-            stream.write(line + "\n")
+            stream.write(escaped(*lines) + "\n")
             stream.flush()
         except (OSError, ValueError):
             _give_up(stream)
@@ -51,10 +74,10 @@ def open_closed() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
-def write(text: str) -> None:
-    """Write to stdout; `flush_output` tells whether that could be done. Work goes on without a reader."""
+def write(*lines: str) -> None:
+    """Write lines to stdout; `flush_output` tells whether that could be done. Work goes on without a reader."""
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(escaped(*lines) + "\n")
     except OSError as exc:
         _lost.append(exc)
         _give_up(sys.stdout)
@@ -90,9 +113,10 @@ def warn_once(warnings: Iterable[str]) -> None:
             say(f"warning: {warning}")
 
 
-def worded(error: CacheTaskError) -> str:
-    """Return the line of cause and the line of remedy."""
-    return f"{error}\nhint: {error.hint}" if error.hint else str(error)
+def worded(error: CacheTaskError, label: str = "") -> list[str]:
+    """Return the line of cause and the line of remedy; `label` names what failed."""
+    cause = f"{label}: {error}" if label else str(error)
+    return [cause, f"hint: {error.hint}"] if error.hint else [cause]
 
 
 def internal(exc: Exception) -> str:
@@ -104,7 +128,7 @@ def internal(exc: Exception) -> str:
     if debug:
         import traceback
 
-        say("".join(traceback.format_exception(exc)).rstrip())
+        say(*"".join(traceback.format_exception(exc)).rstrip().split("\n"))
     return f"internal error: {type(exc).__name__}" + ("" if debug else " (TRUSS_CACHE_DEBUG=1 shows where)")
 
 
@@ -115,10 +139,10 @@ def removed(files: int, size: int, kept: Iterable[str], *, dry: bool) -> list[st
     return [first, *(f"kept {line}" for line in kept)]
 
 
-def left_over(left: Sequence[str]) -> str:
+def left_over(left: Iterable[str]) -> list[str]:
     """Return the lines about what a clean could not remove, and the remedy."""
-    what = "\n".join(f"  {line}" for line in left)
-    return f"the clean is incomplete, could not remove:\n{what}\nhint: Remove the cause, then clean again."
+    what = (f"  {line}" for line in left)
+    return ["the clean is incomplete, could not remove:", *what, "hint: Remove the cause, then clean again."]
 
 
 def in_bytes(size: float) -> str:

@@ -13,7 +13,7 @@ from truss_cache_tasks.plugin.workspace import Workspace
 from truss_cache_tasks.store.verify import bad_files
 
 Chosen = Iterable[tuple[str, Workspace, Target]]  # (the name people know it by, ...)
-Write = Callable[[str], object]
+Write = Callable[..., object]  # of lines, as display.write
 
 
 def why(chosen: Chosen, write: Write, *, check: bool) -> int:
@@ -27,13 +27,13 @@ def why(chosen: Chosen, write: Write, *, check: bool) -> int:
     for label, workspace, target in chosen:
         verdict = workspace.judge(target)
         if verdict.fresh:
-            write(f"{label}: fresh\n")
+            write(f"{label}: fresh")
             continue
         seen = workspace.forecast(target, verdict, hashing=check, stopped=signals.stopped)
         asking = asking or seen.asks
-        write(f"{label}: stale\n")
+        write(f"{label}: stale")
         for line in (*verdict.reasons, f"-> {_would(seen)}"):
-            write(_wrapped(line) + "\n")
+            write(*_wrapped(line))
     return int(check and asking)
 
 
@@ -47,10 +47,11 @@ def _would(seen: Forecast) -> str:
     return f"a run fetches {display.in_bytes(seen.size)}"
 
 
-def _wrapped(line: str) -> str:
+def _wrapped(line: str) -> list[str]:
     """Indent a line; wrapped on a terminal alone, so that a pipe gets each reason on one line."""
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else sys.maxsize
-    return textwrap.fill(line, max(width, 40), initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+    width = max(os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else sys.maxsize, 40)
+    wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+    return wrapper.wrap(display.escaped(line))  # before it is wrapped, which makes a space of a newline
 
 
 def verify(chosen: Chosen, write: Write) -> int:
@@ -61,7 +62,7 @@ def verify(chosen: Chosen, write: Write) -> int:
         workspace.warn()
         manifest = current_manifest(target)
         if manifest is None:
-            write(f"{label}: not fetched\n")
+            write(f"{label}: not fetched")
             bad = True
             continue
         lines = bad_files(target.place, manifest, signals.stopped)
@@ -72,9 +73,9 @@ def verify(chosen: Chosen, write: Write) -> int:
         unverified = sum(not file.digest for file in manifest.files)
         note = f", {unverified:,} unverified by the store" if unverified else ""
         state = f"{len(lines):,} bad of " if lines else "good, "
-        write(f"{label}: {state}{display.in_files(len(manifest.files))}, {display.in_bytes(manifest.size)}{note}\n")
+        write(f"{label}: {state}{display.in_files(len(manifest.files))}, {display.in_bytes(manifest.size)}{note}")
         for line in lines:
-            write(_wrapped(line) + "\n")
+            write(*_wrapped(line))
     if bad:
         display.say(
             "hint: Run `doit run -a cache_weights` (or `truss-cache -a`), which fetches what is bad or missing."

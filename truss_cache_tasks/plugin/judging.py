@@ -9,7 +9,7 @@ from doit.dependency import UptodateCalculator
 
 from truss_cache_tasks.fetch import Target, current_manifest
 from truss_cache_tasks.planning.records import Manifest
-from truss_cache_tasks.plugin import signals
+from truss_cache_tasks.plugin import display, signals
 from truss_cache_tasks.plugin.workspace import Workspace
 
 META = "truss_cache"  # the key of our part of a task's meta, which doit carries to its child processes
@@ -66,7 +66,7 @@ class Judgement(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
 
     def __repr__(self) -> str:
         verdict = self.workspace.verdicts.get(self.target.name)
-        return f"weights: {verdict if verdict is not None else 'not judged'}"
+        return display.escaped(f"weights: {verdict if verdict is not None else 'not judged'}")
 
 
 class GroupJudgement:
@@ -82,4 +82,4 @@ class GroupJudgement:
 
     def __repr__(self) -> str:
         stale = [t.name for t in self.workspace.targets if not self.workspace.verdict(t).fresh]
-        return f"weights: {', '.join(stale)} not fresh" if stale else "weights: fresh"
+        return display.escaped(f"weights: {', '.join(stale)} not fresh" if stale else "weights: fresh")

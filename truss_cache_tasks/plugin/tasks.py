@@ -56,8 +56,8 @@ def cache_tasks(
             workspace = open_workspace(config, cache, get_initial_workdir(), replace=replace, follow_links=follow_links)
         except ConfigError as error:
             if not defer_errors:
-                raise InvalidTask(display.worded(error)) from None
-            yield {"basename": basename, "actions": [Fail(error)], "doc": f"broken: {error}"}
+                raise InvalidTask(display.escaped(*display.worded(error))) from None
+            yield {"basename": basename, "actions": [Fail(error)], "doc": display.escaped(f"broken: {error}")}
             return
         yield _group(basename, workspace, clean=clean)
         for target in workspace.targets:
@@ -75,7 +75,7 @@ def _group(basename: str, workspace: Workspace, *, clean: bool) -> dict[str, Any
     return {
         "basename": basename,
         "name": None,
-        "doc": f"Fetch the weights of {os.path.relpath(workspace.path)} into the standard cache paths",
+        "doc": display.escaped(f"Fetch the weights of {os.path.relpath(workspace.path)} into the standard cache paths"),
         "uptodate": [GroupJudgement(workspace)],
         "clean": [Clean(workspace, None)] if clean else [],
     }
@@ -86,7 +86,7 @@ def _as_task(basename: str, target: Target, workspace: Workspace, *, clean: bool
     return {
         "basename": basename,
         "name": target.name,
-        "doc": f"{target.entry.request.source}{revision}",
+        "doc": display.escaped(f"{target.entry.request.source}{revision}"),
         "actions": [FetchAction(target)],
         "uptodate": [Judgement(target, workspace)],
         "clean": [Clean(workspace, target.name)] if clean else [],
