@@ -88,9 +88,11 @@ class Location:
     Args:
         url: http(s), or `file://` + absolute quoted path; holds no secret.
         headers: for every GET, Authorization included; never printed.
-        validator: what every answer must carry: an ETag (quoted as on the wire), a generation, or for `file://`
-            ``"{mtime_ns}-{size}"``; None where the store has neither.
+        validator: names the version, as every answer says it: an ETag (quoted as on the wire), a generation, or for
+            `file://` ``"{mtime_ns}-{size}"``; None where the store has neither. An answer that says another is of
+            another version; one that says none is believed where a digest is known, or `pins_version`.
         validator_header: the response header that carries it (`ETag`, `X-Goog-Generation`).
+        pins_version: the URL itself names the version (`generation=`, a commit).
         expires: seconds since the epoch when url or headers go stale; None for never.
         digest: the store's digest, where the listing had none.
         look: where both have none: asks for the digest of a file that is to come in parts, whose answers tell none.
@@ -102,6 +104,7 @@ class Location:
     headers: Mapping[str, str] = field(default_factory=dict)
     validator: str | None = None
     validator_header: str = "ETag"
+    pins_version: bool = False
     expires: float | None = None
     digest: Digest | None = None
     look: Callable[[], Digest | None] | None = None
