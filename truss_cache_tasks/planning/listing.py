@@ -31,12 +31,15 @@ class Digest:
             raw digests, joined); empty for a digest of the whole file.
         part_values: the digest of each part as the store tells it, hex as `value`; empty where it does not. Only
             believed where they make `value`, so two digests are equal whatever these are.
+        is_guess: the store did not say that this is a digest: an ETag that looks like an MD5. Other servers than S3
+            make such ETags of something else.
     """
 
     algorithm: str
     value: str
     parts: tuple[int, ...] = ()
     part_values: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    is_guess: bool = field(default=False, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.algorithm}{f' (composite of {len(self.parts)})' if self.parts else ''} {self.value}"

@@ -57,7 +57,7 @@ class Fetching:
         self._workers: set[Worker] = set()
         self._parts: list[Part] = []
         self.is_ready = False  # once a location told which digest is wanted
-        self._judge = Judge(job.file, job.partial.descriptor, means.limits)
+        self._judge = Judge(job.file, job.partial.descriptor, means.limits, accept_unverified=job.accept_unverified)
         self._is_open = False
         self._is_uncut = False
         self._is_closed = False  # no further worker
@@ -235,7 +235,10 @@ class Fetching:
                 return
             parts, self._is_judged = self._parts, True
         file = self.job.file
+        want = self._judge.want
         xxh3 = self._judge.compare(parts, buffer, lifeline.check)
+        if want is not None and self._judge.want is None:
+            self.job.say(f"warning: {file.path}: taken unverified, as {want} of its ETag is not of the bytes")
         with disk_errors(file), lifeline.away(), lifeline.writing:
             lifeline.check()
             seal(self.job.partial.descriptor, file.size)
