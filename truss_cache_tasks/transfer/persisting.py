@@ -68,6 +68,7 @@ def persist(
         except Refused as exc:
             assert location is not None  # only an attempt is refused
             if exc.status == 416:  # for bytes that were listed: the file is shorter now, or the server errs this once
+                whereabouts.go_back(location)
                 task.start_over(_out_of_range(file, exc, task.piece))
                 continue
             if exc.status in _STALE and whereabouts.go_back(location):
