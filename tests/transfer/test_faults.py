@@ -240,6 +240,15 @@ def test_a_416_in_one_part_leaves_the_others_as_they_are(server):
     assert server.sent == len(BODY) + 1000
 
 
+def test_after_a_416_of_what_a_redirect_led_to_the_redirect_is_asked_again(server):
+    server.add("/one", BODY, "", "416", "416")
+    server.add("/other", BODY)
+    url = server.add("/w", BODY, "redirect:/one", *["redirect:/other"] * 9)
+    limits = replace(SMALL, connections=1, part_min=512 << 10, part_max=512 << 10)
+    assert whole(pull_one(job_for(url, BODY, validator='"v1"'), limits))
+    assert [asked.path for asked in server.asked] == ["/w", "/one", "/one", "/w", "/other"]
+
+
 @pytest.mark.parametrize("faults", [["416", "416"], ["cut:300000", "416", "cut:300000", "416"]])
 def test_a_second_416_means_that_the_file_changed(server, faults):
     job = job_for(server.add("/w", BODY, *faults), BODY, explain=lambda *_: AccessDenied("refused"))
