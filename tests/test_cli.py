@@ -68,6 +68,7 @@ def test_a_failed_entry_is_named_and_the_others_are_fetched(two: Truss) -> None:
         ["--check"],
         ["clean", "-a"],
         ["clean", "--replace"],
+        ["why", "--accept-unverified"],
         ["--follow-links"],
         ["why", "-n"],
         ["key", "org/one"],

@@ -36,7 +36,10 @@ class Front:
     asked: list[Asked] = field(default_factory=list)
     flips: dict[str, int] = field(default_factory=dict)  # end of an object's name -> answers still to be spoilt
     refused: dict[str, int] = field(default_factory=dict)  # kind -> the status that it gets
+    elsewhere: dict[str, list[str]] = field(default_factory=dict)  # kind -> URLs that its next requests are sent to
+    stripped: dict[str, str] = field(default_factory=dict)  # kind -> a header that its answers lack
     parts: PartChecksums | None = None  # what answers about parts tell besides
+    etags: dict[str, str] = field(default_factory=dict)  # of the store -> what listings and answers tell instead
     before: Callable[[Asked], None] = lambda _asked: None  # called with each request before it is passed on
 
     def kinds(self) -> list[str]:
@@ -56,7 +59,10 @@ class Front:
         finally:
             self.flips.clear()
             self.refused.clear()
+            self.stripped.clear()
+            self.elsewhere.clear()
             self.parts = None
+            self.etags.clear()
             self.before = lambda _asked: None
 
 
@@ -101,15 +107,24 @@ class _Handler(BaseHTTPRequestHandler):
             asked.status = refusal
             self._send(refusal, [("Content-Type", "application/xml")], b"<Error><Code>AccessDenied</Code></Error>")
             return
+        if urls := self.of.elsewhere.get(asked.kind):
+            asked.status = 307
+            self._send(307, [("Location", urls.pop(0))], b"")
+            return
         connection = http.client.HTTPConnection(self.of.behind, timeout=60)
         with contextlib.closing(connection):
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                connection.putheader(name, value)
+                if name != "If-Match" or not self.of.etags:
+                    connection.putheader(name, value)
             connection.endheaders(body or None)
             response = connection.getresponse()
             data = response.read()
-            headers = {n: v for n, v in response.getheaders() if n.lower() not in _HOP}
+            lacks = (*_HOP, self.of.stripped.get(asked.kind, "").lower())
+            headers = {n: v for n, v in response.getheaders() if n.lower() not in lacks}
+            for etag, told in self.of.etags.items():
+                data = data.replace(etag.encode(), told.encode()) if asked.kind == "list" else data
+                headers = {n: v.replace(etag, told) if n.lower() == "etag" else v for n, v in headers.items()}
             if self.of.parts is not None:
                 data = self.of.parts.put_in(self.path, headers, data)
             asked.status = response.status

@@ -11,7 +11,7 @@ import pytest
 from servers.s3 import PartChecksums
 from trusses import Truss, tree
 
-from buckets.stores import S3Store, Store, multipart
+from buckets.stores import S3Store, Store, client_without_checksums, multipart
 
 MIB = 1 << 20
 
@@ -101,6 +101,53 @@ def test_a_key_that_climbs_or_needs_a_folder_where_a_file_is_writes_nothing_outs
     entry(there, truss, f"    use_volume: true\n    volume_folder: in/side\n    ignore_patterns: ['{key}']\n")
     assert truss.cli().code == 0
     assert tree(truss.model_cache) == {"in/side/a.bin": b"a"}
+
+
+def put_without_checksum(store: S3Store, key: str, data: bytes) -> str:
+    """Upload as other tools do; return the ETag, the MD5 of `data`."""
+    client = client_without_checksums(store)
+    return str(client.put_object(Bucket=store.bucket, Key=f"{store.base}/{key}", Body=data)["ETag"]).strip('"')
+
+
+def test_an_etag_that_is_no_md5_is_told_from_wrong_bytes_and_the_file_is_taken_where_the_user_says_so(
+    on_seaweed: S3Store, truss: Truss
+) -> None:
+    data = random.Random(1).randbytes(300_000)
+    etag = put_without_checksum(on_seaweed, "m/a.bin", data)
+    on_seaweed.give(truss)
+    entry(on_seaweed, truss)
+    with on_seaweed.front.watching() as front:
+        front.etags[etag] = "0" * 32
+        ran = truss.cli()
+        assert ran.code == 1, ran
+        assert f"two fetches brought the same bytes, of md5 {etag}, expected md5 {'0' * 32} by the ETag" in ran.err
+        assert "--accept-unverified" in ran.err
+        assert ran.err.count("hint: ") == 1
+        assert len(front.fetched()) == 2
+        assert tree(truss.model_cache) == {}
+        ran = truss.cli("run", "--accept-unverified")
+        assert ran.code == 0, ran
+        assert "a.bin: taken unverified" in ran.err
+        assert list(tree(truss.model_cache).values()) == [data]
+        (manifest,) = manifests(truss)
+        assert [file["digest"] for file in manifest["files"]] == [""]
+        asked = len(front.fetched())
+        assert truss.cli("run").code == 0
+        assert truss.cli("run", "-a").code == 0
+        assert truss.cli("verify").code == 0
+        assert len(front.fetched()) == asked
+
+
+def test_a_real_checksum_is_never_given_up(on_seaweed: S3Store, truss: Truss) -> None:
+    on_seaweed.put("m/a.bin", b"a" * 300_000, ChecksumAlgorithm="CRC32")
+    on_seaweed.give(truss)
+    entry(on_seaweed, truss)
+    with on_seaweed.front.watching() as front:
+        front.flips["a.bin"] = 9
+        ran = truss.cli("run", "--accept-unverified")
+    assert ran.code == 1, ran
+    assert "a.bin: got crc32 " in ran.err
+    assert tree(truss.model_cache) == {}
 
 
 PARTS = [b"p" * (5 * MIB), b"q" * 1000]

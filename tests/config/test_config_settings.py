@@ -21,6 +21,7 @@ def test_nothing_set_is_all_defaults():
     assert (settings.config, settings.model_cache_dir, settings.mount_root, settings.project) == (None,) * 4
     assert (settings.connections, settings.max_rate) == (None,) * 2
     assert (settings.offline, settings.debug, settings.replace, settings.follow_links) == (False,) * 4
+    assert settings.accept_unverified is False
 
 
 def test_every_variable_is_read():
@@ -35,6 +36,7 @@ def test_every_variable_is_read():
         "TRUSS_CACHE_CONNECTIONS": "256",
         "TRUSS_CACHE_MAX_RATE": "1.5M",
         "TRUSS_CACHE_REPLACE": "1",
+        "TRUSS_CACHE_ACCEPT_UNVERIFIED": "1",
         "TRUSS_CACHE_FOLLOW_LINKS": "yes",
         "TRUSS_CACHE_DEBUG": "1",
     }
@@ -45,7 +47,7 @@ def test_every_variable_is_read():
     assert settings.secrets_dirs == (Path("/home/me/secrets"), Path("/etc/secrets"))
     assert (settings.project, settings.debug) == ("my-project.1", True)
     assert (settings.connections, settings.max_rate) == (256, 1_500_000)
-    assert (settings.replace, settings.follow_links) == (True, True)
+    assert (settings.replace, settings.accept_unverified, settings.follow_links) == (True, True, True)
     assert {variable.name for variable in VARIABLES} == {name for name in env if name.startswith("TRUSS_")}
 
 
@@ -77,6 +79,7 @@ def test_a_rate_is_bytes_a_second_with_suffixes_of_1000(text, rate):
         *[("TRUSS_CACHE_LOCKED", value, "1 or 0") for value in ("2", "maybe")],
         *[("TRUSS_CACHE_DEBUG", value, "1 or 0") for value in ("2", "maybe")],
         *[("TRUSS_CACHE_REPLACE", value, "1 or 0") for value in ("2", "force")],
+        *[("TRUSS_CACHE_ACCEPT_UNVERIFIED", value, "1 or 0") for value in ("2", "md5")],
         *[("TRUSS_CACHE_FOLLOW_LINKS", value, "1 or 0") for value in ("2", "all")],
         *[("TRUSS_CACHE_PROJECT", value, "letters") for value in ("a/b", "..", "a b", "x" * 101)],
     ],

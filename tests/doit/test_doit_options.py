@@ -123,35 +123,39 @@ SETTINGS_OF_ENTRIES = """
     import dodo
     for task in dodo.task_weights():
         for action in task.get("actions", []):
-            print(action.target.settings.replace, action.target.settings.follow_links)
+            settings = action.target.settings
+            print(settings.replace, settings.follow_links, settings.accept_unverified)
 """
 
 
 @pytest.mark.parametrize(
     ("arguments", "env", "shown"),
     [
-        ("", {}, "False False"),
-        ("", {"TRUSS_CACHE_REPLACE": "1"}, "True False"),
-        ("", {"TRUSS_CACHE_FOLLOW_LINKS": "1"}, "False True"),
-        ("replace=True", {}, "True False"),
-        ("replace=True", {"TRUSS_CACHE_REPLACE": "0"}, "True False"),
-        ("follow_links=True", {}, "False True"),
+        ("", {}, "False False False"),
+        ("", {"TRUSS_CACHE_REPLACE": "1"}, "True False False"),
+        ("", {"TRUSS_CACHE_FOLLOW_LINKS": "1"}, "False True False"),
+        ("", {"TRUSS_CACHE_ACCEPT_UNVERIFIED": "1"}, "False False True"),
+        ("replace=True", {}, "True False False"),
+        ("replace=True", {"TRUSS_CACHE_REPLACE": "0"}, "True False False"),
+        ("follow_links=True", {}, "False True False"),
+        ("accept_unverified=True", {}, "False False True"),
     ],
 )
-def test_replace_and_follow_links_are_said_by_the_call_or_the_variable_never_by_the_config(
+def test_what_is_less_safe_is_said_by_the_call_or_the_variable_never_by_the_config(
     weights: Truss, arguments: str, env: dict[str, str], shown: str
 ) -> None:
     weights.config("""
         environment_variables:
           TRUSS_CACHE_REPLACE: "1"
           TRUSS_CACHE_FOLLOW_LINKS: "1"
+          TRUSS_CACHE_ACCEPT_UNVERIFIED: "1"
         model_cache:
           - repo_id: file://./weights
     """)
     weights.dodo(f"from truss_cache_tasks import cache_tasks\ntask_weights = cache_tasks({arguments})\n")
     done = weights.python(SETTINGS_OF_ENTRIES, **env)
     assert (done.code, done.out) == (0, f"{shown}\n"), done.text
-    for key in ("replace", "follow_links"):
+    for key in ("replace", "follow_links", "accept_unverified"):
         weights.config(f"model_cache:\n  - repo_id: file://./weights\n    {key}: true\n")
         refused = weights.cli("key")
         assert (refused.code, f"{key}: unknown key" in refused.err) == (3, True), refused.text

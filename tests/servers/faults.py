@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+_PACE_S = 0.01
+_WITHOUT_END = {"continue", "huge-head", "drip-head", "drip", "flood", "drip-chunk"}
+
 
 @dataclass
 class Served:
@@ -41,8 +44,17 @@ class Served:
         `wrong-content-range`        206 with another start
         `etag-change`                this and every later answer has another ETag
         `etag-stray`                 this answer alone has another ETag
+        `range-200`                  200 with Content-Range, and the bytes of the range that was asked for
+        `continue`, `continue:slow`  `100 Continue` without an end
+        `huge-head`                  headers of 6 MB
+        `drip-head`                  headers without an end, a byte at a time
+        `drip:S`, `flood:S`          status S with a body a byte at a time, or without an end; `302 URL` redirects
+        `drip-chunk`                 a chunk whose size never ends, a byte at a time
+        `trailers`, `trailers:slow`  in chunks, the whole body, and then trailers without an end
         `redirect:URL`               302
         `redirect-loop`              302 to itself (consumed never)
+
+    What is slow, or comes a byte at a time, has a hundredth of a second between two pieces. A CONNECT gets `drip-head`.
 
     `spoilt` is of bytes, wherever an answer begins: {7: ".x"} makes byte 7 wrong in the second answer that holds it.
     """
@@ -52,6 +64,7 @@ class Served:
     etag: str | None = '"v1"'
     needs: str | None = None  # the Authorization that it takes to get anything but 401
     spoilt: dict[int, str] = field(default_factory=dict)  # offset -> "x" for each answer that has a wrong byte there
+    headers: dict[str, str] = field(default_factory=dict)  # further ones of each answer that gives bytes
 
 
 @dataclass
@@ -157,6 +170,9 @@ class _Handler(BaseHTTPRequestHandler):
             with server.lock:
                 server.in_flight -= 1
 
+    def do_CONNECT(self) -> None:
+        self._hold(Asked(self.path, {}), "drip-head", "")
+
     def _lacks(self, served: Served) -> bool:
         return served.needs is not None and self.headers.get("Authorization") != served.needs
 
@@ -171,16 +187,46 @@ class _Handler(BaseHTTPRequestHandler):
         if name == "hang-up":
             self.close_connection = True
             return None
-        if name == "redirect":
-            return self._redirect(asked, argument)
-        if name == "redirect-loop":
-            return self._redirect(asked, self.path)
+        if name in _WITHOUT_END:
+            return self._hold(asked, name, argument)
+        if name in ("redirect", "redirect-loop"):
+            return self._redirect(asked, argument or self.path)
         if name == "early-hints":
             self.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
             self.server_of.go.wait()
         if name == "etag-change":
             served.etag = '"v2"'
         return self._give(asked, served, name, argument)
+
+    def _hold(self, asked: Asked, name: str, argument: str) -> None:
+        """Answer without an end."""
+        self.close_connection = True
+        asked.status = int(argument[:3]) if argument[:3].isdigit() else 200
+        status = f"HTTP/1.1 {asked.status} Said\r\n".encode()
+        is_slow = name.startswith("drip") or argument == "slow"
+        if name == "continue":
+            self._repeat(asked, b"HTTP/1.1 100 Continue\r\n\r\n", is_slow=is_slow)
+        elif name == "huge-head":
+            lines = b"".join(b"X-%d: %s\r\n" % (n, b"x" * 60_000) for n in range(99))
+            self._send(asked, status + lines + b"\r\n")
+        elif name == "drip-head":
+            self.wfile.write(status)
+            self._repeat(asked, b"X", is_slow=is_slow)
+        elif name == "drip-chunk":
+            self.wfile.write(status + b'ETag: "v1"\r\nTransfer-Encoding: chunked\r\n\r\n1;')
+            self._repeat(asked, b"x", is_slow=is_slow)
+        else:
+            target = argument[4:]
+            location = f"Location: {target}\r\n".encode() if target else b""
+            length = b"Content-Length: 9000\r\n" if is_slow else b"Transfer-Encoding: chunked\r\n"
+            self.wfile.write(status + location + length + b"\r\n")
+            self._repeat(asked, b"x" if is_slow else b"10000\r\n" + b"x" * 65536 + b"\r\n", is_slow=is_slow)
+
+    def _repeat(self, asked: Asked, piece: bytes, *, is_slow: bool) -> None:
+        while not self.server_of.ending.is_set():
+            self._send(asked, piece)
+            if is_slow:
+                self.server_of.ending.wait(_PACE_S)
 
     def _refuse(self, asked: Asked, status: int, retry_after: str) -> None:
         asked.status = status
@@ -227,17 +273,17 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[:-3]
         if name in ("announce-long", "endless"):
             body = bytes(body) + b"more"
-        asked.status = 206 if ranged else 200
+        asked.status = 206 if ranged and name != "range-200" else 200
         self.send_response(asked.status)
         etag = '"stray"' if name == "etag-stray" else served.etag
-        if etag is not None:
-            self.send_header("ETag", etag)
+        for header, value in [("ETag", etag)] * (etag is not None) + [*served.headers.items()]:
+            self.send_header(header, value)
         if ranged:
             shown = start + 1 if name == "wrong-content-range" else start
             self.send_header("Content-Range", f"bytes {shown}-{end - 1}/{len(whole)}")
         if name in ("no-length", "endless"):
             self.send_header("Connection", "close")
-        elif name.startswith("chunked"):
+        elif name.startswith("chunked") or name == "trailers":
             self.send_header("Transfer-Encoding", "chunked")
         else:
             self.send_header("Content-Length", str(len(body)))
@@ -253,6 +299,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(asked, body[at : at + int(argument)])
                 if self.server_of.ending.wait(0.1):
                     break
+            return
+        if name == "trailers":
+            self.wfile.write(b"%x\r\n%b\r\n0\r\n" % (len(body), bytes(body)))
+            self.close_connection = True
+            self._repeat(asked, b"X-Trailer: x\r\n", is_slow=argument == "slow")
             return
         if name.startswith("chunked"):
             self._send_chunked(asked, body, int(argument) if argument else None)

@@ -14,6 +14,7 @@ from truss_cache_tasks.errors import (
     NotFound,
     SourceChanged,
     Unavailable,
+    WrongAnswer,
 )
 from truss_cache_tasks.planning.listing import Digest, Location, RemoteFile
 
@@ -163,15 +164,49 @@ def test_an_object_that_was_replaced_is_told_as_such(server, faults):
     assert '"v2"' in str(error)
 
 
-def test_an_answer_without_the_promised_validator_is_not_believed(server):
-    job = job_for(server.add("/w", BODY, etag=None), BODY, validator='"v1"')
-    assert type(failure(pull_one(job))) is SourceChanged
+def test_an_answer_without_its_validator_is_not_believed_where_nothing_else_tells_the_version(server):
+    url = server.add("/w", BODY, etag=None)
+    error = failure(pull_one(job_for(url, BODY, digest=None, validator='"v1"')))
+    assert type(error) is WrongAnswer
+    assert 'answers without ETag, expected "v1"' in str(error)
+    assert len(server.asked) == 2
+    told = Digest("sha256", hashlib.sha256(BODY).hexdigest())  # by an answer that may be of any version
+    location = Location(url, validator='"v1"', digest_of=lambda headers: told)
+    assert type(failure(pull_one(job_for(url, BODY, digest=None, locate=lambda: location)))) is WrongAnswer
 
 
-def test_other_validators_than_etags_are_compared(server):
+def test_an_answer_without_its_validator_is_taken_where_a_digest_is_known(server):
+    job = job_for(server.add("/w", BODY, "cut:300000", etag=None), BODY, validator='"v1"')
+    assert whole(pull_one(job, SMALL))
+    assert server.ranges() == [None, "bytes=300000-"]
+
+
+def generation(url, said, **more):
+    return Location(url, validator=said, validator_header="X-Goog-Generation", pins_version=True, **more)
+
+
+def test_an_answer_without_its_validator_is_taken_where_the_url_names_the_version(server):
+    url = server.add("/w", BODY, "cut:300000") + "?generation=7"
+    assert whole(pull_one(job_for(url, BODY, digest=None, locate=lambda: generation(url, "7")), SMALL))
+    assert server.ranges() == [None, "bytes=300000-"]
+
+
+def test_a_url_that_names_the_version_makes_a_file_come_in_parts_though_no_answer_names_it(server):
+    url = server.add("/w", BODY, "cut:300000", etag=None)
+    job = job_for(url, BODY, digest=None, locate=lambda: Location(url, pins_version=True))
+    assert whole(pull_one(job, replace(SMALL, part_min=256 << 10)))
+    assert len(server.asked) > 2
+    assert server.sent == len(BODY)
+
+
+@pytest.mark.parametrize("digest", ["sha256", None])
+def test_another_version_is_one_whatever_else_tells_it(server, digest):
     url = server.add("/w", BODY)
-    located = [Location(url, validator="7", validator_header="X-Goog-Generation")]
-    assert type(failure(pull_one(job_for(url, BODY, locate=lambda: located[0])))) is SourceChanged
+    server.files["/w"].headers["X-Goog-Generation"] = "8"
+    error = failure(pull_one(job_for(url, BODY, digest=digest, locate=lambda: generation(url, "7"))))
+    assert type(error) is SourceChanged
+    assert "answers with X-Goog-Generation 8, expected 7" in str(error)
+    assert whole(pull_one(job_for(url, BODY, digest=digest, locate=lambda: generation(url, "8"))))
 
 
 @pytest.mark.parametrize(
@@ -189,9 +224,65 @@ def test_a_404_of_a_pinned_version_means_that_it_changed(server):
     assert type(failure(pull_one(job_for(url, BODY, validator='"v1"')))) is SourceChanged
 
 
-def test_a_resume_behind_the_end_means_that_it_changed(server):
-    url = server.add("/w", BODY, "cut:300000", "416")
-    assert type(failure(pull_one(job_for(url, BODY), SMALL))) is SourceChanged
+@pytest.mark.parametrize("faults", [["416"], ["cut:300000", "416"]])
+def test_a_416_costs_what_was_asked_for_once(server, faults):
+    counted = []
+    job = job_for(server.add("/w", BODY, *faults), BODY, explain=lambda *_: AccessDenied("refused"))
+    assert whole(pull_one(job, SMALL, report=lambda file, size: counted.append(size)))
+    assert sum(counted) == len(BODY)
+    assert len(server.asked) == len(faults) + 1
+
+
+def test_a_416_in_one_part_leaves_the_others_as_they_are(server):
+    url = server.add("/w", BODY, "", "cut:1000", "416")
+    job = job_for(url, BODY, validator='"v1"')
+    assert whole(pull_one(job, replace(SMALL, connections=1, part_min=256 << 10, part_max=256 << 10)))
+    assert server.sent == len(BODY) + 1000
+
+
+def test_after_a_416_of_what_a_redirect_led_to_the_redirect_is_asked_again(server):
+    server.add("/one", BODY, "", "416", "416")
+    server.add("/other", BODY)
+    url = server.add("/w", BODY, "redirect:/one", *["redirect:/other"] * 9)
+    limits = replace(SMALL, connections=1, part_min=512 << 10, part_max=512 << 10)
+    assert whole(pull_one(job_for(url, BODY, validator='"v1"'), limits))
+    assert [asked.path for asked in server.asked] == ["/w", "/one", "/one", "/w", "/other"]
+
+
+@pytest.mark.parametrize("faults", [["416", "416"], ["cut:300000", "416", "cut:300000", "416"]])
+def test_a_second_416_means_that_the_file_changed(server, faults):
+    job = job_for(server.add("/w", BODY, *faults), BODY, explain=lambda *_: AccessDenied("refused"))
+    error = failure(pull_one(job, SMALL))
+    assert type(error) is SourceChanged
+    assert f"127.0.0.1 answers 416: it has not all of the {len(BODY)} bytes that were listed" in str(error)
+    assert len(server.asked) == len(faults)
+
+
+def test_a_proof_of_access_asks_once_more_after_a_416(server):
+    job = job_for(server.add("/w", BODY, "416"), BODY)
+    transfer.probe(job.file, job.locate, limits=FAST)
+    job = job_for(server.add("/w", BODY, "416", "416"), BODY)
+    with pytest.raises(SourceChanged):
+        transfer.probe(job.file, job.locate, limits=FAST)
+
+
+def test_a_range_that_is_answered_by_200_with_its_content_range_is_the_range(server):
+    url = server.add("/w", BODY, *["range-200"] * 9)
+    job = job_for(url, BODY, validator='"v1"')
+    assert whole(pull_one(job, replace(SMALL, part_min=256 << 10, part_max=256 << 10)))
+    assert server.sent == len(BODY)
+    assert {asked.status for asked in server.asked} == {200}
+    assert len(server.asked) == 4
+
+
+def test_a_200_with_the_content_range_of_other_bytes_is_the_whole_file_or_wrong(server):
+    other = f"bytes 5-9/{len(BODY)}"
+    url = server.add("/whole", BODY, "cut:300000", "ignore-range")
+    server.files["/whole"].headers["Content-Range"] = other
+    assert whole(pull_one(job_for(url, BODY), SMALL))
+    url = server.add("/part", BODY, *["cut:300000", "range-200"] * 2)
+    server.files["/part"].headers["Content-Range"] = other
+    assert type(failure(pull_one(job_for(url, BODY), SMALL))) is IntegrityError
 
 
 @pytest.mark.parametrize("fault", ["503", "cut:0", "reset:0", "hang-up"])

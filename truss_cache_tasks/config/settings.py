@@ -46,6 +46,9 @@ VARIABLES = (
     Variable("TRUSS_CACHE_CONNECTIONS", f"connections of the whole process, 1 to {_MOST_CONNECTIONS}", "chosen"),
     Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
     Variable("TRUSS_CACHE_REPLACE", "1: replace files at our paths that nothing of ours made (else kept)", "0"),
+    Variable(
+        "TRUSS_CACHE_ACCEPT_UNVERIFIED", "1: take a file whose ETag looks like an MD5 and is none (else refused)", "0"
+    ),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of our own mistakes", "0"),
 )
@@ -65,6 +68,8 @@ class Settings:
         connections: TRUSS_CACHE_CONNECTIONS (1 to 256), or None.
         max_rate: TRUSS_CACHE_MAX_RATE in bytes a second, or None.
         replace: TRUSS_CACHE_REPLACE: a file at one of our paths that nothing of ours made is replaced.
+        accept_unverified: TRUSS_CACHE_ACCEPT_UNVERIFIED: bytes that came equal twice are taken without a digest where
+            the store's was only guessed, from an ETag.
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
         debug: TRUSS_CACHE_DEBUG.
         offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) says so.
@@ -80,6 +85,7 @@ class Settings:
     connections: int | None = None
     max_rate: int | None = None
     replace: bool = False
+    accept_unverified: bool = False
     follow_links: bool = False
     debug: bool = False
     offline: bool = False
@@ -160,6 +166,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         connections=get.parsed("TRUSS_CACHE_CONNECTIONS", _connections),
         max_rate=get.parsed("TRUSS_CACHE_MAX_RATE", _rate),
         replace=get.parsed("TRUSS_CACHE_REPLACE", _boolean) or False,
+        accept_unverified=get.parsed("TRUSS_CACHE_ACCEPT_UNVERIFIED", _boolean) or False,
         follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
         debug=get.parsed("TRUSS_CACHE_DEBUG", _boolean) or False,
         offline=(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").lower() in _TRUE,

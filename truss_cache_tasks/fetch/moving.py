@@ -98,7 +98,15 @@ class Mover:
                 raise
             self._open[planned.identity] = (planned, temporary, release)
             locate = partial(self.source.locate, planned.file)
-            yield _Job(planned.file, locate, temporary, self.source.explain, self.run.say, planned.identity)
+            yield _Job(
+                planned.file,
+                locate,
+                temporary,
+                self.source.explain,
+                self.run.say,
+                self.settings.accept_unverified,
+                planned.identity,
+            )
 
     def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
         assert isinstance(outcome.job, _Job)

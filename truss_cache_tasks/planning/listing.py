@@ -31,12 +31,15 @@ class Digest:
             raw digests, joined); empty for a digest of the whole file.
         part_values: the digest of each part as the store tells it, hex as `value`; empty where it does not. Only
             believed where they make `value`, so two digests are equal whatever these are.
+        is_guess: the store did not say that this is a digest: an ETag that looks like an MD5. Other servers than S3
+            make such ETags of something else.
     """
 
     algorithm: str
     value: str
     parts: tuple[int, ...] = ()
     part_values: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    is_guess: bool = field(default=False, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.algorithm}{f' (composite of {len(self.parts)})' if self.parts else ''} {self.value}"
@@ -88,9 +91,11 @@ class Location:
     Args:
         url: http(s), or `file://` + absolute quoted path; holds no secret.
         headers: for every GET, Authorization included; never printed.
-        validator: what every answer must carry: an ETag (quoted as on the wire), a generation, or for `file://`
-            ``"{mtime_ns}-{size}"``; None where the store has neither.
+        validator: names the version, as every answer says it: an ETag (quoted as on the wire), a generation, or for
+            `file://` ``"{mtime_ns}-{size}"``; None where the store has neither. An answer that says another is of
+            another version; one that says none is believed where a digest is known, or `pins_version`.
         validator_header: the response header that carries it (`ETag`, `X-Goog-Generation`).
+        pins_version: the URL itself names the version (`generation=`, a commit).
         expires: seconds since the epoch when url or headers go stale; None for never.
         digest: the store's digest, where the listing had none.
         look: where both have none: asks for the digest of a file that is to come in parts, whose answers tell none.
@@ -102,6 +107,7 @@ class Location:
     headers: Mapping[str, str] = field(default_factory=dict)
     validator: str | None = None
     validator_header: str = "ETag"
+    pins_version: bool = False
     expires: float | None = None
     digest: Digest | None = None
     look: Callable[[], Digest | None] | None = None

@@ -30,7 +30,8 @@ COMMANDS = {
     "help": "`help env` lists our environment variables",
 }
 
-_BELONGS = {"always": "run", "replace": "run", "dry_run": "clean", "check": "why"}  # `truss-cache -n` must not fetch
+# `truss-cache -n` must not fetch
+_BELONGS = {"always": "run", "replace": "run", "accept_unverified": "run", "dry_run": "clean", "check": "why"}
 _EPILOG = """\
 exit status: 0 done; 1 an entry failed, the others were fetched; 2 our mistake;
 3 config or command line wrong, or a clean incomplete; 130, 143 stopped by
@@ -97,6 +98,7 @@ def _parser() -> _Parser:
     parser.add_argument("-f", "--config", help="config.yaml, or the folder that holds it")
     parser.add_argument("-a", "--always", action="store_true", help="run: hash and resolve everything again")
     parser.add_argument("--replace", action="store_true", help="run: replace files at our paths that we did not make")
+    parser.add_argument("--accept-unverified", action="store_true", help="run: take files whose ETag is no MD5 of them")
     parser.add_argument("-n", "--dry-run", action="store_true", help="clean: print what would go, remove nothing")
     parser.add_argument("--check", action="store_true", help="why: exit 1 unless a run would ask no server")
     return parser
@@ -105,7 +107,7 @@ def _parser() -> _Parser:
 def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "help":
         return _help(options.names)
-    workspace = open_workspace(options.config, replace=options.replace)
+    workspace = open_workspace(options.config, replace=options.replace, accept_unverified=options.accept_unverified)
     targets = _chosen(workspace, options.names)
     labelled = [(target.name, workspace, target) for target in targets]
     workspace.warn()

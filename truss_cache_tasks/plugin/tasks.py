@@ -29,6 +29,7 @@ def cache_tasks(
     clean: bool = True,
     defer_errors: bool = False,
     replace: bool = False,
+    accept_unverified: bool = False,
     follow_links: bool = False,
 ) -> Creator:
     """Return a task creator for one Truss: `task_weights = cache_tasks("sd/config.yaml", basename="weights_sd")`.
@@ -43,6 +44,8 @@ def cache_tasks(
         defer_errors: a broken config becomes a task that fails, so that other tasks work on (monorepos).
         replace: a file at one of our paths that nothing of ours made is kept and fails the entry by name; True: it is
             replaced. TRUSS_CACHE_REPLACE=1 says the same.
+        accept_unverified: True: a file whose ETag looks like an MD5 and is none of its bytes, which came equal twice,
+            is taken without a digest of the store. TRUSS_CACHE_ACCEPT_UNVERIFIED=1 says the same.
         follow_links: True: a link inside a `file://` source may lead out of it. TRUSS_CACHE_FOLLOW_LINKS=1 says the
             same; config.yaml can say neither.
     """
@@ -53,7 +56,14 @@ def cache_tasks(
     def task_cache_weights() -> Iterator[dict[str, Any]]:
         """Fetch the weights of every model_cache entry into its standard cache path."""
         try:
-            workspace = open_workspace(config, cache, get_initial_workdir(), replace=replace, follow_links=follow_links)
+            workspace = open_workspace(
+                config,
+                cache,
+                get_initial_workdir(),
+                replace=replace,
+                accept_unverified=accept_unverified,
+                follow_links=follow_links,
+            )
         except ConfigError as error:
             if not defer_errors:
                 raise InvalidTask(display.escaped(*display.worded(error))) from None

@@ -114,6 +114,7 @@ def open_workspace(
     started: Path | str | None = None,
     *,
     replace: bool = False,
+    accept_unverified: bool = False,
     follow_links: bool = False,
 ) -> Workspace:
     """Read the config and the environment. Reads no cache and asks no network.
@@ -123,7 +124,7 @@ def open_workspace(
         model_cache: what `cache_tasks(model_cache_dir=)` says; TRUSS_MODEL_CACHE_DIR is above it.
         started: what relative paths in our variables are relative to; None: the current folder.
         replace: `Settings.replace`, said by a call or a command line; the variable may say it instead.
-        follow_links: `Settings.follow_links`, likewise.
+        accept_unverified, follow_links: of Settings, likewise.
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
@@ -131,7 +132,10 @@ def open_workspace(
     base = Path(started or Path.cwd())
     settings = read_settings(os.environ, base)
     settings = dataclasses.replace(
-        settings, replace=settings.replace or replace, follow_links=settings.follow_links or follow_links
+        settings,
+        replace=settings.replace or replace,
+        accept_unverified=settings.accept_unverified or accept_unverified,
+        follow_links=settings.follow_links or follow_links,
     )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()

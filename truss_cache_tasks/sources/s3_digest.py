@@ -29,6 +29,8 @@ def digest_of_head(
 ) -> Digest | None:
     """Return the digest of an object, or None where S3 offers nothing that can be checked.
 
+    One that is made of the ETag is a guess.
+
     Args:
         head: what HeadObject with ChecksumMode=ENABLED answered.
         bucket: its name: directory buckets (`--x-s3`) have ETags that are no digest at all.
@@ -59,8 +61,8 @@ def digest_of_head(
         parts = told[count]
         sizes = tuple(int(part["Size"]) for part in parts)
         if len(sizes) == count and sum(sizes) == head["ContentLength"]:
-            return Digest(algorithm, value, sizes, _part_values(algorithm, parts))
-    return Digest("md5", etag) if md5 is not None and not md5[2] else None
+            return Digest(algorithm, value, sizes, _part_values(algorithm, parts), is_guess=algorithm == "md5")
+    return Digest("md5", etag, is_guess=True) if md5 is not None and not md5[2] else None
 
 
 def _part_values(algorithm: str, parts: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -24,6 +25,7 @@ from urllib3.util.url import parse_url
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.transfer.lifeline import Lifeline
 from truss_cache_tasks.transfer.means import Means
+from truss_cache_tasks.transfer.reads import LimitedResponse, ReadLimit
 
 _HOSTS = 64  # hosts whose connections are kept warm
 _POLL_MS = 50
@@ -41,6 +43,7 @@ class Answer:
         """
         self.response = response
         self.sock = sock
+        self.limit = connection.limit
         self._pool = pool
         self._connection = connection
 
@@ -72,6 +75,12 @@ class _Breakable(HTTPConnection):
     lifeline: Lifeline | None = None  # whom it serves
     is_answering = False
     _second: socket.socket | None = None
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.limit = ReadLimit()
+        # What http.client makes of a server's answer, and of a proxy's to CONNECT. Typed as a class, and only called.
+        self.response_class = partial(LimitedResponse, limit=self.limit)  # type: ignore[assignment]
 
     def _new_conn(self) -> socket.socket:
         assert self.lifeline is not None, "a connection serves somebody before it connects"
@@ -127,16 +136,19 @@ class _Pool(HTTPConnectionPool):
             headers = {"Host": parts.netloc or "", **headers, **self.proxy_headers}
             target = f"{parts.scheme}://{parts.netloc}{target}"
         connection: _Breakable = self._get_conn()  # type: ignore[assignment]
+        limits = means.limits
         try:
             connection.serve(means.lifeline)
             if connection.is_closed:
-                connection.timeout = means.limits.connect_s
+                connection.timeout = limits.connect_s
+                connection.limit.begin(limits.connect_s, limits.overhead)  # for the answer of a proxy
                 if tunnels:
                     self._prepare_proxy(connection)
                 else:
                     connection.connect()
             sock = connection.sock
-            sock.settimeout(means.limits.answer_s)
+            sock.settimeout(limits.answer_s)
+            connection.limit.begin(limits.answer_s, limits.overhead)
             connection.is_answering = True
             http.client.HTTPConnection.request(connection, "GET", target, headers=headers)
             return Answer(self, connection, sock, http.client.HTTPConnection.getresponse(connection))

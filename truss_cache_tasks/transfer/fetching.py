@@ -57,7 +57,7 @@ class Fetching:
         self._workers: set[Worker] = set()
         self._parts: list[Part] = []
         self.is_ready = False  # once a location told which digest is wanted
-        self._judge = Judge(job.file, job.partial.descriptor, means.limits)
+        self._judge = Judge(job.file, job.partial.descriptor, means.limits, accept_unverified=job.accept_unverified)
         self._is_open = False
         self._is_uncut = False
         self._is_closed = False  # no further worker
@@ -135,7 +135,7 @@ class Fetching:
         """Get ready for the first part, once a location is there; `buffer` is scratch memory."""
         file = self.job.file
         want = file.digest or location.digest
-        if want is None and location.validator is None:
+        if want is None and location.validator is None and not location.pins_version:
             self._is_uncut = True  # nothing could tell whether its parts belong together
         parts = self._cut()
         if want is None and location.look is not None and len(parts) > 1:
@@ -171,9 +171,14 @@ class Fetching:
                     worker.part.taken = True
             return worker.part
 
-    def forget_unnamed(self, worker: Worker) -> None:
+    @property
+    def has_digest(self) -> bool:
+        """Whether it is known by now what the bytes will be compared with."""
+        return self._judge.want is not None
+
+    def forget_unnamed(self, worker: Worker, location: Location) -> None:
         """Start over if nothing could tell whether the rest belongs to the version of the bytes that are there."""
-        if self.have and self.validator is None and self._judge.want is None:
+        if self.have and self.validator is None and not (self.has_digest or location.pins_version):
             self._start_over(worker, [self._whole])
 
     def answered(self, worker: Worker, location: Location, body: Body) -> None:
@@ -184,7 +189,7 @@ class Fetching:
             self._is_uncut = True
             self._start_over(worker, [self._whole])
             worker.check()  # another worker met the same, and goes on with its answer
-        self.validator = location.validator or body.validator
+        self.validator = location.validator or body.validator or self.validator
         if location.digest_of is not None and (body.start, body.end) == (0, self.job.file.size):
             self._expect(location.digest_of(body.headers))
         if body.reached is not None and len(self._parts) > 1:
@@ -230,7 +235,10 @@ class Fetching:
                 return
             parts, self._is_judged = self._parts, True
         file = self.job.file
+        want = self._judge.want
         xxh3 = self._judge.compare(parts, buffer, lifeline.check)
+        if want is not None and self._judge.want is None:
+            self.job.say(f"warning: {file.path}: taken unverified, as {want} of its ETag is not of the bytes")
         with disk_errors(file), lifeline.away(), lifeline.writing:
             lifeline.check()
             seal(self.job.partial.descriptor, file.size)

@@ -13,17 +13,19 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
-from truss_cache_tasks.errors import IntegrityError, SourceChanged
+from truss_cache_tasks.errors import IntegrityError, SourceChanged, WrongAnswer
 from truss_cache_tasks.planning.listing import Location, RemoteFile
 from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
 from truss_cache_tasks.transfer.connections import Answer, pool_for
+from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.means import Means
+from truss_cache_tasks.transfer.reads import TooMuch
 from truss_cache_tasks.transfer.wording import network_errors
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 # What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
 _PUBLIC_HEADERS = {"accept", "accept-encoding", "if-match", "range", "user-agent"}
-_EXPLANATION = 4096  # bytes of a refusal's body
+_EXPLANATION = 4096  # bytes of a refusal's body that are handed on
 _GATHER_S = 1.0  # and a slow connection is looked at from time to time
 _SHORT = 16384  # bytes of a redirect's body that are read rather than paid for with a new connection
 
@@ -40,6 +42,7 @@ class HttpBody:
         answer: Answer,
         host: str,
         reached: Location | None,
+        limits: Limits,
     ) -> None:
         self.start, self.end = span
         self.reached = reached
@@ -48,11 +51,12 @@ class HttpBody:
         self._file = file
         self._answer = answer
         self._host = host
+        self._limits = limits
         self._response = answer.response
         self._failure: Exception | None = None
         # TLS within a proxy's TLS is no socket; it is read through http.client.
         self._sock: socket.socket | None = answer.sock if type(answer.sock) in (socket.socket, ssl.SSLSocket) else None
-        self._is_drained = False  # of what came with the headers
+        self._is_direct = False  # http.client's buffer is empty: the socket is read without it
 
     def readinto(self, buffer: memoryview, /) -> int:
         """The next bytes; see Body."""
@@ -60,15 +64,39 @@ class HttpBody:
             if self._failure is not None:
                 raise self._failure
             if self._sock is None or not self._response.length:
-                return _receive(self._response, buffer)
+                return self._receive(buffer)
             rest = buffer[: self._response.length]
-            if not self._is_drained:
-                size = _receive(self._response, rest)
-                self._is_drained = size < len(rest)  # else http.client's buffer may hold more
+            if not self._is_direct:
+                size = self._receive(rest)
+                if size < len(rest):  # else http.client's buffer may hold more
+                    self._read_directly(self._sock)
                 return size
             size = self._gather(self._sock, rest) if isinstance(self._sock, ssl.SSLSocket) else self._fill(rest)
             self._response.length -= size
             return size
+
+    def _receive(self, buffer: memoryview) -> int:
+        """Put what one read of the socket brings into `buffer`; return 0 at the end."""
+        response = self._response
+        self._answer.limit.begin(self._limits.stall_s, len(buffer) + self._limits.overhead)
+        if response.chunked or response.length is None:
+            data = response.read1(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        if response.fp is None or not response.length:
+            return 0
+        size: int = response.fp.readinto1(buffer[: response.length])
+        response.length -= size
+        return size
+
+    def _read_directly(self, sock: socket.socket) -> None:
+        """Prepare the socket for reads of its own, each of which takes `stall_s` at most."""
+        self._is_direct, stall_s = True, self._limits.stall_s
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(stall_s)
+            return
+        sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(stall_s), int(stall_s % 1 * 1e6)))
 
     def _fill(self, buffer: memoryview) -> int:
         """Let the kernel fill `buffer`: one call, and one turn at the interpreter's lock, for all of it."""
@@ -95,6 +123,7 @@ class HttpBody:
 
     def finish(self) -> None:
         """Nothing may follow."""
+        self._answer.limit.begin(self._limits.stall_s, self._limits.overhead)
         with network_errors(self._file, self._host):
             beyond = self._response.read(1) if self._response.length != 0 else self._response.read()
         if beyond:
@@ -105,28 +134,20 @@ class HttpBody:
         self._answer.close()
 
 
-def _receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
-    """Put what one read of the socket brings into `buffer`; return 0 at the end."""
-    if response.chunked or response.length is None:
-        data = response.read1(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-    if response.fp is None or not response.length:
-        return 0
-    size: int | None = response.fp.readinto1(buffer[: response.length])
-    if size is None:  # SO_RCVTIMEO again
-        raise TimeoutError("timed out")
-    response.length -= size
-    return size
-
-
 def open_body(
-    file: RemoteFile, location: Location, span: tuple[int, int], validator: str | None, means: Means
+    file: RemoteFile,
+    location: Location,
+    span: tuple[int, int],
+    validator: str | None,
+    means: Means,
+    *,
+    has_digest: bool = False,
 ) -> HttpBody:
     """Ask for the bytes of `file` from `span[0]` up to `span[1]`.
 
     Args:
         validator: what an earlier answer of this file said, where the location itself promises nothing.
+        has_digest: the bytes will be compared with a digest that is known by now.
 
     Raises:
         Unavailable, Wrong, Refused: see `answers`.
@@ -137,10 +158,10 @@ def open_body(
     answer, host, reached = _get(file, location, headers, means)
     try:
         if answer.status not in (200, 206):
-            raise _refusal(file, answer, host)
-        seen = _check_version(file, location, validator, answer, host)
+            raise _refusal(file, answer, host, means)
+        seen = _check_version(file, location, validator, answer, host, may_lack=has_digest or location.pins_version)
         given = _check_range(file, span, answer, host)
-        return HttpBody(file, given, seen, answer=answer, host=host, reached=reached)
+        return HttpBody(file, given, seen, answer=answer, host=host, reached=reached, limits=means.limits)
     except BaseException:
         answer.close()
         raise
@@ -152,7 +173,7 @@ def prove(file: RemoteFile, location: Location, means: Means) -> None:
     try:
         empty = answer.status == 416 and file.size == 0  # there is no first byte, and the server would give it
         if answer.status not in (200, 206) and not empty:
-            raise _refusal(file, answer, host)
+            raise _refusal(file, answer, host, means)
     finally:
         answer.close()
 
@@ -172,12 +193,11 @@ def _get(
             answer = pool_for(url, means).ask(url, sent, means)
         target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
         if target is None:
-            _set_stall(answer, limits.stall_s)
             if url == location.url:
                 return answer, host, None
             kept = {name: value for name, value in sent.items() if name.lower() != "range"}
             return answer, host, replace(location, url=url, headers=kept)
-        _pass_over(answer)
+        _pass_over(answer, limits)
         try:
             followed = urljoin(url, target)
             leaves, scheme = _origin(followed) != _origin(url), urlsplit(followed).scheme
@@ -191,19 +211,10 @@ def _get(
     raise Hopeless(f"{file.path}: {host} redirects more than {limits.redirects} times")
 
 
-def _set_stall(answer: Answer, stall_s: float) -> None:
-    sock = answer.sock
-    # What http.client reads by itself (chunks, a refusal) must not meet a socket that says EAGAIN.
-    if type(sock) is socket.socket and answer.status in (200, 206) and answer.response.length is not None:
-        sock.settimeout(None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(stall_s), int(stall_s % 1 * 1e6)))
-    else:
-        sock.settimeout(stall_s)
-
-
-def _pass_over(answer: Answer) -> None:
+def _pass_over(answer: Answer, limits: Limits) -> None:
     """Drop an answer, but read a short body first: that keeps the connection for the next request."""
     length = answer.headers.get("Content-Length", "")
+    answer.limit.begin(limits.skip_s, _SHORT)
     with suppress(http.client.HTTPException, OSError):
         if length.isdecimal() and int(length) <= _SHORT:
             answer.response.read(_SHORT + 1)
@@ -215,21 +226,40 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _refusal(file: RemoteFile, answer: Answer, host: str) -> Refused:
-    with network_errors(file, host):
-        body = answer.response.read(_EXPLANATION)
-    return Refused(host, answer.status, answer.headers, body)
+def _refusal(file: RemoteFile, answer: Answer, host: str, means: Means) -> Refused:
+    """Return the refusal that `answer` is, with as much of its body as comes in time."""
+    limits, response, body = means.limits, answer.response, bytearray()
+    answer.limit.begin(limits.stall_s, limits.refusal + limits.overhead)
+    with network_errors(file, host), suppress(TimeoutError, TooMuch):  # the status says enough
+        while len(body) < limits.refusal and (piece := response.read1(limits.refusal - len(body))):
+            body += piece
+        if response.length == 0:
+            response.read()  # http.client's way to see that the connection is free
+    means.lifeline.check()
+    return Refused(host, answer.status, answer.headers, bytes(body[:_EXPLANATION]))
 
 
 def _check_version(
-    file: RemoteFile, location: Location, validator: str | None, answer: Answer, host: str
+    file: RemoteFile, location: Location, validator: str | None, answer: Answer, host: str, *, may_lack: bool
 ) -> str | None:
-    seen = answer.headers.get(location.validator_header)
+    """Return what the answer says of its version, None if nothing.
+
+    Args:
+        may_lack: the header that tells it need not be there. Emulators and proxies strip it.
+
+    Raises:
+        Wrong: it is another version. Once, it may be a stray replica of the server: so this costs the file once more.
+    """
+    name, seen = location.validator_header, answer.headers.get(location.validator_header)
     wanted = location.validator or validator
-    if wanted is not None and (seen is None or _strong(seen) != _strong(wanted)):
-        said = f"without {location.validator_header}" if seen is None else f"with {location.validator_header} {seen}"
-        # Once, it may be a stray replica of the server: so this costs the file once more before it is final.
-        raise Wrong(SourceChanged(f"{file.path}: {host} answers {said}, want {wanted}", hint="Run it again."))
+    if wanted is None or (seen is None and may_lack):
+        return seen
+    if seen is None:
+        said = f"{file.path}: {host} answers without {name}, expected {wanted}, and nothing else tells the version"
+        raise Wrong(WrongAnswer(said, hint=f"Let the server, or the proxy before it, send {name}."))
+    if _strong(seen) != _strong(wanted):
+        said = f"{file.path}: {host} answers with {name} {seen}, expected {wanted}"
+        raise Wrong(SourceChanged(said, hint="Run it again."))
     return seen
 
 
@@ -239,19 +269,19 @@ def _strong(validator: str) -> str:
 
 
 def _check_range(file: RemoteFile, span: tuple[int, int], answer: Answer, host: str) -> tuple[int, int]:
-    """Return the span that the answer holds: the one asked for, or the whole file where the server ignores ranges."""
-    whole = (0, file.size)
-    given = whole
-    if answer.status == 206:
-        start, end = span
-        said = answer.headers.get("Content-Range", "")
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", said.strip())
-        fits = match is not None and int(match[1]) == start and match[3] in ("*", str(file.size))
-        if span == whole or not fits:
-            last = end - 1 if end < file.size else ""
-            asked = "the whole file" if span == whole else f"bytes {start}-{last} of {file.size}"
-            raise _wrong(file, f"{host} answers with Content-Range {said[:60]!r}, want {asked}")
+    """Return the span that the answer holds: the one asked for, or the whole file where the server ignores ranges.
+
+    A range is one by its Content-Range, be its status 200: `rclone serve s3` answers so.
+    """
+    given = whole = (0, file.size)
+    said = answer.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", said.strip())
+    if span != whole and match is not None and int(match[1]) == span[0] and match[3] in ("*", str(file.size)):
         given = span
+    elif answer.status == 206:
+        last = span[1] - 1 if span[1] < file.size else ""
+        asked = "the whole file" if span == whole else f"bytes {span[0]}-{last} of {file.size}"
+        raise _wrong(file, f"{host} answers with Content-Range {said[:60]!r}, want {asked}")
     length = answer.headers.get("Content-Length", "")
     left = given[1] - given[0]
     # A range may be answered with less than was asked for (RFC 9110, 14.2), a whole file may not.

@@ -41,6 +41,8 @@ class Job:
         explain: puts a refused GET into the source's words: (file, status, headers of any case, at most the
             first 4 KiB of the body) -> the error. An Unavailable makes the engine try again; None for plain words.
         say: takes one line for people, from a worker thread.
+        accept_unverified: bytes that came equal twice and are not those of a guessed digest (`Digest.is_guess`) are
+            taken without a digest.
     """
 
     file: RemoteFile
@@ -48,6 +50,7 @@ class Job:
     partial: Partial
     explain: Explain | None = None
     say: Callable[[str], None] = lambda _line: None
+    accept_unverified: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Done:
     """All bytes of `job` are in its partial.
 
     Args:
-        digest: the store's digest that the bytes were compared with, equal; None where the store offers none.
+        digest: the store's digest that the bytes were compared with, equal; None where the store offers none, or one
+            was a guess that turned out wrong (`Job.accept_unverified`).
         xxh3: our own xxh3-128 of the bytes, hex.
     """
 

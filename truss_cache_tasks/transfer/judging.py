@@ -25,13 +25,19 @@ from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.parts import Part, overlapping, prefix
 
 _AGAIN = "Run it again; see docs/errors.md."
+_ACCEPT = "Add --accept-unverified (TRUSS_CACHE_ACCEPT_UNVERIFIED=1) to take the file without a checksum of the store."
 
 
 class Judge:
     """Knows which digest is wanted, and whether the bytes have it. Called from all threads of the file."""
 
-    def __init__(self, file: RemoteFile, descriptor: int, limits: Limits) -> None:
-        """Begin without a wanted digest; `descriptor` is that of the partial."""
+    def __init__(self, file: RemoteFile, descriptor: int, limits: Limits, *, accept_unverified: bool) -> None:
+        """Begin without a wanted digest.
+
+        Args:
+            descriptor: of the partial.
+            accept_unverified: as in Job.
+        """
         self.want: Digest | None = None
         self._follower: Follower | None = None  # where that one wants the bytes in order
         self._pieces: list[Piece] = []
@@ -40,6 +46,8 @@ class Judge:
         self._file = file
         self._descriptor = descriptor
         self._block = min(BLOCK, limits.part_min)
+        self._accept_unverified = accept_unverified
+        self._refuted_by: str | None = None  # xxh3-128 of the last bytes that a guessed digest is not of
 
     def expect(self, want: Digest | None) -> None:
         """Compare the bytes, of which none was seen yet, with `want`."""
@@ -88,6 +96,8 @@ class Judge:
     def compare(self, parts: Sequence[Part], buffer: memoryview, check: Callable[[], None]) -> str:
         """Return the xxh3-128 of the file, whose `parts` are all complete.
 
+        Afterwards `want` is None where it was a guess that two whole fetches refuted, and the job accepts that.
+
         Args:
             buffer: scratch memory.
             check: called now and then; may raise.
@@ -100,8 +110,25 @@ class Judge:
             raws = self._raws_of(self.want, spans, buffer, check)
             got = joined(self.want, raws)
             if got != self.want:
-                raise self._wrong(self.want, got, raws)
+                self._refuse(self.want, got, raws, xxh3(spans))
         return xxh3(spans)
+
+    def _refuse(self, want: Digest, got: Digest, raws: Sequence[bytes], ours: str) -> None:
+        """Raise Wrong; or forget `want` where it is a guess that the same bytes refuted twice, and the job takes them.
+
+        Args:
+            raws: of the pieces, as they came.
+            ours: xxh3-128 of the bytes.
+        """
+        before, self._refuted_by = self._refuted_by, ours
+        if not want.is_guess or ours != before:
+            raise self._wrong(want, got, raws)
+        if not self._accept_unverified:
+            said = (
+                f"two fetches brought the same bytes, of {got}, expected {want} by the ETag: it is no MD5 of the bytes"
+            )
+            raise Wrong(IntegrityError(f"{self._file.path}: {said}", hint=_ACCEPT))
+        self.want = None
 
     def _raws_of(
         self, want: Digest, spans: Sequence[Span], buffer: memoryview, check: Callable[[], None]

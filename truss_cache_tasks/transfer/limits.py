@@ -20,8 +20,11 @@ class Limits:
         max_rate: bytes a second of the whole process, or None.
         buffer: bytes that a worker holds in memory.
         connect_s: to connect, TLS included.
-        answer_s: from the request to the answer's headers.
-        stall_s: without one byte of the body.
+        answer_s: from the request to the end of the answer's headers.
+        overhead: of an answer's headers, and of what comes beside each piece of its body: chunk sizes, trailers.
+        stall_s: without one byte of the body; of a refusal's body, from its first byte to its last.
+        refusal: of a refusal's body that are read.
+        skip_s: for the body of a redirect; a new connection takes less.
         floor, floor_s: a connection that brings less than `floor` bytes a second for `floor_s` is replaced.
         attempts: of a file in a row, where `progress` new bytes begin a new row.
         total_s: that such a row of attempts may take, waits included.
@@ -43,7 +46,10 @@ class Limits:
     buffer: int = 1 << 20
     connect_s: float = 10.0
     answer_s: float = 30.0
+    overhead: int = 256 << 10
     stall_s: float = 10.0
+    refusal: int = 64 << 10
+    skip_s: float = 1.0
     floor: float = 1024.0
     floor_s: float = 30.0
     attempts: int = 8

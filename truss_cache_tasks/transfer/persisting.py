@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, Unavailable
+from truss_cache_tasks.planning.digests import Piece
 from truss_cache_tasks.planning.listing import Location, RemoteFile
 from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
 from truss_cache_tasks.transfer.job import Explain
@@ -24,6 +25,11 @@ class Task(Protocol):
     @property
     def have(self) -> int:
         """Bytes of the file that are there."""
+        ...
+
+    @property
+    def piece(self) -> Piece:
+        """What of the file the last attempt was for."""
         ...
 
     def attempt(self, location: Location, /) -> None:
@@ -61,6 +67,10 @@ def persist(
             task.start_over(exc)
         except Refused as exc:
             assert location is not None  # only an attempt is refused
+            if exc.status == 416:  # for bytes that were listed: the file is shorter now, or the server errs this once
+                whereabouts.go_back(location)
+                task.start_over(_out_of_range(file, exc, task.piece))
+                continue
             if exc.status in _STALE and whereabouts.go_back(location):
                 continue
             expired = exc.status == 401 or (location.expires is not None and exc.status in (400, 403))
@@ -78,6 +88,11 @@ def persist(
             patience.wait(exc, task.have)
 
 
+def _out_of_range(file: RemoteFile, refused: Refused, piece: Piece) -> Wrong:
+    said = f"{file.path}: {refused.host} answers 416: it has not all of the {file.size} bytes that were listed"
+    return Wrong(SourceChanged(said, hint="Run it again."), [piece])
+
+
 def _is_passing(status: int, error: CacheTaskError) -> bool:
     if status in _PASSING or status >= 500:
         return True
@@ -90,7 +105,7 @@ def _explained(file: RemoteFile, location: Location, refused: Refused, explain: 
     status = refused.status
     phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
     said = f"{file.path}: {refused.host} answers {status} {phrase}".rstrip()
-    if status in (412, 416) or (status in (404, 410) and location.validator is not None):
+    if status == 412 or (status in (404, 410) and location.validator is not None):
         return SourceChanged(f"{said}: the file changed after it was listed", hint="Run it again.")
     if status in (404, 410):
         return NotFound(said, hint="Check the name in config.yaml.")

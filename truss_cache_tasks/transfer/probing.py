@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from truss_cache_tasks.planning.digests import Piece
 from truss_cache_tasks.planning.listing import Location, RemoteFile
 from truss_cache_tasks.transfer.answers import Wrong
 from truss_cache_tasks.transfer.job import Explain
@@ -30,6 +31,8 @@ def prove_access(
 
 class _Probing:
     have = 0
+    piece = Piece(0, 1)
+    _was_wrong = False
 
     def __init__(self, file: RemoteFile, means: Means) -> None:
         self._file = file
@@ -47,4 +50,6 @@ class _Probing:
             prove(self._file, location, self._means)
 
     def start_over(self, wrong: Wrong, /) -> None:
-        raise wrong.error from wrong
+        if self._was_wrong:
+            raise wrong.error from wrong
+        self._was_wrong = True

@@ -13,6 +13,7 @@ import urllib3
 from truss_cache_tasks.errors import Unavailable
 from truss_cache_tasks.planning.listing import RemoteFile
 from truss_cache_tasks.transfer.answers import Hopeless
+from truss_cache_tasks.transfer.reads import TooMuch
 
 
 @contextmanager
@@ -77,4 +78,7 @@ _WORDS: dict[type[BaseException], str] = {
     TimeoutError: "timed out",
     urllib3.exceptions.TimeoutError: "timed out",
     ssl.SSLError: "TLS failed",
+    TooMuch: "headers, chunks or trailers without an end",
+    http.client.LineTooLong: "headers, chunks or trailers without an end",
+    http.client.HTTPException: "an answer that is not HTTP",  # after all others of http.client
 }

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from urllib.parse import urlsplit
 
 from truss_cache_tasks.errors import Unavailable
+from truss_cache_tasks.planning.digests import Piece
 from truss_cache_tasks.planning.listing import Location
 from truss_cache_tasks.transfer.answers import Body, Refused, Wrong
 from truss_cache_tasks.transfer.disk import disk_errors, write
@@ -50,6 +51,12 @@ class _Task:
     def have(self) -> int:
         return self._fetching.have
 
+    @property
+    def piece(self) -> Piece:
+        part = self._worker.part
+        assert part is not None, "what is asked for was assigned"
+        return Piece(part.start, part.end)
+
     def attempt(self, location: Location, /) -> None:
         """Read on from where the last attempt ended, to the part's end."""
         fetching, means = self._fetching, self._means
@@ -62,7 +69,7 @@ class _Task:
             with _free_slot() if is_local(location) else means.process.slot(host, means.limits, means.lifeline) as took:
                 part = fetching.assign(self._worker)  # only now: the parts of a file begin in order
                 if part is not None and not (part.complete and fetching.job.file.size):
-                    fetching.forget_unnamed(self._worker)
+                    fetching.forget_unnamed(self._worker, location)
                     self._read_on(location, took)
         except Refused as exc:
             if exc.status in _TOO_MANY:
@@ -85,15 +92,16 @@ class _Task:
             body.finish()
 
     def _open(self, location: Location) -> Body:
-        file, part = self._fetching.job.file, self._worker.part
+        fetching, part = self._fetching, self._worker.part
         assert part is not None
+        file, span = fetching.job.file, (part.at, part.end)
         if is_local(location):
             from truss_cache_tasks.transfer.local import LocalBody
 
-            return LocalBody(file, location, part.at, part.end)
+            return LocalBody(file, location, *span)
         from truss_cache_tasks.transfer.http import open_body
 
-        return open_body(file, location, (part.at, part.end), self._fetching.validator, self._means)
+        return open_body(file, location, span, fetching.validator, self._means, has_digest=fetching.has_digest)
 
     def _scratch(self) -> AbstractContextManager[memoryview]:
         return self._means.process.buffer(self._means.limits.buffer)
