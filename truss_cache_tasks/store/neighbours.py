@@ -88,7 +88,7 @@ def contested(place: Place, plan: Plan, others: Neighbours) -> list[PlannedFile]
         Collision: names the path and both entries, as far as the listing can tell.
     """
     unsure = []
-    for planned in plan.files:
+    for planned in plan.files if others.shown.files else ():
         path = f"{place.root}/{planned.path}"
         if (other := others.in_conflict(path)) is not None:
             raise _collision(plan, planned, other)

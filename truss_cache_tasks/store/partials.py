@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gzip
 import os
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -126,14 +124,21 @@ def decode(place: Place, planned: PlannedFile, stored: Partial, stopped: Callabl
     Raises:
         IntegrityError: the bytes are as the store has them, and are no gzip.
     """
+    import gzip  # few objects are stored so
+    import zlib
+
     path = f"{FOLDER}/{blob_id(planned.identity, place.form)}.{token()}"
     with disk_errors(f"cannot write below {place.root}"):
         decoded = Partial(place.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True), place.tree, path)
     try:
         hasher = Hasher(0, None)
         os.lseek(stored.descriptor, 0, os.SEEK_SET)
-        with disk_errors(f"cannot decode {planned.file.path}"), open(os.dup(stored.descriptor), "rb") as source:
-            for chunk in _decoded(source):
+        with (
+            disk_errors(f"cannot decode {planned.file.path}"),
+            open(os.dup(stored.descriptor), "rb") as source,
+            gzip.GzipFile(fileobj=source, mode="rb") as content,
+        ):
+            while chunk := content.read(_CHUNK):
                 if stopped():
                     raise Stopped(f"stopped while decoding {planned.file.path}")
                 hasher.update(chunk)
@@ -149,12 +154,6 @@ def decode(place: Place, planned: PlannedFile, stored: Partial, stopped: Callabl
         decoded.discard()
         raise
     return decoded, hasher.xxh3()
-
-
-def _decoded(source: object) -> Iterator[bytes]:
-    with gzip.GzipFile(fileobj=source, mode="rb") as content:  # type: ignore[call-overload]
-        while chunk := content.read(_CHUNK):
-            yield chunk
 
 
 def _write(descriptor: int, data: bytes) -> None:

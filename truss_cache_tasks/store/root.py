@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RACES = 10_000  # lost against a process that removes empty folders, before the error is believed
-_KEPT = 24  # descriptors of folders that one thread keeps open
+_KEPT = 48  # descriptors of folders that one thread keeps open
 
 
 class LinkedFolder(StoreError):
@@ -202,14 +202,18 @@ class CacheRoot:
         """
         folder, _, name = path.rpartition("/")
         _check(name)
+        kept: dict[str, int] | None = getattr(self._local, "kept", None)
         try:
             for left in range(_RACES, -1, -1):
-                with self._folder(folder, make=make) as descriptor:
-                    try:
-                        return act(name, descriptor)
-                    except FileNotFoundError:
-                        if os.fstat(descriptor).st_nlink or not left:  # the folder is there: it is about something else
-                            raise
+                descriptor = self._lend(folder, kept, make=make)
+                try:
+                    return act(name, descriptor)
+                except FileNotFoundError:
+                    if os.fstat(descriptor).st_nlink or not left:  # the folder is there: it is about something else
+                        raise
+                finally:
+                    if kept is None:
+                        os.close(descriptor)
                 self._forget(folder)
         except OSError as exc:
             exc.filename, exc.filename2 = str(self.path / path), None
@@ -220,21 +224,34 @@ class CacheRoot:
     def _folder(self, folder: str, *, make: bool = False) -> Iterator[int]:
         """Lend a descriptor of `folder`; "" is the root."""
         kept: dict[str, int] | None = getattr(self._local, "kept", None)
-        if kept is None:
-            descriptor = self._walk_to(folder, {}, make=make)
-            try:
-                yield descriptor
-            finally:
+        descriptor = self._lend(folder, kept, make=make)
+        try:
+            yield descriptor
+        finally:
+            if kept is None:
                 os.close(descriptor)
-            return
+
+    def _lend(self, folder: str, kept: dict[str, int] | None, *, make: bool) -> int:
+        """Return a descriptor of `folder`: one of `kept`, where it stays open, else a new one.
+
+        What was lent last is closed last: a caller may use two at a time.
+        """
+        if kept is None:
+            return self._walk_to(folder, {}, make=make)
         if folder in kept:
-            kept[folder] = kept.pop(folder)  # the latest used goes last
-        else:
-            descriptor = self._walk_to(folder, kept, make=make)
-            while len(kept) >= _KEPT:
-                os.close(kept.pop(next(iter(kept))))
-            kept[folder] = descriptor
-        yield kept[folder]
+            descriptor = kept[folder] = kept.pop(folder)
+            return descriptor
+        parent = _parent(folder)
+        if parent not in kept and parent != folder:
+            self._keep(parent, kept, make=make)
+        return self._keep(folder, kept, make=make)
+
+    def _keep(self, folder: str, kept: dict[str, int], *, make: bool) -> int:
+        descriptor = self._walk_to(folder, kept, make=make)
+        while len(kept) >= _KEPT:
+            os.close(kept.pop(next(iter(kept))))
+        kept[folder] = descriptor
+        return descriptor
 
     def _walk_to(self, folder: str, kept: dict[str, int], *, make: bool) -> int:
         """Return a new descriptor of `folder`, from the nearest folder above it that is kept open."""
@@ -242,24 +259,31 @@ class CacheRoot:
             start = folder
             while start and start not in kept:
                 start = _parent(start)
-            descriptor = os.dup(kept[start]) if start in kept else self._open_root(make=make)
+            rest = folder[len(start) :].removeprefix("/")
+            names = rest.split("/") if rest else []
+            current = kept.get(start)
+            lent = current is not None and bool(names)
+            descriptor = self._open_root(make=make) if current is None else current if names else os.dup(current)
             try:
-                rest = folder[len(start) :].removeprefix("/")
-                for name in rest.split("/") if rest else ():
+                for name in names:
                     inner = self._step(descriptor, name, make=make)
-                    os.close(descriptor)
-                    descriptor = inner
+                    if not lent:
+                        os.close(descriptor)
+                    descriptor, lent = inner, False
                 return descriptor
             except NotADirectoryError:
-                os.close(descriptor)
+                if not lent:
+                    os.close(descriptor)
                 raise self._no_folder(folder) from None
             except FileNotFoundError:
-                os.close(descriptor)
+                if not lent:
+                    os.close(descriptor)
                 if not left:
                     raise
                 self._forget(start)
             except BaseException:
-                os.close(descriptor)
+                if not lent:
+                    os.close(descriptor)
                 raise
         raise AssertionError("unreachable")
 

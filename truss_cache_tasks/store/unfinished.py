@@ -97,7 +97,7 @@ def _write(place: Place, noted: Unfinished) -> None:
         "blobs": sorted(noted.blobs),
         "paths": sorted(noted.paths),
     }
-    write_json(place.tree, f"{_FOLDER}/{noted.key}.json", value)
+    write_json(place.tree, f"{_FOLDER}/{noted.key}.json", value, indent=None)
 
 
 def _read(place: Place, key: str) -> Unfinished:
