@@ -22,6 +22,7 @@ from truss_cache_tasks.config.credentials import Credential, find_credential
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, Unavailable
+from truss_cache_tasks.network.retry import is_passing, retry_after_s
 from truss_cache_tasks.planning.listing import (
     Listing,
     Location,
@@ -32,7 +33,7 @@ from truss_cache_tasks.planning.listing import (
     shown,
     wrong_answer,
 )
-from truss_cache_tasks.sources.huggingface_words import Words, header, is_passing, retry_after_s
+from truss_cache_tasks.sources.huggingface_words import Words, header
 from truss_cache_tasks.sources.network import authorities, is_hopeless
 
 ENDPOINT = "https://huggingface.co"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, Unavailable
+from truss_cache_tasks.network.retry import is_passing, retry_after_s
 from truss_cache_tasks.sources.network import proxy_refuses, proxy_status
 
 
@@ -151,21 +151,3 @@ def header(headers: Mapping[str, str], name: str) -> str:
     """Return a header by its name in any case, as one line of at most 200 characters; "" where there is none."""
     value = next((value for key, value in headers.items() if key.lower() == name.lower()), "")
     return " ".join(value.split())[:200]
-
-
-def is_passing(status: int) -> bool:
-    """Tell whether the same request may succeed later."""
-    return status in (408, 429) or status >= 500
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait, by `Retry-After` or the Hub's own `RateLimit`; None where neither tells.
-
-    >>> retry_after_s({"ratelimit": '"api";r=0;t=55'}), retry_after_s({"Retry-After": "2"}), retry_after_s({})
-    (55.0, 2.0, None)
-    """
-    after = header(headers, "Retry-After")
-    if after.isdecimal():
-        return float(after)
-    spent = re.search(r";r=0;t=(\d+)", header(headers, "RateLimit"))
-    return float(spent[1]) if spent else None
