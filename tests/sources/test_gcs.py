@@ -42,10 +42,14 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     Unavailable,
 )
+from truss_cache_tasks.network.exchange import ExchangeLimits
+from truss_cache_tasks.network.retry import PermanentError, RetryLimits
 from truss_cache_tasks.planning.listing import RemoteFile
 from truss_cache_tasks.sources.gcs import GcsSource
 
 pytest_plugins = ["servers.fixtures_gcs"]
+
+QUICK = ExchangeLimits(retry=RetryLimits(attempts=3, backoff_s=0.1))
 
 
 class Place:
@@ -78,7 +82,7 @@ class Place:
 
     def at(self, uri: str, **fields: Any) -> GcsSource:
         entry = entries.entry(uri, config=self.root / "config.yaml", **fields)
-        return GcsSource(entry, entries.settings(self.root / "secrets", **self.env), patience_s=1.0)
+        return GcsSource(entry, entries.settings(self.root / "secrets", **self.env), limits=QUICK)
 
     def source(self, **fields: Any) -> GcsSource:
         return self.at(f"gs://{self.bucket}/{self.prefix}", **fields)
@@ -481,7 +485,7 @@ from truss_cache_tasks.sources.gcs import GcsSource
 
 def ask(uri):
     entry = entries.entry(uri, config=Path(sys.argv[1]) / "config.yaml")
-    source = GcsSource(entry, entries.settings(**os.environ), patience_s=1.0)
+    source = GcsSource(entry, entries.settings(**os.environ))
     try:
         files = source.listing().files
         return [source.locate(files[0]).headers.get("Authorization"), [file.path for file in files]]
@@ -577,7 +581,7 @@ def test_a_ca_of_ones_own_is_trusted_by_ssl_cert_file(store: Place) -> None:
     certificate = own_certificate(place.root / "ca.pem")
     with tls_in_front_of(store.gcs, certificate) as url:
         place.env["STORAGE_EMULATOR_HOST"] = url
-        assert "certificate" in refusal_of(place.source().listing, Unavailable, place)
+        assert "certificate" in refusal_of(place.source().listing, PermanentError, place)
         place.env["SSL_CERT_FILE"] = str(certificate)
         (file,) = place.source().listing().files
         assert file.path == "a.bin"

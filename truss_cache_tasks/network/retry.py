@@ -71,6 +71,9 @@ class StopPoll:
         self.check()
 
 
+NEVER = StopPoll()  # cancels nothing
+
+
 class PermanentError(Unavailable):
     """An Unavailable that trying again cannot help: an untrusted certificate, redirects without an end."""
 
