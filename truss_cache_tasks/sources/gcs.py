@@ -190,6 +190,8 @@ class GcsSource:
             yield
         except BadResponse as exc:
             raise wrong_answer(what, exc.found, exc.expected) from exc
+        except requests.TooManyRedirects as exc:
+            raise wrong_answer(what, f"more than {self._limits.redirects} redirects", "the answer itself") from exc
         except (TransportError, requests.RequestException) as exc:
             if (status := proxy_status(exc)) is not None:
                 raise proxy_refuses(what, status) from exc

@@ -23,7 +23,14 @@ from truss_cache_tasks.config.credentials import Credential, find_credential
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, Unavailable
-from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, BadResponse, Exchange, ExchangeLimits, find_cause
+from truss_cache_tasks.network.exchange import (
+    DEFAULT_LIMITS,
+    BadResponse,
+    Exchange,
+    ExchangeLimits,
+    TooSlow,
+    find_cause,
+)
 from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
 from truss_cache_tasks.planning.listing import (
     Listing,
@@ -142,7 +149,7 @@ class HuggingFaceSource:
         except Exception as exc:
             if (bad := find_cause(exc, BadResponse)) is not None:
                 raise wrong_answer(self._repo, bad.found, bad.expected) from exc
-            if not isinstance(exc, http_error):
+            if not isinstance(exc, (http_error, TooSlow)):
                 raise
             raise self._words.unreachable(urlsplit(self._endpoint).netloc, exc) from exc
         if answer.status < 400:

@@ -31,6 +31,7 @@ def get(session: Any, url: str, query: Mapping[str, str], headers: Mapping[str, 
 
     Raises:
         BadResponse: an answer is too large, in an unknown encoding, or the last of too many redirects.
+        TooSlow: its time is over.
         Exception: what the client raises.
     """
     limits = exchange.limits

@@ -77,7 +77,7 @@ class Words:
     def unreachable(self, host: str, error: Exception) -> Unavailable:
         """Word a failure of the HTTP library."""
         kind = type(error).__name__
-        if "Timeout" in kind:
+        if "Timeout" in kind or isinstance(error, TooSlow):
             why = find_cause(error, TooSlow) or "no answer in time"
             return Unavailable(f"{host}: {why}", hint="Check the network, or run again.")
         if "CERTIFICATE_VERIFY_FAILED" in str(error):

@@ -192,6 +192,8 @@ def in_our_words(asked: Asked) -> Iterator[None]:
             f"{asked.what}: {asked.endpoint}: its certificate is not trusted",
             hint="For a certificate authority of your own set SSL_CERT_FILE or AWS_CA_BUNDLE.",
         ) from error
+    except BadResponse as error:
+        raise wrong_answer(asked.what, error.found, error.expected) from error
     except (aws.ConnectionError, aws.HTTPClientError) as error:
         raise _unreachable(asked, error) from error
     except (aws.ValidationError, aws.EndpointProviderError, aws.UnknownEndpointError) as error:

@@ -8,10 +8,12 @@ from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 
 from truss_cache_tasks.network.connections import bounded_pools
-from truss_cache_tasks.network.exchange import ExchangeLimits
+from truss_cache_tasks.network.exchange import BadResponse, ExchangeLimits
 from truss_cache_tasks.network.retry import CancelToken
 
 CONNECTIONS = 32  # that are kept: as many as there are threads that look at objects
+
+_REDIRECTS = (301, 302, 307)
 
 
 class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no types
@@ -34,4 +36,12 @@ class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no t
 
     def plug_into(self, client: Any) -> None:
         """Let `client` of botocore send its requests here."""
-        client.meta.events.register("before-send.s3", lambda request, **_: self.send(request))
+        client.meta.events.register("before-send.s3", self._answer)
+
+    def _answer(self, request: Any, event_name: str, **_: Any) -> Any:
+        response = self.send(request)
+        is_lost = response.status_code in _REDIRECTS and "x-amz-bucket-region" not in response.headers
+        # At any redirect botocore asks HeadBucket for the region; at one of that, the same again, without end.
+        if is_lost and event_name.endswith(".HeadBucket"):
+            raise BadResponse("a redirect that names no region", "one that does")
+        return response
