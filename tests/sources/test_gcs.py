@@ -31,6 +31,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from servers.certificates import make_authority
 from servers.gcs import GET_ONLY, LIST_ONLY, READER, REVOKED, Gcs, new_key
 
 from truss_cache_tasks.errors import (
@@ -587,6 +588,22 @@ def test_a_ca_of_ones_own_is_trusted_by_ssl_cert_file(store: Place) -> None:
         assert file.path == "a.bin"
 
 
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_variable_of_requests_does_not_stand_above_ssl_cert_file(
+    store: Place, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("a.bin", b"a")
+    for name in ("ours", "other"):
+        (tmp_path / name).mkdir()
+    authority, context = make_authority(tmp_path / "ours")
+    monkeypatch.setenv(variable, str(make_authority(tmp_path / "other")[0]))  # requests reads it in the process
+    with door_with_tls(store.gcs, context) as url:  # the token server and the store
+        store.credential({**store.gcs.service_account(), "token_uri": f"{url}/token"})
+        store.env |= {"STORAGE_EMULATOR_HOST": url, variable: os.environ[variable], "SSL_CERT_FILE": str(authority)}
+        (file,) = store.source().listing().files
+        assert file.path == "a.bin"
+
+
 def own_certificate(path: Path) -> Path:
     """Write a key and a certificate of its own for 127.0.0.1 into one file."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -614,6 +631,12 @@ def own_certificate(path: Path) -> Path:
 def tls_in_front_of(gcs: Gcs, certificate: Path) -> Iterator[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
+    with door_with_tls(gcs, context) as url:
+        yield url
+
+
+@contextmanager
+def door_with_tls(gcs: Gcs, context: ssl.SSLContext) -> Iterator[str]:
     with gcs.another_door() as door:
         door.socket = context.wrap_socket(door.socket, server_side=True)
         thread = threading.Thread(target=door.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

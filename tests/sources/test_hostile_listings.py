@@ -6,7 +6,7 @@ import json
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from truss_cache_tasks.sources.s3 import S3Source
 SHA1 = "b" * 40
 RETRY = RetryLimits(attempts=2, backoff_s=0.01)
 IMPATIENT = ExchangeLimits(head_s=1, stall_s=1, floor_s=1, total_s=5, page=1 << 20, refusal=1 << 16, retry=RETRY)
+PATIENT = replace(IMPATIENT, total_s=20, retry=RetryLimits(attempts=6, backoff_s=0.01))  # on a busy machine, too
 MEMORY = 20 << 20  # of one listing, limits of 1 MiB or of 64 KiB, an SDK imported meanwhile
 
 
@@ -128,7 +129,7 @@ def test_a_listing_from_a_server_that_talks_for_ever_is_one_clear_error(fault, s
 @pytest.mark.parametrize("fault", ONCE)
 def test_a_listing_that_fails_once_is_tried_again(fault, store, server) -> None:
     server.faults[:] = [fault]
-    found = store.open(server).listing()
+    found = store.open(server, PATIENT).listing()
     assert [(file.path, file.size) for file in found.files] == [("w.bin", 5)]
 
 
@@ -191,8 +192,8 @@ def test_pages_of_s3_end(more, words, s3) -> None:
 
     s3.healthy = page
     with pytest.raises(WrongAnswer, match=words):
-        STORES[1].open(s3).listing()
-    assert len(s3.asked) <= 1001
+        STORES[1].open(s3, PATIENT).listing()
+    assert len(s3.asked) <= 1010  # a few may be tried again
 
 
 ITEM = {"name": "m/w.bin", "size": "5", "generation": "7", "crc32c": "4waSgw=="}
@@ -287,19 +288,22 @@ from truss_cache_tasks.plugin.cli import main
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 from truss_cache_tasks.sources.s3 import S3Source
 
-limits = ExchangeLimits(head_s=1, stall_s=1, floor_s=1, total_s=5, retry=RetryLimits(attempts=3, backoff_s=0.01))
+retry = RetryLimits(attempts=int(sys.argv.pop(1)), backoff_s=0.01)
+limits = ExchangeLimits(head_s=1, stall_s=1, floor_s=1, total_s=5, retry=retry)
 for source in (HuggingFaceSource, S3Source):
     source.__init__.__kwdefaults__["limits"] = limits
 sys.exit(main())
 """
 
 
-def run_command(store: Store, server: HostileServer, folder: Path, memory: str = "unlimited") -> Ran:
+def run_command(
+    store: Store, server: HostileServer, folder: Path, *, attempts: int = 2, memory: str = "unlimited"
+) -> Ran:
     truss = Truss(folder, **store.env(server))
     truss.config(f"model_cache:\n  - repo_id: {store.uri}\n")
     script = truss.folder / "command.py"
     script.write_text(COMMAND)
-    return truss.run(["sh", "-c", f"ulimit -v {memory}; exec {sys.executable} {script} run"])
+    return truss.run(["sh", "-c", f"ulimit -v {memory}; exec {sys.executable} {script} {attempts} run"])
 
 
 @pytest.mark.parametrize("fault", SLOW)
@@ -309,7 +313,7 @@ def test_the_command_ends_with_one_clear_error_where_a_server_is_slow_for_ever(s
         server.always = fault
         ran = run_command(store, server, tmp_path)
     assert ran.code == 1, ran.text
-    assert "(tried 3 times)" in ran.err
+    assert "(tried 2 times)" in ran.err
     assert "hint: " in ran.err
     assert "Traceback" not in ran.err
 
@@ -330,5 +334,5 @@ def test_the_command_ends_with_one_clear_error_in_bounded_memory(store, fault, t
 def test_the_command_lists_again_where_a_listing_failed_once(store, fault, tmp_path) -> None:
     with hostile_server(store.healthy) as server:
         server.faults[:] = [fault]
-        ran = run_command(store, server, tmp_path)
+        ran = run_command(store, server, tmp_path, attempts=6)
         assert any("w.bin" in path for path in server.asked), ran.err  # it was listed, and its bytes asked for
