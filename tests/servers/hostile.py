@@ -34,6 +34,7 @@ class HostileServer:
     `redirect`                    302 to itself
     `silence`, `reset`, `cut`     nothing, RST, or half the healthy body and FIN
     a status, `503:7`             that status, with Retry-After: 7
+    `early`                       a hint (103), then the healthy answer
     `junk`                        200, and bytes that are of no store
     """
 
@@ -103,6 +104,8 @@ class HostileServer:
             body = b"no" if status != 200 else b"\xff<>" if name == "junk" else body
             more = [b"Retry-After: %s" % argument.encode()] if argument else []
             more += [b"Location: %s" % path.encode()] if name == "redirect" else []
+            if name == "early":
+                connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n")
             sent = body[: len(body) // 2] if name == "cut" else body
             connection.sendall(_head(status, kind, b"Content-Length: %d" % len(body), *more) + sent)
 

@@ -88,7 +88,7 @@ def server(store: Store) -> Iterator[HostileServer]:
 
 SLOW = ["silence", "drip-interim", "drip-head", "drip-body", "drip-refusal", "drip-trailers", "drip-redirect"]
 LARGE = ["interim", "endless-head", "endless", "endless-refusal", "trailers", "bomb", "redirect", "endless-redirect"]
-ONCE = ["408", "429", "429:0", "500", "502", "503", "504", "reset", "silence", "cut", "drip-head", "drip-body"]
+ONCE = ["408", "429", "429:0", "500", "502", "503", "504", "reset", "silence", "cut", "drip-head", "drip-body", "early"]
 
 
 def fails(store: Store, server: HostileServer, **options: Any) -> CacheTaskError:

@@ -15,7 +15,9 @@ from truss_cache_tasks.transfer.process import this_process
 BODY = bytes(range(256)) * 1024
 
 
-@pytest.mark.parametrize("module", ["transfer.gauge", "transfer.limits", "transfer.parts", "network.retry"])
+@pytest.mark.parametrize(
+    "module", ["transfer.gauge", "transfer.limits", "transfer.parts", "network.retry", "network.exchange"]
+)
 def test_the_examples_are_true(module):
     found = doctest.testmod(importlib.import_module(f"truss_cache_tasks.{module}"))
     assert found.attempted
