@@ -60,5 +60,4 @@ def test_a_socket_asks_the_exchange_before_each_read() -> None:
 def test_a_head_has_an_end_also_where_nobody_tells_its_bytes() -> None:
     timeout = ReadTimeout(Exchange(ExchangeLimits(head=10_000), NEVER))
     with pytest.raises(BadResponse):
-        for _ in range(1000):
-            timeout.__index__()
+        all(timeout.__index__() for _ in range(1000))
