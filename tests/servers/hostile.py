@@ -31,7 +31,7 @@ class HostileServer:
     `endless`, `endless-refusal`, `endless-redirect`   the same, with a body without end as fast as it goes
     `trailers`, `drip-trailers`   a whole chunked body, then trailers without end
     `bomb`                        gzip that unpacks to GBs
-    `redirect`                    302 to itself
+    `redirect`, `redirect:URL`    302 to itself, or to anything
     `silence`, `reset`, `cut`     nothing, RST, or half the healthy body and FIN
     a status, `503:7`             that status, with Retry-After: 7
     `early`                       a hint (103), then the healthy answer
@@ -103,7 +103,8 @@ class HostileServer:
             status = int(name) if name.isdecimal() else 302 if name == "redirect" else 200
             body = b"no" if status != 200 else b"\xff<>" if name == "junk" else body
             more = [b"Retry-After: %s" % argument.encode()] if argument else []
-            more += [b"Location: %s" % path.encode()] if name == "redirect" else []
+            if name == "redirect":
+                more = [b"Location: %s" % (argument or path).encode()]
             if name == "early":
                 connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n")
             sent = body[: len(body) // 2] if name == "cut" else body

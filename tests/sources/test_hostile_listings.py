@@ -133,6 +133,13 @@ def test_a_listing_that_fails_once_is_tried_again(fault, store, server) -> None:
     assert [(file.path, file.size) for file in found.files] == [("w.bin", 5)]
 
 
+@pytest.mark.parametrize("to", ["http://[::1", "http://a..b/", f"http://{'x' * 300}/", "ftp://x/", "ü", "//", "x:y"])
+@pytest.mark.parametrize("store", STORES[::2], ids=lambda store: store.kind, indirect=True)  # S3 follows none
+def test_a_redirect_to_what_is_no_url_is_one_clear_error(to, store, server) -> None:
+    server.always = f"redirect:{to}"
+    fails(store, server)
+
+
 # What is listed (the Hub's: test_huggingface_answers.py)
 
 

@@ -213,8 +213,8 @@ class GcsSource:
                 f"{what}: {self._who()} cannot be used: {type(exc).__name__}", hint="Replace this credential."
             ) from exc
         except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as exc:
-            found = f"a token that cannot be read ({type(exc).__name__})"
-            raise wrong_answer(what, found, "what a token server answers") from exc
+            found = f"a field that cannot be read ({type(exc).__name__})"
+            raise wrong_answer(what, found, "what Google Cloud Storage or its token server answers") from exc
 
     def _refused(self, what: str, status: int, body: bytes, permission: str) -> CacheTaskError:
         """Return what an answer of the JSON API (or the XML API) that is no success means."""

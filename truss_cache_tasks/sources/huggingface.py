@@ -149,7 +149,7 @@ class HuggingFaceSource:
         except Exception as exc:
             if (bad := find_cause(exc, BadResponse)) is not None:
                 raise wrong_answer(self._repo, bad.found, bad.expected) from exc
-            if not isinstance(exc, (http_error, TooSlow)):
+            if not isinstance(exc, (http_error, TooSlow, UnicodeError)):
                 raise
             raise self._words.unreachable(urlsplit(self._endpoint).netloc, exc) from exc
         if answer.status < 400:

@@ -80,6 +80,8 @@ class Words:
         if "Timeout" in kind or isinstance(error, TooSlow):
             why = find_cause(error, TooSlow) or "no answer in time"
             return Unavailable(f"{host}: {why}", hint="Check the network, or run again.")
+        if isinstance(error, UnicodeError):  # of the codec for names of hosts
+            return PermanentError(f"{host}: names a host that none can be called", hint="Check HF_ENDPOINT.")
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             hint = "Let SSL_CERT_FILE name the bundle that has its CA."
             return PermanentError(f"{host}: its certificate is not trusted", hint=hint)
