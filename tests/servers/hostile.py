@@ -8,16 +8,24 @@ with hostile_server(healthy) as server:
 from __future__ import annotations
 
 import contextlib
-import gzip
 import socket
 import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 
 TICK_S = 0.05  # between the bytes of what drips
 CHUNK = b"\0" * 65536
-BOMB = gzip.compress(bytes(64 << 20)) * 40  # 2.5 MB that unpack to as many GB: members of one stream
 
+
+def _bomb() -> bytes:
+    """Return 2.5 MB of gzip that unpack to as many GB: after a full flush, one and the same block may follow again."""
+    pack = zlib.compressobj(9, zlib.DEFLATED, 31)
+    first, again = (pack.compress(bytes(64 << 20)) + pack.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first + again * 39
+
+
+BOMB = _bomb()
 Healthy = Callable[[str], tuple[bytes, str]]
 
 
