@@ -70,7 +70,13 @@ class LeadsOut(CacheTaskError):
 
 
 class Unavailable(CacheTaskError):
-    """The network or the store fails for now: wait. The only class that is retried."""
+    """The network or the store fails for now: wait. The only class that is retried.
+
+    Attributes:
+        retry_after_s: that the server asks to wait, in seconds; None where it does not say.
+    """
+
+    retry_after_s: float | None = None
 
 
 class SourceChanged(Unavailable):

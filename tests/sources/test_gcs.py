@@ -31,6 +31,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from servers.certificates import make_authority
 from servers.gcs import GET_ONLY, LIST_ONLY, READER, REVOKED, Gcs, new_key
 
 from truss_cache_tasks.errors import (
@@ -42,10 +43,14 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     Unavailable,
 )
+from truss_cache_tasks.network.exchange import ExchangeLimits
+from truss_cache_tasks.network.retry import PermanentError, RetryLimits
 from truss_cache_tasks.planning.listing import RemoteFile
 from truss_cache_tasks.sources.gcs import GcsSource
 
 pytest_plugins = ["servers.fixtures_gcs"]
+
+QUICK = ExchangeLimits(retry=RetryLimits(attempts=3, backoff_s=0.1))
 
 
 class Place:
@@ -78,7 +83,7 @@ class Place:
 
     def at(self, uri: str, **fields: Any) -> GcsSource:
         entry = entries.entry(uri, config=self.root / "config.yaml", **fields)
-        return GcsSource(entry, entries.settings(self.root / "secrets", **self.env), patience_s=1.0)
+        return GcsSource(entry, entries.settings(self.root / "secrets", **self.env), limits=QUICK)
 
     def source(self, **fields: Any) -> GcsSource:
         return self.at(f"gs://{self.bucket}/{self.prefix}", **fields)
@@ -483,7 +488,7 @@ from truss_cache_tasks.sources.gcs import GcsSource
 
 def ask(uri):
     entry = entries.entry(uri, config=Path(sys.argv[1]) / "config.yaml")
-    source = GcsSource(entry, entries.settings(**os.environ), patience_s=1.0)
+    source = GcsSource(entry, entries.settings(**os.environ))
     try:
         files = source.listing().files
         return [source.locate(files[0]).headers.get("Authorization"), [file.path for file in files]]
@@ -579,9 +584,25 @@ def test_a_ca_of_ones_own_is_trusted_by_ssl_cert_file(store: Place) -> None:
     certificate = own_certificate(place.root / "ca.pem")
     with tls_in_front_of(store.gcs, certificate) as url:
         place.env["STORAGE_EMULATOR_HOST"] = url
-        assert "certificate" in refusal_of(place.source().listing, Unavailable, place)
+        assert "certificate" in refusal_of(place.source().listing, PermanentError, place)
         place.env["SSL_CERT_FILE"] = str(certificate)
         (file,) = place.source().listing().files
+        assert file.path == "a.bin"
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_variable_of_requests_does_not_stand_above_ssl_cert_file(
+    store: Place, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("a.bin", b"a")
+    for name in ("ours", "other"):
+        (tmp_path / name).mkdir()
+    authority, context = make_authority(tmp_path / "ours")
+    monkeypatch.setenv(variable, str(make_authority(tmp_path / "other")[0]))  # requests reads it in the process
+    with door_with_tls(store.gcs, context) as url:  # the token server and the store
+        store.credential({**store.gcs.service_account(), "token_uri": f"{url}/token"})
+        store.env |= {"STORAGE_EMULATOR_HOST": url, variable: os.environ[variable], "SSL_CERT_FILE": str(authority)}
+        (file,) = store.source().listing().files
         assert file.path == "a.bin"
 
 
@@ -612,6 +633,12 @@ def own_certificate(path: Path) -> Path:
 def tls_in_front_of(gcs: Gcs, certificate: Path) -> Iterator[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
+    with door_with_tls(gcs, context) as url:
+        yield url
+
+
+@contextmanager
+def door_with_tls(gcs: Gcs, context: ssl.SSLContext) -> Iterator[str]:
     with gcs.another_door() as door:
         door.socket = context.wrap_socket(door.socket, server_side=True)
         thread = threading.Thread(target=door.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -15,6 +15,8 @@ from entries import entry, settings
 from servers.hub import Hub, Repo, Rights
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, CredentialError, NotFound, Unavailable
+from truss_cache_tasks.network.exchange import ExchangeLimits
+from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.planning.listing import RemoteFile
 from truss_cache_tasks.sources import open_source
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
@@ -42,18 +44,31 @@ def repo(hub: Hub) -> Repo:
     return repo
 
 
+QUICK = ExchangeLimits(head_s=0.3, stall_s=0.3, retry=RetryLimits(attempts=3))
+
+
+class Pauses(list[float]):
+    """The waits of a source, which take no time."""
+
+    def check(self) -> None:
+        pass
+
+    def wait(self, seconds: float) -> None:
+        self.append(seconds)
+
+
 class Sources:
     """Makes sources of one Hub, for processes that have nothing but the variables given."""
 
     def __init__(self, hub: Hub, home: Path) -> None:
-        self.hub, self.home, self.pauses = hub, home, list[float]()
+        self.hub, self.home, self.pauses = hub, home, Pauses()
 
     def __call__(self, uri: str = "org/name", token: str | None = None, **fields: Any) -> HuggingFaceSource:
         env = {"HF_ENDPOINT": self.hub.url, "HOME": str(self.home), "HF_HOME": str(self.home / "hf")}
         if token is not None:
             env["HF_TOKEN"] = token
         found = settings(self.home / "secrets", **env)
-        return HuggingFaceSource(entry(uri, **fields), found, sleep=self.pauses.append, timeout_s=0.3)
+        return HuggingFaceSource(entry(uri, **fields), found, limits=QUICK, cancel=self.pauses)
 
 
 @pytest.fixture
@@ -336,31 +351,36 @@ def test_a_link_that_the_cdn_refuses_is_no_matter_of_rights(source: Sources) -> 
 def test_a_call_that_fails_for_now_is_tried_again(hub: Hub, repo: Repo, source: Sources) -> None:
     hub.fail("/revision/main", "503", "429 Retry-After=3")
     assert source().listing().revision == repo.refs["refs/heads/main"]
-    assert source.pauses == [0.5, 3.0]
+    first, second = source.pauses
+    assert 0 <= first <= QUICK.retry.backoff_s
+    assert second == 3.0
 
 
 @pytest.mark.parametrize(
-    ("faults", "message", "pauses"),
+    ("faults", "message", "waits"),
     [
-        (["503"] * 3, "the Hub answers 503", [0.5, 2.0]),
-        (["429 Retry-After=300"], "(429), and asks to wait 300 s", []),
-        (['429 RateLimit="api";r=0;t=55'], "(429), and asks to wait 55 s", []),
-        (["429"] * 3, "too many requests, says the Hub (429)", [0.5, 2.0]),
-        (["stall"] * 3, "no answer within 0.3 s", [0.5, 2.0]),
-        (["cut"] * 3, "cannot be reached (RemoteProtocolError)", [0.5, 2.0]),
-        (["200"], "the answer is not that of a Hub", []),
+        (["503"] * 3, "the Hub answers 503", 2),
+        (["408"] * 3, "the Hub answers 408", 2),
+        (["503 Retry-After=7"] * 3, "the Hub answers 503, and asks to wait 7 s", 2),
+        (["429 Retry-After=300"] * 3, "(429), and asks to wait 300 s", 2),
+        (['429 RateLimit="api";r=0;t=55'] * 3, "(429), and asks to wait 55 s", 2),
+        (["429"] * 3, "too many requests, says the Hub (429)", 2),
+        (["stall"] * 3, "no answer in time", 2),
+        (["cut"] * 3, "cannot be reached (RemoteProtocolError)", 2),
+        (["200"], "the answer is not that of a Hub", 0),
     ],
 )
 @pytest.mark.parametrize("call", ["/revision/main", "/tree/{}"])
 def test_a_call_that_keeps_failing_is_unavailable_after_bounded_waiting(
-    *, hub: Hub, repo: Repo, source: Sources, call: str, faults: list[str], message: str, pauses: list[float]
+    *, hub: Hub, repo: Repo, source: Sources, call: str, faults: list[str], message: str, waits: int
 ) -> None:
     hub.fail(call.format(repo.refs["refs/heads/main"]), *faults)
     with pytest.raises(Unavailable) as caught:
         source().listing()
     assert message in str(caught.value)
     assert caught.value.hint
-    assert source.pauses == pauses
+    assert len(source.pauses) == waits
+    assert all(pause <= QUICK.retry.retry_after_cap_s for pause in source.pauses)
 
 
 def test_a_host_that_nobody_answers_at_is_unavailable(hub: Hub, source: Sources) -> None:
@@ -396,7 +416,7 @@ def test_huggingface_hubs_own_offline_switch_is_translated_and_asks_nobody(hub: 
     tests = str(Path(__file__).parents[1])
     env = {"PYTHONPATH": tests, "HF_HUB_OFFLINE": "1"}
     run = subprocess.run([sys.executable, "-c", SCRIPT, hub.url], env=env, capture_output=True, text=True, check=False)
-    assert run.stdout.startswith("Unavailable org/name: huggingface_hub is offline"), run.stderr
+    assert run.stdout.startswith("PermanentError org/name: huggingface_hub is offline"), run.stderr
     assert hub.requests == []
 
 

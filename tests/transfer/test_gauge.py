@@ -15,9 +15,11 @@ from truss_cache_tasks.transfer.process import this_process
 BODY = bytes(range(256)) * 1024
 
 
-@pytest.mark.parametrize("module", ["gauge", "limits", "parts", "retrying"])
+@pytest.mark.parametrize(
+    "module", ["transfer.gauge", "transfer.limits", "transfer.parts", "network.retry", "network.exchange"]
+)
 def test_the_examples_are_true(module):
-    found = doctest.testmod(importlib.import_module(f"truss_cache_tasks.transfer.{module}"))
+    found = doctest.testmod(importlib.import_module(f"truss_cache_tasks.{module}"))
     assert found.attempted
     assert not found.failed
 

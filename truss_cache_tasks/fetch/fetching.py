@@ -13,6 +13,7 @@ from truss_cache_tasks.errors import CacheTaskError, Collision, SourceChanged, S
 from truss_cache_tasks.fetch.forecasting import replay
 from truss_cache_tasks.fetch.moving import Mover, Run
 from truss_cache_tasks.fetch.target import Target, current_manifest, judge_target
+from truss_cache_tasks.network.retry import StopPoll
 from truss_cache_tasks.planning.freshness import Need, Verdict
 from truss_cache_tasks.planning.keys import request_key
 from truss_cache_tasks.planning.listing import Listing
@@ -101,7 +102,7 @@ def _claim(target: Target, manifest: Manifest, run: Run) -> bool:
 def _fetch_online(target: Target, run: Run, verdict: Verdict, *, force: bool) -> Outcome:
     if target.settings.offline and target.entry.request.source.kind is Kind.HUGGINGFACE:
         raise Unavailable(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
-    source = open_source(target.entry, target.settings)
+    source = open_source(target.entry, target.settings, StopPoll(run.stopped))
     cleaned = _is_cleaned(target)
     try:
         return _Fetch(target, source, run, rehash=force or cleaned).bring(verdict, resolve=force)

@@ -122,7 +122,14 @@ class Location:
 
 
 def listed_file(
-    store: str, *, path: object, size: object, version: object, key: object, digest: Digest | None = None
+    store: str,
+    *,
+    path: object,
+    size: object,
+    version: object,
+    key: object,
+    digest: Digest | None = None,
+    encoding: str = "",
 ) -> RemoteFile:
     """Return the RemoteFile of what a store lists, whose fields may be anything that its answer held.
 
@@ -141,7 +148,7 @@ def listed_file(
         raise wrong_answer(store, f"{of}: size {shown(size)}", "a number of bytes")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise wrong_answer(store, f"{of}: version {shown(version)}", "printable ASCII")
-    return RemoteFile(path=path, size=size, version=version, key=key, digest=digest)
+    return RemoteFile(path=path, size=size, version=version, key=key, digest=digest, encoding=encoding)
 
 
 def listed_digest(store: str, of: object, algorithm: str, value: object, parts: Iterable[object] = ()) -> Digest:

@@ -8,6 +8,7 @@ from typing import Protocol
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError
+from truss_cache_tasks.network.retry import NEVER, CancelToken
 from truss_cache_tasks.planning.listing import Listing, Location, RemoteFile
 from truss_cache_tasks.planning.request import Kind
 
@@ -35,21 +36,25 @@ class Source(Protocol):
         ...
 
 
-def open_source(entry: Entry, settings: Settings) -> Source:
-    """Return the source of `entry`. The vendor's SDK is imported here, only when something is to be asked."""
+def open_source(entry: Entry, settings: Settings, cancel: CancelToken = NEVER) -> Source:
+    """Return the source of `entry`. The vendor's SDK is imported here, only when something is to be asked.
+
+    Args:
+        cancel: ends the waits of a listing.
+    """
     match entry.request.source.kind:
         case Kind.HUGGINGFACE:
             from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 
-            return HuggingFaceSource(entry, settings)
+            return HuggingFaceSource(entry, settings, cancel=cancel)
         case Kind.GCS:
             from truss_cache_tasks.sources.gcs import GcsSource
 
-            return GcsSource(entry, settings)
+            return GcsSource(entry, settings, cancel=cancel)
         case Kind.S3:
             from truss_cache_tasks.sources.s3 import S3Source
 
-            return S3Source(entry, settings)
+            return S3Source(entry, settings, cancel=cancel)
         case Kind.LOCAL:
             from truss_cache_tasks.sources.local import LocalSource
 

@@ -1,13 +1,14 @@
-"""Google Cloud Storage: google-cloud-storage lists and authenticates; the bytes are plain ranged GETs."""
+"""Google Cloud Storage: google.auth authenticates; the listing is its JSON API, the bytes are plain ranged GETs."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
-import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -22,24 +23,51 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     Unavailable,
 )
-from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
-from truss_cache_tasks.sources.gcs_identity import REQUEST_S, Identity, asking, from_environment, from_key, trust
+from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, BadResponse, ExchangeLimits, TooSlow, find_cause
+from truss_cache_tasks.network.retry import (
+    NEVER,
+    CancelToken,
+    PermanentError,
+    is_passing,
+    retry_after_s,
+    run_with_retries,
+)
+from truss_cache_tasks.planning.listing import (
+    Digest,
+    Listing,
+    Location,
+    Pages,
+    RemoteFile,
+    listed_digest,
+    listed_file,
+    shown,
+    wrong_answer,
+)
+from truss_cache_tasks.sources.gcs_identity import Identity, from_environment, from_key
 from truss_cache_tasks.sources.network import is_hopeless, proxy_refuses, proxy_status
 from truss_cache_tasks.sources.prefix import under_prefix
 
 # A composed object has no md5; every object has a crc32c
 FIELDS = "items(name,size,generation,crc32c,contentEncoding),nextPageToken"
-BUSY = frozenset({408, 429, 500, 502, 503, 504})
+
+_NUMBER = re.compile("[0-9]{1,19}")
 
 
 class GcsSource:
     """The objects of one `gs://bucket/prefix`. Every method may be called from many threads."""
 
-    def __init__(self, entry: Entry, settings: Settings, *, patience_s: float = 20.0) -> None:
-        """Bind the entry; nothing is asked yet. `patience_s`: how long a listing's request is tried again."""
+    def __init__(
+        self,
+        entry: Entry,
+        settings: Settings,
+        *,
+        limits: ExchangeLimits = DEFAULT_LIMITS,
+        cancel: CancelToken = NEVER,
+    ) -> None:
+        """Bind the entry; nothing is asked yet. `limits` are of each request, `cancel` ends its waits."""
         self._entry = entry
         self._settings = settings
-        self._patience_s = patience_s
+        self._limits, self._cancel = limits, cancel
         self._source = entry.request.source
         self._lock = threading.Lock()
         self._found: tuple[Identity | None] | None = None
@@ -64,6 +92,7 @@ class GcsSource:
             headers=headers,
             validator=file.version,
             validator_header="X-Goog-Generation",
+            pins_version=True,
             expires=expires,
         )
 
@@ -78,61 +107,60 @@ class GcsSource:
 
     def _objects(self) -> Iterator[RemoteFile]:
         """Yield every object whose name begins with the prefix, siblings too, in the order of their names."""
-        identity = self._identity()
-        with self._our_errors():
-            if identity:
-                identity.headers()  # one refresh, under its lock, before the session can think of its own
-            client = self._client(identity)
-        prefix = self._source.prefix
-        with contextlib.closing(client):
-            with self._our_errors():
-                blobs = self._list(client, prefix)
+        from truss_cache_tasks.sources.gcs_http import bounded_session
+
+        store = str(self._source)
+        pages = Pages(store)
+        token: str | None = None
+        with bounded_session(self._settings.env, self._limits, self._cancel) as session:
             while True:
-                with self._our_errors():
-                    blob = next(blobs, None)
-                if blob is None:
+                ask = partial(self._page, session, token)
+                items, token = run_with_retries(ask, self._limits.retry, self._cancel)
+                found = [_remote_file(store, item) for item in items]
+                yield from found
+                pages.take((file.key for file in found), token)
+                if token is None:
                     return
-                crc32c = None if blob.crc32c is None else Digest("crc32c", _hex(blob.crc32c))
-                encoding = "gzip" if str(blob.content_encoding).lower() == "gzip" else ""
-                yield RemoteFile(blob.name, blob.size or 0, str(blob.generation), blob.name, crc32c, encoding)
 
-    def _client(self, identity: Identity | None) -> Any:
-        # Else the client asks for the bucket's metadata too, in a thread, with a permission that readers lack
-        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
-        from google.auth.credentials import AnonymousCredentials
-        from google.auth.transport.requests import AuthorizedSession
-        from google.cloud import storage
-
-        credentials = identity.credentials if identity else AnonymousCredentials()  # type: ignore[no-untyped-call]
-        session = AuthorizedSession(  # type: ignore[no-untyped-call]
-            credentials,
-            refresh_status_codes=(),  # a 401 to a token of this moment is an answer; do not ask three times
-            auth_request=asking(self._settings.env),
-        )
-        session.verify = trust(self._settings.env)
-        return storage.Client(
-            project="<none>",
-            credentials=credentials,
-            _http=session,
-            client_options={"api_endpoint": self._endpoint(identity), "universe_domain": credentials.universe_domain},
-        )
-
-    def _list(self, client: Any, prefix: str) -> Iterator[Any]:
-        from google.cloud.storage.retry import DEFAULT_RETRY
-
-        return iter(
-            client.list_blobs(
-                self._source.root,
-                prefix=prefix or None,
-                end_offset=prefix + "0" if prefix else None,  # "0" follows "/": not a page of `m2/...` for `m`
-                fields=FIELDS,
-                page_size=1000,  # the store's most, and its default; emulators differ
-                timeout=REQUEST_S,
-                retry=DEFAULT_RETRY.with_predicate(_may_pass)
-                .with_delay(initial=0.2, maximum=5.0)
-                .with_timeout(self._patience_s),
+    def _page(self, session: Any, token: str | None) -> tuple[list[Any], str | None]:
+        """Return the items of the page that `token` names, None for the first, and the token of the next one."""
+        prefix, identity = self._source.prefix, self._identity()
+        query: dict[str, str | int | None] = {
+            "prefix": prefix or None,
+            "endOffset": prefix + "0" if prefix else None,  # "0" follows "/": not a page of `m2/...` for `m`
+            "fields": FIELDS,
+            "maxResults": 1000,  # the store's most, and its default; emulators differ
+            "prettyPrint": "false",
+            "pageToken": token,
+        }
+        with self._our_errors():
+            url = f"{self._endpoint(identity)}/storage/v1/b/{quote(self._source.root, safe='')}/o"
+            headers = identity.headers()[0] if identity else {}
+            response = session.get(url, params=query, headers=headers)
+        if response.status_code >= 300:
+            error = self._refused(
+                f"gs://{self._source.root}", response.status_code, response.content, "storage.objects.list"
             )
-        )
+            if isinstance(error, Unavailable):
+                error.retry_after_s = retry_after_s(response.headers)
+            raise error
+        return self._read(response.content)
+
+    def _read(self, body: bytes) -> tuple[list[Any], str | None]:
+        try:
+            page = json.loads(body)
+        except (ValueError, RecursionError) as exc:
+            raise PermanentError(
+                f"{self._source}: the answer is not that of Google Cloud Storage",
+                hint="Check STORAGE_EMULATOR_HOST, and the network for a login page.",
+            ) from exc
+        items = page.get("items", []) if isinstance(page, dict) else page
+        if not isinstance(page, dict) or not isinstance(items, list):
+            raise wrong_answer(str(self._source), f"a page that is {shown(page)}", "an object with a list of items")
+        following = page.get("nextPageToken") or None
+        if following is not None and not isinstance(following, str):
+            raise wrong_answer(str(self._source), f"nextPageToken {shown(following)}", "text")
+        return items, following
 
     def _endpoint(self, identity: Identity | None) -> str:
         host = self._settings.env.get("STORAGE_EMULATOR_HOST", "").rstrip("/")
@@ -146,32 +174,32 @@ class GcsSource:
                 with self._our_errors():
                     credential = find_credential(self._entry, self._settings)
                     env = self._settings.env
-                    self._found = (from_key(credential, env) if credential else from_environment(env),)
+                    self._found = (
+                        from_key(credential, env, self._limits) if credential else from_environment(env, self._limits),
+                    )
             return self._found[0]
 
     @contextlib.contextmanager
     def _our_errors(self) -> Iterator[None]:
         """Translate what google's libraries raise. Guards calls of theirs alone."""
         import requests
-        from google.api_core.exceptions import GoogleAPICallError, RetryError
         from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 
         what = f"gs://{self._source.root}"
         wait = "Check the network, or wait and run again."
         try:
             yield
-        except RetryError as exc:
-            cause = exc.cause
-            seen = f"answered {cause.code}" if isinstance(cause, GoogleAPICallError) else _network_word(cause)
-            raise Unavailable(f"{what}: no listing within {self._patience_s:g} s: the store {seen}", hint=wait) from exc
-        except GoogleAPICallError as exc:
-            body = getattr(exc.response, "content", b"")
-            raise self._refused(what, int(exc.code or 0), body, "storage.objects.list") from exc
+        except BadResponse as exc:
+            raise wrong_answer(what, exc.found, exc.expected) from exc
+        except requests.TooManyRedirects as exc:
+            raise wrong_answer(what, f"more than {self._limits.redirects} redirects", "the answer itself") from exc
         except (TransportError, requests.RequestException) as exc:
             if (status := proxy_status(exc)) is not None:
                 raise proxy_refuses(what, status) from exc
-            hint = "Let SSL_CERT_FILE name the bundle that has its CA." if is_hopeless(exc) else wait
-            raise Unavailable(f"{what}: the store or its token server {_network_word(exc)}", hint=hint) from exc
+            said = f"{what}: the store or its token server {_network_word(exc)}"
+            if is_hopeless(exc):
+                raise PermanentError(said, hint="Let SSL_CERT_FILE name the bundle that has its CA.") from exc
+            raise Unavailable(said, hint=wait) from exc
         except RefreshError as exc:
             if exc.retryable:
                 raise Unavailable(f"{what}: the token server is out of order", hint=wait) from exc
@@ -185,12 +213,15 @@ class GcsSource:
             raise CredentialError(
                 f"{what}: {self._who()} cannot be used: {type(exc).__name__}", hint="Replace this credential."
             ) from exc
+        except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as exc:
+            found = f"a field that cannot be read ({type(exc).__name__})"
+            raise wrong_answer(what, found, "what Google Cloud Storage or its token server answers") from exc
 
     def _refused(self, what: str, status: int, body: bytes, permission: str) -> CacheTaskError:
         """Return what an answer of the JSON API (or the XML API) that is no success means."""
         reason, message = _words(body)
         says = f" (the store says: {message})" if message else ""
-        if status in BUSY or reason in ("rateLimitExceeded", "userRateLimitExceeded"):
+        if is_passing(status) or reason in ("rateLimitExceeded", "userRateLimitExceeded"):
             return Unavailable(f"{what}: the store answered {status}{says}", hint="Wait, and run again.")
         if reason == "UserProjectMissing" or "requester pays" in message.lower():
             return AccessDenied(
@@ -231,27 +262,36 @@ class GcsSource:
         return ", ".join([*places, "GOOGLE_APPLICATION_CREDENTIALS", "gcloud's login", "the metadata server"])
 
 
-def _may_pass(exc: Exception) -> bool:
-    """Whether a failed request of a listing is worth another: google's own rule, save for what is hopeless."""
-    import requests
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.auth.exceptions import TransportError
+def _remote_file(store: str, item: object) -> RemoteFile:
+    """Read an item of a listing; the JSON API has its numbers as text."""
+    if not isinstance(item, dict):
+        raise wrong_answer(store, f"an item is {shown(item)}", "an object")
+    name, size, generation = item.get("name"), item.get("size", "0"), item.get("generation")
+    if not isinstance(generation, str) or not _NUMBER.fullmatch(generation):
+        raise wrong_answer(store, f"path {shown(name)}: generation {shown(generation)}", "a number as text")
+    return listed_file(
+        store,
+        path=name,
+        size=int(size) if isinstance(size, str) and _NUMBER.fullmatch(size) else size,
+        version=generation,
+        key=name,
+        digest=_digest(store, name, item.get("crc32c")),
+        encoding="gzip" if str(item.get("contentEncoding")).lower() == "gzip" else "",
+    )
 
-    if isinstance(exc, GoogleAPICallError):
-        return exc.code in BUSY
-    passing = (ConnectionError, TransportError, requests.ConnectionError, requests.Timeout)
-    return isinstance(exc, (*passing, requests.exceptions.ChunkedEncodingError)) and not is_hopeless(exc)
 
+def _digest(store: str, name: object, crc32c: object) -> Digest | None:
+    """Read base64 of four big-endian bytes.
 
-def _hex(crc32c: str) -> str:
-    """Return base64 of four big-endian bytes as eight hex digits.
-
-    >>> _hex("4waSgw==")
-    'e3069283'
+    >>> str(_digest("gs://b", "w.bin", "4waSgw=="))
+    'crc32c e3069283'
     """
-    import base64
-
-    return base64.b64decode(crc32c).hex()
+    if crc32c is None:
+        return None
+    value = crc32c
+    with contextlib.suppress(ValueError):  # then it is judged, and shown, as it is
+        value = base64.b64decode(crc32c, validate=True).hex() if isinstance(crc32c, str) else crc32c
+    return listed_digest(store, name, "crc32c", value)
 
 
 def _words(body: bytes) -> tuple[str, str]:
@@ -271,6 +311,8 @@ def _words(body: bytes) -> tuple[str, str]:
 def _network_word(exc: BaseException | None) -> str:
     """Return what happened, in words without a URL."""
     text = f"{type(exc).__name__} {exc}"
+    if find_cause(exc, TooSlow):
+        return "does not answer in time"
     for sign, word in {
         "NameResolution": "has a name that cannot be resolved",
         "Timeout": "does not answer in time",

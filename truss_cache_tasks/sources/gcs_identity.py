@@ -6,15 +6,17 @@ import json
 import threading
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC
 from typing import Any
+from urllib.parse import urlsplit
 
 from truss_cache_tasks.config.credentials import Credential
-from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.sources.network import authorities
+from truss_cache_tasks.errors import CredentialError, Unavailable
+from truss_cache_tasks.network.exchange import ExchangeLimits
+from truss_cache_tasks.network.retry import NEVER, is_passing, retry_after_s
 
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
-REQUEST_S = 30.0  # one request of the control plane
 METADATA_S = 1.0  # is there a metadata server? One question; google.auth asks three times for 3 s
 
 # google.auth.default() reads the process's environment; these decide what it finds
@@ -47,7 +49,7 @@ class Identity:
         )
 
 
-def from_key(credential: Credential, env: Mapping[str, str]) -> Identity:
+def from_key(credential: Credential, env: Mapping[str, str], limits: ExchangeLimits) -> Identity:
     """Return the identity of a service account; `find_credential` has judged its JSON, but not the RSA key in it.
 
     Raises:
@@ -64,19 +66,19 @@ def from_key(credential: Credential, env: Mapping[str, str]) -> Identity:
             f"{credential.origin}: private_key is not a readable RSA key",
             hint="Download the key of the service account again.",
         ) from None
-    return Identity(credentials, f"{credential.origin} ({info['client_email']})", asking(env))
+    return Identity(credentials, f"{credential.origin} ({info['client_email']})", asking(env, limits))
 
 
-def from_environment(env: Mapping[str, str]) -> Identity | None:
+def from_environment(env: Mapping[str, str], limits: ExchangeLimits) -> Identity | None:
     """Return application-default credentials, looked up once a process; None for anonymous."""
     key = tuple(env.get(name) for name in AMBIENT_VARIABLES)
     with _ambient_lock:
         if key not in _ambient:
-            _ambient[key] = _application_default(env)
+            _ambient[key] = _application_default(env, limits)
         return _ambient[key]
 
 
-def _application_default(env: Mapping[str, str]) -> Identity | None:
+def _application_default(env: Mapping[str, str], limits: ExchangeLimits) -> Identity | None:
     import google.auth
     from google.auth import compute_engine
     from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
@@ -85,7 +87,7 @@ def _application_default(env: Mapping[str, str]) -> Identity | None:
     warnings.filterwarnings("ignore", "Your application has authenticated using end user credentials", UserWarning)
     named = env.get("GOOGLE_APPLICATION_CREDENTIALS")
     try:
-        credentials, _ = google.auth.default(scopes=SCOPES, request=asking(env, seeking=True))
+        credentials, _ = google.auth.default(scopes=SCOPES, request=asking(env, limits, seeking=True))
     except (DefaultCredentialsError, ValueError, OSError) as exc:
         if named:
             raise CredentialError(
@@ -98,27 +100,28 @@ def _application_default(env: Mapping[str, str]) -> Identity | None:
             ) from exc
         return None
     if isinstance(credentials, compute_engine.Credentials):
-        identity = Identity(credentials, "the metadata server's service account", asking(env))
+        identity = Identity(credentials, "the metadata server's service account", asking(env, limits))
         try:
             identity.headers()
         except GoogleAuthError:  # a machine without a service account
             return None
         return identity
-    return Identity(credentials, "GOOGLE_APPLICATION_CREDENTIALS" if named else "gcloud's login", asking(env))
+    return Identity(credentials, "GOOGLE_APPLICATION_CREDENTIALS" if named else "gcloud's login", asking(env, limits))
 
 
-def asking(env: Mapping[str, str], *, seeking: bool = False) -> Any:
-    """Return google.auth's transport with time limits of ours.
+def asking(env: Mapping[str, str], limits: ExchangeLimits, *, seeking: bool = False) -> Any:
+    """Return google.auth's transport, bounded; a token server that is busy raises Unavailable there.
 
     While `seeking`, a metadata server that does not answer once, shortly, is not there, and is not asked again.
     """
-    import google.auth.transport.requests
-    import requests
     from google.auth.exceptions import TransportError
+    from google.auth.transport.requests import Request
 
-    session = requests.Session()
-    session.verify = trust(env)
-    ask = google.auth.transport.requests.Request(session)
+    from truss_cache_tasks.sources.gcs_http import bounded_session
+
+    shortly = replace(limits, connect_s=METADATA_S, head_s=METADATA_S)
+    ask = Request(bounded_session(env, limits, NEVER))
+    seek = Request(bounded_session(env, shortly, NEVER))
     absent = env.get("NO_GCE_CHECK") == "true"
 
     def request(
@@ -126,16 +129,26 @@ def asking(env: Mapping[str, str], *, seeking: bool = False) -> Any:
     ) -> Any:
         nonlocal absent
         if not (seeking and "metadata-flavor" in (headers or {})):
-            limit = min(timeout or REQUEST_S, REQUEST_S)
-            return ask(url, method, body=body, headers=headers, timeout=limit, **more)
+            return _unless_busy(url, ask(url, method, body=body, headers=headers, **more))
         try:
             if not absent:
-                return ask(url, method, body=body, headers=headers, timeout=METADATA_S, **more)
+                return seek(url, method, body=body, headers=headers, **more)
         except TransportError:
             absent = True
         return _Nobody()
 
     return request
+
+
+def _unless_busy(url: str, response: Any) -> Any:
+    """Return `response`, or raise what google's libraries would try again by rules of their own."""
+    if not is_passing(response.status):
+        return response
+    error = Unavailable(
+        f"{urlsplit(url).netloc}: the token server answered {response.status}", hint="Wait, and run again."
+    )
+    error.retry_after_s = retry_after_s(response.headers)
+    raise error
 
 
 class _Nobody:
@@ -144,8 +157,3 @@ class _Nobody:
     status = 404
     headers: Mapping[str, str] = {}
     data = b""
-
-
-def trust(env: Mapping[str, str]) -> str | bool:
-    """Return what `requests` is to trust; it prefers its own REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE to this."""
-    return authorities(env, "REQUESTS_CA_BUNDLE") or True

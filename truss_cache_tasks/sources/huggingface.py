@@ -1,19 +1,20 @@
 """Hugging Face Hub: one call for the commit, its tree page by page; the bytes come from the resolve URL.
 
 The calls go through huggingface_hub's own HTTP session (its proxies, certificates, `HF_HUB_OFFLINE`, and what the user
-gave `set_client_factory`), not through `HfApi.list_repo_tree`: that one has no time limit, sleeps as long as a 429
-asks, sends the token to whatever host a page's `Link` names, and asks `/api/agent-harnesses` on the way (2.4.0).
+gave `set_client_factory`), bounded as an `Exchange`; not through `HfApi.list_repo_tree`: that one has no time limit,
+sleeps as long as a 429 asks, sends the token to whatever host a page's `Link` names, and asks `/api/agent-harnesses` on
+the way (2.4.0).
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -22,6 +23,15 @@ from truss_cache_tasks.config.credentials import Credential, find_credential
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, Unavailable
+from truss_cache_tasks.network.exchange import (
+    DEFAULT_LIMITS,
+    BadResponse,
+    Exchange,
+    ExchangeLimits,
+    TooSlow,
+    find_cause,
+)
+from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
 from truss_cache_tasks.planning.listing import (
     Listing,
     Location,
@@ -32,12 +42,11 @@ from truss_cache_tasks.planning.listing import (
     shown,
     wrong_answer,
 )
-from truss_cache_tasks.sources.huggingface_words import Words, header, is_passing, retry_after_s
-from truss_cache_tasks.sources.network import authorities, is_hopeless
+from truss_cache_tasks.sources.huggingface_http import Answer, get
+from truss_cache_tasks.sources.huggingface_words import Words, header
+from truss_cache_tasks.sources.network import authorities
 
 ENDPOINT = "https://huggingface.co"
-PAUSES_S = (0.5, 2.0)  # before the second and the third try of a call that fails for now
-LONGEST_PAUSE_S = 10.0  # a Retry-After beyond it is reported, not waited for
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LONGEST_REF = 255  # characters that a name on a disk can have
@@ -48,8 +57,8 @@ class HuggingFaceSource:
     """One model repo at the Hub, seen with the entry's token.
 
     Args:
-        timeout_s: for each wait of a call (to connect, or for the next bytes of the answer).
-        sleep: takes seconds, between the tries of a call.
+        limits: of each call.
+        cancel: ends the waits of a call.
     """
 
     def __init__(
@@ -57,10 +66,11 @@ class HuggingFaceSource:
         entry: Entry,
         settings: Settings,
         *,
-        timeout_s: float = 30.0,
-        sleep: Callable[[float], None] = time.sleep,
+        limits: ExchangeLimits = DEFAULT_LIMITS,
+        cancel: CancelToken = NEVER,
     ) -> None:
-        self._entry, self._settings, self._timeout_s, self._sleep = entry, settings, timeout_s, sleep
+        self._entry, self._settings = entry, settings
+        self._limits, self._cancel = limits, cancel
         self._repo = entry.request.source.root
         self._endpoint = _endpoint(settings)
         self._commit: str | None = None  # of the last listing
@@ -81,7 +91,7 @@ class HuggingFaceSource:
         if self._commit is None:
             raise RuntimeError("locate() is for the files of a listing: call listing() first")
         url = f"{self._endpoint}/{self._repo}/resolve/{self._commit}/{quote(file.key)}"
-        return Location(url, headers=self._headers)
+        return Location(url, headers=self._headers, pins_version=True)
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
         """Word a refused GET of `file`'s bytes, by the Hub or by the CDN behind it."""
@@ -124,36 +134,29 @@ class HuggingFaceSource:
 
         if constants.HF_HUB_OFFLINE:  # read when huggingface_hub was imported; its session refuses every request then
             raise self._words.offline()
-        for pause in (*PAUSES_S, None):
-            try:
-                response = self._get(what, query)
-            except Unavailable as exc:
-                if pause is None or is_hopeless(exc.__cause__):
-                    raise
-                self._sleep(pause)
-                continue
-            status, headers = response.status_code, response.headers
-            if status < 400:
-                return self._read(response)
-            if header(headers, "X-Error-Code") == "RevisionNotFound":
-                raise self._no_revision(revision)
-            wait_s = retry_after_s(headers) or pause
-            if not is_passing(status) or pause is None or wait_s is None or wait_s > LONGEST_PAUSE_S:
-                raise self._words.refusal(status, headers)
-            self._sleep(wait_s)
-        raise AssertionError("the last try has no pause: it returns or raises")
+        answer = run_with_retries(lambda: self._get(what, query, revision), self._limits.retry, self._cancel)
+        return self._read(answer)
 
-    def _get(self, what: str, query: Mapping[str, str]) -> Any:
+    def _get(self, what: str, query: Mapping[str, str], revision: str = "") -> Answer:
+        """GET `what` of this repo once. Raises what the answer means, if it is a refusal."""
         from huggingface_hub.errors import HfHubHTTPError
 
         session = self._session()
         http_error: Any = HfHubHTTPError.__bases__[0]  # of httpx, or of httpx2: that changed within huggingface_hub
         url = f"{self._endpoint}/api/models/{self._repo}/{what}"
         try:
-            return session.get(url, params=dict(query), headers=dict(self._headers), timeout=self._timeout_s)
-        except http_error as exc:
-            host = urlsplit(self._endpoint).netloc
-            raise self._words.unreachable(host, exc, self._timeout_s) from exc
+            answer = get(session, url, query, self._headers, Exchange(self._limits, self._cancel))
+        except Exception as exc:
+            if (bad := find_cause(exc, BadResponse)) is not None:
+                raise wrong_answer(self._repo, bad.found, bad.expected) from exc
+            if not isinstance(exc, (http_error, TooSlow, UnicodeError)):
+                raise
+            raise self._words.unreachable(urlsplit(self._endpoint).netloc, exc) from exc
+        if answer.status < 400:
+            return answer
+        if revision and header(answer.headers, "X-Error-Code") == "RevisionNotFound":
+            raise self._no_revision(revision)
+        raise self._words.refusal(answer.status, answer.headers)
 
     def _session(self) -> Any:
         """Return huggingface_hub's session, which reads proxies and certificates when it is made, by the first call.
@@ -172,12 +175,11 @@ class HuggingFaceSource:
                 hint="Set HTTPS_PROXY to http://host:port or https://host:port.",
             ) from None  # its text is the variable
 
-    def _read(self, response: Any) -> tuple[Any, Mapping[str, str] | None]:
-        following = response.links.get("next", {}).get("url")
+    def _read(self, answer: Answer) -> tuple[Any, Mapping[str, str] | None]:
         try:
             # Only the cursor is taken: the page may name another host (a mirror's upstream), the token is not for it.
-            query = None if following is None else dict(parse_qsl(urlsplit(following).query))
-            return response.json(), query
+            query = None if answer.following is None else dict(parse_qsl(urlsplit(answer.following).query))
+            return json.loads(answer.body), query
         except (ValueError, RecursionError) as exc:  # no URL, no JSON, brackets 100,000 deep
             raise self._words.not_a_hub() from exc
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, Unavailable
+from truss_cache_tasks.network.exchange import TooSlow, find_cause
+from truss_cache_tasks.network.retry import PermanentError, is_passing, retry_after_s
 from truss_cache_tasks.sources.network import proxy_refuses, proxy_status
 
 
@@ -73,14 +74,17 @@ class Words:
             hint="Run again with -a to resolve the revision.",
         )
 
-    def unreachable(self, host: str, error: Exception, timeout_s: float) -> Unavailable:
+    def unreachable(self, host: str, error: Exception) -> Unavailable:
         """Word a failure of the HTTP library."""
         kind = type(error).__name__
-        if "Timeout" in kind:
-            return Unavailable(f"{host}: no answer within {timeout_s:g} s", hint="Check the network, or run again.")
+        if "Timeout" in kind or isinstance(error, TooSlow):
+            why = find_cause(error, TooSlow) or "no answer in time"
+            return Unavailable(f"{host}: {why}", hint="Check the network, or run again.")
+        if isinstance(error, UnicodeError):  # of the codec for names of hosts
+            return PermanentError(f"{host}: names a host that none can be called", hint="Check HF_ENDPOINT.")
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             hint = "Let SSL_CERT_FILE name the bundle that has its CA."
-            return Unavailable(f"{host}: its certificate is not trusted", hint=hint)
+            return PermanentError(f"{host}: its certificate is not trusted", hint=hint)
         if (status := proxy_status(error)) is not None:
             return proxy_refuses(host, status)
         why = str(error) if kind == "ConnectError" else kind  # the text of other kinds can quote a header
@@ -89,12 +93,12 @@ class Words:
     def offline(self) -> Unavailable:
         """Word a call that huggingface_hub's own switch forbids."""
         hint = "Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to fetch."
-        return Unavailable(f"{self.repo}: huggingface_hub is offline (HF_HUB_OFFLINE)", hint=hint)
+        return PermanentError(f"{self.repo}: huggingface_hub is offline (HF_HUB_OFFLINE)", hint=hint)
 
     def not_a_hub(self) -> Unavailable:
         """Word an answer that makes no sense."""
         hint = "Check HF_ENDPOINT, and the network for a login page."
-        return Unavailable(f"{self.repo}: the answer is not that of a Hub", hint=hint)
+        return PermanentError(f"{self.repo}: the answer is not that of a Hub", hint=hint)
 
     @property
     def page(self) -> str:
@@ -102,11 +106,14 @@ class Words:
         return f"{self.endpoint}/{self.repo}"
 
     def _unavailable(self, what: str, status: int, wait_s: float | None) -> Unavailable:
-        if status != 429:
-            return Unavailable(f"{what}: the Hub answers {status}", hint="Run again later.")
         asks = "" if wait_s is None else f", and asks to wait {wait_s:.0f} s"
-        hint = "Run again later." if self.origin else "Run again later; with a token the limit is higher."
-        return Unavailable(f"{what}: too many requests, says the Hub (429){asks}", hint=hint)
+        if status == 429:
+            hint = "Run again later." if self.origin else "Run again later; with a token the limit is higher."
+            error = Unavailable(f"{what}: too many requests, says the Hub (429){asks}", hint=hint)
+        else:
+            error = Unavailable(f"{what}: the Hub answers {status}{asks}", hint="Run again later.")
+        error.retry_after_s = wait_s
+        return error
 
     def _gated(self, what: str, said: str) -> AccessDenied:
         if self.origin is None:
@@ -151,21 +158,3 @@ def header(headers: Mapping[str, str], name: str) -> str:
     """Return a header by its name in any case, as one line of at most 200 characters; "" where there is none."""
     value = next((value for key, value in headers.items() if key.lower() == name.lower()), "")
     return " ".join(value.split())[:200]
-
-
-def is_passing(status: int) -> bool:
-    """Tell whether the same request may succeed later."""
-    return status in (408, 429) or status >= 500
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait, by `Retry-After` or the Hub's own `RateLimit`; None where neither tells.
-
-    >>> retry_after_s({"ratelimit": '"api";r=0;t=55'}), retry_after_s({"Retry-After": "2"}), retry_after_s({})
-    (55.0, 2.0, None)
-    """
-    after = header(headers, "Retry-After")
-    if after.isdecimal():
-        return float(after)
-    spent = re.search(r";r=0;t=(\d+)", header(headers, "RateLimit"))
-    return float(spent[1]) if spent else None

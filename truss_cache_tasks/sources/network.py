@@ -6,7 +6,8 @@ import os
 import re
 from collections.abc import Mapping
 
-from truss_cache_tasks.errors import ConfigError, Unavailable
+from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.network.retry import PermanentError
 
 BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 
@@ -53,6 +54,7 @@ def proxy_status(error: BaseException | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def proxy_refuses(what: str, status: int) -> Unavailable:
+def proxy_refuses(what: str, status: int) -> PermanentError:
     """Word the refusal of a proxy: 407, or 401 of some."""
-    return Unavailable(f"{what}: the proxy refuses ({status})", hint="Check the proxy and its password in HTTPS_PROXY.")
+    hint = "Check the proxy and its password in HTTPS_PROXY."
+    return PermanentError(f"{what}: the proxy refuses ({status})", hint=hint)

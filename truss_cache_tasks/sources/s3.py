@@ -15,7 +15,18 @@ from typing import Any
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, SourceChanged
-from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
+from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, ExchangeLimits
+from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
+from truss_cache_tasks.planning.listing import (
+    Digest,
+    Listing,
+    Location,
+    Pages,
+    RemoteFile,
+    listed_file,
+    shown,
+    wrong_answer,
+)
 from truss_cache_tasks.sources.network import authorities
 from truss_cache_tasks.sources.prefix import under_prefix
 from truss_cache_tasks.sources.s3_digest import digest_of_head, head_of_answer
@@ -39,9 +50,18 @@ class _Bucket:
 class S3Source:
     """The objects below `s3://bucket/prefix`. Safe to use from many threads; asks nobody until it is asked."""
 
-    def __init__(self, entry: Entry, settings: Settings) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        settings: Settings,
+        *,
+        limits: ExchangeLimits = DEFAULT_LIMITS,
+        cancel: CancelToken = NEVER,
+    ) -> None:
+        """Bind the entry; `limits` are of each request, `cancel` ends its waits."""
         self._entry = entry
         self._settings = settings
+        self._limits, self._cancel = limits, cancel
         self._source = entry.request.source
         self._lock = threading.Lock()
         self._connected: tuple[Any, Identity] | None = None
@@ -99,18 +119,38 @@ class S3Source:
     # Listing
 
     def _objects(self, prefix: str) -> Iterator[RemoteFile]:
-        client, _ = self._client()
-        with in_our_words(self._asked()):
-            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._source.root, Prefix=prefix)
-            for page in pages:
-                yield from map(_remote_file, page.get("Contents", ()))
+        store = str(self._source)
+        pages = Pages(store)
+        cursor: dict[str, str] = {}
+        while True:
+            page = self._page(Prefix=prefix, **cursor)
+            found = self._files(page)
+            yield from found
+            token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
+            pages.take((file.key for file in found), token)
+            if token:
+                cursor = {"ContinuationToken": token}
+            elif page.get("IsTruncated"):
+                raise wrong_answer(store, "a page that is not the last, and names no next one", "its token")
+            else:
+                return
 
     def _itself(self, key: str) -> Iterator[RemoteFile]:
         """Yield the object named `key`, if there is one: of all keys that begin so it sorts first."""
-        client, _ = self._client()
-        with in_our_words(self._asked()):
-            page = client.list_objects_v2(Bucket=self._source.root, Prefix=key, MaxKeys=1)
-        yield from (found for found in map(_remote_file, page.get("Contents", ())) if found.key == key)
+        page = self._page(Prefix=key, MaxKeys=1)
+        yield from (found for found in self._files(page) if found.key == key)
+
+    def _page(self, **what: Any) -> Mapping[str, Any]:
+        def ask() -> Mapping[str, Any]:
+            client, _ = self._client()
+            with in_our_words(self._asked()):
+                page: Mapping[str, Any] = client.list_objects_v2(Bucket=self._source.root, **what)
+                return page
+
+        return run_with_retries(ask, self._limits.retry, self._cancel)
+
+    def _files(self, page: Mapping[str, Any]) -> list[RemoteFile]:
+        return [_remote_file(str(self._source), found) for found in page.get("Contents", ())]
 
     # Looking at one object
 
@@ -119,9 +159,10 @@ class S3Source:
             return self._digests[file]
         client, _ = self._client()
         head = self._head(client, file)
-        if _plain(head["ETag"]) != file.version or head["ContentLength"] != file.size:
+        etag = _plain(head.get("ETag"))
+        if etag != file.version or head.get("ContentLength") != file.size:
             raise SourceChanged(
-                f"s3://{self._source.root}/{file.key}: replaced since it was listed (ETag {_plain(head['ETag'])}, "
+                f"s3://{self._source.root}/{file.key}: replaced since it was listed (ETag {shown(etag)}, "
                 f"listed {file.version})",
                 hint="Run again: it is listed anew.",
             )
@@ -195,15 +236,14 @@ class S3Source:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
+        from truss_cache_tasks.sources.s3_session import BoundedSession
+
         identity = identify(self._entry, self._settings)
         env = self._settings.env
         config = Config(
             # By name: botocore's default still pre-signs with version 2.
             signature_version="s3v4" if identity.credentials is not None else botocore.UNSIGNED,
-            retries={"mode": "standard", "total_max_attempts": 4},
-            connect_timeout=10,
-            read_timeout=30,
-            max_pool_connections=32,
+            retries={"mode": "standard", "total_max_attempts": 1},  # what is tried again is our business
             response_checksum_validation="when_required",
         )
         try:
@@ -215,14 +255,16 @@ class S3Source:
                     "s3",
                     region_name=identity.region,
                     endpoint_url=_endpoint(env),
-                    verify=authorities(env, "AWS_CA_BUNDLE"),
                     config=config,
                 )
+                verify = authorities(env) or identity.session.get_config_variable("ca_bundle") or True
         except (ValueError, BotoCoreError) as error:
             raise ConfigError(
                 f"{self._source}: no client for region {identity.region!r} and this endpoint ({type(error).__name__})",
                 hint="Correct aws_region, AWS_REGION or AWS_ENDPOINT_URL_S3 (a whole URL).",
             ) from error
+        session = BoundedSession(client.meta.endpoint_url, verify, self._limits, self._cancel)
+        session.plug_into(client)
         client.meta.events.register("after-call.s3.ListObjectsV2", self._note_bucket)
         return client, identity
 
@@ -252,12 +294,13 @@ def _endpoint(env: Mapping[str, str]) -> str | None:
     return env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or None
 
 
-def _remote_file(found: Mapping[str, Any]) -> RemoteFile:
-    return RemoteFile(path=found["Key"], size=found["Size"], version=_plain(found["ETag"]), key=found["Key"])
+def _remote_file(store: str, found: Mapping[str, Any]) -> RemoteFile:
+    key = found.get("Key")
+    return listed_file(store, path=key, size=found.get("Size"), version=_plain(found.get("ETag")), key=key)
 
 
-def _plain(etag: str) -> str:
-    return etag.removeprefix("W/").strip('"')
+def _plain(etag: object) -> object:
+    return etag.removeprefix("W/").strip('"') if isinstance(etag, str) else etag
 
 
 def _attributed_parts(client: Any, where: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:

@@ -17,6 +17,9 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     Unavailable,
 )
+from truss_cache_tasks.network.exchange import BadResponse, TooSlow, find_cause
+from truss_cache_tasks.network.retry import PermanentError, is_passing, retry_after_s
+from truss_cache_tasks.planning.listing import wrong_answer
 from truss_cache_tasks.planning.request import SourceRef
 from truss_cache_tasks.sources.network import is_hopeless, proxy_refuses, proxy_status
 
@@ -38,6 +41,8 @@ NO_BUCKET = ("NoSuchBucket", "InvalidBucketName")
 GONE = ("NoSuchKey", "NoSuchVersion", "NotFound", "404", "PreconditionFailed", "412")
 BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ThrottlingException",
         "RequestLimitExceeded", "OperationAborted")  # fmt: skip
+
+WAIT = "Wait, then run again."
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,8 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
             f"{asked.what}: encrypted with a customer-provided key (SSE-C), which is not supported ({code})",
             hint="Copy the object to one that S3 encrypts by itself (SSE-S3 or SSE-KMS).",
         )
-    if code in BUSY or status == 429 or status >= 500:
-        return Unavailable(f"{asked.what}: {asked.endpoint} answered {answered}", hint="Wait, then run again.")
+    if code in BUSY or is_passing(status):
+        return Unavailable(f"{asked.what}: {asked.endpoint} answered {answered}", hint=WAIT)
     if status == 407:
         return proxy_refuses(asked.what, status)
     if status in (401, 403) or code in ("AccessDenied", "AllAccessDisabled", "AccountProblem"):
@@ -181,30 +186,46 @@ def in_our_words(asked: Asked) -> Iterator[None]:
     except aws.ParamValidationError as error:
         raise NotFound(f"{asked.what}: not a bucket name", hint="Correct the bucket in repo_id.") from error
     except aws.SSLError as error:
-        why = "its certificate is not trusted" if is_hopeless(error) else "TLS failed"
-        raise Unavailable(
-            f"{asked.what}: {asked.endpoint}: {why}",
-            hint="For a certificate authority of your own set AWS_CA_BUNDLE or SSL_CERT_FILE.",
+        if not is_hopeless(error):
+            raise Unavailable(f"{asked.what}: {asked.endpoint}: TLS failed", hint=WAIT) from error
+        raise PermanentError(
+            f"{asked.what}: {asked.endpoint}: its certificate is not trusted",
+            hint="For a certificate authority of your own set SSL_CERT_FILE or AWS_CA_BUNDLE.",
         ) from error
+    except BadResponse as error:
+        raise wrong_answer(asked.what, error.found, error.expected) from error
     except (aws.ConnectionError, aws.HTTPClientError) as error:
-        if (status := proxy_status(error.kwargs.get("error"))) is not None:
-            raise proxy_refuses(f"{asked.what}: {asked.endpoint}", status) from error
-        raise Unavailable(
-            f"{asked.what}: {asked.endpoint} cannot be reached ({type(error).__name__})",
-            hint="Check the network, proxies, and AWS_ENDPOINT_URL_S3; then run again.",
-        ) from error
+        raise _unreachable(asked, error) from error
     except (aws.ValidationError, aws.EndpointProviderError, aws.UnknownEndpointError) as error:
         raise ConfigError(
             f"{asked.what}: the endpoint or the region {asked.region!r} is not usable ({type(error).__name__})",
             hint="Correct aws_region, AWS_REGION or AWS_ENDPOINT_URL_S3.",
         ) from error
     except ResponseParserError:
-        raise Unavailable(
+        raise PermanentError(
             f"{asked.what}: {asked.endpoint} does not answer as S3 does",
             hint="Check AWS_ENDPOINT_URL_S3, and any proxy on the way.",
         ) from None  # its text is the whole answer
     except aws.BotoCoreError as error:
         raise credential_error(error) from error
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:  # of botocore's parsers
+        found = f"a field that cannot be read ({type(error).__name__})"
+        raise wrong_answer(asked.what, found, "what S3 answers") from error
+
+
+def _unreachable(asked: Asked, error: Any) -> CacheTaskError:
+    """Return the error for a connection of botocore that failed."""
+    endpoint = f"{asked.what}: {asked.endpoint}"
+    if (status := proxy_status(error.kwargs.get("error"))) is not None:
+        return proxy_refuses(endpoint, status)
+    if (bad := find_cause(error, BadResponse)) is not None:
+        return wrong_answer(asked.what, bad.found, bad.expected)
+    if (slow := find_cause(error, TooSlow)) is not None:
+        return Unavailable(f"{endpoint}: {slow}", hint=WAIT)
+    return Unavailable(
+        f"{endpoint} cannot be reached ({type(error).__name__})",
+        hint="Check the network, proxies, and AWS_ENDPOINT_URL_S3; then run again.",
+    )
 
 
 def credential_error(error: Exception) -> CredentialError:
@@ -222,4 +243,7 @@ def _refusal_of_client(asked: Asked, response: Mapping[str, Any]) -> CacheTaskEr
     error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
     region = meta.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.get("Region", "")
     status = int(meta.get("HTTPStatusCode", 0))
-    return refusal(asked, status, str(error.get("Code") or status), str(error.get("Message", "")), region)
+    found = refusal(asked, status, str(error.get("Code") or status), str(error.get("Message", "")), region)
+    if isinstance(found, Unavailable):
+        found.retry_after_s = retry_after_s(meta.get("HTTPHeaders", {}))
+    return found

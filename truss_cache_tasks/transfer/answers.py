@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from truss_cache_tasks.errors import CacheTaskError, Unavailable
+from truss_cache_tasks.errors import CacheTaskError
+from truss_cache_tasks.network.retry import PermanentError
 from truss_cache_tasks.planning.digests import Piece
 from truss_cache_tasks.planning.listing import Location
 
@@ -62,5 +63,4 @@ class Refused(Exception):
         self.body = body
 
 
-class Hopeless(Unavailable):
-    """An Unavailable that trying again cannot help: an untrusted certificate, redirects without an end."""
+Hopeless = PermanentError

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from truss_cache_tasks.network.retry import RetryLimits
+
 
 @dataclass(frozen=True)
-class Limits:
-    """How much at once, and for how long. Times in seconds, sizes in bytes.
+class Limits(RetryLimits):
+    """How much at once, and for how long; how often it is tried again is of RetryLimits. Seconds, bytes.
 
     Args:
         files: jobs of one pull that are taken and not yet yielded.
@@ -26,12 +28,6 @@ class Limits:
         refusal: of a refusal's body that are read.
         skip_s: for the body of a redirect; a new connection takes less.
         floor, floor_s: a connection that brings less than `floor` bytes a second for `floor_s` is replaced.
-        attempts: of a file in a row, where `progress` new bytes begin a new row.
-        total_s: that such a row of attempts may take, waits included.
-        progress: see `attempts`.
-        backoff_s: the first wait is random between 0 and this, each later one between 0 and twice as much.
-        backoff_cap_s: no such wait is longer.
-        retry_after_cap_s: a server's Retry-After is obeyed up to this.
         redirects: followed for one request.
         stop_s: that the end of a pull waits for a thread that does not end.
     """
@@ -52,12 +48,6 @@ class Limits:
     skip_s: float = 1.0
     floor: float = 1024.0
     floor_s: float = 30.0
-    attempts: int = 8
-    total_s: float = 300.0
-    progress: int = 8 << 20
-    backoff_s: float = 0.5
-    backoff_cap_s: float = 20.0
-    retry_after_cap_s: float = 60.0
     redirects: int = 5
     stop_s: float = 0.5
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from http import HTTPStatus
 from typing import Protocol
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, Unavailable
+from truss_cache_tasks.network.retry import RetryBudget, is_passing, retry_after_s
 from truss_cache_tasks.planning.digests import Piece
 from truss_cache_tasks.planning.listing import Location, RemoteFile
 from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
 from truss_cache_tasks.transfer.job import Explain
 from truss_cache_tasks.transfer.means import Means
-from truss_cache_tasks.transfer.retrying import Patience, retry_after
 from truss_cache_tasks.transfer.whereabouts import Whereabouts
 
 _STALE = {400, 401, 403, 404, 410}  # what a signed URL may answer once its time is over
-_PASSING = {408, 425, 429}  # and every 5xx: another time the answer may be another
 
 
 class Task(Protocol):
@@ -55,7 +53,7 @@ def persist(
         CacheTaskError: the first error that trying again cannot help, or the last one of a spent budget.
     """
     lifeline = means.lifeline
-    patience = Patience(means.limits, lifeline)
+    budget = RetryBudget(means.limits, lifeline)
     location: Location | None = None
     while True:
         try:
@@ -79,13 +77,13 @@ def persist(
             error = _explained(file, location, exc, explain)
             if not _is_passing(exc.status, error):
                 raise error from exc
-            patience.wait(error, task.have, retry_after(exc.headers, time.time()))
+            budget.wait(error, task.have, retry_after_s(exc.headers))
         except (SourceChanged, Hopeless):
             raise
         except Unavailable as exc:
             if location is not None:
                 whereabouts.go_back(location)
-            patience.wait(exc, task.have)
+            budget.wait(exc, task.have)
 
 
 def _out_of_range(file: RemoteFile, refused: Refused, piece: Piece) -> Wrong:
@@ -94,9 +92,7 @@ def _out_of_range(file: RemoteFile, refused: Refused, piece: Piece) -> Wrong:
 
 
 def _is_passing(status: int, error: CacheTaskError) -> bool:
-    if status in _PASSING or status >= 500:
-        return True
-    return isinstance(error, Unavailable) and not isinstance(error, SourceChanged)
+    return is_passing(status) or (isinstance(error, Unavailable) and not isinstance(error, SourceChanged | Hopeless))
 
 
 def _explained(file: RemoteFile, location: Location, refused: Refused, explain: Explain | None) -> CacheTaskError:
@@ -109,6 +105,6 @@ def _explained(file: RemoteFile, location: Location, refused: Refused, explain: 
         return SourceChanged(f"{said}: the file changed after it was listed", hint="Run it again.")
     if status in (404, 410):
         return NotFound(said, hint="Check the name in config.yaml.")
-    if status in _PASSING or status >= 500 or status < 400:
+    if is_passing(status) or status < 400:
         return Unavailable(said, hint="Run it again later: what is complete is kept.")
     return AccessDenied(said, hint="Check the credential and what it may read.")

@@ -1,0 +1,207 @@
+"""One request of the control plane, bounded in time and in size, whatever library sends it (docs/adr/0014).
+
+A server may be silent, drip, talk without end, or answer with a bomb of zeros. An `Exchange` is the clock and the
+counter of one request: whatever reads the socket asks it before each read, and tells it what came.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from truss_cache_tasks.network.retry import CancelToken, RetryLimits
+
+_Error = TypeVar("_Error", bound=BaseException)
+_UNSEEN = 256  # bytes that a read of unknown size counts as
+
+
+@dataclass(frozen=True)
+class ExchangeLimits:
+    """How long a request may take, and how much its answer may be. Times in seconds, sizes in bytes.
+
+    Args:
+        connect_s: to connect.
+        head_s: from the request to the end of the answer's headers, interim answers (1xx) included.
+        stall_s: without one byte of the body.
+        floor, floor_s: a body that brings less than `floor` bytes a second for `floor_s` is given up.
+        total_s: for all of it.
+        head: of the headers, those of interim answers included.
+        page: of the body of an answer, decoded.
+        refusal: of the body of an error or a redirect, decoded.
+        redirects: followed for one request.
+        retry: how often a request is tried again.
+    """
+
+    connect_s: float = 10.0
+    head_s: float = 30.0
+    stall_s: float = 10.0
+    floor: float = 1024.0
+    floor_s: float = 30.0
+    total_s: float = 300.0
+    head: int = 1 << 20
+    page: int = 64 << 20
+    refusal: int = 64 << 10
+    redirects: int = 5
+    retry: RetryLimits = field(default_factory=RetryLimits)
+
+    def body(self, status: int) -> int:
+        """Return how long the body of an answer with `status` may be."""
+        return self.page if 200 <= status < 300 else self.refusal
+
+
+DEFAULT_LIMITS = ExchangeLimits()
+
+
+class TooSlow(TimeoutError):
+    """The time of an exchange is over. Libraries take it for a timeout of theirs; trying again may help."""
+
+
+class BadResponse(Exception):
+    """An answer that no store gives, too large or in an unknown encoding; trying again does not help."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(f"{found}, expected {expected}")
+        self.found = found
+        self.expected = expected
+
+
+class Exchange:
+    """The clock and the counter of one request, and of those that it is redirected to."""
+
+    def __init__(self, limits: ExchangeLimits, cancel: CancelToken) -> None:
+        self.limits = limits
+        self._cancel = cancel
+        self._ends = time.monotonic() + limits.total_s
+        self.begin_head()
+
+    def begin_head(self) -> None:
+        """Begin to wait for the head of an answer."""
+        self._in_body = False
+        self._phase_ends = time.monotonic() + self.limits.head_s
+        self._room = self._most = self.limits.head
+
+    def begin_body(self, status: int) -> None:
+        """Begin the body of an answer with `status`."""
+        now = time.monotonic()
+        self._in_body = True
+        self._phase_ends = now + self.limits.stall_s
+        most = self._most = self.limits.body(status)
+        self._room = most + most // 8 + 8192  # on the wire: chunks have lengths, and a buffer reads ahead
+        self._floor_began, self._floor_bytes = now, 0
+
+    def left_s(self) -> float:
+        """Return how many seconds the next read may take, more than 0.
+
+        Raises:
+            TooSlow: there are none left.
+            Stopped: the work is cancelled.
+        """
+        self._cancel.check()
+        left = min(self._ends, self._phase_ends) - time.monotonic()
+        if left <= 0:
+            stalled = f"no byte of the answer within {self.limits.stall_s:g} s"
+            raise TooSlow(stalled if self._in_body else f"no answer within {self.limits.head_s:g} s")
+        return left
+
+    def came(self, size: int) -> None:
+        """Take note of `size` bytes that a read brought.
+
+        Raises:
+            BadResponse: they are more than an answer has.
+            TooSlow: they come slower than the floor.
+        """
+        self._room -= size
+        if self._room < 0:
+            raise BadResponse("an answer without an end", f"at most {self._most:,} bytes")
+        if self._in_body:
+            self._watch_floor(size)
+
+    def came_unseen(self) -> None:
+        """Take note of a read of the head whose size is not told: so the reads of one have an end."""
+        if not self._in_body:
+            self.came(_UNSEEN)
+
+    def _watch_floor(self, size: int) -> None:
+        limits, now = self.limits, time.monotonic()
+        self._phase_ends = now + limits.stall_s
+        self._floor_bytes += size
+        seconds = now - self._floor_began
+        if seconds < limits.floor_s:
+            return
+        if self._floor_bytes < limits.floor * seconds:
+            raise TooSlow(f"less than {limits.floor:.0f} bytes a second")
+        self._floor_began, self._floor_bytes = now, 0
+
+
+class ReadTimeout:
+    """The time limit of each read of an Exchange, for a library that sets a fixed one on its socket before each.
+
+    `socket.settimeout` takes what has an `__index__`, and asks it every time: so the clock is looked at before each
+    read. It takes whole seconds, so that a read may last one longer than it should.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __index__(self) -> int:
+        left = self._exchange.left_s()
+        self._exchange.came_unseen()
+        return math.ceil(left)
+
+
+def decode_body(chunks: Iterable[bytes], encoding: str, most: int) -> bytes:
+    """Return a body as it was before its Content-Encoding.
+
+    Args:
+        chunks: of the body as it is on the wire.
+        encoding: the header; "" for none. Only gzip is ever asked for.
+        most: bytes that it may be.
+
+    Raises:
+        BadResponse: it is longer, or in another encoding.
+
+    >>> import gzip
+    >>> decode_body([gzip.compress(b"abc")], "gzip", 3), decode_body([b"a", b"bc"], "", 3)
+    (b'abc', b'abc')
+    """
+    coding = encoding.strip().lower()
+    if coding in ("gzip", "x-gzip"):
+        chunks = _inflated(chunks, most)
+    elif coding not in ("", "identity"):
+        raise BadResponse(f"the encoding {coding[:40]!r}", "gzip or none")
+    parts: list[bytes] = []
+    room = most
+    for chunk in chunks:
+        room -= len(chunk)
+        if room < 0:
+            raise BadResponse(f"an answer of more than {most:,} bytes", "at most that")
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def _inflated(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
+    """Yield what `chunks` unpack to, in pieces of up to `most` + 1 bytes."""
+    inflate = zlib.decompressobj(wbits=31)
+    try:
+        for chunk in chunks:
+            packed = chunk
+            while packed and not inflate.eof:
+                yield inflate.decompress(packed, min(most, 1 << 20) + 1)
+                packed = inflate.unconsumed_tail
+    except zlib.error as exc:
+        raise BadResponse("a body that is no gzip", "the encoding that its header names") from exc
+
+
+def find_cause(exc: BaseException | None, kind: type[_Error]) -> _Error | None:
+    """Return the error of `kind` that a library's error was raised for, if any."""
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        if isinstance(exc, kind):
+            return exc
+        seen.add(id(exc))
+        exc = exc.__cause__ or exc.__context__
+    return None

@@ -1,0 +1,62 @@
+"""requests' sessions, each of whose requests is an Exchange. Imports requests: import it where that is wanted."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from truss_cache_tasks.network.connections import bounded_pools
+from truss_cache_tasks.network.exchange import ExchangeLimits, decode_body
+from truss_cache_tasks.network.retry import CancelToken
+from truss_cache_tasks.sources.network import authorities
+
+
+def bounded_session(env: Mapping[str, str], limits: ExchangeLimits, cancel: CancelToken) -> requests.Session:
+    """Return a session with requests' own proxies, and the certificates that the bytes trust too."""
+    session = requests.Session()
+    session.headers.update({"Accept-Encoding": "gzip", "User-Agent": "truss-cache-tasks"})
+    session.max_redirects = limits.redirects
+    adapter = _BoundedAdapter(authorities(env) or True, limits, cancel)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+class _BoundedAdapter(HTTPAdapter):
+    def __init__(self, verify: str | bool, limits: ExchangeLimits, cancel: CancelToken) -> None:
+        self._verify, self._limits = verify, limits
+        self._pools = bounded_pools(limits, cancel)
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+    def send(self, request: Any, *args: Any, **options: Any) -> requests.Response:
+        """Send, and read the whole body.
+
+        `verify` is ours: a session puts REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE of the process above what it was told.
+        """
+        limits = self._limits
+        ours = {"stream": True, "timeout": (limits.connect_s, limits.head_s), "verify": self._verify}
+        response = super().send(request, *args, **{**options, **ours})
+        try:
+            chunks = response.raw.stream(1 << 16, decode_content=False)
+            encoding = response.headers.get("Content-Encoding", "")
+            body = decode_body(chunks, encoding, limits.body(response.status_code))
+        except urllib3.exceptions.HTTPError as exc:
+            raise requests.ConnectionError(exc, request=request) from exc
+        finally:
+            response.raw.close()
+        response.raw = io.BytesIO(body)
+        return response
