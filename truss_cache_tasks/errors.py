@@ -53,6 +53,10 @@ class StoreError(CacheTaskError):
     """The cache's disk refuses: free space, or make it writable."""
 
 
+class ForeignFile(StoreError):
+    """A file of the user's lies where a file of an entry is to be: move it away, or let it be replaced."""
+
+
 class Collision(CacheTaskError):
     """Two entries of one config want other bytes at the same path: give one a folder of its own."""
 

@@ -113,6 +113,33 @@ class S3Store(Store):
         return [keys.secret for keys in self.server.identities.values()]
 
 
+def multipart(store: S3Store, key: str, parts: list[bytes], algorithm: str | None) -> list[str]:
+    """Upload in parts, as large files are; return their checksums. Without `algorithm` none goes with them."""
+    import boto3
+    from botocore.config import Config
+
+    keys = store.server.identities["admin"]
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=store.server.url,
+        region_name="us-east-1",
+        aws_access_key_id=keys.access,
+        aws_secret_access_key=keys.secret,
+        config=Config(signature_version="s3v4", request_checksum_calculation="when_required"),
+    )
+    where = {"Bucket": store.bucket, "Key": f"{store.base}/{key}"}
+    more = {"ChecksumAlgorithm": algorithm} if algorithm else {}
+    kind = {"ChecksumType": "COMPOSITE"} if algorithm else {}
+    upload = client.create_multipart_upload(**where, **more, **kind)["UploadId"]
+    done = []
+    for number, part in enumerate(parts, 1):
+        put = client.upload_part(**where, UploadId=upload, PartNumber=number, Body=part, **more)
+        field = f"Checksum{algorithm}"
+        done.append({"PartNumber": number, "ETag": put["ETag"], **({field: put[field]} if algorithm else {})})
+    client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": done})
+    return [part[f"Checksum{algorithm}"] for part in done] if algorithm else []
+
+
 @dataclass
 class GcsStore(Store):
     gcs: Gcs

@@ -88,7 +88,7 @@ def test_clean_removes_everything_and_the_next_run_fetches_what_is_there_then(ca
     case.store.put("m/a.bin", b"another a")
     why = case.truss.cli("why", "--check")
     assert why.code == 1
-    assert "cleaned" in why.out
+    assert "not fetched yet" in why.out  # nothing of ours is left that could tell
     _, _, fetched = case.run()
     assert fetched == ["a.bin", "b.bin", "c.txt"]
     assert case.seen()["a.bin"] == b"another a"

@@ -11,7 +11,7 @@ import pytest
 from servers.s3 import PartChecksums
 from trusses import Truss, tree
 
-from buckets.stores import S3Store, Store
+from buckets.stores import S3Store, Store, multipart
 
 MIB = 1 << 20
 
@@ -101,33 +101,6 @@ def test_a_key_that_climbs_or_needs_a_folder_where_a_file_is_writes_nothing_outs
     entry(there, truss, f"    use_volume: true\n    volume_folder: in/side\n    ignore_patterns: ['{key}']\n")
     assert truss.cli().code == 0
     assert tree(truss.model_cache) == {"in/side/a.bin": b"a"}
-
-
-def multipart(store: S3Store, key: str, parts: list[bytes], algorithm: str | None) -> list[str]:
-    """Upload in parts, as large files are; return their checksums. Without `algorithm` none goes with them."""
-    import boto3
-    from botocore.config import Config
-
-    keys = store.server.identities["admin"]
-    client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=store.server.url,
-        region_name="us-east-1",
-        aws_access_key_id=keys.access,
-        aws_secret_access_key=keys.secret,
-        config=Config(signature_version="s3v4", request_checksum_calculation="when_required"),
-    )
-    where = {"Bucket": store.bucket, "Key": f"{store.base}/{key}"}
-    more = {"ChecksumAlgorithm": algorithm} if algorithm else {}
-    kind = {"ChecksumType": "COMPOSITE"} if algorithm else {}
-    upload = client.create_multipart_upload(**where, **more, **kind)["UploadId"]
-    done = []
-    for number, part in enumerate(parts, 1):
-        put = client.upload_part(**where, UploadId=upload, PartNumber=number, Body=part, **more)
-        field = f"Checksum{algorithm}"
-        done.append({"PartNumber": number, "ETag": put["ETag"], **({field: put[field]} if algorithm else {})})
-    client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": done})
-    return [part[f"Checksum{algorithm}"] for part in done] if algorithm else []
 
 
 PARTS = [b"p" * (5 * MIB), b"q" * 1000]

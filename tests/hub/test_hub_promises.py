@@ -196,12 +196,12 @@ def test_after_a_sigkill_every_path_is_absent_or_whole_and_a_rerun_ends_good(lay
 def test_partials_of_a_dead_run_are_swept_and_those_of_a_live_one_are_not(machine, repo, hub, in_background) -> None:
     machine.truss(entry(MAIN, allow_patterns=["*.json"])).run()
     partials = machine.repo() / ".truss_cache" / "partials"
-    (partials / f"{'0' * 64}.dead").write_bytes(b"x")
+    (partials / f"{'0' * 64}.deaddead").write_bytes(b"x")
     hub.fail("model.bin", "stall", host="cdn")
     live = in_background(machine.truss(entry(MAIN, name="live", allow_patterns=["model.bin"]), project="live").run)
     eventually(lambda: [r for r in hub.asked("GET", "model.bin") if r.host == "cdn"])
     machine.truss(entry(MAIN, allow_patterns=["*.json", "*.txt"])).run()
-    assert [p.name for p in partials.iterdir() if p.name.endswith(".dead")] == []
+    assert [p.name for p in partials.iterdir() if p.name.endswith(".deaddead")] == []
     assert len(list(partials.iterdir())) == 1
     hub.released.set()
     assert live()["live"].files == 1

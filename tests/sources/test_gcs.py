@@ -272,13 +272,15 @@ def test_a_prefix_with_nothing_says_so(store: Place, marker: bool) -> None:
     assert ("folder markers" in said) is marker
 
 
-def test_a_stored_gzip_object_comes_as_it_is_stored(store: Place) -> None:
+def test_a_stored_gzip_object_is_listed_as_one_to_decode_and_comes_as_it_is_stored(store: Place) -> None:
+    """Its size and digest are those of the stored bytes; tests/scenarios/test_stored_gzip.py has what users see."""
     packed = gzip.compress(b'{"a": 1}' * 500, mtime=0)
     store.gcs.put(store.bucket, f"{store.prefix}/config.json", packed, encoding="gzip")
     source = store.source()
     (file,) = source.listing().files
     location = source.locate(file)
     assert file.digest is not None
+    assert file.encoding == "gzip"
     assert location.headers["Accept-Encoding"] == "gzip"
     answer = read(location)
     assert answer.headers["Content-Encoding"] == "gzip"

@@ -12,40 +12,42 @@ from pathlib import Path
 import pytest
 
 from truss_cache_tasks.errors import Stopped, StoreError
-from truss_cache_tasks.store.locks import locked, try_lock
+from truss_cache_tasks.store.locks import LockFile, locked, try_lock
+from truss_cache_tasks.store.root import CacheRoot
 
-HOLD = "import sys, time; from pathlib import Path; from truss_cache_tasks.store.locks import try_lock\n"
-HOLD += "held = try_lock(Path(sys.argv[1])); print(bool(held), flush=True); time.sleep(600)"
+HOLD = "import sys, time; from truss_cache_tasks.store.locks import LockFile, try_lock\n"
+HOLD += "from truss_cache_tasks.store.root import CacheRoot\n"
+HOLD += "held = try_lock(LockFile(CacheRoot(sys.argv[1]), 'locks/one.lock')); print(bool(held), flush=True); time.sleep(600)"
 
 
 @pytest.fixture
-def lock(tmp_path: Path) -> Path:
-    return tmp_path / "locks" / "one.lock"
+def lock(tmp_path: Path) -> LockFile:
+    return LockFile(CacheRoot(tmp_path), "locks/one.lock")
 
 
-def test_a_lock_has_one_holder_and_leaves_no_file(lock: Path) -> None:
+def test_a_lock_has_one_holder_and_leaves_no_file(lock: LockFile) -> None:
     release = try_lock(lock)
     assert release is not None
     assert try_lock(lock) is None
     release()
-    assert not lock.exists()
+    assert not Path(str(lock)).exists()
     again = try_lock(lock)
     assert again is not None
     again()
 
 
-def test_a_dead_holder_is_taken_over(lock: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
+def test_a_dead_holder_is_taken_over(lock: LockFile) -> None:
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(lock.root.path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "True\n"
     assert try_lock(lock) is None
     child.send_signal(signal.SIGKILL)
     child.communicate()
     with locked(lock):
-        assert lock.exists()
+        assert Path(str(lock)).exists()
 
 
-def test_who_waits_is_told_to_stop(lock: Path) -> None:
+def test_who_waits_is_told_to_stop(lock: LockFile) -> None:
     release = try_lock(lock)
     assert release is not None
     with pytest.raises(Stopped), locked(lock, stopped=lambda: True):
@@ -54,21 +56,21 @@ def test_who_waits_is_told_to_stop(lock: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["locks", "locks/one.lock"])
-def test_a_link_to_nowhere_in_its_way_is_an_error_at_once(lock: Path, where: str) -> None:
-    link = lock.parents[1] / where
+def test_a_link_to_nowhere_in_its_way_is_an_error_at_once(lock: LockFile, where: str) -> None:
+    link = lock.root.path / where
     link.parent.mkdir(exist_ok=True)
     link.symlink_to("/nowhere/at/all")
     with pytest.raises(StoreError):
         try_lock(lock)
 
 
-def test_a_folder_that_vanishes_meanwhile_does_no_harm(lock: Path) -> None:
+def test_a_folder_that_vanishes_meanwhile_does_no_harm(lock: LockFile) -> None:
     stop = threading.Event()
     errors: list[BaseException] = []
 
     def remover() -> None:
         while not stop.is_set():
-            shutil.rmtree(lock.parent, ignore_errors=True)
+            shutil.rmtree(lock.root.path / "locks", ignore_errors=True)
 
     def taker() -> None:
         try:
@@ -89,7 +91,7 @@ def test_a_folder_that_vanishes_meanwhile_does_no_harm(lock: Path) -> None:
     assert errors == []
 
 
-def test_what_one_holder_does_no_other_sees_half(lock: Path) -> None:
+def test_what_one_holder_does_no_other_sees_half(lock: LockFile) -> None:
     counter = [0, 0]
 
     def work() -> None:

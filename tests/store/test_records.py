@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from entries import entry
 from machine import FILES
+from rights import rights_of_files_count
 from servers.hub import Hub
 from trusses import Truss, tree
 
@@ -193,18 +194,16 @@ def test_claims_of_another_project_that_cannot_be_read_protect_all_that_lies_the
     assert set(tree(place.root)) >= set(shown), "an edit hides nothing either"
 
 
-def test_claims_that_may_not_be_looked_at_protect_all(machine, repo, monkeypatch):
+def test_claims_that_may_not_be_looked_at_protect_all(machine, repo):
     ours = machine.truss(entry(MAIN))
     ours.run()
     target = ours.target()
     before = live_keys(target.place, target.project, but=(MAIN,))
     assert before == set()
 
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(os, "listdir", refuse)
-    assert live_keys(target.place, target.project, but=(MAIN,)) == {target.entry.key}
+    (target.place.records / "claims").chmod(0)
+    with rights_of_files_count():
+        assert live_keys(target.place, target.project, but=(MAIN,)) == {target.entry.key}
 
 
 def test_a_manifest_of_another_format_that_another_project_claims_protects_all(machine, repo):
@@ -247,17 +246,15 @@ def test_pins_of_a_newer_format_are_never_replaced(tmp_path: Path):
         write_pin(place, "org/name@main", Pin("1" * 40, "a", "b"))
 
 
-def test_our_own_claims_that_may_not_be_read_are_never_replaced(tmp_path: Path, monkeypatch):
+def test_our_own_claims_that_may_not_be_read_are_never_replaced(tmp_path: Path):
     place = Place(tmp_path, Form.BUCKET)
     write_claims(place, "ours", Claims({}, ("0" * 64,)))
 
-    def refuse(self):
-        raise PermissionError(13, "Permission denied", str(self))
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert read_claims(place, "ours") == Claims({})
-    with pytest.raises(StoreError, match="Permission denied"):
-        write_claims(place, "ours", Claims({}))
+    (place.records / "claims" / "ours.json").chmod(0)
+    with rights_of_files_count():
+        assert read_claims(place, "ours") == Claims({})
+        with pytest.raises(StoreError, match="Permission denied"):
+            write_claims(place, "ours", Claims({}))
 
 
 def test_a_pin_of_no_use_leaves_the_others(tmp_path: Path):

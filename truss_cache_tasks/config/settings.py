@@ -95,6 +95,12 @@ class Settings:
         legacy = says.get("HUGGINGFACE_HUB_CACHE", os.path.join(self._hub_home(says), "hub"))
         return self._absolute(self._expanded(says.get("HF_HUB_CACHE", legacy)))
 
+    @property
+    def state_dir(self) -> Path:
+        """Where we note what outlives a config: `$XDG_STATE_HOME`, else ~/.local/state, and our folder in it."""
+        home = self.env.get("XDG_STATE_HOME") or os.path.join(self._expanded_user("~"), ".local", "state")
+        return self._absolute(home) / "truss-cache"
+
     def token_file(self) -> Path:
         """Return where `hf auth login` keeps its token, by the process's variables alone."""
         return self._absolute(

@@ -6,6 +6,7 @@ from truss_cache_tasks.fetch.fetching import Outcome, fetch
 from truss_cache_tasks.fetch.forecasting import Forecast, forecast
 from truss_cache_tasks.fetch.moving import Run
 from truss_cache_tasks.fetch.target import (
+    BEHIND,
     Target,
     current_manifest,
     hub_manifest,
@@ -15,6 +16,7 @@ from truss_cache_tasks.fetch.target import (
 )
 
 __all__ = [
+    "BEHIND",
     "Forecast",
     "Outcome",
     "Run",

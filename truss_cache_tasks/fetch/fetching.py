@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,26 @@ from truss_cache_tasks.fetch.forecasting import replay
 from truss_cache_tasks.fetch.moving import Mover, Run
 from truss_cache_tasks.fetch.target import Target, current_manifest, judge_target
 from truss_cache_tasks.planning.freshness import Need, Verdict
+from truss_cache_tasks.planning.keys import request_key
 from truss_cache_tasks.planning.listing import Listing
 from truss_cache_tasks.planning.plan import Plan, PlannedFile, case_clashes, make_plan
 from truss_cache_tasks.planning.records import Manifest, Pin
 from truss_cache_tasks.planning.request import Form, Kind
 from truss_cache_tasks.sources import Source, open_source
-from truss_cache_tasks.store import blobs, claims, disk, partials
-from truss_cache_tasks.store.blobs import Held
+from truss_cache_tasks.store import blobs, claims, disk, links, partials, stock
 from truss_cache_tasks.store.commit import Author, Overtaken, claim_only, commit
+from truss_cache_tasks.store.held import Held, Vanished
+from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roots
 from truss_cache_tasks.store.layout import Place, blob_id, pin_name
 from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.manifest import read_all
 from truss_cache_tasks.store.neighbours import contested, settle, superseded
+from truss_cache_tasks.store.ownership import own_paths, roots_around
 from truss_cache_tasks.store.remove import forget_hollow
+from truss_cache_tasks.store.sweep import forget_empty_note
+from truss_cache_tasks.store.unfinished import note_unfinished
+
+_LOOKS = 100  # at a disk on which other processes remove what was found, before it is an error
 
 
 @dataclass
@@ -46,14 +54,25 @@ def fetch(target: Target, run: Run, *, force: bool = False) -> Outcome:
     if not force and judge_target(target).fresh and (manifest := current_manifest(target)) is not None:
         return Outcome(manifest)  # without a lock: nothing may be writable
     _check_writable(target)
-    _open_root(target.place)
-    try:
-        with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped):
-            return _fetch_locked(target, run, force=force)
-    except CacheTaskError:
+    with contextlib.ExitStack() as opened, disk.disk_errors(f"cannot use the cache {target.place.root}"):
         for place in target.places:
-            forget_hollow(place)
-        raise
+            opened.enter_context(place.tree.kept_open())
+        _open_root(target.place)
+        remember_roots(target.settings, target.project, run.say)
+        try:
+            with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped):
+                try:
+                    return _fetch_locked(target, run, force=force)
+                except CacheTaskError:
+                    for place in target.places:
+                        forget_empty_note(place, _request_key(target, place))
+                    raise
+        except CacheTaskError:
+            for place in target.places:
+                forget_hollow(place)
+            with contextlib.suppress(StoreError):
+                forget_empty_roots(target.settings, target.project)
+            raise
 
 
 def _fetch_locked(target: Target, run: Run, *, force: bool) -> Outcome:
@@ -62,14 +81,22 @@ def _fetch_locked(target: Target, run: Run, *, force: bool) -> Outcome:
     if manifest is not None and not force:
         if verdict.fresh:
             return Outcome(manifest)
-        if verdict.need is Need.CLAIM:
-            claim_only(target.place, manifest, _author(target, target.place, run))
+        if verdict.need is Need.CLAIM and _claim(target, manifest, run):
             run.say("whole already: claimed, nothing fetched")
             return Outcome(manifest)
         if verdict.need is Need.REPAIR and (repaired := _repair(target, manifest, run)):
             run.say("whole already: records put right, nothing fetched")
             return Outcome(repaired)
-    return _fetch_online(target, run, verdict, force=force)
+    return _fetch_online(target, run, judge_target(target), force=force)
+
+
+def _claim(target: Target, manifest: Manifest, run: Run) -> bool:
+    """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
+
+    def is_whole() -> bool:
+        return judge_target(target).need <= Need.CLAIM and current_manifest(target) == manifest
+
+    return claim_only(target.place, manifest, _author(target, target.place, run), is_whole)
 
 
 def _fetch_online(target: Target, run: Run, verdict: Verdict, *, force: bool) -> Outcome:
@@ -89,10 +116,12 @@ def _repair(target: Target, manifest: Manifest, run: Run) -> Manifest | None:
     plan = replay(target.entry.request, manifest)
     if superseded(target.place, plan, target.neighbours()):
         return None
-    held = blobs.take_stock(target.places, plan.files, rehash=False, stopped=run.stopped)
+    held = stock.take_stock(target.places, plan.files, rehash=False, stopped=run.stopped)
     if any(planned.identity not in held for planned in plan.files):
         return None
     held = {planned.identity: held[planned.identity] for planned in plan.files}
+    with contextlib.suppress(Vanished):
+        held = _linkable(target.place, plan, held, run)
     _check_space(target.place, _copied(target.place, held.values()))
     with contextlib.suppress(Overtaken):  # then the run lists at the new pin
         return commit(target.place, plan, held, _author(target, target.place, run), pinned=None, stopped=run.stopped)
@@ -134,17 +163,20 @@ class _Fetch:
         others = target.neighbours()
         unsure = contested(target.place, plan, others)
         if target.behind is not None and self._goes_through(target.behind, listing):
+            self._look(target.place, plan, self._stock(plan))  # before bytes come for the hub cache
             self._fill_hub(target.behind, listing)
-        manifest = None
-        while manifest is None:  # a held file may vanish under another project's clean
+        for _ in range(_LOOKS):
             held = self._stock(plan)
+            self._look(target.place, plan, held)
             self._move(target.place, unsure, held)
             settle(target.place, plan, unsure, others, held)
             self._move(target.place, plan.files, held)
             if verdict.unproven and not self.files:
                 self._prove(plan)
             manifest = self._commit(target.place, plan, held)
-        return Outcome(manifest, self.files, self.size)
+            if manifest is not None:
+                return Outcome(manifest, self.files, self.size)
+        raise _keeps_changing(target.place)
 
     def _pinned(self, *, resolve: bool) -> str | None:
         """Return the commit that the revision stands for; with `resolve` only what this very run resolved it to."""
@@ -159,39 +191,54 @@ class _Fetch:
         """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
         pin = self.pins[behind.root]
         agreed = pin is None or self.resolved or pin.commit == listing.revision
-        return agreed and disk.is_writable(behind.root) and disk.can_link(behind.root, self.target.place.root)
+        one_disk = disk.device_of(behind.root) == disk.device_of(self.target.place.root)
+        return agreed and one_disk and disk.is_writable(behind.root)
 
-    def _commit(self, place: Place, plan: Plan, held: dict[str, Held]) -> Manifest | None:
+    def _commit(self, place: Place, plan: Plan, held: Mapping[str, Held]) -> Manifest | None:
+        """Commit; None if a held file vanished meanwhile: then no stat is believed any more."""
         author = _author(self.target, place, self.run, resolved=self.resolved)
         held = {planned.identity: held[planned.identity] for planned in plan.files}
-        return commit(place, plan, held, author, pinned=self.pins[place.root], stopped=self.run.stopped)
+        manifest = None
+        with contextlib.suppress(Vanished):
+            held = _linkable(place, plan, held, self.run)
+            manifest = commit(place, plan, held, author, pinned=self.pins[place.root], stopped=self.run.stopped)
+        self.rehash = self.rehash or manifest is None
+        return manifest
+
+    def _look(self, place: Place, plan: Plan, held: Mapping[str, Held]) -> None:
+        """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
+        around = roots_around(place, (file.path for file in plan.files))
+        owned, replace = own_paths(place, around), self.target.settings.replace
+        leaving = {path for manifest in read_all(place) for path in manifest.paths if path in owned}
+        links.look(place, plan, held, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
 
     def _fill_hub(self, behind: Place, listing: Listing) -> None:
         """Bring a repo with plain files into the hub cache first, which the plain files are then linked to."""
         plan = make_plan(self.target.hub_request, listing)
         _open_root(behind)
-        manifest = None
-        while manifest is None:
-            stock = self._stock(plan)
-            held = {
-                f.identity: blobs.bring_home(behind, f, stock[f.identity], self.run.stopped)
-                for f in plan.files
-                if f.identity in stock
-            }
+        for _ in range(_LOOKS):
+            held = self._stock(plan)
+            self._look(behind, plan, held)
             self._move(behind, plan.files, held)
-            manifest = self._commit(behind, plan, held)
+            if self._commit(behind, plan, held) is not None:
+                return
+        raise _keeps_changing(behind)
 
     def _stock(self, plan: Plan) -> dict[str, Held]:
         places = self.target.places
-        return blobs.take_stock(places, plan.files, rehash=self.rehash, stopped=self.run.stopped)
+        return stock.take_stock(places, plan.files, rehash=self.rehash, stopped=self.run.stopped)
 
     def _move(self, place: Place, files: Sequence[PlannedFile], held: dict[str, Held]) -> None:
         """Fetch those of `files` that are not held, each under its blob's lock, and add them to `held`."""
         missing = list({f.identity: f for f in files if f.identity not in held}.values())
         coming = sum(planned.file.size for planned in missing) - partials.left_bytes(place, missing)
         _check_space(place, coming + _copied(place, held.values()))
-        since = blobs.last_commit(place)
-        while missing:
+        if missing:
+            self._note(place, missing)
+        since = stock.last_commit(place)
+        for _ in range(_LOOKS):
+            if not missing:
+                return
             came = partial(self._came, place, held, since)
             mover = Mover(self.source, self.target.settings, place, self.run, came)
             try:
@@ -200,16 +247,24 @@ class _Fetch:
                 held.update(mover.fetched)
                 self.files += len(mover.fetched)
                 self.size += sum(one.size for one in mover.fetched.values())
-            if mover.busy:  # somebody else fetches these: wait for one, holding nothing, then look again
+            if mover.busy:  # another process fetches these: wait for one, holding nothing, then look again
                 with locked(place.blob_lock(blob_id(mover.busy[0].identity, place.form)), self.run.stopped):
                     pass
-            missing = [planned for planned in mover.busy if not came(planned)]
+            missing = [planned for planned in mover.busy + mover.lost if not came(planned)]
+        raise _keeps_changing(place)
+
+    def _note(self, place: Place, missing: Iterable[PlannedFile]) -> None:
+        """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
+        owner = _author(self.target, place, self.run).owner
+        ids = {blob_id(planned.identity, place.form) for planned in missing}
+        with locked(place.lock("root"), self.run.stopped):
+            note_unfinished(place, _request_key(self.target, place), owner, blobs=ids)
 
     def _came(self, place: Place, held: dict[str, Held], since: int, planned: PlannedFile) -> bool:
         """Judge again what a lock was taken for."""
-        if not blobs.arrived(place, planned, since):
+        if not stock.arrived(place, planned, since):
             return False
-        held.update(blobs.take_stock([place], [planned], rehash=self.rehash, stopped=self.run.stopped))
+        held.update(stock.take_stock([place], [planned], rehash=self.rehash, stopped=self.run.stopped))
         return planned.identity in held
 
     def _prove(self, plan: Plan) -> None:
@@ -218,20 +273,45 @@ class _Fetch:
         transfer.probe(file, partial(self.source.locate, file), self.source.explain, network=network)
 
 
+def _request_key(target: Target, place: Place) -> str:
+    return request_key(target.entry.request if place is target.place else target.hub_request)
+
+
 def _author(target: Target, place: Place, run: Run, *, resolved: bool = False) -> Author:
     claim = target.name if place == target.place else target.behind_claim
-    return Author(target.project, claim, target.name, target.fingerprint, run.id, resolved)
+    replace = target.settings.replace
+    return Author(target.project, claim, target.name, target.fingerprint, run.id, resolved, replace)
 
 
 def _is_cleaned(target: Target) -> bool:
-    mine = claims.aligned(claims.read_claims(target.place, target.project.id), target.project)
-    claim = mine.entries.get(target.name)
+    claim = claims.claims_of(target.place, target.project).entries.get(target.name)
     return claim is not None and claim.cleaned
 
 
 def _open_root(place: Place) -> None:
     if place.form is Form.HUB:  # before our records: scan_cache_dir() warns of a repo that has no snapshots
-        disk.make_folder(place.root / "snapshots")
+        place.tree.make_folder("snapshots")
+
+
+def _linkable(place: Place, plan: Plan, held: Mapping[str, Held], run: Run) -> dict[str, Held]:
+    """Return `held` with the bytes of a hub repo where its snapshots can link to them: in its blobs.
+
+    A file that is in the snapshot itself, as huggingface_hub puts it where there are no links, stays there.
+    """
+    found = dict(held)
+    if place.form is Form.HUB:
+        for planned in plan.files:
+            one = found[planned.identity]
+            if one.root is not place.tree or one.at != planned.path:
+                found[planned.identity] = blobs.bring_home(place, planned, one, run.stopped)
+    return found
+
+
+def _keeps_changing(place: Place) -> StoreError:
+    return StoreError(
+        f"{place.root}: other processes keep removing what was found or fetched",
+        hint="Find what cleans this cache, and run the command again.",
+    )
 
 
 def _check_writable(target: Target) -> None:
@@ -245,7 +325,8 @@ def _check_writable(target: Target) -> None:
 
 def _copied(place: Place, held: Iterable[Held]) -> int:
     """Bytes that must be copied to this disk from another one."""
-    return sum(one.size for one in held if not disk.can_link(one.path, place.root))
+    here = disk.device_of(place.root)
+    return sum(one.size for one in held if one.device != here)
 
 
 def _check_space(place: Place, needed: int) -> None:

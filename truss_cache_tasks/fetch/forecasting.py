@@ -10,9 +10,10 @@ from truss_cache_tasks.fetch.target import Target, current_manifest
 from truss_cache_tasks.planning.freshness import Need, Verdict
 from truss_cache_tasks.planning.listing import RemoteFile
 from truss_cache_tasks.planning.plan import Plan, PlannedFile
-from truss_cache_tasks.planning.records import Manifest
+from truss_cache_tasks.planning.records import FileRecord, Manifest
 from truss_cache_tasks.planning.request import Request
-from truss_cache_tasks.store import blobs
+from truss_cache_tasks.store import blobs, stock
+from truss_cache_tasks.store.layout import bytes_of
 from truss_cache_tasks.store.neighbours import contested, superseded
 
 
@@ -50,10 +51,10 @@ def forecast(target: Target, verdict: Verdict, *, hashing: bool, stopped: Callab
     if overtaken:
         return Forecast(verdict, True, None)
     if not hashing and verdict.need is Need.REPAIR:
-        present = {record.identity for record in manifest.files if (target.place.root / record.path).is_file()}
+        present = {record.identity for record in manifest.files if bytes_of(target.place, record.path)}
         missing = sum(planned.file.size for planned in plan.files if planned.identity not in present)
         return Forecast(verdict, True, missing)
-    held = blobs.take_stock(target.places, plan.files, rehash=False, stopped=stopped)
+    held = stock.take_stock(target.places, plan.files, rehash=False, stopped=stopped)
     missing = sum({f.identity: f.file.size for f in plan.files if f.identity not in held}.values())
     return Forecast(verdict, verdict.need > Need.REPAIR or missing > 0, missing)
 
@@ -62,7 +63,7 @@ def replay(request: Request, manifest: Manifest) -> Plan:
     """Return the plan that this manifest carried out."""
     files = tuple(
         PlannedFile(
-            RemoteFile(record.path, record.size, "", "", blobs.as_digest(record.digest)),
+            _remote(record),
             record.path,
             record.identity,
             record.origin,
@@ -70,3 +71,9 @@ def replay(request: Request, manifest: Manifest) -> Plan:
         for record in manifest.files
     )
     return Plan(request, manifest.revision, files, manifest.folder)
+
+
+def _remote(record: FileRecord) -> RemoteFile:
+    if record.stored_size is None:
+        return RemoteFile(record.path, record.size, "", "", blobs.as_digest(record.digest))
+    return RemoteFile(record.path, record.stored_size, "", "", encoding="gzip")

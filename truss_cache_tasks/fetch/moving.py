@@ -13,7 +13,7 @@ from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChang
 from truss_cache_tasks.planning.plan import PlannedFile
 from truss_cache_tasks.sources import Source
 from truss_cache_tasks.store import blobs, partials
-from truss_cache_tasks.store.blobs import Held
+from truss_cache_tasks.store.held import Held
 from truss_cache_tasks.store.layout import Place, blob_id
 from truss_cache_tasks.store.locks import try_lock
 from truss_cache_tasks.store.partials import Partial
@@ -53,6 +53,7 @@ class Mover:
         self.came = came
         self.fetched: dict[str, Held] = {}
         self.busy: list[PlannedFile] = []
+        self.lost: list[PlannedFile] = []  # came, and another process took them: where locks do not work
         self.error: CacheTaskError | None = None
         self._open: dict[str, tuple[PlannedFile, Partial, Callable[[], None]]] = {}
 
@@ -75,7 +76,7 @@ class Mover:
                 temporary.leave()
                 release()
             self._open.clear()
-        blobs.sync_names(self.fetched.values())
+        blobs.sync_names(self.place, self.fetched.values())
         if self.error is not None:
             raise self.error
 
@@ -106,11 +107,17 @@ class Mover:
             if isinstance(outcome, transfer.Failed):
                 if isinstance(outcome.error, IntegrityError | SourceChanged):
                     temporary.discard()
-                temporary.leave()
+                else:
+                    temporary.leave()
                 self.error = self.error or outcome.error
                 return
-            held = blobs.publish(self.place, planned, temporary, outcome.digest, outcome.xxh3)
-            self.fetched[planned.identity] = held
+            held = blobs.publish(
+                self.place, planned, temporary, outcome.digest, xxh3=outcome.xxh3, stopped=self.run.stopped
+            )
+            if held is None:
+                self.lost.append(planned)
+            else:
+                self.fetched[planned.identity] = held
         finally:
             temporary.close()
             release()

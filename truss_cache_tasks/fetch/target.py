@@ -9,12 +9,13 @@ from pathlib import Path
 from truss_cache_tasks.config.credentials import fingerprint
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.planning.freshness import Verdict, judge
+from truss_cache_tasks.errors import StoreError
+from truss_cache_tasks.planning.freshness import Need, Verdict, judge
 from truss_cache_tasks.planning.keys import request_key
 from truss_cache_tasks.planning.records import Manifest, Project
 from truss_cache_tasks.planning.request import Form, Kind, Request
 from truss_cache_tasks.store.evidence import gather
-from truss_cache_tasks.store.layout import Place, hub_place, place_of
+from truss_cache_tasks.store.layout import Place, bytes_of, hub_place, place_of
 from truss_cache_tasks.store.manifest import Unreadable, read_manifest
 from truss_cache_tasks.store.neighbours import Neighbours, neighbours
 
@@ -78,8 +79,12 @@ def make_target(entry: Entry, project: Project, settings: Settings, model_cache:
 
 
 def judge_target(target: Target) -> Verdict:
-    """Judge one entry, offline and by stat alone."""
-    seen = gather(target.place, target.entry.request, target.project, target.name, target.fingerprint)
+    """Judge one entry, offline and by stat alone. What cannot be looked at makes it stale; its run meets the error."""
+    try:
+        with target.place.tree.kept_open():
+            seen = gather(target.place, target.entry.request, target.project, target.name, target.fingerprint)
+    except StoreError as error:
+        return Verdict(Need.FETCH, (str(error),))
     return judge(target.entry.request, seen)
 
 
@@ -103,18 +108,15 @@ def hub_manifest(target: Target) -> Manifest | None:
     except Unreadable:
         return None
     shown = current_manifest(target)
-    linked = {_inode(target.place.root / record.path) for record in (shown.files if shown else ())}
+    linked = {_inode(target.place, record.path) for record in (shown.files if shown else ())}
     files = manifest.files if manifest else ()
-    apart = tuple(r for r in files if _inode(target.behind.root / r.path) not in {None, *linked})
+    apart = tuple(r for r in files if _inode(target.behind, r.path) not in {None, *linked})
     return replace(manifest, files=apart) if manifest and apart else None
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
+def _inode(place: Place, path: str) -> tuple[int, int] | None:
+    found = bytes_of(place, path)
+    return (found.stat.st_dev, found.stat.st_ino) if found is not None else None
 
 
 def project_entries(entries: Sequence[Entry]) -> dict[str, str]:

@@ -160,11 +160,13 @@ def _files(manifest: Manifest, stats: Mapping[str, tuple[int, int] | None]) -> l
 
 
 def same_mtime(one_ns: int, other_ns: int) -> bool:
-    """Compare two mtimes; one without a fraction equals any of the same second (`tar`, image layers cut it)."""
-    if one_ns == other_ns:
-        return True
+    """Compare two mtimes; one without a fraction equals any that is less than a second away.
+
+    `tar` and image layers cut the fraction off, buildah rounds it.
+    """
     second = 1_000_000_000
-    return one_ns // second == other_ns // second and 0 in (one_ns % second, other_ns % second)
+    whole = 0 in (one_ns % second, other_ns % second)
+    return one_ns == other_ns or (whole and abs(one_ns - other_ns) < second)
 
 
 def _few(paths: list[str]) -> str:

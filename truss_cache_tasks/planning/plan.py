@@ -88,6 +88,8 @@ def identity(source: SourceRef, file: RemoteFile) -> str:
     """Return a name for exactly these bytes: the digest where it is long enough to be one, else object and version."""
     if file.digest is not None and file.digest.algorithm in ("sha256", "git-sha1"):
         return f"{file.digest.algorithm}:{file.digest.value}"
+    if file.encoding:
+        return f"{origin(source, file)}@{file.version} decoded"
     if source.kind is Kind.LOCAL:  # the same words mean another file beside another config
         return f"file:{hashlib.sha256(file.key.encode()).hexdigest()[:16]}@{file.version}"
     return f"{origin(source, file)}@{file.version}"

@@ -24,7 +24,9 @@ class FileRecord:
         digest: `algorithm:hex` of the store's digest that confirmed them; "" is unverified.
         xxh3: our xxh3-128, hex.
         blob: the file that holds the bytes, relative to the root, where `path` is only a link to it; else "".
-        made_link, made_blob: we made them; what huggingface_hub made is never ours to remove.
+        made_link, made_blob: we made them; what the user or huggingface_hub made is never ours to remove.
+        stored_size: bytes of the object where it is stored as gzip and shown decoded; else None. `digest` is then of
+            the stored bytes (`crc32c-gzip:hex`), `size` and `xxh3` of the decoded ones.
     """
 
     path: str
@@ -37,6 +39,7 @@ class FileRecord:
     blob: str = ""
     made_link: bool = True
     made_blob: bool = True
+    stored_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Manifest:
         revision: the commit of a Hub repo, else "".
         folder: what users open, relative to the root.
         files: 1..N records, sorted by path.
+        hidden: paths of `files` that a later commit took out of sight: what lies there now is not this manifest's.
     """
 
     key: RequestKey
@@ -56,12 +60,23 @@ class Manifest:
     revision: str
     folder: str
     files: tuple[FileRecord, ...]
+    hidden: frozenset[str] = frozenset()
 
     @property
     def snapshot(self) -> SnapshotKey:
         """Return the key of what this resolved to."""
         names = ((f.path, f.size, f.digest or f"xxh3-128:{f.xxh3}") for f in self.files)
         return snapshot_key(self.revision, names)
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """The paths of all files, relative to the root."""
+        return frozenset(file.path for file in self.files)
+
+    @property
+    def shown(self) -> tuple[FileRecord, ...]:
+        """The files that are visible, as far as this manifest knows."""
+        return tuple(file for file in self.files if file.path not in self.hidden)
 
     @property
     def size(self) -> int:

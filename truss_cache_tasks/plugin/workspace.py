@@ -12,12 +12,13 @@ from pathlib import Path
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
 from truss_cache_tasks.errors import ConfigError
-from truss_cache_tasks.fetch import Target, judge_target, make_target, project_entries
+from truss_cache_tasks.fetch import BEHIND, Target, judge_target, make_target, project_entries
 from truss_cache_tasks.planning.freshness import Need, Verdict
 from truss_cache_tasks.planning.records import Project
 from truss_cache_tasks.planning.request import Form, Kind
 from truss_cache_tasks.plugin import display
 from truss_cache_tasks.store.claims import read_pins
+from truss_cache_tasks.store.known_roots import forget_empty_roots, known_roots
 from truss_cache_tasks.store.layout import Place, pin_name
 from truss_cache_tasks.store.remove import Cleaned, clean, roots_of
 
@@ -75,17 +76,11 @@ class Workspace:
 
     def clean(self, names: Iterable[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries; None: the whole config, gone entries too."""
-        chosen = [t for t in self.targets if names is None or t.name in set(names)]
-        if names is None:
-            for place in self._all_places():
-                clean(place, self.project, None, self.cleaned, dry=dry)
-            return self.cleaned
-        for target in chosen:
-            # in either root: the layout may have been edited meanwhile
-            claims = (target.name, target.behind_claim)
-            for root in (target.place, target.behind):
-                if root is not None:
-                    clean(root, self.project, claims, self.cleaned, dry=dry)
+        claims = None if names is None else {claim for name in names for claim in (name, name + BEHIND)}
+        for place in self._all_places():
+            clean(place, self.project, claims, self.cleaned, dry=dry)
+        if not dry:
+            forget_empty_roots(self.settings, self.project)
         return self.cleaned
 
     def _all_places(self) -> list[Place]:
@@ -97,6 +92,7 @@ class Workspace:
             for repo in hub.glob("models--*"):
                 places.setdefault(repo, Place(repo, Form.HUB, hub))
         known = {root for place in places.values() for root in roots_of(place, self.project.id)}
+        known |= known_roots(self.settings, self.project)
         for root in sorted(known - {str(path) for path in places}):
             hub_root = Path(root).name.startswith("models--")
             places[Path(root)] = Place(Path(root), *((Form.HUB, Path(root).parent) if hub_root else (Form.MOUNT,)))

@@ -6,16 +6,20 @@ import contextlib
 import os
 from collections.abc import Collection
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from truss_cache_tasks.errors import StoreError
 from truss_cache_tasks.planning.keys import RequestKey
+from truss_cache_tasks.planning.plan import RECORDS
 from truss_cache_tasks.planning.records import FORMAT, Claim, Claims, Pin, Project
 from truss_cache_tasks.store import reading
-from truss_cache_tasks.store.disk import disk_errors, remove_hollow, write_json
+from truss_cache_tasks.store.disk import disk_errors, write_json
 from truss_cache_tasks.store.layout import Place, is_commit
 from truss_cache_tasks.store.manifest import read_manifest, request_keys
-from truss_cache_tasks.store.reading import Denied, NewerFormat, Unreadable, read_record
+from truss_cache_tasks.store.reading import Denied, NewerFormat, Unreadable, read_once, read_record
+from truss_cache_tasks.store.root import CacheRoot
+
+_FOLDER = f"{RECORDS}/claims"
+_PINS = f"{RECORDS}/pins.json"
 
 _CLAIMS = {
     "entries": reading.is_object,
@@ -42,27 +46,63 @@ _PIN = {
 
 def read_claims(place: Place, project: str) -> Claims:
     """Return this project's claims in this root; none where the file is missing or of no use."""
-    return _usable(_path(place, project))
+    return _usable(place, _path(project))
+
+
+def claims_of(place: Place, project: Project) -> Claims:
+    """Return this project's claims in this root as its config stands now (`aligned`)."""
+    claims = read_claims(place, project.id)
+    known = _aligned.get(id(claims))
+    if known is None or known[0] is not claims or known[1] is not project:
+        if len(_aligned) >= _ALIGNED_SIZE:
+            _aligned.clear()
+        known = _aligned[id(claims)] = (claims, project, aligned(claims, project))
+    return known[2]
+
+
+def fingerprints(place: Place, of: str) -> frozenset[str]:
+    """Return the credentials' fingerprints of all claims that are, or once were, on something in this root.
+
+    Args:
+        of: a request key, or a source.
+    """
+    found: set[str] = set()
+    for claims in read_all_claims(place).values():
+        found |= _fingerprints(claims).get(of, set())
+    return frozenset(found)
+
+
+def _fingerprints(claims: Claims) -> dict[str, set[str]]:
+    known = _indexed.get(id(claims))
+    if known is None or known[0] is not claims:
+        index: dict[str, set[str]] = {}
+        for claim in claims.entries.values():
+            for of in (claim.request, *claim.former, str(claim.form.get("source"))) if claim.fingerprint else ():
+                index.setdefault(of, set()).add(str(claim.fingerprint))
+        if len(_indexed) >= _ALIGNED_SIZE:
+            _indexed.clear()
+        known = _indexed[id(claims)] = (claims, index)
+    return known[1]
 
 
 def read_all_claims(place: Place) -> dict[str, Claims]:
     """Return the claims of every project in this root, by project id; none of a file that is of no use."""
     try:
-        return {path.stem: _usable(path) for path in _paths(place)}
+        return {_project_of(path): _usable(place, path) for path in _paths(place)}
     except Unreadable:
         return {}
 
 
 def write_claims(place: Place, project: str, claims: Claims) -> None:
     """Replace this project's claims; no file for no claims. Raises StoreError where another version's file lies."""
-    path = _path(place, project)
-    _make_way(path)
+    path = _path(project)
+    _make_way(place, path)
     if not claims.entries and not claims.former:
-        with disk_errors(f"cannot remove {path}"):
-            path.unlink(missing_ok=True)
+        with disk_errors(f"cannot remove {place.root / path}"):
+            place.tree.unlink(path)
         return
     entries = {name: asdict(claim) for name, claim in claims.entries.items()}
-    write_json(path, {"format": FORMAT, "entries": entries, "former": claims.former, "roots": claims.roots})
+    write_json(place.tree, path, {"format": FORMAT, "entries": entries, "former": claims.former, "roots": claims.roots})
 
 
 def aligned(claims: Claims, project: Project) -> Claims:
@@ -72,6 +112,8 @@ def aligned(claims: Claims, project: Project) -> Claims:
     request of an entry held goes into `former`. Claims that another config made under this project's id stay.
     """
     entries, asked = claims.entries, project.entries
+    if not entries:
+        return claims
     free = {claim.request: name for name, claim in entries.items() if asked.get(name) != claim.request}
     moves = {
         name: free[RequestKey(key)]
@@ -113,7 +155,7 @@ def _without(keys: tuple[str, ...], key: str) -> tuple[str, ...]:
 
 
 def live_keys(place: Place, project: Project, but: Collection[str] = ()) -> set[str]:
-    """Return the request keys that somebody's claims in this root hold.
+    """Return the request keys that the claims of any project in this root hold.
 
     Where that cannot be known, every key here is held: a claims file of another project that cannot be read (another
     version's, a cut one, another user's) may hold any, and a manifest that cannot be read may list any file.
@@ -124,8 +166,8 @@ def live_keys(place: Place, project: Project, but: Collection[str] = ()) -> set[
     try:
         live: set[str] = set()
         for path in _paths(place):
-            mine = path.stem == project.id
-            theirs = aligned(_usable(path), project) if mine else _read(path)
+            mine = _project_of(path) == project.id
+            theirs = aligned(_usable(place, path), project) if mine else _read(place, path)
             live |= {c.request for name, c in theirs.entries.items() if not c.cleaned and not (mine and name in but)}
         for key in live:
             read_manifest(place, key)
@@ -136,9 +178,13 @@ def live_keys(place: Place, project: Project, but: Collection[str] = ()) -> set[
 
 def read_pins(place: Place) -> dict[str, Pin]:
     """Return the pins of this root that are of use, by layout.pin_name."""
+    return read_once(_read_pins, place.tree, _PINS)
+
+
+def _read_pins(root: CacheRoot, path: str) -> dict[str, Pin]:
     pins: dict[str, Pin] = {}
     with contextlib.suppress(Unreadable):
-        value = read_record(_pins(place))
+        value = read_record(root, path)
         for name, pin in reading.check_fields(value, {"pins": reading.is_object}, "it", more=True)["pins"].items():
             with contextlib.suppress(Unreadable):
                 pins[name] = Pin(**reading.check_fields(pin, _PIN, "the pin"))
@@ -146,61 +192,67 @@ def read_pins(place: Place) -> dict[str, Pin]:
 
 
 def write_pin(place: Place, name: str, pin: Pin | None) -> None:
-    """Set or drop one pin. Raises StoreError where another version's file lies."""
-    pins = read_pins(place)
+    """Set or drop one pin; no file for no pins. Raises StoreError where another version's file lies."""
+    pins = dict(read_pins(place))
     if pins.get(name) == pin:
         return
     if pin is None:
         del pins[name]
     else:
         pins[name] = pin
-    _make_way(_pins(place))
-    write_json(_pins(place), {"format": FORMAT, "pins": {n: asdict(p) for n, p in pins.items()}})
+    _make_way(place, _PINS)
+    if not pins:
+        with disk_errors(f"cannot remove {place.root / _PINS}"):
+            place.tree.unlink(_PINS)
+        return
+    write_json(place.tree, _PINS, {"format": FORMAT, "pins": {n: asdict(p) for n, p in pins.items()}})
 
 
-def _path(place: Place, project: str) -> Path:
-    return place.records / "claims" / f"{project}.json"
+def _path(project: str) -> str:
+    return f"{_FOLDER}/{project}.json"
 
 
-def _pins(place: Place) -> Path:
-    return place.records / "pins.json"
+def _project_of(path: str) -> str:
+    return os.path.basename(path).removesuffix(".json")
 
 
-def _paths(place: Place) -> list[Path]:
+def _paths(place: Place) -> list[str]:
     """Return the claims files of this root. Raises Unreadable."""
-    folder = place.records / "claims"
     try:
-        return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".json")]
-    except FileNotFoundError:
-        return []
+        return sorted(f"{_FOLDER}/{name}" for name in place.tree.names(_FOLDER) if name.endswith(".json"))
     except OSError as exc:
-        raise Denied(f"{folder} cannot be read ({exc.strerror or exc})") from exc
+        raise Denied(f"{place.root / _FOLDER} cannot be read ({exc.strerror or exc})") from exc
 
 
-def _make_way(path: Path) -> None:
+def _make_way(place: Place, path: str) -> None:
     """Look at what is about to be replaced: what is of no use to anybody goes, what others may need stays."""
+    name = place.root / path
     try:
-        read_record(path)
+        read_record(place.tree, path)
     except NewerFormat as exc:
         raise StoreError(
-            f"another version of truss_cache_tasks wrote {path}: {exc}", hint="Use that version, or remove the file."
+            f"another version of truss_cache_tasks wrote {name}: {exc}", hint="Use that version, or remove the file."
         ) from exc
     except Denied as exc:
-        raise StoreError(f"cannot replace {path}: {exc}", hint="Make it readable, or remove the file.") from exc
+        raise StoreError(f"cannot replace {name}: {exc}", hint="Make it readable, or remove the file.") from exc
     except Unreadable:
-        remove_hollow(path)
+        place.tree.remove_hollow(path)
 
 
-def _usable(path: Path) -> Claims:
+def _usable(place: Place, path: str) -> Claims:
     try:
-        return _read(path)
+        return _read(place, path)
     except Unreadable:
         return Claims({})
 
 
-def _read(path: Path) -> Claims:
+def _read(place: Place, path: str) -> Claims:
     """Return the claims of this file, none where it is missing. Raises Unreadable."""
-    value = read_record(path)
+    return read_once(_parse, place.tree, path)
+
+
+def _parse(root: CacheRoot, path: str) -> Claims:
+    value = read_record(root, path)
     if value is None:
         return Claims({})
     found = reading.check_fields(value, _CLAIMS, "it", more=True)
@@ -209,3 +261,8 @@ def _read(path: Path) -> Claims:
         fields = reading.check_fields(claim, _CLAIM, f"the claim {reading.shown(name)}", optional=("snapshot",))
         entries[name] = Claim(**{**fields, "request": RequestKey(fields["request"]), "former": tuple(fields["former"])})
     return Claims(entries, tuple(found["former"]), tuple(found["roots"]))
+
+
+_aligned: dict[int, tuple[Claims, Project, Claims]] = {}  # by id of what it holds
+_indexed: dict[int, tuple[Claims, dict[str, set[str]]]] = {}
+_ALIGNED_SIZE = 256

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from truss_cache_tasks.planning.keys import canonical, request_key
 from truss_cache_tasks.planning.plan import Plan
 from truss_cache_tasks.planning.records import Claim, FileRecord, Manifest, Pin, Project
 from truss_cache_tasks.planning.request import Form
-from truss_cache_tasks.store import blobs, claims, links, partials
-from truss_cache_tasks.store.blobs import Held
+from truss_cache_tasks.store import blobs, claims, links
+from truss_cache_tasks.store.held import Held, Vanished
 from truss_cache_tasks.store.layout import Place, pin_name
 from truss_cache_tasks.store.locks import locked
-from truss_cache_tasks.store.manifest import read_all, write_manifest
+from truss_cache_tasks.store.manifest import note_hidden, read_all, write_manifest
 from truss_cache_tasks.store.neighbours import contested, neighbours, settle
-
-_RESUMABLE_S = 7 * 86400.0  # a failed download of another entry waits so long for its next run
+from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_around, roots_locked, seen_from
+from truss_cache_tasks.store.sweep import sweep
+from truss_cache_tasks.store.unfinished import keep_unfinished, note_unfinished, read_unfinished
 
 
 class Overtaken(Exception):
@@ -41,6 +40,7 @@ class Author:
         fingerprint: of the credential file that was used, or None.
         run: id of this run.
         resolved: this run asked the store what the revision stands for.
+        replace: files at our paths that are not ours may be replaced.
     """
 
     project: Project
@@ -49,6 +49,12 @@ class Author:
     fingerprint: str | None
     run: str
     resolved: bool = False
+    replace: bool = False
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Whose an unfinished fetch is: project and claim."""
+        return self.project.id, self.claim
 
 
 def commit(
@@ -60,7 +66,14 @@ def commit(
     pinned: Pin | None,
     stopped: Callable[[], bool],
 ) -> Manifest | None:
-    """Make the plan visible, record it, pin it and claim it.
+    """Make the plan visible, record it, pin it and claim it: under the locks of all roots that its paths lie in.
+
+    1. Decide again what was decided before the locks: the pin, the held files, collisions with other entries.
+    2. Look at every path, and refuse what is not ours.
+    3. Take out of sight what stands in the way, and give every file that is to come a name in our folder.
+    4. Note which paths are about to be shown; show each in one step, and look at it.
+    5. Take out of sight what this entry showed before.
+    6. Write the manifest, the pin and the claim; forget the note; sweep what nothing owns any more.
 
     Args:
         held: every file of the plan, by identity.
@@ -70,58 +83,106 @@ def commit(
         The manifest; None if a held file vanished meanwhile (another project's `clean`): take stock again.
 
     Raises:
-        Overtaken: somebody pinned another commit meanwhile.
+        Overtaken: another run pinned another commit meanwhile.
         Collision: another entry of this config put other bytes at one of these paths meanwhile.
+        ForeignFile: a file that is not ours lies at one of these paths.
     """
-    with contextlib.ExitStack() as locks:
-        for root in _roots_above(place, author.project):  # outermost first: nested roots show one tree of paths
-            locks.enter_context(locked(Place(root, place.form).lock("root"), stopped))
-        locks.enter_context(locked(place.lock("root"), stopped))
+    around = roots_around(place, {file.path for file in plan.files}.union(*(m.paths for m in read_all(place))))
+    with roots_locked(place, around, stopped):
         moving = pin_name(plan.request)
         pin = claims.read_pins(place).get(moving) if moving else None
         if pin is not None and pin != pinned and pin.commit != plan.revision:
             raise Overtaken(pin.commit)
-        if not all(one.path.is_file() for one in held.values()):
+        if not all(one.is_unchanged for one in held.values()):
             return None
         if place.form is not Form.HUB:  # entries that run side by side could not see each other before
             others = neighbours(place, author.project, (author.claim,))
             settle(place, plan, contested(place, plan, others), others, held)
         known = read_all(place)
-        hidden = _hidden(place, plan, author, known)
-        first = links.in_the_way(hidden, plan)
-        moved = links.hide(place, first)
-        held = {name: replace(one, path=moved.get(one.path, one.path)) for name, one in held.items()}
-        files = links.expose(place, plan, held, known)
-        links.hide(place, [record for record in hidden if record not in first])  # while the records still say so
+        try:
+            files = _show(place, plan, held, author, known=known, around=around, stopped=stopped)
+        except Vanished:
+            return None
         key = request_key(plan.request)
         manifest = Manifest(key, canonical(plan.request), plan.revision, plan.folder, files)
-        if manifest not in known:
+        if manifest not in read_all(place):
             write_manifest(place, manifest)
         if moving and (pin is None or pin.commit != plan.revision or (author.resolved and pin.run != author.run)):
             claims.write_pin(place, moving, Pin(plan.revision, author.entry, author.run))
         _claim(place, manifest, author)
         blobs.settle_in(place, held.values())
-        partials.sweep_partials(place, older_than_s=_RESUMABLE_S)
+        _forget_notes(place, key, author)
+        sweep(place)
         return manifest
 
 
-def _roots_above(place: Place, project: Project) -> list[Path]:
-    """Return the roots of this config that `place` lies in, outermost first; none for the hub, which nobody nests."""
-    if place.form is Form.HUB:
-        return []
-    return sorted(Path(root) for root in project.roots if Path(root) in place.root.parents)
+def _show(
+    place: Place,
+    plan: Plan,
+    held: Mapping[str, Held],
+    author: Author,
+    *,
+    known: Sequence[Manifest],
+    around: Sequence[Place],
+    stopped: Callable[[], bool],
+) -> tuple[FileRecord, ...]:
+    owned = own_paths(place, around)
+    hidden = _hidden(place, plan, author, known, around)
+    first = links.in_the_way(hidden, plan)
+    leaving = {record.path for record in first if record.made_link}
+    sight = links.look(place, plan, held, owned, leaving=leaving, replace=author.replace, stopped=stopped)
+    key = request_key(plan.request)
+
+    def before() -> None:
+        if sight.coming:
+            note_unfinished(place, key, author.owner, paths=sight.coming)
+        if place.form is not Form.HUB:
+            _keep_replaced(place, plan, held, [r for m in known if m.key != key for r in m.shown])
+        gone.update(links.hide(place, first))
+
+    gone: set[str] = set()
+    files = links.expose(place, plan, held, sight, owned=owned, before=before, stopped=stopped)
+    gone |= links.hide(place, [record for record in hidden if record not in first])  # while the records still say so
+    gone -= {planned.path for planned in plan.files}
+    for root in around if gone else ():
+        note_hidden(root, seen_from(root, place, gone))
+    return files
 
 
-def claim_only(place: Place, manifest: Manifest, author: Author) -> None:
-    """Claim a manifest that is whole as it is."""
+def _keep_replaced(place: Place, plan: Plan, held: Mapping[str, Held], others: Iterable[FileRecord]) -> None:
+    """Keep the bytes of another request that this plan will replace, so that undoing the edit fetches nothing."""
+    coming = {planned.path: held[planned.identity].xxh3 for planned in plan.files}
+    for record in others:
+        if coming.get(record.path, record.xxh3) != record.xxh3 and blobs.is_as_recorded(place, record):
+            blobs.keep(place, record)
+
+
+def _forget_notes(place: Place, key: str, author: Author) -> None:
+    """Forget what fetches of this request, and earlier ones of this claim, noted: the manifest owns it, or nothing."""
+    for noted in read_unfinished(place):
+        if noted.key == key or not noted.key:
+            keep_unfinished(place, noted, ())
+        elif author.owner in noted.claims:
+            keep_unfinished(place, noted, noted.claims - {author.owner})
+
+
+def claim_only(place: Place, manifest: Manifest, author: Author, is_whole: Callable[[], bool]) -> bool:
+    """Claim a manifest that is whole as it is; False if it is not any more, which only the root's lock can tell.
+
+    Args:
+        is_whole: judges the entry again.
+    """
     with locked(place.lock("root")):
+        if not is_whole():
+            return False
         _claim(place, manifest, author)
+        return True
 
 
 def _claim(place: Place, manifest: Manifest, author: Author) -> None:
     project, fingerprint = author.project, author.fingerprint
     mine = claims.read_claims(place, project.id)
-    old = claims.aligned(mine, project).entries.get(author.claim)
+    old = claims.claims_of(place, project).entries.get(author.claim)
     if fingerprint is None and old is not None and old.request == manifest.key:
         fingerprint = old.fingerprint  # the file is absent now, which is not a change
     claim = Claim(manifest.key, manifest.request, fingerprint, time.time(), project.config, os.uname().nodename)
@@ -129,18 +190,20 @@ def _claim(place: Place, manifest: Manifest, author: Author) -> None:
     claims.write_claims(place, project.id, claims.add_claim(mine, author.claim, claim, project))
 
 
-def _hidden(place: Place, plan: Plan, author: Author, known: Sequence[Manifest]) -> list[FileRecord]:
-    """What this entry showed before and nobody shows from now on: narrowed patterns, another revision or folder.
+def _hidden(
+    place: Place, plan: Plan, author: Author, known: Sequence[Manifest], around: Sequence[Place]
+) -> list[FileRecord]:
+    """What this entry showed before and no claim shows from now on: narrowed patterns, another revision or folder.
 
-    A hub snapshot of the same request stays when its revision moved: somebody may be reading it (`clean` takes it).
+    A hub snapshot of the same request stays when its revision moved: a reader may have it open (`clean` takes it).
     """
     project = author.project
-    old = claims.aligned(claims.read_claims(place, project.id), project).entries.get(author.claim)
+    old = claims.claims_of(place, project).entries.get(author.claim)
     if old is None:
         return []
     key = request_key(plan.request)
-    live = claims.live_keys(place, project, but=(author.claim,))
     before = [m for m in known if m.key == old.request and (m.key != key or place.form is not Form.HUB)]
-    kept = {record.path for m in known if m.key in live for record in m.files}
-    kept |= {planned.path for planned in plan.files}
-    return [record for manifest in before for record in manifest.files if record.path not in kept]
+    kept = {planned.path for planned in plan.files}
+    if any(manifest.paths - kept for manifest in before):
+        kept |= paths_in_use(place, around, project, but={(place.root, author.claim)})
+    return [record for manifest in before for record in manifest.shown if record.path not in kept]

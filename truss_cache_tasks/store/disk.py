@@ -1,4 +1,4 @@
-"""The few disk operations that everything in this room is made of; OSError becomes StoreError here."""
+"""The few disk operations that everything in this package is made of; OSError becomes StoreError here."""
 
 from __future__ import annotations
 
@@ -9,50 +9,76 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from stat import S_ISDIR
 from typing import Any
 
-from truss_cache_tasks.errors import StoreError
+from truss_cache_tasks.errors import Stopped, StoreError
+from truss_cache_tasks.planning.digests import Hasher
+from truss_cache_tasks.store.root import CacheRoot, sync
 
+# What link(2) and symlink(2) answer where a disk, or a pair of disks, has no such links: then bytes are copied.
+NO_LINKS = frozenset(
+    {
+        errno.EXDEV,
+        errno.EPERM,
+        errno.EACCES,
+        errno.EMLINK,
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+        errno.ENOSYS,
+        errno.EINVAL,
+    }
+)
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (btrfs, xfs)
-_RACES = 10_000  # lost against somebody who removes empty folders, before the error is believed
+_CHUNK = 1 << 20  # bytes hashed or copied between two looks at `stopped`
+_ELSEWHERE = "or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR)."
 _HINTS = {
-    errno.ENOSPC: "Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
-    errno.EDQUOT: "Free some of your quota, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
+    errno.ENOSPC: f"Free some space, {_ELSEWHERE}",
+    errno.EDQUOT: f"Free some of your quota, {_ELSEWHERE}",
     errno.EACCES: "Make it writable, or choose another cache (HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT).",
     errno.EROFS: "Choose a cache on a writable disk (HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT).",
     errno.ENOTDIR: "A file lies where a folder is needed: move it away.",
     errno.EISDIR: "A folder lies where a file is needed: move it away.",
+    errno.ENAMETOOLONG: "The disk takes no name of this length: leave the file out with ignore_patterns.",
+    errno.EMFILE: "Allow more open files (ulimit -n).",
+    errno.ENFILE: "Allow more open files on this machine.",
+    errno.EIO: "Look at the disk and its system log, then run the command again.",
 }
 
 
 @contextlib.contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Word an OSError of the block as ours: `what` failed, why, and what to do."""
+    """Translate an OSError of the block: `what` failed, why, and what to do."""
     try:
         yield
     except OSError as exc:
-        hint = _HINTS.get(exc.errno or 0, "Look at the disk, then run again.")
-        path = exc.filename2 or exc.filename  # of a rename, where to
-        name = f" ({path})" if path and str(path) not in what else ""
-        raise StoreError(f"{what}: {exc.strerror or exc}{name}", hint=hint) from exc
+        raise disk_error(what, exc) from exc
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by this JSON: whole or not at all, also after a power cut."""
-    with disk_errors(f"cannot write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name[:200]}.{token()}.tmp")
+def disk_error(what: str, exc: OSError) -> StoreError:
+    """Return the StoreError for an OSError: `what` failed, why, and what to do."""
+    hint = _HINTS.get(exc.errno or 0, "Look at the disk, then run the command again.")
+    path = exc.filename2 or exc.filename  # of a rename, where to
+    name = f" ({path})" if path and str(path) not in what else ""
+    return StoreError(f"{what}: {exc.strerror or exc}{name}", hint=hint)
+
+
+def write_json(root: CacheRoot, path: str, value: Any) -> None:
+    """Replace the file at `path` by this JSON: whole or not at all, also after a power cut."""
+    with disk_errors(f"cannot write {root.path / path}"):
+        folder, _, name = path.rpartition("/")
+        temporary = f"{folder}/{name[:200]}.{token()}.tmp".removeprefix("/")
         try:
-            with open(temporary, "w", encoding="utf-8") as out:
+            descriptor = root.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
+            with open(descriptor, "w", encoding="utf-8") as out:
                 json.dump(value, out, indent=1, sort_keys=True, ensure_ascii=False)
                 out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, path)
+                sync(out.fileno())
+            root.rename(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                root.unlink(temporary)
             raise
-        sync_folder(path.parent)
+        root.sync_folder(folder)
 
 
 def token() -> str:
@@ -60,162 +86,59 @@ def token() -> str:
     return os.urandom(4).hex()
 
 
-def sync_folder(folder: str | Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def place_file(source: Path, target: Path, temporary: Path) -> None:
-    """Make `target` the same bytes as `source` in one step: hard link, else reflink, else copy; mtime comes along.
-
-    Args:
-        temporary: a free name on the disk of `target`.
-    """
-    if source.is_symlink():  # a shared blob of huggingface_hub; link(2) would link the link itself
-        source = source.resolve()
-    if made(lambda: os.link(source, target), target):
-        return
-    make_folder(temporary.parent)
-    try:
-        _clone(source, temporary)
-        move(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)  # rename(2) of two links to one file does nothing
-
-
-def made(make: Callable[[], None], target: Path) -> bool:
-    """Whether `make` could make the link `target` in one step: nothing was there, and the disk has such links."""
-    for _ in range(2):
-        try:
-            make()
-            return True
-        except FileNotFoundError:
-            make_folder(target.parent)
-        except OSError:
-            return False
-    return False
-
-
-def _clone(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-        return
-    except OSError as exc:
-        if exc.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES):
-            raise
-    with open(source, "rb") as old, open(target, "xb") as new:
+def copy_file(source: CacheRoot, at: str, target: CacheRoot, path: str, stopped: Callable[[], bool]) -> str:
+    """Make `path`, where nothing lies, a synced reflink or copy with the mtime of its source; return its xxh3-128."""
+    with (
+        open(source.open(at, os.O_RDONLY), "rb", buffering=0) as old,
+        open(target.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True), "r+b", buffering=0) as new,
+    ):
+        stat = os.fstat(old.fileno())
+        hasher = Hasher(stat.st_size, None)
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            hash_file(new.fileno(), hasher, stopped)
         except OSError:
-            import shutil
-
-            shutil.copyfileobj(old, new, 1 << 20)
-        new.flush()
-        os.fsync(new.fileno())
-        stat = os.fstat(old.fileno())
-    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-
-def move(source: Path, target: Path) -> None:
-    """Rename within one disk, into a folder that need not be there, or that others remove while it is empty."""
-    for _ in range(_RACES):
-        try:
-            return os.replace(source, target)
-        except FileNotFoundError:
-            if not os.path.lexists(source):
-                raise
-            make_folder(target.parent)
-    os.replace(source, target)
+            hasher = Hasher(stat.st_size, None)
+            buffer = memoryview(bytearray(_CHUNK))
+            os.ftruncate(new.fileno(), 0)
+            while size := old.readinto(buffer):
+                _go_on(stopped)
+                hasher.update(buffer[:size])
+                _write(new.fileno(), buffer[:size])
+        sync(new.fileno())
+        os.utime(new.fileno(), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return hasher.xxh3()
 
 
-def open_in(path: Path, flags: int) -> int:
-    """Open a file for writing, in a folder that need not be there yet, or that others remove while it is empty."""
-    for _ in range(_RACES):
-        try:
-            return os.open(path, flags, 0o666)
-        except FileNotFoundError:
-            if os.path.islink(path):  # to nowhere
-                raise
-            make_folder(path.parent)
-    return os.open(path, flags, 0o666)
+def hash_file(descriptor: int, hasher: Hasher, stopped: Callable[[], bool]) -> None:
+    """Feed a whole file, from its first byte, to `hasher`. Raises Stopped when told to stop meanwhile."""
+    buffer = memoryview(bytearray(_CHUNK))
+    offset = 0
+    while size := os.preadv(descriptor, [buffer], offset):
+        _go_on(stopped)
+        hasher.update(buffer[:size])
+        offset += size
 
 
-def named(folder: str, name: str) -> list[Path]:
-    """Return what lies in `folder` as `{name}.*`; nothing if it is missing."""
-    try:
-        found = os.listdir(folder)  # asked once a file: glob() takes ten times as long
-    except FileNotFoundError:
-        return []
-    start = f"{name}."
-    return [Path(folder, one) for one in found if one.startswith(start)]
+def _go_on(stopped: Callable[[], bool]) -> None:
+    if stopped():
+        raise Stopped("stopped while hashing the cache")
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, whoever removes empty ones meanwhile. Raises StoreError."""
-    with disk_errors(f"cannot make {path}"):
-        for _ in range(_RACES):
-            try:
-                return path.mkdir(parents=True, exist_ok=True)
-            except (FileExistsError, FileNotFoundError):  # so says mkdir of a folder that was there and is gone
-                if any(map(_is_no_folder, (path, *path.parents))):
-                    raise
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def _is_no_folder(path: Path) -> bool:
-    """Whether a file is here, or a link to nowhere; told by one look, as folders come and go."""
-    try:
-        return not S_ISDIR(os.stat(path).st_mode)
-    except OSError:
-        return path.is_symlink()
-
-
-def sweep(folder: Path, *patterns: str) -> None:
-    """Remove the temporaries of dead writers. The caller holds the lock under which they are made."""
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-def remove_if_empty(*folders: Path) -> None:
-    """Remove those of `folders` that are empty, in this order; the others stay."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
-def remove_hollow(folder: Path) -> None:
-    """Remove a folder that holds nothing but empty folders, as a killed run may leave it; any other stays."""
-    if folder.is_dir() and not folder.is_symlink():
-        remove_if_empty(*(Path(path) for path, _, _ in os.walk(folder, topdown=False)))
-
-
-def refuse_links(folder: Path, root: Path) -> None:
-    """Refuse a folder that leads out of `root` because it, or one on its way, is a link; `root` itself may be one."""
-    for parent in (folder, *folder.parents):
-        if parent == root:
-            return
-        if parent.is_symlink():
-            raise StoreError(
-                f"{parent} is a link to {os.readlink(parent)}: nothing is written through it",
-                hint="Replace it by a folder, or move the whole cache (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
-            )
-
-
-def can_link(source: Path, target: Path) -> bool:
-    """Whether both (or their nearest parents that exist) lie on one disk."""
-    return _nearest(source).stat().st_dev == _nearest(target).stat().st_dev
+def _write(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def free_bytes(path: Path) -> int:
     """Bytes that this user may still write on the disk of `path`."""
     stat = os.statvfs(_nearest(path))
     return stat.f_bavail * stat.f_frsize
+
+
+def device_of(path: Path) -> int:
+    """Return the number of the disk of `path`, or of its nearest parent that exists."""
+    return _nearest(path).stat().st_dev
 
 
 def is_writable(folder: Path) -> bool:
@@ -229,16 +152,3 @@ def _nearest(path: Path) -> Path:
     while not os.path.exists(path):
         path = path.parent
     return path
-
-
-def remove_empty_parents(path: Path, stop: Path) -> None:
-    """Remove the folders above `path`, up to and without `stop`, as long as they are empty."""
-    for parent in path.parents:
-        if parent == stop or stop not in parent.parents:
-            return
-        try:
-            parent.rmdir()
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return

@@ -4,9 +4,8 @@
     manifests/{key}.json        one a request; {key}.{snapshot:12}.json was superseded and waits for `clean`
     claims/{project}.json       who uses which manifest
     pins.json                   the commit that each moving revision stands for
-    published/                  hub form: what is ours and no manifest lists yet, so that a kill makes it nobody else's
-        {etag}                  a blob, with the mtime that the blob has
-        links.json              links of the snapshots
+    fetches/{key}.json          what an unfinished fetch of a request may have left: blobs, partials, paths it shows
+    published/{etag}            hub form: a blob that is ours and that no manifest lists yet, with the mtime of the blob
     blobs/{id:2}/{id}.{xxh3}.{digest}   whole files that are not visible: verified and not yet committed, or retired
     partials/{id}.{token}       files on their way; the next run's once their writer is dead
     partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
@@ -17,13 +16,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from stat import S_ISLNK, S_ISREG
+from typing import NamedTuple
 
 from truss_cache_tasks.planning.plan import RECORDS
 from truss_cache_tasks.planning.request import Form, Kind, Request
+from truss_cache_tasks.store.locks import LockFile
+from truss_cache_tasks.store.root import CacheRoot
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,28 @@ class Place:
     hub: Path | None = None
 
     @cached_property
+    def tree(self) -> CacheRoot:
+        """The root's files: the only way to them."""
+        return CacheRoot(self.root)
+
+    @cached_property
+    def hub_tree(self) -> CacheRoot | None:
+        """The hub cache's files, of the hub form."""
+        return CacheRoot(self.hub) if self.hub is not None else None
+
+    @cached_property
     def records(self) -> Path:
         """Our own folder."""
         return self.root / RECORDS
 
-    def lock(self, name: str) -> Path:
-        """The lock file of this name; a blob of the hub cache has huggingface_hub's own."""
-        return Path(f"{self.records}/locks/{name}.lock")  # one parse: each `/` takes as long as a system call
+    def lock(self, name: str) -> LockFile:
+        """The lock of this name."""
+        return LockFile(self.tree, f"{RECORDS}/locks/{name}.lock")
 
-    def blob_lock(self, blob_id: str) -> Path:
-        """The lock under which the blob `blob_id` is written."""
-        if self.hub is not None:
-            return Path(f"{self.hub}/.locks/{self.root.name}/{blob_id}.lock")
+    def blob_lock(self, blob_id: str) -> LockFile:
+        """The lock under which the blob `blob_id` is written; one of the hub cache has huggingface_hub's own."""
+        if self.hub_tree is not None:
+            return LockFile(self.hub_tree, f".locks/{self.root.name}/{blob_id}.lock", is_ours=False)
         return self.lock(blob_id)
 
 
@@ -95,3 +109,70 @@ def blob_id(identity: str, form: Form) -> str:
     if form is Form.HUB:
         return identity.partition(":")[2]
     return hashlib.sha256(identity.encode()).hexdigest()[:40]
+
+
+# Names of ours, in full: nothing else in our folder is removed
+
+BLOB_ID = r"(?:[0-9a-f]{40}|[0-9a-f]{64})"
+TOKEN = r"[0-9a-f]{8}"
+PARTIAL = re.compile(rf"({BLOB_ID})\.{TOKEN}")
+JOURNAL = re.compile(rf"({BLOB_ID})\.{TOKEN}\.parts")
+TEMPORARY = re.compile(rf"(?:put|link|ref)\.{TOKEN}|.+\.{TOKEN}\.tmp")
+STAGED = re.compile(r"([0-9a-f]{40})\.([0-9a-f]{32})\.([a-z0-9-]+)")
+LOCK = re.compile(rf"(?:root|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN})\.lock")
+MANIFEST = re.compile(r"([0-9a-f]{64})(?:\.[0-9a-f]{12})?\.json")
+
+_SHARED = re.compile(r"\.\./\.\./(blobs/[0-9a-f]{2}/[0-9a-f]{64})")  # huggingface_hub/utils/_shared_blobs.py, 2.4.0
+
+
+class Found(NamedTuple):
+    """A file with bytes, no link.
+
+    Args:
+        root, at: where it is; `stat` of it.
+        blob: the blob of the hub form that was read on the way, relative to the place's root; "" for none.
+    """
+
+    root: CacheRoot
+    at: str
+    stat: os.stat_result
+    blob: str = ""
+
+
+def bytes_of(place: Place, path: str) -> Found | None:
+    """Return where the bytes of a visible path are: there, or in the hub form where its link leads.
+
+    Links are followed in two cases alone: from a snapshot to a blob of the same repo, and from there to the store that
+    huggingface_hub shares between repos. None where nothing is there, or what leads elsewhere.
+    """
+    stat = place.tree.lstat(path)
+    if stat is None:
+        return None
+    if S_ISLNK(stat.st_mode) and place.form is Form.HUB:
+        blob = blob_of_link(place, path)
+        return None if blob is None else bytes_of_blob(place, blob)
+    return Found(place.tree, path, stat) if S_ISREG(stat.st_mode) else None
+
+
+def blob_of_link(place: Place, path: str) -> str | None:
+    """Return the blob, relative to the root, that the link at `path` names; None where none is, or leads elsewhere."""
+    text = place.tree.readlink(path)
+    if text is None:
+        return None
+    target = os.path.normpath(os.path.join(os.path.dirname(path), text))
+    folder, _, name = target.rpartition("/")
+    return target if folder == "blobs" and name not in ("", ".", "..") else None
+
+
+def bytes_of_blob(place: Place, blob: str) -> Found | None:
+    """Return where the bytes of a blob of the hub form are, as `bytes_of` does."""
+    stat = place.tree.lstat(blob)
+    if stat is None:
+        return None
+    if S_ISLNK(stat.st_mode) and place.hub_tree is not None:
+        shared = _SHARED.fullmatch(place.tree.readlink(blob) or "")
+        there = place.hub_tree.lstat(shared[1]) if shared else None
+        if shared is None or there is None or not S_ISREG(there.st_mode):
+            return None
+        return Found(place.hub_tree, shared[1], there, blob)
+    return Found(place.tree, blob, stat, blob) if S_ISREG(stat.st_mode) else None

@@ -1,185 +1,392 @@
-"""Making held bytes visible at their paths, and taking paths out of sight: the only moment a reader can notice."""
+"""Making held bytes visible at their paths, and taking paths out of sight: the only moment a reader can notice.
+
+The order is what makes it safe: look at every path and refuse what is not ours; give every file that is to come a name
+of its own in our folder; note the paths; then show them one by one, each in one step. A path that shows something is
+never the source of another file once showing began.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterable, Mapping, Set
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 
-from truss_cache_tasks.planning.keys import request_key
-from truss_cache_tasks.planning.plan import Plan
-from truss_cache_tasks.planning.records import FORMAT, FileRecord, Manifest
+from truss_cache_tasks.errors import ForeignFile, StoreError
+from truss_cache_tasks.planning.digests import Hasher
+from truss_cache_tasks.planning.plan import Plan, PlannedFile
+from truss_cache_tasks.planning.records import FileRecord
 from truss_cache_tasks.planning.request import Form
-from truss_cache_tasks.store.blobs import Held, is_as_recorded, keep, retire
-from truss_cache_tasks.store.disk import (
-    disk_errors,
-    made,
-    make_folder,
-    place_file,
-    refuse_links,
-    remove_empty_parents,
-    remove_hollow,
-    token,
-    write_json,
-)
-from truss_cache_tasks.store.layout import Place, is_commit
+from truss_cache_tasks.store.blobs import STAGING, retire
+from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, hash_file, token
+from truss_cache_tasks.store.held import Held, Vanished, place_file
+from truss_cache_tasks.store.layout import Place, blob_id, blob_of_link, is_commit
+from truss_cache_tasks.store.ownership import folders_of
+from truss_cache_tasks.store.partials import FOLDER as PARTIALS
+
+_MOVE = "Move it away, or let it be replaced: --replace (TRUSS_CACHE_REPLACE=1, cache_tasks(replace=True))."
 
 
-def expose(place: Place, plan: Plan, held: Mapping[str, Held], known: Iterable[Manifest]) -> tuple[FileRecord, ...]:
+@dataclass(frozen=True)
+class Sight:
+    """What lies at the paths of a plan.
+
+    Args:
+        right: path -> stat of what shows the planned bytes already.
+        coming: path -> stat of what is to be replaced, None where nothing lies.
+    """
+
+    right: Mapping[str, os.stat_result]
+    coming: Mapping[str, os.stat_result | None]
+
+
+def look(
+    place: Place,
+    plan: Plan,
+    held: Mapping[str, Held],
+    owned: Collection[str],
+    *,
+    leaving: Collection[str] = (),
+    replace: bool,
+    stopped: Callable[[], bool],
+) -> Sight:
+    """Tell which paths are to be shown, and refuse the plan if anything lies there that is not ours. Changes nothing.
+
+    Args:
+        held: by identity; a path whose bytes are not held yet is looked at as far as that goes.
+        owned: the paths of this root that are ours.
+        leaving: paths that go out of sight first.
+        replace: files that are not ours may be replaced; folders never are.
+
+    Raises:
+        ForeignFile: a file with other bytes that nothing of ours made lies at a path.
+        StoreError: a folder lies where a file is to be, or reverse; LinkedFolder: a link where a folder is to be.
+    """
+    _refuse_bad_folders(place, plan, leaving)
+    right: dict[str, os.stat_result] = {}
+    coming: dict[str, os.stat_result | None] = {}
+    for planned in plan.files:
+        path = planned.path
+        lying = place.tree.lstat(path) if path not in leaving else None
+        if lying is None:
+            coming[path] = None
+        elif S_ISDIR(lying.st_mode):
+            if any(file not in leaving for file in place.tree.files_below(path)):
+                raise StoreError(
+                    f"{place.root / path}: found a folder, expected a file", hint="Move it away: it is not replaced."
+                )
+            coming[path] = None
+        elif _is_right(place, planned, held.get(planned.identity), lying, stopped, is_owned=path in owned):
+            right[path] = lying
+        elif path in owned or replace or (place.form is Form.HUB and blob_of_link(place, path) is not None):
+            coming[path] = lying
+        else:
+            raise ForeignFile(
+                f"{place.root / path}: found a file that this cache did not make, expected nothing or the same bytes",
+                hint=_MOVE,
+            )
+    return Sight(right, coming)
+
+
+def _refuse_bad_folders(place: Place, plan: Plan, leaving: Collection[str]) -> None:
+    for folder in sorted({folder for planned in plan.files for folder in folders_of(planned.path)}):
+        stat = place.tree.lstat(folder)
+        if stat is not None and not S_ISDIR(stat.st_mode) and folder not in leaving:
+            with disk_errors(f"cannot write below {place.root}"):
+                place.tree.children(folder)  # says what it is instead
+
+
+def _is_right(
+    place: Place,
+    planned: PlannedFile,
+    held: Held | None,
+    lying: os.stat_result,
+    stopped: Callable[[], bool],
+    *,
+    is_owned: bool,
+) -> bool:
+    """Whether what lies at a path shows the planned bytes, or (nothing is held) may; only a foreign file is hashed."""
+    if S_ISLNK(lying.st_mode):
+        return place.form is Form.HUB and place.tree.readlink(planned.path) == _text(place, planned)
+    if not S_ISREG(lying.st_mode):
+        return False
+    if held is None:
+        can_be_told = planned.file.digest is not None or lying.st_size != planned.file.size
+        return bool(planned.file.encoding) or not can_be_told
+    if held.is_file(lying):
+        return True
+    if is_owned or lying.st_size != held.size:
+        return False
+    descriptor = place.tree.open(planned.path, os.O_RDONLY)
+    try:
+        hasher = Hasher(lying.st_size, None)
+        hash_file(descriptor, hasher, stopped)
+    finally:
+        os.close(descriptor)
+    return hasher.xxh3() == held.xxh3
+
+
+def expose(
+    place: Place,
+    plan: Plan,
+    held: Mapping[str, Held],
+    sight: Sight,
+    *,
+    owned: Collection[str],
+    before: Callable[[], None],
+    stopped: Callable[[], bool],
+) -> tuple[FileRecord, ...]:
     """Make every file of `plan` visible, each in one step, and return their records, sorted by path.
 
     Args:
         held: by identity, complete.
-        known: this root's manifests, which tell what was made by us, and which bytes another request may want again.
+        owned: the paths of this root that are ours: what else lies there stays its maker's.
+        sight: of `look`, under the same lock.
+        before: called once all files have names of their own and none is shown yet.
+
+    Raises:
+        Vanished: the disk is not as it was looked at: take stock again.
     """
-    known = tuple(known)
-    ours = {record.path for manifest in known for record in manifest.files if record.made_link}
-    key = request_key(plan.request)
-    if place.form is Form.HUB:
-        ours |= _intend(place, plan)
-    else:
-        _keep_replaced(place, plan, held, (record for m in known if m.key != key for record in m.files))
-    records = []
     with disk_errors(f"cannot write below {place.root}"):
-        for folder in sorted({os.path.dirname(planned.path) for planned in plan.files}):
-            refuse_links(place.root / folder, place.root)
-        expose_one = _link if place.form is Form.HUB else _put
-        for planned in plan.files:
-            one, path = held[planned.identity], Path(f"{place.root}/{planned.path}")
-            made = expose_one(place, path, one) or planned.path in ours
-            visible = os.stat(path)
-            records.append(
-                FileRecord(
-                    path=planned.path,
-                    size=visible.st_size,
-                    mtime_ns=visible.st_mtime_ns,
-                    identity=planned.identity,
-                    origin=planned.origin,
-                    digest=one.digest,
-                    xxh3=one.xxh3,
-                    blob=f"blobs/{one.path.name}" if place.form is Form.HUB else "",
-                    made_link=made,
-                    made_blob=one.ours,
-                )
-            )
+        staged = _stage(place, plan, held, sight, stopped)
+        try:
+            before()
+            shown = {planned.path: _show(place, planned, held, sight, staged) for planned in plan.files}
+        finally:
+            for path in staged.values():
+                if path.startswith(f"{PARTIALS}/"):
+                    with contextlib.suppress(OSError):
+                        place.tree.unlink(path)
         if place.form is Form.HUB:
             point_ref(place, plan.request.revision, plan.revision)
-    return tuple(sorted(records, key=lambda record: record.path))
+    return tuple(
+        _record(place, planned, held[planned.identity], shown[planned.path], is_made=_is_made(planned, owned, sight))
+        for planned in sorted(plan.files, key=lambda planned: planned.path)
+    )
 
 
-def _intend(place: Place, plan: Plan) -> set[str]:
-    """Note the links that are about to be made, until a manifest lists them; return those of a run that was killed."""
-    note = place.records / "published" / "links.json"
-    left: set[str] = set()
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        left = set(json.loads(note.read_bytes())["paths"])
-    if coming := {p.path for p in plan.files if not os.path.lexists(place.root / p.path)} - left:
-        write_json(note, {"format": FORMAT, "paths": sorted(coming | left)})
-    return left
+def _is_made(planned: PlannedFile, owned: Collection[str], sight: Sight) -> bool:
+    return planned.path in sight.coming or planned.path in owned
 
 
-def _link(place: Place, path: Path, held: Held) -> bool:
-    """Make the relative link that huggingface_hub makes; return whether there was none."""
-    target = os.path.relpath(place.root / "blobs" / held.path.name, path.parent)
-    with contextlib.suppress(OSError):
-        if os.readlink(path) == target:
-            return False
-    if made(lambda: os.symlink(target, path), path):
-        return True
-    temporary = place.records / f"link.{token()}"
-    make_folder(temporary.parent)
-    os.symlink(target, temporary)
+def _stage(
+    place: Place, plan: Plan, held: Mapping[str, Held], sight: Sight, stopped: Callable[[], bool]
+) -> dict[str, str]:
+    """Give the bytes of every path that is to come a name in our folder, and return these by path; none for links.
+
+    A blob of the staging folder has one already, which serves one path.
+    """
+    staged: dict[str, str] = {}
+    if place.form is Form.HUB:
+        return staged
+    taken: set[str] = set()
     try:
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
+        for planned in plan.files:
+            if planned.path not in sight.coming:
+                continue
+            one = held[planned.identity]
+            if one.root is place.tree and one.at.startswith(f"{STAGING}/") and one.at not in taken:
+                taken.add(one.at)
+                staged[planned.path] = one.at
+            else:
+                staged[planned.path] = f"{PARTIALS}/put.{token()}"
+                place_file(one, place.tree, staged[planned.path], stopped)
+    except BaseException:
+        for path in staged.values():
+            if path.startswith(f"{PARTIALS}/"):
+                place.tree.unlink(path)
+        raise
+    return staged
 
 
-def _keep_replaced(place: Place, plan: Plan, held: Mapping[str, Held], others: Iterable[FileRecord]) -> None:
-    """Keep the bytes of another request that this plan will replace, so that undoing the edit fetches nothing."""
-    coming = {planned.path: held[planned.identity].xxh3 for planned in plan.files}
-    for record in others:
-        if coming.get(record.path, record.xxh3) != record.xxh3 and is_as_recorded(place, record):
-            keep(place, record)
+def _show(
+    place: Place, planned: PlannedFile, held: Mapping[str, Held], sight: Sight, staged: Mapping[str, str]
+) -> os.stat_result:
+    """Show one file in one step; return the stat of its bytes."""
+    path, one = planned.path, held[planned.identity]
+    if path in sight.right:
+        lying = sight.right[path]
+        return lying if S_ISREG(lying.st_mode) else _bytes_of(one)
+    place.tree.remove_hollow(path)
+    over = sight.coming[path]
+    if place.form is Form.HUB:
+        return _show_blob(place, planned, one, is_over=over is not None)
+    source = place.tree.lstat(staged[path])
+    if source is None:
+        raise Vanished(path)
+    _give_name(place, staged[path], path, is_over=over is not None)
+    return _seen(place, path, source, one.size)
 
 
-def _put(place: Place, path: Path, held: Held) -> bool:
-    remove_hollow(path)
-    if not (path.is_file() and not path.is_symlink() and path.samefile(held.path)):
-        place_file(held.path, path, place.records / "partials" / f"put.{token()}")
-    return True
+def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool) -> os.stat_result:
+    """Make the link of a snapshot that huggingface_hub makes; where the disk has none, the file itself, as it does."""
+    path, text = planned.path, _text(place, planned)
+    try:
+        if not is_over:
+            place.tree.symlink(text, path)
+        else:
+            temporary = f"{PARTIALS}/link.{token()}"
+            place.tree.symlink(text, temporary)
+            place.tree.rename(temporary, path)
+    except FileExistsError as exc:
+        raise Vanished(path) from exc
+    except OSError as exc:
+        if exc.errno not in NO_LINKS:
+            raise
+        return _show_blob_itself(place, path, one, is_over=is_over)
+    if place.tree.readlink(path) != text:
+        raise Vanished(path)
+    return _bytes_of(one)
+
+
+def _show_blob_itself(place: Place, path: str, one: Held, *, is_over: bool) -> os.stat_result:
+    name = one.at
+    if not one.ours:  # huggingface_hub's, which stays
+        name = f"{PARTIALS}/put.{token()}"
+        place_file(one, place.tree, name, lambda: False)
+    source = place.tree.lstat(name)
+    if source is None:
+        raise Vanished(path)
+    _give_name(place, name, path, is_over=is_over)
+    if name != one.at:
+        place.tree.unlink(name)
+    return _seen(place, path, source, one.size)
+
+
+def _bytes_of(one: Held) -> os.stat_result:
+    stat = one.root.lstat(one.at)
+    if stat is None or not one.is_file(stat):
+        raise Vanished(one.at)
+    return stat
+
+
+def _give_name(place: Place, source: str, path: str, *, is_over: bool) -> None:
+    """Give a file of our folder the name `path` too, or where the disk has no hard links alone.
+
+    Args:
+        is_over: something lies there that is to be replaced; else nothing may be replaced.
+    """
+    try:
+        if not is_over:
+            return place.tree.link(place.tree, source, path)
+        temporary = f"{PARTIALS}/put.{token()}"
+        place.tree.link(place.tree, source, temporary)
+        return place.tree.rename(temporary, path)
+    except FileExistsError as exc:
+        raise Vanished(path) from exc
+    except OSError as exc:
+        if exc.errno not in NO_LINKS:
+            raise
+    if not is_over and place.tree.lstat(path) is not None:
+        raise Vanished(path)
+    place.tree.rename(source, path)
+
+
+def _seen(place: Place, path: str, source: os.stat_result, size: int) -> os.stat_result:
+    """Return the stat of a path that was just shown, if it is the file that was meant and has the planned size."""
+    stat = place.tree.lstat(path)
+    if stat is None or (stat.st_dev, stat.st_ino, stat.st_size) != (source.st_dev, source.st_ino, size):
+        raise Vanished(path)
+    return stat
+
+
+def _record(place: Place, planned: PlannedFile, held: Held, stat: os.stat_result, *, is_made: bool) -> FileRecord:
+    """Return the record of a shown file: what the plan says, and the mtime that the disk gave it."""
+    encoded = bool(planned.file.encoding)
+    blob = f"blobs/{blob_id(planned.identity, place.form)}" if place.form is Form.HUB else ""
+    if blob and place.tree.lstat(blob) is None:
+        blob = ""  # without links the file itself is in the snapshot
+    return FileRecord(
+        path=planned.path,
+        size=held.size if encoded else planned.file.size,
+        mtime_ns=stat.st_mtime_ns,
+        identity=planned.identity,
+        origin=planned.origin,
+        digest=held.digest,
+        xxh3=held.xxh3,
+        blob=blob,
+        made_link=is_made,
+        made_blob=held.ours if place.form is Form.HUB else is_made,
+        stored_size=planned.file.size if encoded else None,
+    )
+
+
+def _text(place: Place, planned: PlannedFile) -> str:
+    """Return the text of the link that huggingface_hub makes."""
+    return os.path.relpath(f"/blobs/{blob_id(planned.identity, place.form)}", os.path.dirname(f"/{planned.path}"))
 
 
 def point_ref(place: Place, revision: str, commit: str) -> None:
     """Write refs/REVISION as huggingface_hub does: no ref for a full commit."""
-    if is_commit(revision):
+    if is_commit(revision) or read_ref(place, revision) == commit:
         return
-    path = place.root / "refs" / revision
-    with contextlib.suppress(OSError):
-        if path.read_text() == commit:
-            return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.records / f"ref.{token()}"
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(commit)
-    os.replace(temporary, path)
+    temporary = f"{PARTIALS}/ref.{token()}"
+    descriptor = place.tree.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
+    with open(descriptor, "w", encoding="ascii") as out:
+        out.write(commit)
+    place.tree.rename(temporary, f"refs/{revision}")
 
 
 def read_ref(place: Place, revision: str) -> str:
     """Return the commit that refs/REVISION names, "" without one."""
+    return _read_short(place, f"refs/{revision}").strip()
+
+
+def _read_short(place: Place, path: str) -> str:
     try:
-        return (place.root / "refs" / revision).read_text().strip()
+        with open(place.tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            return file.read(1000).decode("ascii")
     except (OSError, UnicodeDecodeError):
         return ""
 
 
-def hide(place: Place, records: Iterable[FileRecord]) -> dict[Path, Path]:
-    """Take these paths out of sight. The bytes stay: as blobs of the hub, or retired into our own folder.
+def hide(place: Place, records: Iterable[FileRecord]) -> set[str]:
+    """Take these paths out of sight, save what is not ours, and return them.
 
-    Returns:
-        Where plain files went: path before -> path now.
+    The bytes stay: as blobs of the hub, or retired into our own folder.
     """
-    moved: dict[Path, Path] = {}
-    records = tuple(records)
+    records = [record for record in records if record.made_link]
     if place.form is Form.HUB:
-        drop_refs(place, {place.root / record.path for record in records if record.made_link})
+        drop_refs(place, {record.path for record in records})
+    hidden = set()
     for record in records:
-        path = place.root / record.path
-        if not record.made_link or not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
+        stat = place.tree.lstat(record.path)
+        if stat is None or S_ISDIR(stat.st_mode):
             continue
-        with disk_errors(f"cannot remove {path}"):
-            if place.form is Form.HUB:
-                path.unlink()
+        with disk_errors(f"cannot remove {place.root / record.path}"):
+            if place.form is Form.HUB or not S_ISREG(stat.st_mode):
+                place.tree.unlink(record.path)
             else:
-                moved[path] = retire(place, record)
-            remove_empty_parents(path, top(place))
-    return moved
+                retire(place, record)
+            place.tree.remove_empty_parents(record.path, top(place))
+        hidden.add(record.path)
+    return hidden
 
 
-def top(place: Place) -> Path:
+def top(place: Place) -> str:
     """Return the folder that stays however empty it gets: scan_cache_dir() warns of a repo without snapshots."""
-    return place.root / "snapshots" if place.form is Form.HUB else place.root
+    return "snapshots" if place.form is Form.HUB else ""
 
 
-def drop_refs(place: Place, leaving: Set[Path]) -> None:
+def drop_refs(place: Place, leaving: Collection[str]) -> None:
     """Remove the refs to snapshots that hold nothing but `leaving`, before it goes: scan_cache_dir() warns of such."""
-    for path in files_below(place.root / "refs"):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if set(files_below(place.root / "snapshots" / path.read_text().strip())) <= leaving:
-                path.unlink()
-                remove_empty_parents(path, place.root)
+    for path in list(place.tree.files_below("refs")):
+        commit = _read_short(place, path).strip()
+        if is_commit(commit) and set(place.tree.files_below(f"snapshots/{commit}")) <= set(leaving):
+            with contextlib.suppress(OSError):
+                place.tree.unlink(path)
+                place.tree.remove_empty_parents(path)
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Return every file and link below `folder`; none if it is missing."""
-    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+def linked_blobs(place: Place, but: Collection[str] = ()) -> set[str]:
+    """Return the blobs that links of the snapshots lead to, save those of the paths `but`."""
+    links = (path for path in place.tree.files_below("snapshots") if path not in but)
+    return {blob for path in links if (blob := blob_of_link(place, path)) is not None}
 
 
 def in_the_way(hidden: Iterable[FileRecord], plan: Plan) -> list[FileRecord]:
     """Return the records whose paths must go before the plan's can come: a file where it needs a folder, or reverse."""
     wanted = {planned.path for planned in plan.files}
-    folders = {str(parent) for path in wanted for parent in Path(path).parents}
-    return [r for r in hidden if r.path in folders or any(str(p) in wanted for p in Path(r.path).parents)]
+    folders = {folder for path in wanted for folder in folders_of(path)}
+    return [r for r in hidden if r.path in folders or any(folder in wanted for folder in folders_of(r.path))]

@@ -6,57 +6,136 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from functools import lru_cache
+from stat import S_ISREG
 
-from truss_cache_tasks.errors import Stopped
-from truss_cache_tasks.store.disk import disk_errors, open_in
+from truss_cache_tasks.errors import Stopped, StoreError
+from truss_cache_tasks.store.disk import disk_errors, token
+from truss_cache_tasks.store.root import CacheRoot
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.25
 
 
-def try_lock(path: Path) -> Callable[[], None] | None:
-    """Take the lock at once and return what releases it, or None if somebody holds it.
+@dataclass(frozen=True)
+class LockFile:
+    """The file that a lock is held on.
 
-    The kernel releases it with its holder's death. A lock of ours is unlinked on release, as filelock does it, which
-    huggingface_hub uses; its own files (`.locks`) we leave. A lock on a file without a name is no lock: open it anew.
+    Args:
+        root, path: where it is.
+        is_ours: it is unlinked on release, as filelock does it with its own; huggingface_hub's files (`.locks`) stay.
     """
-    with disk_errors(f"cannot lock {path}"):
+
+    root: CacheRoot
+    path: str
+    is_ours: bool = True
+
+    def __str__(self) -> str:
+        return str(self.root.path / self.path)
+
+
+def try_lock(lock: LockFile) -> Callable[[], None] | None:
+    """Take the lock at once and return what releases it, or None if it is held.
+
+    The kernel releases it with its holder's death. A lock on a file without a name is no lock: open it anew. Nothing
+    is written into the file, whose owner may be another user.
+
+    Raises:
+        StoreError: what lies there is no regular file with one name: it may be a file of the user's.
+    """
+    with disk_errors(f"cannot lock {lock}"):
         while True:
-            descriptor = open_in(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            descriptor = _open(lock)
+            stat = os.fstat(descriptor)
+            if not S_ISREG(stat.st_mode) or stat.st_nlink > 1:
+                os.close(descriptor)
+                raise StoreError(f"{lock}: no lock file, expected a file with one name", hint="Move it away.")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as exc:
                 if exc.errno in _UNSUPPORTED:
-                    return lambda: os.close(descriptor)
+                    return lambda: _release(descriptor, lock)
                 os.close(descriptor)
                 if exc.errno in (errno.EWOULDBLOCK, errno.EINTR):
                     return None
                 raise
             if os.fstat(descriptor).st_nlink:
-                return lambda: _release(descriptor, path)
+                return lambda: _release(descriptor, lock)
             os.close(descriptor)
 
 
-def _release(descriptor: int, path: Path) -> None:
-    if os.path.basename(os.path.dirname(path)) == "locks":
+def _open(lock: LockFile) -> int:
+    try:
+        return lock.root.open(lock.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, make=True)
+    except PermissionError:  # another user's; flock needs no right to write
+        return lock.root.open(lock.path, os.O_RDONLY | os.O_NONBLOCK)
+
+
+def _release(descriptor: int, lock: LockFile) -> None:
+    if lock.is_ours:
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            lock.root.unlink(lock.path)
     os.close(descriptor)
 
 
 @contextlib.contextmanager
-def locked(path: Path, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Hold the lock for the block; waits for whoever has it, and raises Stopped when told to stop meanwhile."""
+def locked(lock: LockFile, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Hold the lock for the block; waits for its holder, and raises Stopped when told to stop meanwhile."""
     wait = _FIRST_WAIT_S
-    while (release := try_lock(path)) is None:
+    while (release := try_lock(lock)) is None:
         if stopped():
-            raise Stopped(f"stopped while waiting for {path}")
+            raise Stopped(f"stopped while waiting for {lock}")
         time.sleep(wait)
         wait = min(wait * 1.5, _LONGEST_WAIT_S)
     try:
         yield
     finally:
         release()
+
+
+def is_held(lock: LockFile) -> bool:
+    """Whether another process holds the lock. Makes and removes nothing."""
+    try:
+        descriptor = lock.root.open(lock.path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as exc:
+        return exc.errno == errno.EWOULDBLOCK
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def sweep_locks(root: CacheRoot, folder: str, shape: re.Pattern[str]) -> None:
+    """Remove the lock files that dead holders left in `folder` of ours."""
+    for name in root.names(folder):
+        if shape.fullmatch(name):
+            with contextlib.suppress(StoreError):
+                if release := try_lock(LockFile(root, f"{folder}/{name}")):
+                    release()
+
+
+@lru_cache(64)
+def locks_work(root: CacheRoot, folder: str) -> bool:
+    """Whether a lock below this root excludes a second holder: some network and FUSE disks say yes to both.
+
+    Args:
+        folder: of our own, where a file may be made to try it.
+    """
+    lock = LockFile(root, f"{folder}/try.{token()}.lock")
+    first = try_lock(lock)
+    if first is None:
+        return True
+    try:
+        second = try_lock(lock)
+        if second is not None:
+            second()
+        return second is None
+    finally:
+        first()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from truss_cache_tasks.planning.keys import RequestKey
+from truss_cache_tasks.planning.listing import DIGITS
+from truss_cache_tasks.planning.plan import RECORDS
 from truss_cache_tasks.planning.records import FORMAT, FileRecord, Manifest
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import reading
-from truss_cache_tasks.store.disk import disk_errors, remove_hollow, write_json
-from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store.disk import disk_errors, write_json
+from truss_cache_tasks.store.layout import MANIFEST, Place
 from truss_cache_tasks.store.reading import Unreadable
+from truss_cache_tasks.store.root import CacheRoot
 
 __all__ = [
     "Unreadable",
+    "are_all_readable",
     "from_json",
+    "note_hidden",
     "read_all",
     "read_manifest",
     "remove_manifests",
@@ -25,7 +33,10 @@ __all__ = [
     "write_manifest",
 ]
 
-_DIGEST = re.compile("[a-z0-9-]+:[0-9a-f]+")  # in the hub cache a file is named by it
+_FOLDER = f"{RECORDS}/manifests"
+_IDENTITY = re.compile("[a-z0-9-]+:[0-9a-f]+")  # in the hub cache a file is named by it
+_KNOWN_DIGEST = re.compile(rf"(?:(?:{'|'.join(DIGITS)})(?:-composite|-gzip)?:[0-9a-f]+)?")
+_MISPARSED = re.compile(r"([a-z0-9]+):((?:[a-z0-9]+-)+)([0-9a-f]+)")  # 0.1.0 wrote `git:sha1-HEX` after a failed run
 
 _MANIFEST = {
     "key": reading.is_key,
@@ -33,6 +44,7 @@ _MANIFEST = {
     "revision": reading.is_text,
     "folder": reading.is_path_or_none,
     "files": lambda value: isinstance(value, list) and bool(value),
+    "hidden": lambda value: isinstance(value, list) and all(map(reading.is_path, value)),
 }
 _REQUEST = {"form": reading.is_text, "revision": reading.is_text, "source": reading.is_text}
 _FILE = {
@@ -41,13 +53,14 @@ _FILE = {
     "mtime_ns": reading.is_integer,
     "identity": reading.is_text,
     "origin": reading.is_text,
-    "digest": reading.is_text,
+    "digest": lambda value: reading.is_text(value) and _KNOWN_DIGEST.fullmatch(value) is not None,
     "xxh3": reading.is_text,
     "blob": reading.is_path_or_none,
     "made_link": reading.is_bool,
     "made_blob": reading.is_bool,
+    "stored_size": reading.is_size,
 }
-_HUB_FILE = {**_FILE, "identity": lambda value: reading.is_text(value) and _DIGEST.fullmatch(value) is not None}
+_HUB_FILE = {**_FILE, "identity": lambda value: reading.is_text(value) and _IDENTITY.fullmatch(value) is not None}
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
@@ -59,9 +72,17 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "revision": manifest.revision,
         "folder": manifest.folder,
         "snapshot": manifest.snapshot,
-        "files": [dict(vars(file)) for file in manifest.files],
+        "files": [_file_to_json(file) for file in manifest.files],
         "unverified": sum(not file.digest for file in manifest.files),
+        **({"hidden": sorted(manifest.hidden)} if manifest.hidden else {}),
     }
+
+
+def _file_to_json(file: FileRecord) -> dict[str, Any]:
+    fields = dict(vars(file))
+    if file.stored_size is None:
+        del fields["stored_size"]
+    return fields
 
 
 def from_json(value: Any) -> Manifest:
@@ -69,19 +90,35 @@ def from_json(value: Any) -> Manifest:
 
     A manifest may come from anywhere: no path leads out of the root, and no number is one that a disk cannot have.
     """
-    found = reading.check_fields(reading.check_format(value), _MANIFEST, "the manifest", more=True)
+    found = reading.check_fields(
+        reading.check_format(value), _MANIFEST, "the manifest", optional=("hidden",), more=True
+    )
     request = reading.check_fields(found["request"], _REQUEST, "the request", more=True)
     checks = _HUB_FILE if request["form"] == Form.HUB else _FILE
     files = tuple(
-        FileRecord(**reading.check_fields(file, checks, f"files[{number}]"))
+        FileRecord(**reading.check_fields(_mended(file), checks, f"files[{number}]", optional=("stored_size",)))
         for number, file in enumerate(found["files"])
     )
-    return Manifest(RequestKey(found["key"]), found["request"], found["revision"], found["folder"], files)
+    return Manifest(
+        RequestKey(found["key"]),
+        found["request"],
+        found["revision"],
+        found["folder"],
+        files,
+        frozenset(found.get("hidden", ())),
+    )
+
+
+def _mended(file: Any) -> Any:
+    """Return a file's JSON with its digest as it was meant: `git:sha1-HEX` stands for `git-sha1:HEX`."""
+    if isinstance(file, dict) and (wrong := _MISPARSED.fullmatch(str(file.get("digest")))):
+        return {**file, "digest": f"{wrong[1]}-{wrong[2].rstrip('-')}:{wrong[3]}"}
+    return file
 
 
 def read_manifest(place: Place, key: str) -> Manifest | None:
     """Return the current manifest of this request, None without one. Raises Unreadable."""
-    return _read(_path(place, key))
+    return _read(place, _path(key))
 
 
 def read_all(place: Place) -> list[Manifest]:
@@ -89,7 +126,7 @@ def read_all(place: Place) -> list[Manifest]:
     found = []
     for path in _paths(place):
         try:
-            manifest = _read(path)
+            manifest = _read(place, path)
         except Unreadable:
             continue
         if manifest is not None:
@@ -99,46 +136,75 @@ def read_all(place: Place) -> list[Manifest]:
 
 def request_keys(place: Place) -> set[str]:
     """Return the request key of every manifest of this root, superseded and unreadable ones too."""
-    return {path.name.partition(".")[0] for path in _paths(place)}
+    return {os.path.basename(path).partition(".")[0] for path in _paths(place)}
+
+
+def are_all_readable(place: Place) -> bool:
+    """Whether it is known what every manifest of this root lists."""
+    try:
+        return all(_read(place, path) is not None for path in _paths(place))
+    except Unreadable:
+        return False
 
 
 def write_manifest(place: Place, manifest: Manifest) -> None:
     """Make this the current manifest of its request. One that it supersedes stays beside it, for `clean`."""
-    path = _path(place, manifest.key)
+    path = _path(manifest.key)
     try:
-        old = _read(path)
+        old = _read(place, path)
     except Unreadable:
         old = None
     if old is not None and {f.path for f in old.files} - {f.path for f in manifest.files}:
-        write_json(path.with_name(f"{old.key}.{old.snapshot[:12]}.json"), to_json(old))
-    remove_hollow(path)
-    write_json(path, to_json(manifest))
+        write_json(place.tree, _path_of_superseded(old), to_json(old))
+    place.tree.remove_hollow(path)
+    write_json(place.tree, path, to_json(manifest))
+
+
+def note_hidden(place: Place, paths: Collection[str]) -> None:
+    """Note in every manifest of this root which of its files are no longer visible: another file there is not ours."""
+    for path in _paths(place):
+        with contextlib.suppress(Unreadable):
+            manifest = _read(place, path)
+            if manifest is None:
+                continue
+            hidden = manifest.hidden | {file.path for file in manifest.files if file.path in paths}
+            if hidden != manifest.hidden:
+                write_json(place.tree, path, to_json(replace(manifest, hidden=hidden)))
 
 
 def remove_manifests(place: Place, key: str) -> None:
     """Remove the manifest of this request, superseded ones too."""
     with disk_errors(f"cannot remove the records of {key[:12]}"):
-        for path in [_path(place, key), *(place.records / "manifests").glob(f"{key}.*.json")]:
-            remove_hollow(path)
-            path.unlink(missing_ok=True)
+        for path in _paths(place):
+            if os.path.basename(path).startswith(f"{key}."):
+                place.tree.remove_hollow(path)
+                place.tree.unlink(path)
 
 
-def _path(place: Place, key: str) -> Path:
-    return place.records / "manifests" / f"{key}.json"
+def _path(key: str) -> str:
+    return f"{_FOLDER}/{key}.json"
 
 
-def _paths(place: Place) -> list[Path]:
+def _path_of_superseded(manifest: Manifest) -> str:
+    return f"{_FOLDER}/{manifest.key}.{manifest.snapshot[:12]}.json"
+
+
+def _paths(place: Place) -> list[str]:
     with disk_errors(f"cannot read {place.records}"):
-        return sorted((place.records / "manifests").glob("*.json"))
+        return sorted(f"{_FOLDER}/{name}" for name in place.tree.names(_FOLDER) if MANIFEST.fullmatch(name))
 
 
-def _read(path: Path) -> Manifest | None:
+def _read(place: Place, path: str) -> Manifest | None:
+    return reading.read_once(_parse, place.tree, path)
+
+
+def _parse(root: CacheRoot, path: str) -> Manifest | None:
     try:
-        value = reading.read_record(path)
+        value = reading.read_record(root, path)
         if value is None:
             return None
         manifest = from_json(value)
-        if manifest.key != path.name.partition(".")[0]:
+        if manifest.key != os.path.basename(path).partition(".")[0]:
             raise Unreadable(f"it is of another request, {manifest.key[:12]}")
         return manifest
     except Unreadable as exc:

@@ -9,7 +9,8 @@ from truss_cache_tasks.errors import Collision
 from truss_cache_tasks.planning.plan import Plan, PlannedFile
 from truss_cache_tasks.planning.records import FileRecord, Project
 from truss_cache_tasks.store import claims
-from truss_cache_tasks.store.blobs import Held, as_text
+from truss_cache_tasks.store.blobs import as_text
+from truss_cache_tasks.store.held import Held
 from truss_cache_tasks.store.layout import Place
 from truss_cache_tasks.store.manifest import read_all
 
@@ -27,7 +28,7 @@ def neighbours(place: Place, project: Project, names: Collection[str]) -> Neighb
         if not _is_nested(root, str(place.root)):
             continue
         there = Place(Path(root), place.form)
-        mine = claims.aligned(claims.read_claims(there, project.id), project).entries
+        mine = claims.claims_of(there, project).entries
         owners = {
             claim.request: name
             for name, claim in mine.items()
@@ -35,7 +36,7 @@ def neighbours(place: Place, project: Project, names: Collection[str]) -> Neighb
         }
         for manifest in read_all(there) if owners else ():
             if manifest.key in owners:
-                found |= {f"{root}/{record.path}": (owners[manifest.key], record) for record in manifest.files}
+                found |= {f"{root}/{record.path}": (owners[manifest.key], record) for record in manifest.shown}
     return found
 
 
@@ -59,9 +60,9 @@ def contested(place: Place, plan: Plan, others: Neighbours) -> list[PlannedFile]
         name, record = others[path]
         if planned.identity == record.identity or planned.origin == record.origin:
             continue  # the same bytes, or one object seen at two times: the newer wins
-        mine = as_text(planned.file.digest)
+        mine = as_text(planned.file.digest, planned.file.encoding)
         if mine and mine.partition(":")[0] == record.digest.partition(":")[0]:
-            if mine != record.digest or planned.file.size != record.size:
+            if mine != record.digest or planned.file.size != (record.stored_size or record.size):
                 raise _collision(plan, planned, name)
         else:
             unsure.append(planned)

@@ -1,28 +1,37 @@
-"""Temporaries on their way to become blobs, and their journals: opened, left for the next run, adopted, swept."""
+"""Temporaries on their way to become blobs, and their journals: opened, left for the next run, resumed, swept."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import os
 import time
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from stat import S_ISREG
 
-from truss_cache_tasks.planning.plan import PlannedFile
-from truss_cache_tasks.store.disk import disk_errors, named, open_in, sweep, token
-from truss_cache_tasks.store.layout import Place, blob_id
-from truss_cache_tasks.store.locks import try_lock
+from truss_cache_tasks.errors import IntegrityError, Stopped
+from truss_cache_tasks.planning.digests import Hasher
+from truss_cache_tasks.planning.plan import RECORDS, PlannedFile
+from truss_cache_tasks.store.disk import disk_errors, token
+from truss_cache_tasks.store.layout import JOURNAL, PARTIAL, TEMPORARY, Place, blob_id
+from truss_cache_tasks.store.locks import locks_work, try_lock
+from truss_cache_tasks.store.root import CacheRoot, sync
+
+FOLDER = f"{RECORDS}/partials"
+_CHUNK = 1 << 20  # bytes decoded at a time
 
 
 @dataclass
 class Partial:
-    """A temporary on its way to become a blob: descriptors for `transfer`, a path for this room alone."""
+    """A temporary on its way to become a blob: descriptors for `transfer`, a path for this package alone."""
 
     descriptor: int
-    path: Path
+    root: CacheRoot
+    path: str
     has_journal: bool = False
     _journal: int = -1
 
@@ -30,14 +39,17 @@ class Partial:
     def journal(self) -> int:
         """A descriptor that reads and appends, opened when it is first asked for: small files need none."""
         if self._journal < 0:
-            with disk_errors(f"cannot write {self._journal_path}"):
-                self._journal = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            path = _journal_of(self.path)
+            with disk_errors(f"cannot write {self.root.path / path}"):
+                self._journal = self.root.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
                 self.has_journal = True
         return self._journal
 
     @property
-    def _journal_path(self) -> Path:
-        return _journal_of(self.path)
+    def is_in_place(self) -> bool:
+        """Whether its name still leads to its bytes: where locks do not work, another process may have taken it."""
+        there, here = self.root.lstat(self.path), os.fstat(self.descriptor)
+        return there is not None and (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def close(self) -> None:
         """Give the descriptors back, once."""
@@ -49,18 +61,18 @@ class Partial:
     def drop_journal(self) -> None:
         """Remove the journal: the bytes are whole, or of no use."""
         if self.has_journal:
-            self._journal_path.unlink(missing_ok=True)
+            self.root.unlink(_journal_of(self.path))
 
     def discard(self) -> None:
         """Remove what is there."""
         self.close()
         self.drop_journal()
-        self.path.unlink(missing_ok=True)
+        self.root.unlink(self.path)
 
     def leave(self) -> None:
         """Leave the parts that are whole for the next run; remove what holds none."""
         self.close()
-        if not _is_resumable(self.path):
+        if not _is_resumable(self.root, self.path):
             self.discard()
 
 
@@ -70,34 +82,37 @@ def open_partial(place: Place, planned: PlannedFile) -> Partial:
     The caller holds the blob's lock: any temporary that is there is a dead run's.
     """
     name = blob_id(planned.identity, place.form)
-    folder = f"{place.records}/partials"
     with disk_errors(f"cannot write below {place.root}"):
-        path = Path(f"{folder}/{name}.{token()}")
-        left = named(folder, name)
-        adopted = _adopt(left, path)
-        for dead in left:
-            dead.unlink(missing_ok=True)
-        if adopted is not None:
-            return Partial(adopted, path, has_journal=True)
-        descriptor = open_in(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+        path = f"{FOLDER}/{name}.{token()}"
+        left = [f"{FOLDER}/{one}" for one in place.tree.names(FOLDER) if one.startswith(f"{name}.")]
+        dead = [one for one in left if PARTIAL.fullmatch(os.path.basename(one)) and _is_ours(place.tree, one)]
+        if dead and locks_work(place.tree, f"{RECORDS}/locks"):
+            resumed = _resume(place.tree, dead, path)
+            for one in dead:
+                place.tree.unlink(one)
+                if _is_ours(place.tree, _journal_of(one)):
+                    place.tree.unlink(_journal_of(one))
+            if resumed is not None:
+                return Partial(resumed, place.tree, path, has_journal=True)
+        descriptor = place.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True)
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return Partial(descriptor, path)
+        return Partial(descriptor, place.tree, path)
 
 
-def _adopt(left: Sequence[Path], path: Path) -> int | None:
+def _resume(root: CacheRoot, dead: Iterable[str], path: str) -> int | None:
     """Rename what a dead run left to `path`, and open it; None where nothing is there that resumes.
 
     It is locked itself too: where locks do not work, its writer may live, and nobody may share its bytes.
     """
-    for dead in left:
-        if not _is_resumable(dead):
+    for one in dead:
+        if not _is_resumable(root, one):
             continue
-        descriptor = os.open(dead, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = root.open(one, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.rename(_journal_of(dead), _journal_of(path))
-            os.rename(dead, path)
+            root.rename(_journal_of(one), _journal_of(path))
+            root.rename(one, path)
         except OSError:
             os.close(descriptor)
             continue
@@ -105,39 +120,114 @@ def _adopt(left: Sequence[Path], path: Path) -> int | None:
     return None
 
 
+def decode(place: Place, planned: PlannedFile, stored: Partial, stopped: Callable[[], bool]) -> tuple[Partial, str]:
+    """Decode the gzip bytes of a whole partial into another one, which is synced; return it and its xxh3-128.
+
+    Raises:
+        IntegrityError: the bytes are as the store has them, and are no gzip.
+    """
+    path = f"{FOLDER}/{blob_id(planned.identity, place.form)}.{token()}"
+    with disk_errors(f"cannot write below {place.root}"):
+        decoded = Partial(place.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True), place.tree, path)
+    try:
+        hasher = Hasher(0, None)
+        os.lseek(stored.descriptor, 0, os.SEEK_SET)
+        with disk_errors(f"cannot decode {planned.file.path}"), open(os.dup(stored.descriptor), "rb") as source:
+            for chunk in _decoded(source):
+                if stopped():
+                    raise Stopped(f"stopped while decoding {planned.file.path}")
+                hasher.update(chunk)
+                _write(decoded.descriptor, chunk)
+            sync(decoded.descriptor)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
+        decoded.discard()
+        raise IntegrityError(
+            f"{planned.file.path}: stored as gzip, found bytes that are none ({type(exc).__name__})",
+            hint="Upload it again, or correct its Content-Encoding.",
+        ) from exc
+    except BaseException:
+        decoded.discard()
+        raise
+    return decoded, hasher.xxh3()
+
+
+def _decoded(source: object) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=source, mode="rb") as content:  # type: ignore[call-overload]
+        while chunk := content.read(_CHUNK):
+            yield chunk
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
 def left_bytes(place: Place, files: Iterable[PlannedFile]) -> int:
     """Bytes of these files' disk space that temporaries of dead runs hold already."""
     held: Counter[str] = Counter()
     with contextlib.suppress(OSError):
-        for path in (place.records / "partials").iterdir():
-            held[path.name.partition(".")[0]] += path.stat().st_blocks * 512
+        for name in place.tree.names(FOLDER):
+            if (found := PARTIAL.fullmatch(name)) and (stat := place.tree.lstat(f"{FOLDER}/{name}")):
+                held[found[1]] += stat.st_blocks * 512
     return sum(min(held[blob_id(planned.identity, place.form)], planned.file.size) for planned in files)
 
 
-def _journal_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.parts")
+def dead_partials(place: Place) -> Iterator[tuple[str, str]]:
+    """Yield (blob id, path) of every temporary and journal whose blob's lock is free, with that lock held meanwhile."""
+    for name in sorted(place.tree.names(FOLDER)):
+        found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
+        if found is None or not _is_ours(place.tree, f"{FOLDER}/{name}"):
+            continue
+        if release := try_lock(place.blob_lock(found[1])):
+            try:
+                yield found[1], f"{FOLDER}/{name}"
+            finally:
+                release()
 
 
-def _is_resumable(path: Path) -> bool:
-    """Whether this is a temporary, and its journal lists whole parts."""
-    try:
-        return _journal_of(path).stat().st_size > 0
-    except FileNotFoundError:
-        return False
+def is_left_by_a_run(place: Place, path: str) -> bool:
+    """Whether this is a file that a run of this user can have left: regular, with one name."""
+    return _is_ours(place.tree, path)
 
 
-def sweep_partials(place: Place, *, older_than_s: float = 0.0) -> None:
-    """Remove the temporaries of dead runs: those whose lock is free. The caller holds the root's lock.
+def is_resumable(place: Place, path: str) -> bool:
+    """Whether `path` is a temporary, or a journal, of which the next run can use parts."""
+    return _is_resumable(place.tree, path.removesuffix(".parts"))
 
-    Args:
-        older_than_s: leave those that resume, until nobody wrote to them for so long.
+
+def sweep_partials(place: Place, *, older_than_s: float) -> None:
+    """Remove the temporaries of dead runs, save those that resume, until they were not written to for so long.
+
+    The caller holds the root's lock.
     """
     oldest = time.time() - older_than_s
-    for path in list((place.records / "partials").glob("*.*")):
-        whole = path.with_suffix("") if path.suffix == ".parts" else path
-        if release := try_lock(place.blob_lock(path.name.partition(".")[0])):
-            with contextlib.suppress(FileNotFoundError):
-                if not (older_than_s and _is_resumable(whole) and whole.stat().st_mtime > oldest):
-                    path.unlink(missing_ok=True)
-            release()
-    sweep(place.records, "link.*", "ref.*", "*.tmp", "*/*.tmp")
+    for _, path in dead_partials(place):
+        whole = place.tree.lstat(path.removesuffix(".parts"))
+        if whole is None or not is_resumable(place, path) or whole.st_mtime < oldest:
+            place.tree.unlink(path)
+
+
+def sweep_temporaries(place: Place) -> None:
+    """Remove the temporaries of dead writers of records and links. The caller holds the root's lock."""
+    for folder in (RECORDS, *(f"{RECORDS}/{name}" for name, is_folder in place.tree.children(RECORDS) if is_folder)):
+        for name in place.tree.names(folder):
+            if TEMPORARY.fullmatch(name) and not place.tree.is_folder(f"{folder}/{name}"):
+                with contextlib.suppress(OSError):
+                    place.tree.unlink(f"{folder}/{name}")
+
+
+def _journal_of(path: str) -> str:
+    return f"{path}.parts"
+
+
+def _is_ours(root: CacheRoot, path: str) -> bool:
+    """Whether this is a file that a run of this user can have left: regular, with one name."""
+    stat = root.lstat(path)
+    return stat is not None and S_ISREG(stat.st_mode) and stat.st_nlink == 1 and stat.st_uid == os.geteuid()
+
+
+def _is_resumable(root: CacheRoot, path: str) -> bool:
+    """Whether this is a temporary of ours, and its journal lists whole parts."""
+    journal = root.lstat(_journal_of(path))
+    return journal is not None and journal.st_size > 0 and _is_ours(root, path) and _is_ours(root, _journal_of(path))

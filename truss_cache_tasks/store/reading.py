@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import Any, TypeVar
 
 from truss_cache_tasks.planning.plan import RECORDS
 from truss_cache_tasks.planning.records import FORMAT
+from truss_cache_tasks.store.root import CacheRoot
 
+T = TypeVar("T")
 Check = Callable[[Any], bool]
 
 _KEY = re.compile("[0-9a-f]{64}")
@@ -30,22 +32,53 @@ class Denied(Unreadable):
     """The disk does not hand it out: nobody knows what it says."""
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object of `path`, which has our format number; None where no file is. Raises Unreadable."""
+def read_record(root: CacheRoot, path: str) -> dict[str, Any] | None:
+    """Return the JSON object of the file at `path`, which has our format number; None where nothing is.
+
+    Raises:
+        Unreadable: it cannot be used, or is no regular file.
+        LinkedFolder: a link lies on the way to it.
+    """
     try:
-        if not S_ISREG(os.stat(path).st_mode):  # a FIFO would be waited for
-            raise Unreadable("it cannot be read (it is no file)")
-        text = path.read_bytes().decode()
+        with open(root.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO would be waited for
+            if not S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Unreadable("it cannot be read (it is no file)")
+            text = file.read().decode()
         value = json.loads(text)
         if "\\u" in text:  # an escaped lone surrogate, which could not be written again
             json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         return None
     except OSError as exc:
+        if exc.errno in (errno.ELOOP, errno.EISDIR):
+            raise Unreadable("it cannot be read (it is no file)") from exc
         raise Denied(f"it cannot be read ({exc.strerror or exc})") from exc
     except (ValueError, RecursionError) as exc:
         raise Unreadable(f"it cannot be read ({exc})") from exc
     return check_format(value)
+
+
+_memo: dict[tuple[Any, ...], tuple[tuple[int, ...], Any]] = {}
+_MEMO_SIZE = 512
+
+
+def read_once(parse: Callable[[CacheRoot, str], T], root: CacheRoot, path: str) -> T:
+    """Return `parse(root, path)`, which is asked once as long as the file is the same.
+
+    A config of thousands of entries asks the same few records for each. Ours are replaced, never written to.
+    """
+    stat = root.lstat(path)
+    if stat is None:
+        return parse(root, path)
+    seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    key = (parse, root.path, path)
+    known = _memo.get(key)
+    if known is None or known[0] != seen:
+        if len(_memo) >= _MEMO_SIZE:
+            _memo.clear()
+        known = _memo[key] = (seen, parse(root, path))
+    found: T = known[1]
+    return found
 
 
 def check_format(value: Any) -> dict[str, Any]:

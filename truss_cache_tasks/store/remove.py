@@ -1,31 +1,47 @@
 """clean: drop claims, and what no other claim or snapshot refers to. The only remover of whole entries.
 
-A link or blob goes when we made it and no live claim of anybody lists it; a blob of the hub cache also stays while any
-link in `snapshots/` leads to it, whoever made that. What huggingface_hub downloaded is named and stays.
+A link or blob goes when we made it and no living claim lists it, in any root that it lies in; a blob of the hub cache
+also stays while any link in `snapshots/` leads to it, whoever made that. What huggingface_hub downloaded, and what the
+user put there, is named and stays. What unfinished fetches left goes with the entries that noted it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from stat import S_ISLNK
+from stat import S_ISDIR, S_ISLNK
 from typing import Any
 
 from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.records import Claims, FileRecord, Manifest, Project
+from truss_cache_tasks.planning.records import Claims, Manifest, Project
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import claims
-from truss_cache_tasks.store.blobs import staged
-from truss_cache_tasks.store.disk import is_writable, remove_empty_parents, remove_hollow, remove_if_empty
-from truss_cache_tasks.store.layout import Place, blob_id
-from truss_cache_tasks.store.links import drop_refs, files_below, top
-from truss_cache_tasks.store.locks import locked, try_lock
-from truss_cache_tasks.store.manifest import read_all, remove_manifests
-from truss_cache_tasks.store.partials import sweep_partials
+from truss_cache_tasks.store.blobs import PUBLISHED, STAGING, is_marked, staged
+from truss_cache_tasks.store.disk import disk_errors, is_writable
+from truss_cache_tasks.store.layout import (
+    BLOB_ID,
+    JOURNAL,
+    LOCK,
+    MANIFEST,
+    PARTIAL,
+    STAGED,
+    TEMPORARY,
+    Place,
+    blob_id,
+)
+from truss_cache_tasks.store.links import drop_refs, linked_blobs, top
+from truss_cache_tasks.store.locks import is_held
+from truss_cache_tasks.store.manifest import note_hidden, read_all, remove_manifests
+from truss_cache_tasks.store.ownership import paths_in_use, roots_around, roots_locked, seen_from
+from truss_cache_tasks.store.partials import FOLDER as PARTIALS
+from truss_cache_tasks.store.partials import is_left_by_a_run
+from truss_cache_tasks.store.sweep import sweep
+from truss_cache_tasks.store.unfinished import Unfinished, keep_unfinished, read_unfinished
 
 
 @dataclass
@@ -47,46 +63,34 @@ class Cleaned:
     gone: set[tuple[Path, str]] = field(default_factory=set, repr=False)  # (root, claim) that a dry run passed
     links: Counter[tuple[int, int]] = field(default_factory=Counter, repr=False)  # (device, inode) -> names removed
 
+    def keep(self, line: str) -> None:
+        """Name what stays, once."""
+        if line not in self.kept:
+            self.kept.append(line)
+
 
 def clean(place: Place, project: Project, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
     """Invalidate these claims of `project` in this root; None: all of its config, and what gone entries left behind.
 
     Removes what it can, and adds what it did to `done`. The claims stay, marked cleaned, unless nothing else does.
     """
-    if not dry:
-        _sweep_removed(place)
-    if not os.path.isdir(place.records):
-        return
-    if not dry and not is_writable(place.records):
-        if claims.read_claims(place, project.id).entries:
-            done.left.append(f"{place.root}: not writable")
-        return
-    with locked(place.lock("root")) if not dry else contextlib.nullcontext():
-        mine = claims.aligned(claims.read_claims(place, project.id), project)
-        wanted = project.entries if names is None else names
-        chosen = {name for name in mine.entries if name in wanted}
-        done.gone.update((place.root, name) for name in chosen)
-        doomed_keys = {key for name in chosen for key in (mine.entries[name].request, *mine.entries[name].former)}
-        doomed_keys |= set(mine.former) if names is None else set()
-        live = claims.live_keys(place, project, but={name for root, name in done.gone if root == place.root})
-        everything = read_all(place)
-        doomed = [m for m in everything if m.key in doomed_keys and m.key not in live]
-        kept = [m for m in everything if m.key in live]
-        _Remover(place, done, dry=dry).remove(doomed, kept)
-        if dry:
+    with disk_errors(f"cannot clean {place.root}"), place.tree.kept_open():
+        if not dry:
+            _sweep_removed(place)
+        if not place.tree.is_folder(RECORDS):
+            if place.tree.lstat(RECORDS) is not None:
+                place.tree.children(RECORDS)  # a link, which is refused by name
             return
-        sweep_partials(place)
-        failed = bool(done.left)
-        _drop_pins(place, [mine.entries[name].form for name in chosen] + [manifest.request for manifest in doomed])
-        for key in doomed_keys - live if not failed else ():
-            remove_manifests(place, key)
-        marked = {n: replace(c, cleaned=True) if n in chosen else c for n, c in mine.entries.items()}
-        if not failed:
-            marked = {n: replace(c, former=()) if n in chosen else c for n, c in marked.items()}
-        former = mine.former if names is not None or failed else ()
-        claims.write_claims(place, project.id, Claims(marked, former, mine.roots))
-        if place.form is Form.HUB:
-            _remove_empty_repo(place)
+        if not dry and not is_writable(place.records):
+            if claims.read_claims(place, project.id).entries:
+                done.left.append(f"{place.root}: not writable")
+            return
+        paths = {file.path for manifest in read_all(place) for file in manifest.files}
+        around = roots_around(place, paths.union(*(noted.paths for noted in read_unfinished(place))))
+        with roots_locked(place, around) if not dry else contextlib.nullcontext():
+            _Clean(place, project, around, done, dry=dry).run(names)
+        if not dry:
+            forget_hollow(place)
 
 
 def roots_of(place: Place, project: str) -> set[str]:
@@ -94,120 +98,253 @@ def roots_of(place: Place, project: str) -> set[str]:
     return set(claims.read_claims(place, project).roots)
 
 
-def _drop_pins(place: Place, forms: Iterable[Mapping[str, Any]]) -> None:
-    """Drop the pins that these canonical forms of requests resolve by."""
-    for form in forms:
-        source = str(form.get("source", ""))
-        name = f"{source.removeprefix('hf://')}@{form.get('revision', '')}"
-        if source.startswith("hf://") and name in claims.read_pins(place):
-            claims.write_pin(place, name, None)
+class _Clean:
+    """One clean of one root; what it decides, it decides under the locks that its caller holds."""
 
-
-class _Remover:
-    def __init__(self, place: Place, done: Cleaned, *, dry: bool) -> None:
+    def __init__(self, place: Place, project: Project, around: list[Place], done: Cleaned, *, dry: bool) -> None:
         self.place = place
+        self.project = project
+        self.around = around
         self.done = done
         self.dry = dry
 
-    def remove(self, doomed: list[Manifest], kept: list[Manifest]) -> None:
-        shown = {record.path for manifest in kept for record in manifest.files}
-        records = list({r.path: r for manifest in doomed for r in manifest.files if r.path not in shown}.values())
-        if self.place.form is Form.HUB and not self.dry:
-            drop_refs(self.place, {self.place.root / record.path for record in records if record.made_link})
-        for record in records:
-            if record.made_link:
-                self._unlink(self.place.root / record.path)
+    def run(self, names: Collection[str] | None) -> None:
+        place, project, done = self.place, self.project, self.done
+        mine = claims.claims_of(place, project)
+        wanted = project.entries if names is None else names
+        # A claim of our config whose entry is gone has been dropped by `aligned`; another config's under our id stays
+        chosen = {name for name in mine.entries if name in wanted}
+        done.gone.update((place.root, name) for name in chosen)
+        doomed_keys = {key for name in chosen for key in (mine.entries[name].request, *mine.entries[name].former)}
+        doomed_keys |= set(mine.former) if names is None else set()
+        live = claims.live_keys(place, project, but={name for root, name in done.gone if root == place.root})
+        everything = read_all(place)
+        doomed = [m for m in everything if m.key in doomed_keys and m.key not in live]
+        kept = [m for m in everything if m not in doomed]
+        notes = self._doomed_notes(names)
+        removed = self._remove_paths(doomed, notes)
+        self._remove_blobs(doomed, kept, notes, removed)
+        self._remove_partials(notes)
+        self._name_what_is_not_ours()
+        if self.dry:
+            return
+        failed = bool(done.left)
+        gone = {path for path in removed if place.tree.lstat(path) is None}
+        for root in self.around:
+            note_hidden(root, seen_from(root, place, gone))
+        self._drop_pins([mine.entries[name].form for name in chosen] + [manifest.request for manifest in doomed])
+        if not failed:
+            for noted in notes:
+                keep_unfinished(place, noted, ())
+            for key in doomed_keys - live:
+                remove_manifests(place, key)
+        marked = {n: replace(c, cleaned=True) if n in chosen else c for n, c in mine.entries.items()}
+        if not failed:
+            marked = {n: replace(c, former=()) if n in chosen else c for n, c in marked.items()}
+        former = mine.former if names is not None or failed else ()
+        claims.write_claims(place, project.id, Claims(marked, former, mine.roots))
+        sweep(place)
+        _remove_records(place)
+        if place.form is Form.HUB:
+            _remove_empty_repo(place)
+
+    def _doomed_notes(self, names: Collection[str] | None) -> list[Unfinished]:
+        """Return the notes of fetches that nobody but the cleaned claims made, and that are not under way.
+
+        Of the others the cleaned claims are taken off.
+        """
+        doomed = []
+        for noted in read_unfinished(self.place):
+            theirs = {
+                (project, name)
+                for project, name in noted.claims
+                if project != self.project.id or (names is not None and name not in names)
+            }
+            if noted.key and is_held(self.place.lock(f"entry-{noted.key}")):
+                continue
+            if not theirs:
+                doomed.append(noted)
+            elif theirs != noted.claims and not self.dry:
+                keep_unfinished(self.place, noted, theirs)
+        return doomed
+
+    def _remove_paths(self, doomed: Iterable[Manifest], notes: Iterable[Unfinished]) -> set[str]:
+        """Remove what the doomed manifests and notes show, and no living claim lists; return the paths."""
+        place, done = self.place, self.done
+        used = paths_in_use(place, self.around, self.project, done.gone)
+        records = {file.path: file for manifest in doomed for file in manifest.shown if file.path not in used}
+        for path, record in records.items():
+            if not record.made_link and place.tree.lstat(path) is not None:
+                maker = "huggingface_hub" if place.form is Form.HUB else "the user"
+                done.keep(f"{path}: made by {maker}, not by us")
+        ours = {path for path, record in records.items() if record.made_link}
+        ours |= {path for noted in notes for path in noted.paths if path not in used and path not in records}
+        if place.form is Form.HUB and not self.dry:
+            drop_refs(place, ours)
+        for path in sorted(ours):
+            self._unlink(path)
+        return ours
+
+    def _remove_blobs(
+        self, doomed: Iterable[Manifest], kept: Iterable[Manifest], notes: Iterable[Unfinished], removed: set[str]
+    ) -> None:
+        place = self.place
+        records = [file for manifest in doomed for file in manifest.files]
+        used = {blob_id(file.identity, place.form) for manifest in kept for file in manifest.files}
+        used = used.union(*(noted.blobs for noted in read_unfinished(place) if noted not in notes))
+        noted_ids = {name for noted in notes for name in noted.blobs}
+        if place.form is not Form.HUB:
+            for name in sorted(({blob_id(file.identity, place.form) for file in records} | noted_ids) - used):
+                for path in staged(place, name):
+                    self._unlink(path)
+            return
+        linked = linked_blobs(place, removed)
+        made = {file.blob: file.made_blob for file in records if file.blob}
+        made |= {f"blobs/{name}": True for name in noted_ids if is_marked(place, f"blobs/{name}")}
+        for blob, is_made in sorted(made.items()):
+            if not is_made or os.path.basename(blob) in used or blob in linked:
+                continue
+            stat = place.tree.lstat(blob)
+            if stat is not None and S_ISLNK(stat.st_mode):
+                self.done.keep(f"{blob}: shared by huggingface_hub's own store")
             else:
-                self.done.kept.append(f"{record.path}: downloaded by huggingface_hub, not by us")
-        self._remove_blobs([record for manifest in doomed for record in manifest.files], kept)
+                self._unlink(blob)
+                if not self.dry:
+                    place.tree.unlink(f"{PUBLISHED}/{os.path.basename(blob)}")
 
-    def _remove_blobs(self, records: list[FileRecord], kept: list[Manifest]) -> None:
-        if self.place.form is Form.HUB:
-            used = {record.blob for manifest in kept for record in manifest.files} | self._linked()
-            for record in {r.blob: r for r in records}.values():
-                path = self.place.root / record.blob
-                if record.made_blob and record.blob not in used and path.is_symlink():
-                    self.done.kept.append(f"{record.blob}: shared by huggingface_hub's own store")
-                elif record.made_blob and record.blob not in used:
-                    self._unlink(path)
-            return
-        used = {blob_id(record.identity, self.place.form) for manifest in kept for record in manifest.files}
-        for record in records:
-            name = blob_id(record.identity, self.place.form)
-            if name not in used:
-                for path in staged(self.place, name):
-                    self._unlink(path)
+    def _remove_partials(self, notes: Iterable[Unfinished]) -> None:
+        """Remove the temporaries of dead runs that the cleaned claims noted, or that nothing notes."""
+        kept = {name for noted in read_unfinished(self.place) if noted not in notes for name in noted.blobs}
+        for path, name in list(_left_by_runs(self.place)):
+            if name not in kept and not is_held(self.place.blob_lock(name)):
+                self._unlink(path)
 
-    def _linked(self) -> set[str]:
-        """Return the blobs that links of the snapshots lead to, save links that this clean takes away."""
-        return {
-            f"blobs/{os.path.basename(os.readlink(path))}"
-            for path in files_below(self.place.root / "snapshots")
-            if path.is_symlink() and path not in self.done.seen
-        }
+    def _name_what_is_not_ours(self) -> None:
+        for path in _not_ours(self.place):
+            self.done.keep(f"{path}: not ours, though it lies in our folder")
 
-    def _unlink(self, path: Path) -> None:
-        if path in self.done.seen or not os.path.lexists(path):
-            if not self.dry:  # somebody else removed it, and may have left its folder
-                remove_empty_parents(path, top(self.place))
-            return
-        stat = path.lstat()
+    def _unlink(self, path: str) -> None:
+        place, done = self.place, self.done
+        whole = place.root / path
         try:
+            stat = place.tree.lstat(path)
+            if whole in done.seen or stat is None or S_ISDIR(stat.st_mode):
+                if not self.dry:  # another process removed it, and may have left its folder
+                    place.tree.remove_empty_parents(path, top(place))
+                return
             if not self.dry:
-                path.unlink()
-                remove_empty_parents(path, top(self.place))
+                place.tree.unlink(path)
+                place.tree.remove_empty_parents(path, top(place))
         except OSError as exc:
-            self.done.left.append(f"{path}: {exc.strerror}")
+            done.left.append(f"{whole}: {exc.strerror}")
             return
-        self.done.seen.add(path)
-        self.done.files += 1
+        done.seen.add(whole)
+        done.files += 1
         inode = (stat.st_dev, stat.st_ino)
-        self.done.links[inode] += self.dry
-        if not S_ISLNK(stat.st_mode) and stat.st_nlink - self.done.links[inode] == (0 if self.dry else 1):
-            self.done.size += stat.st_size
+        done.links[inode] += self.dry
+        if not S_ISLNK(stat.st_mode) and stat.st_nlink - done.links[inode] == (0 if self.dry else 1):
+            done.size += stat.st_size
+
+    def _drop_pins(self, forms: Iterable[Mapping[str, Any]]) -> None:
+        """Drop the pins that these canonical forms of requests resolve by."""
+        for form in forms:
+            source = str(form.get("source", ""))
+            name = f"{source.removeprefix('hf://')}@{form.get('revision', '')}"
+            if source.startswith("hf://") and name in claims.read_pins(self.place):
+                claims.write_pin(self.place, name, None)
+
+
+def _left_by_runs(place: Place) -> Iterable[tuple[str, str]]:
+    """Yield (path, blob id) of every temporary and journal that a run of this user left or is at."""
+    for name in sorted(place.tree.names(PARTIALS)):
+        found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
+        if found is not None and is_left_by_a_run(place, f"{PARTIALS}/{name}"):
+            yield f"{PARTIALS}/{name}", found[1]
+
+
+_SHAPES: dict[str, re.Pattern[str]] = {
+    "": re.compile(r"pins\.json|manifests|claims|fetches|published|blobs|partials|locks"),
+    "manifests": MANIFEST,
+    "fetches": MANIFEST,
+    "claims": re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}\.json"),
+    "published": re.compile(rf"{BLOB_ID}|links\.json"),
+    "locks": LOCK,
+    "partials": re.compile(rf"{PARTIAL.pattern}|{JOURNAL.pattern}"),
+}
+
+
+def _not_ours(place: Place) -> list[str]:
+    """Return what lies in our folder and has no name of ours."""
+    found = []
+    for path, is_folder in place.tree.walk(RECORDS):
+        folder, _, name = path.removeprefix(f"{RECORDS}/").rpartition("/")
+        if folder.startswith("blobs"):
+            shape = STAGED
+        elif folder == "" and is_folder:
+            shape = _SHAPES[""]
+        else:
+            shape = _SHAPES.get(folder, re.compile("(?!)"))
+        is_ours = shape.fullmatch(name) or (not is_folder and TEMPORARY.fullmatch(name))
+        if re.fullmatch(r"blobs/[0-9a-f]{2}", f"{folder}/{name}") and is_folder:
+            continue
+        if not is_ours or (is_folder and folder != ""):
+            found.append(path)
+    return found
 
 
 def forget_hollow(place: Place) -> None:
     """Remove the folders of a root in which nothing came to be (no such repo, no access); what holds anything stays."""
-    records = [place.records / name for name in ("locks", "partials", "published", "manifests", "claims")]
-    remove_hollow(place.records / "blobs")
-    remove_if_empty(*records, place.records)
-    if place.form is Form.HUB:
-        remove_if_empty(place.root / "blobs", place.root / "refs")
-        with contextlib.suppress(OSError):
-            if os.listdir(place.root) == ["snapshots"]:  # beside anything else scan_cache_dir() misses it
-                remove_if_empty(place.root / "snapshots", place.root)
+    with contextlib.suppress(OSError):
+        place.tree.remove_hollow(STAGING)
+        for name in place.tree.names(RECORDS):
+            place.tree.remove_if_empty(f"{RECORDS}/{name}")
+        place.tree.remove_if_empty(RECORDS)
+        if place.form is Form.HUB:
+            place.tree.remove_if_empty("blobs")
+            place.tree.remove_if_empty("refs")
+            if place.tree.names("") == ["snapshots"]:  # beside anything else scan_cache_dir() misses it
+                place.tree.remove_if_empty("snapshots")
+                os.rmdir(place.root)
+
+
+def _remove_records(place: Place) -> None:
+    """Remove our records when they are about nothing any more: no living claim, no manifest, no fetch."""
+    everyone = claims.read_all_claims(place)
+    live = any(not claim.cleaned for theirs in everyone.values() for claim in theirs.entries.values())
+    readable = len(everyone) == len(place.tree.names(f"{RECORDS}/claims")) and all(
+        theirs.entries or theirs.former for theirs in everyone.values()
+    )
+    if live or not readable or any(theirs.former for theirs in everyone.values()):
+        return
+    if place.tree.names(f"{RECORDS}/manifests") or place.tree.names(f"{RECORDS}/fetches"):
+        return
+    for project in everyone:
+        claims.write_claims(place, project, Claims({}))
+    for name in claims.read_pins(place):
+        claims.write_pin(place, name, None)
 
 
 def _remove_empty_repo(place: Place) -> None:
-    """Remove the repo's folder when nothing but our records is left in it, and nobody is at work there."""
-    rest = [path for name in ("snapshots", "blobs", "refs") for path in files_below(place.root / name)]
-    live = any(not c.cleaned for theirs in claims.read_all_claims(place).values() for c in theirs.entries.values())
+    """Remove the repo's folder when nothing but empty folders is left in it, and no process is at work there."""
+    tree = place.tree
     ours = {"snapshots", "blobs", "refs", "trees", ".no_exist", RECORDS}
-    foreign = {path.name for path in place.root.iterdir()} - ours
-    at_work = any(map(_is_held, files_below(place.records / "locks"))) or files_below(place.records / "partials")
-    if not rest and not live and not foreign and not at_work:
+    rest = [path for name in ("snapshots", "blobs", "refs", RECORDS) for path in tree.files_below(name)]
+    rest = [path for path in rest if path != f"{RECORDS}/locks/root.lock"]
+    if rest or set(tree.names("")) - ours or place.root.is_symlink():
+        return
+    with contextlib.suppress(OSError):  # in one step, to where nothing scans
         _removed(place).parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # in one step, to where nobody scans
-            os.rename(place.root, _removed(place))
-        _sweep_removed(place)
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether somebody else holds it; the root's own is ours, and a killed run leaves the file alone."""
-    if lock.name == "root.lock":
-        return False
-    if release := try_lock(lock):
-        release()
-    return release is None
+        os.rename(place.root, _removed(place))
+    _sweep_removed(place)
 
 
 def _removed(place: Place) -> Path:
-    return place.blob_lock("removed").with_suffix("")
+    assert place.hub is not None
+    return place.hub / ".locks" / place.root.name / "removed"
 
 
 def _sweep_removed(place: Place) -> None:
-    if place.form is Form.HUB and _removed(place).exists():
+    if place.form is Form.HUB and place.hub is not None and _removed(place).exists():
         import shutil
 
         shutil.rmtree(_removed(place), ignore_errors=True)

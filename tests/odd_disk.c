@@ -1,0 +1,205 @@
+/* LD_PRELOAD: a disk with a will of its own, below one folder. tests/odd_disk.py builds it and says how it is used.
+
+ODD_DISK_BELOW   the folder, absolute and without links on its way
+ODD_DISK_RULES   NAME=ERRNO[@N],... : the Nth call of NAME there and every later one fail so; N is 1 unless given.
+                 NAME is one of `names`: `open` and `read` of files and folders, `write` of all that write bytes,
+                 `change` of whatever changes the disk, `any` of every call. `flock=ok`: it does nothing and says that it locked.
+ODD_DISK_COUNT   a file; at the end of the process `NAME COUNT` of each kind of call is appended to it, a line each
+*/
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum kind {
+    SYMLINK, LINK, RENAME, UNLINK, RMDIR, MKDIR, OPEN, READ, STAT, WRITE, ALLOCATE, UTIME, FSYNC, FLOCK, CLONE,
+    CHANGE, ANY, KINDS
+};
+static const char *names[KINDS] = {"symlink", "link", "rename", "unlink", "rmdir", "mkdir", "open", "read", "stat",
+                                   "write", "allocate", "utime", "fsync", "flock", "clone", "change", "any"};
+static struct { int code; long from; } rules[KINDS];
+static atomic_long counts[KINDS];
+static char below[PATH_MAX];
+static size_t below_size;
+static const int NOTHING = -1; /* of `flock=ok` */
+
+__attribute__((constructor)) static void setup(void) {
+    const char *folder = getenv("ODD_DISK_BELOW"), *text = getenv("ODD_DISK_RULES");
+    if (folder) below_size = strlen(strncpy(below, folder, sizeof below - 1));
+    char *copy = strdup(text ? text : ""), *rest = copy, *rule;
+    while ((rule = strsep(&rest, ",")) != NULL) {
+        char *value = strchr(rule, '='), *from = strchr(rule, '@');
+        if (!value) continue;
+        *value++ = 0;
+        for (int kind = 0; kind < KINDS; kind++)
+            if (!strcmp(rule, names[kind])) {
+                rules[kind].code = strcmp(value, "ok") ? atoi(value) : NOTHING;
+                rules[kind].from = from ? atol(from + 1) : 1;
+            }
+    }
+    free(copy);
+}
+
+__attribute__((destructor)) static void report(void) {
+    const char *path = getenv("ODD_DISK_COUNT");
+    if (!path || !below_size) return;
+    FILE *out = fopen(path, "a");
+    for (int kind = 0; out && kind < KINDS; kind++) fprintf(out, "%s %ld\n", names[kind], atomic_load(&counts[kind]));
+    if (out) fclose(out);
+}
+
+static int is_below(const char *path) {
+    return below_size && !strncmp(path, below, below_size) && (path[below_size] == '/' || !path[below_size]);
+}
+
+static int fd_below(int fd) {
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t size = readlink(link, path, sizeof path - 1);
+    if (size < 0) return 0;
+    path[size] = 0;
+    return is_below(path);
+}
+
+static int at_below(int at, const char *path) {
+    char cwd[PATH_MAX];
+    if (path && path[0] == '/') return is_below(path);
+    if (at != AT_FDCWD) return fd_below(at);
+    return getcwd(cwd, sizeof cwd) != NULL && is_below(cwd);
+}
+
+static int due(enum kind kind) {
+    long now = atomic_fetch_add(&counts[kind], 1) + 1;
+    return rules[kind].code && now >= rules[kind].from ? rules[kind].code : 0;
+}
+
+/* Return what this call is to fail with, 0 for nothing. */
+static int fate(enum kind kind, int changes) {
+    int own = due(kind), every = due(ANY), change = changes ? due(CHANGE) : 0;
+    return own ? own : change ? change : every;
+}
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+#define FAIL_IF(is_there, kind, changes, failed)                \
+    do {                                                        \
+        int code_;                                              \
+        if ((is_there) && (code_ = fate(kind, changes)) != 0) { \
+            errno = code_;                                      \
+            return failed;                                      \
+        }                                                       \
+    } while (0)
+
+int symlink(const char *to, const char *path) { FAIL_IF(at_below(AT_FDCWD, path), SYMLINK, 1, -1); return REAL(symlink)(to, path); }
+int symlinkat(const char *to, int at, const char *path) { FAIL_IF(at_below(at, path), SYMLINK, 1, -1); return REAL(symlinkat)(to, at, path); }
+int link(const char *from, const char *path) { FAIL_IF(at_below(AT_FDCWD, path), LINK, 1, -1); return REAL(link)(from, path); }
+int linkat(int from_at, const char *from, int at, const char *path, int flags) {
+    FAIL_IF(at_below(at, path), LINK, 1, -1);
+    return REAL(linkat)(from_at, from, at, path, flags);
+}
+int rename(const char *from, const char *path) { FAIL_IF(at_below(AT_FDCWD, path), RENAME, 1, -1); return REAL(rename)(from, path); }
+int renameat(int from_at, const char *from, int at, const char *path) {
+    FAIL_IF(at_below(at, path), RENAME, 1, -1);
+    return REAL(renameat)(from_at, from, at, path);
+}
+int unlink(const char *path) { FAIL_IF(at_below(AT_FDCWD, path), UNLINK, 1, -1); return REAL(unlink)(path); }
+int unlinkat(int at, const char *path, int flags) {
+    FAIL_IF(at_below(at, path), flags & AT_REMOVEDIR ? RMDIR : UNLINK, 1, -1);
+    return REAL(unlinkat)(at, path, flags);
+}
+int rmdir(const char *path) { FAIL_IF(at_below(AT_FDCWD, path), RMDIR, 1, -1); return REAL(rmdir)(path); }
+int mkdir(const char *path, mode_t mode) { FAIL_IF(at_below(AT_FDCWD, path), MKDIR, 1, -1); return REAL(mkdir)(path, mode); }
+int mkdirat(int at, const char *path, mode_t mode) { FAIL_IF(at_below(at, path), MKDIR, 1, -1); return REAL(mkdirat)(at, path, mode); }
+
+#define OPENED(name)                                                                             \
+    int name(const char *path, int flags, ...) {                                                 \
+        va_list more;                                                                            \
+        va_start(more, flags);                                                                   \
+        mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, mode_t) : 0;                \
+        va_end(more);                                                                            \
+        FAIL_IF(at_below(AT_FDCWD, path), OPEN, (flags & (O_CREAT | O_ACCMODE)) != O_RDONLY, -1); \
+        return REAL(name)(path, flags, mode);                                                    \
+    }
+#define OPENED_AT(name)                                                                    \
+    int name(int at, const char *path, int flags, ...) {                                   \
+        va_list more;                                                                      \
+        va_start(more, flags);                                                             \
+        mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, mode_t) : 0;          \
+        va_end(more);                                                                      \
+        FAIL_IF(at_below(at, path), OPEN, (flags & (O_CREAT | O_ACCMODE)) != O_RDONLY, -1); \
+        return REAL(name)(at, path, flags, mode);                                          \
+    }
+OPENED(open)
+OPENED(open64)
+OPENED_AT(openat)
+OPENED_AT(openat64)
+
+ssize_t read(int fd, void *into, size_t size) { FAIL_IF(fd_below(fd), READ, 0, -1); return REAL(read)(fd, into, size); }
+ssize_t pread(int fd, void *into, size_t size, off_t at) { FAIL_IF(fd_below(fd), READ, 0, -1); return REAL(pread)(fd, into, size, at); }
+ssize_t pread64(int fd, void *into, size_t size, off64_t at) { FAIL_IF(fd_below(fd), READ, 0, -1); return REAL(pread64)(fd, into, size, at); }
+DIR *opendir(const char *path) { FAIL_IF(at_below(AT_FDCWD, path), OPEN, 0, NULL); return REAL(opendir)(path); }
+DIR *fdopendir(int fd) { FAIL_IF(fd_below(fd), OPEN, 0, NULL); return REAL(fdopendir)(fd); }
+
+#define LOOKED_AT(name, type) \
+    int name(const char *path, struct type *into) { FAIL_IF(at_below(AT_FDCWD, path), STAT, 0, -1); return REAL(name)(path, into); }
+LOOKED_AT(stat, stat)
+LOOKED_AT(stat64, stat64)
+LOOKED_AT(lstat, stat)
+LOOKED_AT(lstat64, stat64)
+int fstatat(int at, const char *path, struct stat *into, int flags) { FAIL_IF(at_below(at, path), STAT, 0, -1); return REAL(fstatat)(at, path, into, flags); }
+int fstatat64(int at, const char *path, struct stat64 *into, int flags) { FAIL_IF(at_below(at, path), STAT, 0, -1); return REAL(fstatat64)(at, path, into, flags); }
+
+ssize_t write(int fd, const void *from, size_t size) { FAIL_IF(fd_below(fd), WRITE, 1, -1); return REAL(write)(fd, from, size); }
+ssize_t pwrite(int fd, const void *from, size_t size, off_t at) { FAIL_IF(fd_below(fd), WRITE, 1, -1); return REAL(pwrite)(fd, from, size, at); }
+ssize_t pwrite64(int fd, const void *from, size_t size, off64_t at) { FAIL_IF(fd_below(fd), WRITE, 1, -1); return REAL(pwrite64)(fd, from, size, at); }
+ssize_t sendfile(int out, int in, off_t *at, size_t size) { FAIL_IF(fd_below(out), WRITE, 1, -1); return REAL(sendfile)(out, in, at, size); }
+ssize_t sendfile64(int out, int in, off64_t *at, size_t size) { FAIL_IF(fd_below(out), WRITE, 1, -1); return REAL(sendfile64)(out, in, at, size); }
+ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *at, size_t size, unsigned flags) {
+    FAIL_IF(fd_below(out), WRITE, 1, -1);
+    return REAL(copy_file_range)(in, from, out, at, size, flags);
+}
+int ftruncate(int fd, off_t size) { FAIL_IF(fd_below(fd), ALLOCATE, 1, -1); return REAL(ftruncate)(fd, size); }
+int ftruncate64(int fd, off64_t size) { FAIL_IF(fd_below(fd), ALLOCATE, 1, -1); return REAL(ftruncate64)(fd, size); }
+int posix_fallocate(int fd, off_t at, off_t size) { /* answers the code itself */
+    int code = fd_below(fd) ? fate(ALLOCATE, 1) : 0;
+    return code ? code : REAL(posix_fallocate)(fd, at, size);
+}
+int posix_fallocate64(int fd, off64_t at, off64_t size) {
+    int code = fd_below(fd) ? fate(ALLOCATE, 1) : 0;
+    return code ? code : REAL(posix_fallocate64)(fd, at, size);
+}
+int utimensat(int at, const char *path, const struct timespec times[2], int flags) {
+    FAIL_IF(at_below(at, path), UTIME, 1, -1);
+    return REAL(utimensat)(at, path, times, flags);
+}
+int futimens(int fd, const struct timespec times[2]) { FAIL_IF(fd_below(fd), UTIME, 1, -1); return REAL(futimens)(fd, times); }
+int fsync(int fd) { FAIL_IF(fd_below(fd), FSYNC, 1, -1); return REAL(fsync)(fd); }
+int fdatasync(int fd) { FAIL_IF(fd_below(fd), FSYNC, 1, -1); return REAL(fdatasync)(fd); }
+int flock(int fd, int operation) {
+    int code = fd_below(fd) ? fate(FLOCK, 0) : 0;
+    if (code == NOTHING) return 0;
+    if (code) {
+        errno = code;
+        return -1;
+    }
+    return REAL(flock)(fd, operation);
+}
+int ioctl(int fd, unsigned long request, ...) {
+    va_list more;
+    va_start(more, request);
+    void *argument = va_arg(more, void *);
+    va_end(more);
+    if (request == 0x40049409) FAIL_IF(fd_below(fd), CLONE, 1, -1); /* FICLONE */
+    return REAL(ioctl)(fd, request, argument);
+}

@@ -1,0 +1,54 @@
+"""Upstreams of each kind, and a Truss whose Hub is the stand-in."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from buckets.conftest import before_gcs, before_moto, on_disk, on_gcs, on_moto
+from servers.hub import Hub
+
+from scenarios.forks import ForkedTruss, Forks
+from scenarios.upstreams import OnHub, OnStore, Upstream
+
+__all__ = ["before_gcs", "before_moto", "on_disk", "on_gcs", "on_moto"]
+
+UPSTREAMS = ("hub", "moto", "gcs", "disk")
+
+
+def make(request: pytest.FixtureRequest, kind: str) -> Upstream:
+    if kind == "hub":
+        hub: Hub = request.getfixturevalue("hub")
+        return OnHub(hub)
+    return OnStore(request.getfixturevalue(f"on_{kind}"))
+
+
+@pytest.fixture(params=UPSTREAMS)
+def upstream(request: pytest.FixtureRequest) -> Upstream:
+    """One of each kind of store in turn."""
+    return make(request, request.param)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    forks = Forks()
+    yield forks
+    forks.end()
+
+
+@pytest.fixture
+def truss(tmp_path: Path, hub: Hub, forks: Forks) -> ForkedTruss:
+    """A Truss whose Hub is the stand-in; `truss-cache` is forked."""
+    return ForkedTruss(tmp_path, forks=forks, hub=hub)
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another disk than `tmp_path`: no hard link leads there."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs /dev/shm on a disk of its own")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)

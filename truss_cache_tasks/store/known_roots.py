@@ -1,0 +1,63 @@
+"""The cache roots that a project has used, beside the roots: an edit of a path must not make `clean` forget one.
+
+`${XDG_STATE_HOME:-~/.local/state}/truss-cache/{project}.json`, written only by a run that writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection
+
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.errors import StoreError
+from truss_cache_tasks.planning.plan import RECORDS
+from truss_cache_tasks.planning.records import FORMAT, Project
+from truss_cache_tasks.store import reading
+from truss_cache_tasks.store.disk import disk_errors, write_json
+from truss_cache_tasks.store.locks import LockFile, locked
+from truss_cache_tasks.store.reading import Unreadable, read_record
+from truss_cache_tasks.store.root import CacheRoot
+
+_FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(reading.is_root, value))}
+
+
+def known_roots(settings: Settings, project: Project) -> set[str]:
+    """Return the absolute paths of the roots that this project has used, as far as they were noted."""
+    try:
+        value = read_record(CacheRoot(settings.state_dir), f"{project.id}.json")
+        return set() if value is None else set(reading.check_fields(value, _FIELDS, "it", more=True)["roots"])
+    except (Unreadable, StoreError):
+        return set()
+
+
+def remember_roots(settings: Settings, project: Project, say: Callable[[str], None]) -> None:
+    """Note the roots of the config, beside those that it had before. Warns where that cannot be written."""
+    if not set(project.roots) <= known_roots(settings, project):
+        try:
+            _write(settings, project, add=project.roots)
+        except StoreError as error:
+            say(f"warning: {error}: `clean` will not find this cache after an edit of its path")
+
+
+def forget_empty_roots(settings: Settings, project: Project) -> None:
+    """Forget the roots in which nothing of ours is. Raises StoreError."""
+    known = known_roots(settings, project)
+    used = {root for root in known if os.path.lexists(os.path.join(root, RECORDS))}
+    if used != known:
+        _write(settings, project, only=used)
+
+
+def _write(
+    settings: Settings, project: Project, *, add: Collection[str] = (), only: Collection[str] | None = None
+) -> None:
+    state, path = CacheRoot(settings.state_dir), f"{project.id}.json"
+    with disk_errors(f"cannot write {settings.state_dir / path}"), locked(LockFile(state, f"{project.id}.lock")):
+        roots = known_roots(settings, project) | set(add)
+        roots = roots if only is None else roots & set(only)
+        if roots:
+            write_json(state, path, {"format": FORMAT, "config": project.config, "roots": sorted(roots)})
+        else:
+            state.unlink(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(settings.state_dir)

@@ -1,0 +1,120 @@
+"""Whose a visible path is, and who else uses it: asked of every cache root that the path lies in.
+
+Roots nest (a mount below the model cache, a mount below a mount), so a path may lie in several, and each may have
+records that list it. All of them are found by walking from the path up to the disk's root.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from stat import S_ISDIR
+
+from truss_cache_tasks.planning.plan import RECORDS
+from truss_cache_tasks.planning.records import Project
+from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.store import claims
+from truss_cache_tasks.store.disk import is_writable
+from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.manifest import read_all
+from truss_cache_tasks.store.unfinished import read_unfinished
+
+
+def roots_around(place: Place, paths: Iterable[str]) -> list[Place]:
+    """Return the roots with records of ours in which any of `paths` lies, `place` among them, outermost first.
+
+    Args:
+        paths: relative to `place`.
+    """
+    if place.form is Form.HUB:
+        return [place]  # a repo of the hub cache has no other root above or below it
+    top = os.path.realpath(place.root)
+    above = [str(parent) for parent in Path(top).parents if _is_trusted(f"{parent}/{RECORDS}", top)]
+    folders = {folder for path in paths for folder in folders_of(path)}
+    below = [f"{top}/{folder}" for folder in sorted(folders) if place.tree.is_folder(f"{folder}/{RECORDS}")]
+    outer, inner = ([Place(Path(root), Form.MOUNT) for root in roots] for roots in (reversed(above), below))
+    return [*outer, place, *inner]
+
+
+def _is_trusted(records: str, top: str) -> bool:
+    """Whether a folder above a root can hold records that count: anybody may make one in /tmp."""
+    try:
+        stat = os.lstat(records)
+        trusted = {os.geteuid(), 0, os.stat(top).st_uid}
+    except OSError:
+        return False
+    return S_ISDIR(stat.st_mode) and stat.st_uid in trusted and os.access(records, os.R_OK | os.X_OK)
+
+
+@contextmanager
+def roots_locked(place: Place, around: Iterable[Place], stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Hold the locks of these roots, in this order: outermost first, so that no two processes wait for each other.
+
+    Args:
+        around: roots_around(place, ...). One of them that we cannot write to, other than `place`, is not locked.
+    """
+    with ExitStack() as held:
+        for root in around:
+            if root is place or is_writable(root.records):
+                held.enter_context(locked(root.lock("root"), stopped))
+        yield
+
+
+def own_paths(place: Place, around: Iterable[Place]) -> set[str]:
+    """Return the paths below `place` that are ours: shown by a manifest as made by us, or noted by a fetch.
+
+    Args:
+        around: roots_around(place, ...).
+    """
+    found: set[str] = set()
+    for root in around:
+        paths = {file.path for manifest in read_all(root) for file in manifest.shown if file.made_link}
+        paths |= {path for noted in read_unfinished(root) for path in noted.paths}
+        found |= seen_from(place, root, paths)
+    return found
+
+
+def paths_in_use(
+    place: Place, around: Iterable[Place], project: Project, but: Collection[tuple[Path, str]]
+) -> set[str]:
+    """Return the paths below `place` that a living claim of any project in any of these roots lists.
+
+    Args:
+        around: roots_around(place, ...).
+        but: (root, claim name) of claims of `project` that do not count.
+    """
+    found: set[str] = set()
+    for root in around:
+        gone = {name for path, name in but if is_same_folder(path, root.root)}
+        live = claims.live_keys(root, project, but=gone)
+        paths = {file.path for manifest in read_all(root) if manifest.key in live for file in manifest.shown}
+        found |= seen_from(place, root, paths)
+    return found
+
+
+def is_same_folder(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one folder."""
+    return one == other or os.path.realpath(one) == os.path.realpath(other)
+
+
+def folders_of(path: str) -> list[str]:
+    """Return the folders that a relative path lies in, the outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def seen_from(place: Place, root: Place, paths: Iterable[str]) -> set[str]:
+    """Return those of `paths`, relative to `root`, that lie below `place`, relative to it."""
+    if root is place:
+        return set(paths)
+    top, there = os.path.realpath(place.root), os.path.realpath(root.root)
+    if top == there:
+        return set(paths)
+    if top.startswith(f"{there}/"):
+        inside = top[len(there) + 1 :] + "/"
+        return {path[len(inside) :] for path in paths if path.startswith(inside)}
+    inside = there[len(top) + 1 :]
+    return {f"{inside}/{path}" for path in paths}

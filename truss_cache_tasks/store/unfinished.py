@@ -1,0 +1,115 @@
+"""What an unfinished fetch may have left below a root, noted before it can leave it: `fetches/{key}.json`.
+
+It owns blobs, partials and visible paths until a manifest lists them: whatever ends the fetch, the next run of the
+entry goes on with them, and `clean` finds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+from truss_cache_tasks.planning.plan import RECORDS
+from truss_cache_tasks.planning.records import FORMAT
+from truss_cache_tasks.store import reading
+from truss_cache_tasks.store.disk import write_json
+from truss_cache_tasks.store.layout import MANIFEST, Place
+from truss_cache_tasks.store.reading import Unreadable, read_record
+
+_FOLDER = f"{RECORDS}/fetches"
+_LINKS = f"{RECORDS}/published/links.json"  # 0.1.0 noted the links of a snapshot there
+_FIELDS = {
+    "claims": lambda value: isinstance(value, list) and all(_is_claim(one) for one in value),
+    "blobs": lambda value: isinstance(value, list) and all(map(reading.is_text, value)),
+    "paths": lambda value: isinstance(value, list) and all(map(reading.is_path, value)),
+}
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What one request's fetches that did not end well, or did not end yet, may have left.
+
+    Args:
+        key: the request key; "" for what 0.1.0 noted.
+        claims: (project, claim name) of each that fetched.
+        blobs: ids (layout.blob_id) of whole files that no manifest lists, and of partials.
+        paths: what it shows, or was about to show, relative to the root.
+    """
+
+    key: str
+    claims: frozenset[tuple[str, str]] = frozenset()
+    blobs: frozenset[str] = frozenset()
+    paths: frozenset[str] = frozenset()
+
+
+def read_unfinished(place: Place) -> list[Unfinished]:
+    """Return what is noted in this root, as far as it can be read."""
+    found = []
+    for name in sorted(place.tree.names(_FOLDER)):
+        if MANIFEST.fullmatch(name):
+            with contextlib.suppress(Unreadable):
+                found.append(_read(place, name.partition(".")[0]))
+    with contextlib.suppress(Unreadable):
+        links = read_record(place.tree, _LINKS)
+        if links is not None:
+            paths = reading.check_fields(links, {"paths": _FIELDS["paths"]}, "it", more=True)["paths"]
+            found.append(Unfinished("", paths=frozenset(paths)))
+    return found
+
+
+def note_unfinished(
+    place: Place,
+    key: str,
+    claim: tuple[str, str],
+    *,
+    blobs: Collection[str] = (),
+    paths: Collection[str] = (),
+) -> None:
+    """Note what a fetch of this request is about to leave, beside what earlier ones noted."""
+    try:
+        known = _read(place, key)
+    except Unreadable:
+        known = Unfinished(key)
+    noted = replace(
+        known, claims=known.claims | {claim}, blobs=known.blobs.union(blobs), paths=known.paths.union(paths)
+    )
+    if noted != known:
+        _write(place, noted)
+
+
+def keep_unfinished(place: Place, noted: Unfinished, claims: Collection[tuple[str, str]]) -> None:
+    """Leave what is noted to these claims alone; without any, forget it."""
+    if not noted.key:
+        place.tree.unlink(_LINKS)
+    elif claims:
+        _write(place, replace(noted, claims=frozenset(claims)))
+    else:
+        place.tree.unlink(f"{_FOLDER}/{noted.key}.json")
+
+
+def _write(place: Place, noted: Unfinished) -> None:
+    value: dict[str, Any] = {
+        "format": FORMAT,
+        "claims": sorted(map(list, noted.claims)),
+        "blobs": sorted(noted.blobs),
+        "paths": sorted(noted.paths),
+    }
+    write_json(place.tree, f"{_FOLDER}/{noted.key}.json", value)
+
+
+def _read(place: Place, key: str) -> Unfinished:
+    """Return what is noted of this request, nothing without a file. Raises Unreadable."""
+    path = f"{_FOLDER}/{key}.json"
+    value = read_record(place.tree, path)
+    if value is None:
+        return Unfinished(key)
+    found = reading.check_fields(value, _FIELDS, os.path.basename(path), more=True)
+    claims = frozenset((project, name) for project, name in found["claims"])
+    return Unfinished(key, claims, frozenset(found["blobs"]), frozenset(found["paths"]))
+
+
+def _is_claim(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(reading.is_text, value))
