@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from servers.hub import Hub
 from servers.objects import Objects
 
 from scenarios.world.invariants import check, check_clean, check_exit, check_nothing_is_left, check_run
-from scenarios.world.steps import NAMES, Change, begin, change_upstream, places_of
 from scenarios.world.model import DONE, FAILED, INCOMPLETE, PROJECTS, World
+from scenarios.world.steps import NAMES, Change, begin, change_upstream, places_of
 
 ROUNDS = 20
 SEED = 9
@@ -20,6 +21,7 @@ COMMANDS = (("run",), ("run",), ("run", "-a"), ("run", "-a"), ("clean",))
 PATHS = tuple(name for name in NAMES if name != "sub")  # else a file is rightly refused where others have a folder
 
 
+@pytest.mark.usefixtures("own_handlers")
 def test_three_processes_that_may_die_anywhere_leave_nothing_that_the_next_run_does_not_put_right(
     hub: Hub, objects: Objects
 ) -> None:

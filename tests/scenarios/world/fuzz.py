@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from servers.hub import Hub
 from servers.objects import Objects
 
-from scenarios.world.steps import explore
 from scenarios.world.model import Broken, Figures
+from scenarios.world.steps import explore
 
 LENGTH = 40  # steps of a world
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from xxhash import xxh3_128_hexdigest
 
+from scenarios.world.model import DONE, FAILED, INCOMPLETE, INTERNAL, OUTSIDE, PROJECTS, ROOTS, Broken, Node, Ran, World
 from scenarios.world.records import FOLDERS, RECORDS, Records, is_key
 from scenarios.world.sources import HUB, MOUNT, VOLUME, Entry, Version
-from scenarios.world.model import DONE, FAILED, INCOMPLETE, INTERNAL, OUTSIDE, PROJECTS, ROOTS, Broken, Node, Ran, World
 
 COMMIT = re.compile("[0-9a-f]{40}")
 

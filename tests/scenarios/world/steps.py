@@ -32,9 +32,9 @@ from scenarios.world.invariants import (
     told,
     wanted,
 )
+from scenarios.world.model import DONE, FAILED, INCOMPLETE, PROJECTS, ROOTS, Broken, Figures, World, look
 from scenarios.world.records import FOLDERS, RECORDS
 from scenarios.world.sources import BUCKET, HUB, MOUNT, STORE, VOLUME, Entry, HubRepo
-from scenarios.world.model import DONE, FAILED, INCOMPLETE, PROJECTS, ROOTS, Broken, Figures, World, look
 
 RANDOM = random.Random(9)
 BYTES = {
