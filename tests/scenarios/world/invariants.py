@@ -226,6 +226,7 @@ def check_nothing_is_left(world: World) -> None:
     users = {parent for path in world.foreign for parent in (path, *path.parents)} | world.made
     roots = {parent for roots in world.roots_of.values() for root in roots for parent in (root, *root.parents)}
     roots = {root for root in roots if not root.name.startswith("models--")} | {world.base / "hub"}
+    roots |= {path / "snapshots" for path in users if path.parent == world.base / "hub"}  # scan_cache_dir() wants one
     left = [
         world.short(path)
         for path in sorted(disk)

@@ -255,6 +255,8 @@ class World:
                 code = cli.main([*arguments, "-f", str(self.base / project)])
         finally:
             sys.__stderr__ = before  # type: ignore[misc]
+        if code > 128:  # Ctrl-C, or the end of the test run: from now on no command in this process would do anything
+            raise KeyboardInterrupt
         return Ran(code, out.getvalue() + err.getvalue())
 
     def run(self, project: str, *arguments: str) -> Ran:
