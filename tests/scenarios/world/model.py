@@ -267,7 +267,7 @@ class World:
         self.figures.failed += ran.code == FAILED
         self.note(f"{project}: run {' '.join(arguments)} -> exit {ran.code}{self._reasons(ran)}")
         if ran.code != DONE:
-            self.debris |= self.roots_of[project]
+            self.debris |= self.reach(project)
         return ran
 
     def clean(self, project: str, *names: str, dry: bool = False) -> Ran:
@@ -344,9 +344,9 @@ class World:
         ran = Ran(os.waitstatus_to_exitcode(found[1]), text)
         if ran.code == -signal.SIGKILL:
             self.figures.kills += 1
-            self.killed_in |= self.roots_of[project]
+            self.killed_in |= self.reach(project)
         if ran.code != DONE:
-            self.debris |= self.roots_of[project]
+            self.debris |= self.reach(project)
         self.note(f"{project}: {what} -> {'killed' if ran.code < 0 else f'exit {ran.code}'}{self._reasons(ran)}")
         return ran if ran.code >= 0 else None
 
@@ -356,6 +356,12 @@ class World:
             self.roots_of[project] |= entry.roots(self.base)
             if entry.layout != HUB:
                 self.users.setdefault(entry.place(self.base), set()).add((project, entry.slot))
+
+    def reach(self, project: str) -> set[Path]:
+        """Return the roots where a command of this project may leave something: its own, and those above and below."""
+        mine = self.roots_of[project]
+        known = set().union(*self.roots_of.values())
+        return mine | {root for root in known if any(root in one.parents or one in root.parents for one in mine)}
 
     def _reasons(self, ran: Ran) -> str:
         if ran.code == DONE:
