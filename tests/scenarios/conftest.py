@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from buckets.conftest import before_gcs, before_moto, on_disk, on_gcs, on_moto
 from servers.hub import Hub
+from servers.objects import Objects
 
 from scenarios.forks import ForkedTruss, Forks
 from scenarios.upstreams import Upstream, upstream_of
@@ -45,3 +47,19 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs /dev/shm on a disk of its own")
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def objects() -> Iterator[Objects]:
+    """A store for S3 and GCS alike, for thousands of steps."""
+    with Objects() as running:
+        yield running
+
+
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """Undo what commands that run in this very process do to its signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,0 +1,38 @@
+"""Take many steps of the stateful test, and print what was done: `doit fuzz --steps 5000 --seed 1`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from servers.hub import Hub
+from servers.objects import Objects
+
+from scenarios.world.model import Broken, Figures
+from scenarios.world.steps import explore
+
+LENGTH = 40  # steps of a world
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=5_000)
+    parser.add_argument("--seed", type=int, default=1, help="the same seed takes the same steps")
+    options = parser.parse_args()
+    began, figures, code = time.monotonic(), Figures(), 0
+    with Hub() as hub, Objects() as objects:
+        try:
+            explore(hub, objects, figures, steps=options.steps, length=LENGTH, seed=options.seed)
+        except Broken as broken:
+            print(broken)
+            code = 1
+    print(f"seed {options.seed}: {figures}; {time.monotonic() - began:.0f} s")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
