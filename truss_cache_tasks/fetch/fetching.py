@@ -53,8 +53,8 @@ def fetch(target: Target, run: Run, *, force: bool = False) -> Outcome:
     """
     if not force and judge_target(target).fresh and (manifest := current_manifest(target)) is not None:
         return Outcome(manifest)  # without a lock: nothing may be writable
-    _check_writable(target)
     with contextlib.ExitStack() as opened, disk.disk_errors(f"cannot use the cache {target.place.root}"):
+        _check_writable(target)
         for place in target.places:
             opened.enter_context(place.tree.kept_open())
         _open_root(target.place)

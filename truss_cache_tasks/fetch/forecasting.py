@@ -13,6 +13,7 @@ from truss_cache_tasks.planning.plan import Plan, PlannedFile
 from truss_cache_tasks.planning.records import FileRecord, Manifest
 from truss_cache_tasks.planning.request import Request
 from truss_cache_tasks.store import blobs, stock
+from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.layout import bytes_of
 from truss_cache_tasks.store.neighbours import Shown, contested, superseded
 
@@ -42,6 +43,13 @@ def forecast(
     """
     if verdict.need <= Need.CLAIM:
         return Forecast(verdict, False, 0)
+    with disk_errors(f"cannot look at {target.place.root}"):
+        return _forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
+
+
+def _forecast(
+    target: Target, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: Shown | None
+) -> Forecast:
     manifest = current_manifest(target)
     if manifest is None or verdict.need is Need.FETCH:
         return Forecast(verdict, True, None)

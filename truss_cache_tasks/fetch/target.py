@@ -14,6 +14,7 @@ from truss_cache_tasks.planning.freshness import Need, Verdict, judge
 from truss_cache_tasks.planning.keys import request_key
 from truss_cache_tasks.planning.records import Manifest, Project
 from truss_cache_tasks.planning.request import Form, Kind, Request
+from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.evidence import gather
 from truss_cache_tasks.store.layout import Place, bytes_of, hub_place, place_of
 from truss_cache_tasks.store.manifest import Unreadable, read_manifest
@@ -89,7 +90,7 @@ def make_target(entry: Entry, project: Project, settings: Settings, model_cache:
 def judge_target(target: Target) -> Verdict:
     """Judge one entry, offline and by stat alone. What cannot be looked at makes it stale; its run meets the error."""
     try:
-        with target.place.tree.kept_open():
+        with disk_errors(f"cannot look at {target.place.root}"), target.place.tree.kept_open():
             seen = gather(target.place, target.entry.request, target.project, target.name, target.fingerprint)
     except StoreError as error:
         return Verdict(Need.FETCH, (str(error),))
@@ -99,7 +100,8 @@ def judge_target(target: Target) -> Verdict:
 def current_manifest(target: Target) -> Manifest | None:
     """Return the manifest of what this entry asks, None without a usable one."""
     try:
-        return read_manifest(target.place, target.entry.key)
+        with disk_errors(f"cannot read {target.place.records}"):
+            return read_manifest(target.place, target.entry.key)
     except Unreadable:
         return None
 
@@ -111,14 +113,19 @@ def hub_manifest(target: Target) -> Manifest | None:
     """
     if target.behind is None:
         return None
+    with disk_errors(f"cannot read {target.behind.records}"):
+        return _apart(target, target.behind)
+
+
+def _apart(target: Target, behind: Place) -> Manifest | None:
     try:
-        manifest = read_manifest(target.behind, request_key(target.hub_request))
+        manifest = read_manifest(behind, request_key(target.hub_request))
     except Unreadable:
         return None
     shown = current_manifest(target)
     linked = {_inode(target.place, record.path) for record in (shown.files if shown else ())}
     files = manifest.files if manifest else ()
-    apart = tuple(r for r in files if _inode(target.behind, r.path) not in {None, *linked})
+    apart = tuple(r for r in files if _inode(behind, r.path) not in {None, *linked})
     return replace(manifest, files=apart) if manifest and apart else None
 
 

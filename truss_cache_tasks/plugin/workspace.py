@@ -18,6 +18,7 @@ from truss_cache_tasks.planning.records import Project
 from truss_cache_tasks.planning.request import Form, Kind
 from truss_cache_tasks.plugin import display
 from truss_cache_tasks.store.claims import read_pins
+from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.known_roots import forget_empty_roots, known_roots
 from truss_cache_tasks.store.layout import Place, pin_name
 from truss_cache_tasks.store.neighbours import Shown, shown_by_config
@@ -66,7 +67,10 @@ class Workspace:
         """Whether `doit run -a` runs this entry too, though it is stale now: an entry that we had judged fresh, so that
         only force made it run, has moved their common pin in this very run."""
         moving = pin_name(target.entry.request)
-        pin = read_pins(target.place).get(moving) if moving else None
+        try:
+            pin = read_pins(target.place).get(moving) if moving else None
+        except OSError:  # its run meets the disk's fault anew
+            return False
         if pin is None or pin.run != self.run or pin.by == target.name:
             return False
         return pin.by in self.verdicts and self.verdicts[pin.by].fresh
@@ -86,10 +90,11 @@ class Workspace:
     def clean(self, names: Iterable[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries; None: the whole config, gone entries too."""
         claims = None if names is None else {claim for name in names for claim in (name, name + BEHIND)}
-        for place in self._all_places():
-            clean(place, self.project, claims, self.cleaned, dry=dry)
-        if not dry:
-            forget_empty_roots(self.settings, self.project)
+        with disk_errors("cannot clean"):
+            for place in self._all_places():
+                clean(place, self.project, claims, self.cleaned, dry=dry)
+            if not dry:
+                forget_empty_roots(self.settings, self.project)
         return self.cleaned
 
     def _all_places(self) -> list[Place]:

@@ -140,6 +140,14 @@ def free_bytes(path: Path) -> int:
     return stat.f_bavail * stat.f_frsize
 
 
+def longest_name(path: Path) -> int:
+    """Return how many bytes a name may have on the disk of `path`."""
+    try:
+        return os.pathconf(_nearest(path), "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return 255
+
+
 def device_of(path: Path) -> int:
     """Return the number of the disk of `path`, or of its nearest parent that exists."""
     return _nearest(path).stat().st_dev

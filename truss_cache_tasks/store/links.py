@@ -8,6 +8,7 @@ never the source of another file once showing began.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from truss_cache_tasks.planning.plan import Plan, PlannedFile
 from truss_cache_tasks.planning.records import FileRecord
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.blobs import STAGING, retire
-from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, hash_file, token
+from truss_cache_tasks.store.disk import NO_LINKS, disk_error, disk_errors, hash_file, longest_name, token
 from truss_cache_tasks.store.held import Held, Vanished, place_file
 from truss_cache_tasks.store.layout import Place, blob_id, blob_of_link, is_commit
 from truss_cache_tasks.store.ownership import folders_of
@@ -63,6 +64,7 @@ def look(
         ForeignFile: a file with other bytes that nothing of ours made lies at a path.
         StoreError: a folder lies where a file is to be, or reverse; LinkedFolder: a link where a folder is to be.
     """
+    _refuse_long_names(place, plan)
     _refuse_bad_folders(place, plan, leaving)
     right: dict[str, os.stat_result] = {}
     coming: dict[str, os.stat_result | None] = {}
@@ -87,6 +89,16 @@ def look(
                 hint=_MOVE,
             )
     return Sight(right, coming)
+
+
+def _refuse_long_names(place: Place, plan: Plan) -> None:
+    """Refuse a name that the disk does not take, before any other file is shown."""
+    most = longest_name(place.root)
+    for planned in plan.files:
+        for name in planned.path.split("/"):
+            if len(os.fsencode(name)) > most:
+                path = place.root / planned.path
+                raise disk_error(f"cannot write {path}", OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
 
 
 def _refuse_bad_folders(place: Place, plan: Plan, leaving: Collection[str]) -> None:

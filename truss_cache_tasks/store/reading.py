@@ -37,6 +37,7 @@ def read_record(root: CacheRoot, path: str) -> dict[str, Any] | None:
 
     Raises:
         Unreadable: it cannot be used, or is no regular file.
+        OSError: the disk fails.
         LinkedFolder: a link lies on the way to it.
     """
     try:
@@ -50,8 +51,10 @@ def read_record(root: CacheRoot, path: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as exc:
-        if exc.errno in (errno.ELOOP, errno.EISDIR):
+        if exc.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise Unreadable("it cannot be read (it is no file)") from exc
+        if exc.errno not in (errno.EACCES, errno.EPERM, errno.ENOTDIR):
+            raise  # the disk fails: what the record says is not lost, so nothing may be done without it
         raise Denied(f"it cannot be read ({exc.strerror or exc})") from exc
     except (ValueError, RecursionError) as exc:
         raise Unreadable(f"it cannot be read ({exc})") from exc

@@ -68,7 +68,9 @@ class CacheRoot:
         """Return the stat of what lies at `path`, a link's own; None where nothing does."""
         try:
             return self._at(path, lambda name, folder: os.stat(name, dir_fd=folder, follow_symlinks=False))
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
             return None
 
     def readlink(self, path: str) -> str | None:

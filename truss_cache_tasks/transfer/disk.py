@@ -48,4 +48,8 @@ def seal(descriptor: int, size: int) -> None:
     """Make the file exactly `size` bytes long, and its bytes survive a power cut."""
     if os.fstat(descriptor).st_size != size:
         os.ftruncate(descriptor, size)
-    os.fsync(descriptor)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:  # EINVAL of some FUSE: this disk has none
+        if exc.errno not in _UNSUPPORTED:
+            raise
