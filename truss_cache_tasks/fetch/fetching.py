@@ -53,7 +53,11 @@ def fetch(target: Target, run: Run, *, force: bool = False) -> Outcome:
     """
     if not force and judge_target(target).fresh and (manifest := current_manifest(target)) is not None:
         return Outcome(manifest)  # without a lock: nothing may be writable
-    with contextlib.ExitStack() as opened, disk.disk_errors(f"cannot use the cache {target.place.root}"):
+    with (
+        contextlib.ExitStack() as opened,
+        disk.disk_errors(f"cannot use the cache {target.place.root}"),
+        disk.import_errors(),
+    ):
         _check_writable(target)
         for place in target.places:
             opened.enter_context(place.tree.kept_open())

@@ -83,7 +83,8 @@ class Workspace:
     def forecast(self, target: Target, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]) -> Forecast:
         """Say what a run would do to an entry; what the entries show is read once for each root."""
         if target.place.root not in self._shown and verdict.need > Need.CLAIM:
-            self._shown[target.place.root] = shown_by_config(target.place, self.project)
+            with disk_errors(f"cannot look at {target.place.root}"):
+                self._shown[target.place.root] = shown_by_config(target.place, self.project)
         shown = self._shown.get(target.place.root)
         return forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
 

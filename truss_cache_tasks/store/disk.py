@@ -62,6 +62,18 @@ def disk_error(what: str, exc: OSError) -> StoreError:
     return StoreError(f"{what}: {exc.strerror or exc}{name}", hint=hint)
 
 
+@contextlib.contextmanager
+def import_errors() -> Iterator[None]:
+    """Translate an import that failed for want of a file descriptor into the OSError that it is."""
+    try:
+        yield
+    except ImportError as exc:
+        for number in (errno.EMFILE, errno.ENFILE):
+            if os.strerror(number) in str(exc):
+                raise OSError(number, os.strerror(number)) from exc
+        raise
+
+
 def write_json(root: CacheRoot, path: str, value: Any, *, indent: int | None = 1) -> None:
     """Replace the file at `path` by this JSON: whole or not at all, also after a power cut.
 

@@ -184,7 +184,7 @@ class _Clean:
         ours |= {path for noted in notes for path in noted.paths if path not in used and path not in records}
         if place.form is Form.HUB and not self.dry:
             drop_refs(place, ours)
-        for path in sorted(ours):
+        for path in sorted(ours, key=lambda path: (-path.count("/"), path)):  # one version's file is another's folder
             self._unlink(path)
         return ours
 

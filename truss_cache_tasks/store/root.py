@@ -12,6 +12,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK
 from typing import TypeVar
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RACES = 10_000  # lost against a process that removes empty folders, before the error is believed
-_KEPT = 48  # descriptors of folders that one thread keeps open
+_KEPT = 48  # descriptors of folders that one thread keeps open for a root, at the most
 
 
 class LinkedFolder(StoreError):
@@ -250,7 +251,7 @@ class CacheRoot:
 
     def _keep(self, folder: str, kept: dict[str, int], *, make: bool) -> int:
         descriptor = self._walk_to(folder, kept, make=make)
-        while len(kept) >= _KEPT:
+        while len(kept) >= _most_kept():
             os.close(kept.pop(next(iter(kept))))
         kept[folder] = descriptor
         return descriptor
@@ -340,6 +341,14 @@ class CacheRoot:
             return
         for path in [path for path in kept if path == folder or path.startswith(f"{folder}/")]:
             os.close(kept.pop(path))
+
+
+@cache
+def _most_kept() -> int:
+    """Return how many descriptors a thread may keep for a root: a process has few on some systems (macOS: 256)."""
+    import resource  # costs a no-op nothing: it keeps few
+
+    return max(4, min(_KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 32))
 
 
 def sync(descriptor: int) -> None:
