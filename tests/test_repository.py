@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 
 from truss_cache_tasks import load_config
-from truss_cache_tasks.config.settings import VARIABLES
+from truss_cache_tasks.config.settings import VARIABLES, read_settings
 from truss_cache_tasks.planning.keys import canonical
-from truss_cache_tasks.planning.records import FORMAT, Claims, Pin
+from truss_cache_tasks.planning.records import FORMAT, Claims, Pin, Project
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.plugin.cli import COMMANDS
 from truss_cache_tasks.store import layout
 from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims
+from truss_cache_tasks.store.known_roots import remember_roots
 from truss_cache_tasks.store.layout import Place
 from truss_cache_tasks.store.manifest import from_json, to_json
+from truss_cache_tasks.store.unfinished import note_unfinished
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -206,6 +208,27 @@ def test_written_out_claims_and_pins_are_read_as_they_stand(tmp_path: Path):
     assert found != Claims({})
     write_claims(place, "again", found)
     assert json.loads((place.records / "claims" / "again.json").read_text()) == claims
+
+
+def test_a_written_out_file_that_is_shown_decoded_is_read_as_it_stands():
+    (written,) = records("file")
+    whole = records("manifest")[-1]
+    assert to_json(from_json({**whole, "files": [written]}))["files"] == [written]
+
+
+def test_a_written_out_note_of_a_fetch_is_read_as_it_stands(tmp_path: Path):
+    place = Place(tmp_path, Form.HUB)
+    (written,) = records("fetches")
+    ((project, name),) = written["claims"]
+    note_unfinished(place, "0" * 64, (project, name), blobs=written["blobs"], paths=written["paths"])
+    assert json.loads((place.records / "fetches" / f"{'0' * 64}.json").read_text()) == written
+
+
+def test_a_written_out_file_of_roots_is_that_of_its_project(tmp_path: Path):
+    settings = read_settings({"XDG_STATE_HOME": str(tmp_path)}, tmp_path)
+    (written,) = records("roots")
+    remember_roots(settings, Project("docs", written["config"], {}, tuple(written["roots"])), pytest.fail)
+    assert json.loads((tmp_path / "truss-cache" / "docs.json").read_text()) == written
 
 
 def test_the_documented_tree_has_the_names_of_the_code():

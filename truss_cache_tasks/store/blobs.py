@@ -1,4 +1,4 @@
-"""Whole, verified files that no path shows: partials become blobs here, and what a flat layout hides does again."""
+"""Blobs: whole, verified files that no path shows. A partial becomes one, and a file that a flat layout hides."""
 
 from __future__ import annotations
 

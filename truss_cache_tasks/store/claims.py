@@ -1,4 +1,4 @@
-"""Claims and pins <-> JSON: who uses which manifest of a root, and which commit a moving revision stands for."""
+"""Claims and pins as JSON: which project uses which manifest of a root, which commit a moving revision stands for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The few disk operations that everything in this package is made of; OSError becomes StoreError here."""
+"""Operations on files that all of store/ uses. An OSError becomes a StoreError here, with a hint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cache root says about one entry, by reading our records and by stat: input of planning.freshness.judge."""
+"""gather: read our records of one entry, and the stat of its files: the input of planning.freshness.judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held: whole, verified bytes that are on this disk, and the ways to give them another name."""
+"""Held: a whole, verified file on this disk, and how it gets another name: hard link, reflink or copy."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The cache roots that a project has used, beside the roots: an edit of a path must not make `clean` forget one.
+"""The cache roots that a project has used, noted outside them, so that `clean` finds a root after an edit of its path.
 
-`${XDG_STATE_HOME:-~/.local/state}/truss-cache/{project}.json`, written only by a run that writes.
+`${XDG_STATE_HOME:-~/.local/state}/truss-cache/{project}.json`, written only by a run or clean that writes.
 """
 
 from __future__ import annotations

@@ -1,16 +1,20 @@
-"""Names in, paths out. The tree that we write, and who may delete what (docs/on-disk-format.md has the JSON):
+"""The paths of all that we write below a cache root. docs/on-disk-format.md has the JSON, and who may delete what.
 
-{root}/.truss_cache/            ours alone; {root} is models--org--name, {model cache}, or a mount
-    manifests/{key}.json        one a request; {key}.{snapshot:12}.json was superseded and waits for `clean`
-    claims/{project}.json       who uses which manifest
+{root}/.truss_cache/            only ours; {root} is models--org--name, {model cache}, or a mount
+    manifests/{key}.json        one for each request; {key}.{snapshot:12}.json was superseded and waits for `clean`
+    claims/{project}.json       which project uses which manifest
     pins.json                   the commit that each moving revision stands for
-    fetches/{key}.json          what an unfinished fetch of a request may have left: blobs, partials, paths it shows
+    fetches/{key}.json          what an unfinished fetch of a request may have left: blobs, partials, visible paths
     published/{etag}            hub form: a blob that is ours and that no manifest lists yet, with the mtime of the blob
-    blobs/{id:2}/{id}.{xxh3}.{digest}   whole files that are not visible: verified and not yet committed, or retired
-    partials/{id}.{token}       files on their way; the next run's once their writer is dead
+    blobs/{id:2}/{id}.{xxh3}.{digest}   whole files that no path shows: verified and not yet committed, or hidden again
+    partials/{id}.{token}       files that are being fetched, or that a run left for the next one
     partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
-    locks/                      flock(2) files, empty
-{hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, taken while a blob of its cache is written
+    partials/put.{token}        a file, link (`link.`) or ref (`ref.`) that gets its final name in the next step
+    locks/{name}.lock           flock(2) files, empty: `root`, `entry-{key}`, `{id}`, `try.{token}`
+{hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, held while a blob of its cache is written
+{hub}/.locks/models--org--name/removed          an empty repo folder on its way out
+
+{id} is 40 or 64 hex digits, {token} 8. The JSON files are replaced by way of {name}.{token}.tmp beside them.
 """
 
 from __future__ import annotations

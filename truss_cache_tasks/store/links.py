@@ -1,8 +1,8 @@
-"""Making held bytes visible at their paths, and taking paths out of sight: the only moment a reader can notice.
+"""Make held bytes visible at their paths, and hide paths again.
 
-The order is what makes it safe: look at every path and refuse what is not ours; give every file that is to come a name
-of its own in our folder; note the paths; then show them one by one, each in one step. A path that shows something is
-never the source of another file once showing began.
+The order makes it safe: look at every path and refuse what is not ours; give every file that is to come a name in our
+folder; note the paths; then show them one by one, each in one step. A path that shows something is never the source of
+another file once the first file is shown.
 """
 
 from __future__ import annotations

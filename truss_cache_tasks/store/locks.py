@@ -1,4 +1,4 @@
-"""flock(2) locks. A lock only saves duplicate work: one that does not work costs work, never bytes."""
+"""flock(2) locks. They only save work: where they do not work, bytes are fetched twice, and none are lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifest <-> JSON, with a format number; reading them from a cache root and replacing them there."""
+"""Manifests as JSON with a format number: read from a cache root, and replaced there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who else of the same config lives at a path: two entries may share one only with the same bytes."""
+"""Find the other entries of a config at the paths of an entry: two may share a path only with the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose a visible path is, and who else uses it: asked of every cache root that the path lies in.
+"""Tell which visible paths are ours, and which of them a claim uses, in every cache root that a path lies in.
 
 Roots nest (a mount below the model cache, a mount below a mount), so a path may lie in several, and each may have
 records that list it. All of them are found by walking from the path up to the disk's root.

@@ -1,4 +1,4 @@
-"""Temporaries on their way to become blobs, and their journals: opened, left for the next run, resumed, swept."""
+"""Partials (files that are being fetched) and their journals: opened, left for the next run, resumed, swept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of our JSON files -> its value, the type of every field checked once; what cannot be used is Unreadable."""
+"""Read one of our JSON files and check the type of every field. One that cannot be used raises Unreadable."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""clean: drop claims, and what no other claim or snapshot refers to. The only remover of whole entries.
+"""clean: drop claims, and remove what no other claim or snapshot refers to. Nothing else removes whole entries.
 
-A link or blob goes when we made it and no living claim lists it, in any root that it lies in; a blob of the hub cache
-also stays while any link in `snapshots/` leads to it, whoever made that. What huggingface_hub downloaded, and what the
-user put there, is named and stays. What unfinished fetches left goes with the entries that noted it.
+A link or blob is removed when we made it and no living claim lists it, in any root that it lies in; a blob of the hub
+cache also stays while any link in `snapshots/` leads to it, ours or not. What huggingface_hub downloaded, and what the
+user put there, is named and stays. What unfinished fetches left is removed with the claims that noted it.
 """
 
 from __future__ import annotations

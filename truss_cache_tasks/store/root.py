@@ -1,4 +1,4 @@
-"""CacheRoot: a cache root as a tree of real folders. Below it no link is followed, whoever made it.
+"""CacheRoot: a cache root as a tree of real folders. Below it no link is followed.
 
 Every access goes from a descriptor of the root to the next folder by its name (`openat`, O_NOFOLLOW), so that no link
 that lies there, and none that appears meanwhile, can lead a read, a write or a removal elsewhere. The path *to* a root

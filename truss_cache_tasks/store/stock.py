@@ -1,4 +1,4 @@
-"""take_stock: what of a plan is on this disk already, whichever entry, revision, edit or tool brought it."""
+"""take_stock: find the files of a plan that are on this disk already, from any entry, revision, edit or tool."""
 
 from __future__ import annotations
 

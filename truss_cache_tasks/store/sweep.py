@@ -1,6 +1,6 @@
-"""What dead runs left and nothing owns: removed at each commit and each clean, under the root's lock.
+"""sweep: remove what dead runs left and nothing owns, at each commit and each clean, under the root's lock.
 
-Every byte that we made has an owner: a manifest, what an unfinished fetch noted, or a process that holds its lock.
+Every byte that we made has an owner: a manifest, a note of an unfinished fetch, or a process that holds its lock.
 """
 
 from __future__ import annotations

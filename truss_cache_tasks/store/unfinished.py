@@ -1,6 +1,6 @@
-"""What an unfinished fetch may have left below a root, noted before it can leave it: `fetches/{key}.json`.
+"""Notes of unfinished fetches, `fetches/{key}.json`: written before a fetch can leave anything below a root.
 
-It owns blobs, partials and visible paths until a manifest lists them: whatever ends the fetch, the next run of the
+A note owns blobs, partials and visible paths until a manifest lists them: whatever ends the fetch, the next run of the
 entry goes on with them, and `clean` finds them.
 """
 

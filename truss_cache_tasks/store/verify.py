@@ -1,4 +1,4 @@
-"""cache-verify: every byte on disk against the manifest."""
+"""cache-verify: hash every file on disk and compare it with its manifest."""
 
 from __future__ import annotations
 
