@@ -228,7 +228,7 @@ def test_our_own_claims_of_a_newer_format_are_never_replaced(truss: Truss, hub: 
     assert "not yet claimed by this project" in truss.cli("why").out
     for command in ([], ["clean"], ["-a"]):
         done = truss.cli(*command)
-        assert done.code == 1, done.text
+        assert done.code == (3 if command == ["clean"] else 1), done.text
         assert f"another version of truss_cache_tasks wrote {path}: its format is 2" in done.err
         assert "hint: Use that version, or remove the file." in done.err
     assert (path.read_bytes(), tree(truss.hub_cache)) == (written, shown)

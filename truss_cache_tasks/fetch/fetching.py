@@ -69,7 +69,8 @@ def fetch(target: Target, run: Run, *, force: bool = False) -> Outcome:
                     return _fetch_locked(target, run, force=force)
                 except CacheTaskError:
                     for place in target.places:
-                        forget_empty_note(place, _request_key(target, place))
+                        owner = _author(target, place, run).owner
+                        forget_empty_note(place, _request_key(target, place), owner)
                     raise
         except CacheTaskError:
             for place in target.places:
@@ -220,6 +221,10 @@ class _Fetch:
         """Bring a repo with plain files into the hub cache first, which the plain files are then linked to."""
         plan = make_plan(self.target.hub_request, listing)
         _open_root(behind)
+        with locked(behind.lock(f"entry-{_request_key(self.target, behind)}"), self.run.stopped):
+            self._fill_hub_locked(behind, plan)
+
+    def _fill_hub_locked(self, behind: Place, plan: Plan) -> None:
         for _ in range(_LOOKS):
             held = self._stock(plan)
             self._look(behind, plan, held)
@@ -288,8 +293,10 @@ def _author(target: Target, place: Place, run: Run, *, resolved: bool = False) -
 
 
 def _is_cleaned(target: Target) -> bool:
-    claim = claims.claims_of(target.place, target.project).entries.get(target.name)
-    return claim is not None and claim.cleaned
+    """Whether a clean took this entry's bytes, or would have if no other claim had held them: no stat is believed."""
+    found = [claims.claims_of(place, target.project).entries for place in target.places]
+    names = (target.name, target.behind_claim)
+    return any(claim.cleaned for entries in found for name, claim in entries.items() if name in names)
 
 
 def _open_root(place: Place) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from truss_cache_tasks.config.settings import VARIABLES
-from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped
+from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped, StoreError
 from truss_cache_tasks.fetch import Target
 from truss_cache_tasks.planning.records import FORMAT
 from truss_cache_tasks.plugin import display, inspect, signals
@@ -188,12 +188,19 @@ def _fetch_one(target: Target, run_id: str, *, force: bool) -> int:
 
 def _clean(workspace: Workspace, names: Sequence[str] | None, *, dry: bool) -> int:
     signals.install()
-    done = workspace.clean(names, dry=dry)
+    failure: StoreError | None = None
+    try:
+        workspace.clean(names, dry=dry)
+    except StoreError as error:  # of one root; the others are cleaned
+        failure = error
+    done = workspace.cleaned
     for line in display.removed(done.files, done.size, done.kept, dry=dry):
         display.write(line)
     if done.left:
         display.say(*display.left_over(done.left))
-    return MISUSED if done.left else DONE
+    if failure is not None:
+        display.say(*display.worded(failure))
+    return MISUSED if done.left or failure is not None else DONE
 
 
 def in_entries(count: int) -> str:

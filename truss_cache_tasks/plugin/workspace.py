@@ -11,7 +11,7 @@ from pathlib import Path
 
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
-from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.errors import ConfigError, StoreError
 from truss_cache_tasks.fetch import BEHIND, Forecast, Target, forecast, judge_target, make_target, project_entries
 from truss_cache_tasks.planning.freshness import Need, Verdict
 from truss_cache_tasks.planning.records import Project
@@ -91,11 +91,18 @@ class Workspace:
     def clean(self, names: Iterable[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries; None: the whole config, gone entries too."""
         claims = None if names is None else {claim for name in names for claim in (name, name + BEHIND)}
+        errors: list[StoreError] = []
         with disk_errors("cannot clean"):
             for place in self._all_places():
-                clean(place, self.project, claims, self.cleaned, dry=dry)
+                try:
+                    clean(place, self.project, claims, self.cleaned, dry=dry)
+                except StoreError as error:  # the other roots are cleaned all the same
+                    errors.append(error)
             if not dry:
                 forget_empty_roots(self.settings, self.project)
+        if errors:
+            self.cleaned.left += map(str, errors[1:])
+            raise errors[0]
         return self.cleaned
 
     def _all_places(self) -> list[Place]:

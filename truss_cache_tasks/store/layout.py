@@ -121,10 +121,47 @@ BLOB_ID = r"(?:[0-9a-f]{40}|[0-9a-f]{64})"
 TOKEN = r"[0-9a-f]{8}"
 PARTIAL = re.compile(rf"({BLOB_ID})\.{TOKEN}")
 JOURNAL = re.compile(rf"({BLOB_ID})\.{TOKEN}\.parts")
-TEMPORARY = re.compile(rf"(?:put|link|ref)\.{TOKEN}|.+\.{TOKEN}\.tmp")
 STAGED = re.compile(r"([0-9a-f]{40})\.([0-9a-f]{32})\.([a-z0-9-]+)")
-LOCK = re.compile(rf"(?:root|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN})\.lock")
 MANIFEST = re.compile(r"([0-9a-f]{64})(?:\.[0-9a-f]{12})?\.json")
+LOCK = re.compile(rf"(?:root|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN})\.lock")
+REMOVED = re.compile(rf"removed\.{TOKEN}")  # a repo's folder on its way out, in huggingface_hub's folder of its locks
+
+RECORD_NAMES: dict[str, str] = {  # folder below ours -> the names of its JSON files
+    "": r"pins\.json",
+    "manifests": MANIFEST.pattern,
+    "fetches": MANIFEST.pattern,
+    "claims": r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}\.json",
+    "published": r"links\.json",
+}
+TEMPORARIES = {
+    **{folder: re.compile(rf"(?:{names})\.{TOKEN}\.tmp") for folder, names in RECORD_NAMES.items()},
+    "partials": re.compile(rf"(?:put|link|ref)\.{TOKEN}"),
+}
+TEMPORARIES[""] = re.compile(rf"{TEMPORARIES[''].pattern}|(?:link|ref)\.{TOKEN}")  # of 0.1.0
+
+
+def is_name_of_ours(folder: str, name: str, *, is_folder: bool) -> bool:
+    """Whether we give this name to something in `folder`, a path below our own folder."""
+    if is_folder:
+        return {
+            "": name in ("manifests", "claims", "fetches", "published", "blobs", "partials", "locks"),
+            "blobs": re.fullmatch("[0-9a-f]{2}", name) is not None,
+        }.get(folder, False)
+    names = {
+        **RECORD_NAMES,
+        "locks": LOCK.pattern,
+        "partials": rf"{PARTIAL.pattern}|{JOURNAL.pattern}",
+        "published": rf"{RECORD_NAMES['published']}|{BLOB_ID}",
+    }
+    if folder.startswith("blobs/"):
+        return STAGED.fullmatch(name) is not None
+    return re.fullmatch(names.get(folder, "(?!)"), name) is not None or is_temporary(folder, name)
+
+
+def is_temporary(folder: str, name: str) -> bool:
+    """Whether this is the name of a temporary of ours in `folder`, a path below our own folder."""
+    return folder in TEMPORARIES and TEMPORARIES[folder].fullmatch(name) is not None
+
 
 _SHARED = re.compile(r"\.\./\.\./(blobs/[0-9a-f]{2}/[0-9a-f]{64})")  # huggingface_hub/utils/_shared_blobs.py, 2.4.0
 

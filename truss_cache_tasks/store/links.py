@@ -65,6 +65,7 @@ def look(
         StoreError: a folder lies where a file is to be, or reverse; LinkedFolder: a link where a folder is to be.
     """
     _refuse_long_names(place, plan)
+    _refuse_foreign_ref(place, plan, replace=replace)
     _refuse_bad_folders(place, plan, leaving)
     right: dict[str, os.stat_result] = {}
     coming: dict[str, os.stat_result | None] = {}
@@ -89,6 +90,16 @@ def look(
                 hint=_MOVE,
             )
     return Sight(right, coming)
+
+
+def _refuse_foreign_ref(place: Place, plan: Plan, *, replace: bool) -> None:
+    """Refuse a file at refs/REVISION that is none of huggingface_hub's: those hold a commit, and no line end."""
+    path = f"refs/{plan.request.revision}"
+    if place.form is not Form.HUB or is_commit(plan.request.revision) or replace:
+        return
+    stat = place.tree.lstat(path)
+    if stat is not None and stat.st_size and not is_commit(_read_short(place, path)):
+        raise ForeignFile(f"{place.root / path}: found a file that is no ref of the Hub's cache", hint=_MOVE)
 
 
 def _refuse_long_names(place: Place, plan: Plan) -> None:

@@ -15,7 +15,7 @@ from truss_cache_tasks.errors import IntegrityError, Stopped
 from truss_cache_tasks.planning.digests import Hasher
 from truss_cache_tasks.planning.plan import RECORDS, PlannedFile
 from truss_cache_tasks.store.disk import disk_errors, token
-from truss_cache_tasks.store.layout import JOURNAL, PARTIAL, TEMPORARY, Place, blob_id
+from truss_cache_tasks.store.layout import JOURNAL, PARTIAL, TEMPORARIES, Place, blob_id, is_temporary
 from truss_cache_tasks.store.locks import locks_work, try_lock
 from truss_cache_tasks.store.root import CacheRoot, sync
 
@@ -209,11 +209,12 @@ def sweep_partials(place: Place, *, older_than_s: float) -> None:
 
 def sweep_temporaries(place: Place) -> None:
     """Remove the temporaries of dead writers of records and links. The caller holds the root's lock."""
-    for folder in (RECORDS, *(f"{RECORDS}/{name}" for name, is_folder in place.tree.children(RECORDS) if is_folder)):
-        for name in place.tree.names(folder):
-            if TEMPORARY.fullmatch(name) and not place.tree.is_folder(f"{folder}/{name}"):
+    for folder in TEMPORARIES:
+        path = f"{RECORDS}/{folder}".rstrip("/")
+        for name in place.tree.names(path):
+            if is_temporary(folder, name) and not place.tree.is_folder(f"{path}/{name}"):
                 with contextlib.suppress(OSError):
-                    place.tree.unlink(f"{folder}/{name}")
+                    place.tree.unlink(f"{path}/{name}")
 
 
 def _journal_of(path: str) -> str:

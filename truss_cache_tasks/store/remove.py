@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,22 +16,22 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK
 from typing import Any
 
+from truss_cache_tasks.errors import StoreError
 from truss_cache_tasks.planning.plan import RECORDS
 from truss_cache_tasks.planning.records import Claims, Manifest, Project
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blobs import PUBLISHED, STAGING, is_marked
-from truss_cache_tasks.store.disk import disk_errors, is_writable
+from truss_cache_tasks.store.disk import disk_errors, is_writable, token
 from truss_cache_tasks.store.layout import (
-    BLOB_ID,
     JOURNAL,
-    LOCK,
-    MANIFEST,
     PARTIAL,
+    REMOVED,
     STAGED,
-    TEMPORARY,
     Place,
     blob_id,
+    is_name_of_ours,
+    is_temporary,
 )
 from truss_cache_tasks.store.links import drop_refs, linked_blobs, top
 from truss_cache_tasks.store.locks import is_held
@@ -95,8 +94,10 @@ def clean(place: Place, project: Project, names: Collection[str] | None, done: C
 
 
 def roots_of(place: Place, project: str) -> set[str]:
-    """Return the roots that this project's claims here know of."""
-    return set(claims.read_claims(place, project).roots)
+    """Return the roots that this project's claims here know of; none where they cannot be read."""
+    with contextlib.suppress(OSError, StoreError):
+        return set(claims.read_claims(place, project).roots)
+    return set()
 
 
 class _Clean:
@@ -236,7 +237,7 @@ class _Clean:
             path = f"{PARTIALS}/{name}"
             found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
             is_dead = found and is_left_by_a_run(self.place, path) and self._is_unowned(found[1], kept)
-            if is_dead or TEMPORARY.fullmatch(name):  # those are made under the root's lock alone
+            if is_dead or is_temporary("partials", name):  # those are made under the root's lock alone
                 self._unlink(path)
 
     def _name_what_is_not_ours(self) -> None:
@@ -280,32 +281,12 @@ def _ids(place: Place, manifests: Iterable[Manifest]) -> set[str]:
     return {blob_id(file.identity, place.form) for manifest in manifests for file in manifest.files}
 
 
-_SHAPES: dict[str, re.Pattern[str]] = {
-    "": re.compile(r"pins\.json|manifests|claims|fetches|published|blobs|partials|locks"),
-    "manifests": MANIFEST,
-    "fetches": MANIFEST,
-    "claims": re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}\.json"),
-    "published": re.compile(rf"{BLOB_ID}|links\.json"),
-    "locks": LOCK,
-    "partials": re.compile(rf"{PARTIAL.pattern}|{JOURNAL.pattern}"),
-}
-
-
 def _not_ours(place: Place) -> list[str]:
     """Return what lies in our folder and has no name of ours."""
     found = []
     for path, is_folder in place.tree.walk(RECORDS):
         folder, _, name = path.removeprefix(f"{RECORDS}/").rpartition("/")
-        if folder.startswith("blobs"):
-            shape = STAGED
-        elif folder == "" and is_folder:
-            shape = _SHAPES[""]
-        else:
-            shape = _SHAPES.get(folder, re.compile("(?!)"))
-        is_ours = shape.fullmatch(name) or (not is_folder and TEMPORARY.fullmatch(name))
-        if re.fullmatch(r"blobs/[0-9a-f]{2}", f"{folder}/{name}") and is_folder:
-            continue
-        if not is_ours or (is_folder and folder != ""):
+        if not is_name_of_ours(folder, name, is_folder=is_folder):
             found.append(path)
     return found
 
@@ -348,21 +329,21 @@ def _remove_empty_repo(place: Place) -> None:
     ours = {"snapshots", "blobs", "refs", "trees", ".no_exist", RECORDS}
     rest = [path for name in ("snapshots", "blobs", "refs", RECORDS) for path in tree.files_below(name)]
     rest = [path for path in rest if path != f"{RECORDS}/locks/root.lock"]
-    if rest or set(tree.names("")) - ours or place.root.is_symlink():
+    if rest or set(tree.names("")) - ours or place.root.is_symlink() or place.hub_tree is None:
         return
     with contextlib.suppress(OSError):  # in one step, to where nothing scans
-        _removed(place).parent.mkdir(parents=True, exist_ok=True)
-        os.rename(place.root, _removed(place))
+        place.hub_tree.rename(place.root.name, f"{_locks(place)}/removed.{token()}")
     _sweep_removed(place)
 
 
-def _removed(place: Place) -> Path:
-    assert place.hub is not None
-    return place.hub / ".locks" / place.root.name / "removed"
+def _locks(place: Place) -> str:
+    return f".locks/{place.root.name}"
 
 
 def _sweep_removed(place: Place) -> None:
-    if place.form is Form.HUB and place.hub is not None and _removed(place).exists():
-        import shutil
-
-        shutil.rmtree(_removed(place), ignore_errors=True)
+    hub = place.hub_tree
+    if hub is None:
+        return
+    for name in hub.names(_locks(place)):
+        if REMOVED.fullmatch(name):
+            hub.remove_tree(f"{_locks(place)}/{name}")

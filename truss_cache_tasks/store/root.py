@@ -196,6 +196,19 @@ class CacheRoot:
             self.remove_if_empty(path)
         self.remove_if_empty(folder)
 
+    def remove_tree(self, folder: str) -> None:
+        """Remove `folder` and all that lies in it, as far as that can be done."""
+        with contextlib.suppress(OSError):
+            if not self.is_folder(folder):
+                return
+            below = list(self.walk(folder))
+            for path, is_folder in reversed(below):  # a folder comes before what it holds
+                if is_folder:
+                    self.remove_if_empty(path)
+                else:
+                    self.unlink(path)
+            self.remove_if_empty(folder)
+
     # The way there
 
     def _at(self, path: str, act: Callable[[str, int], T], *, make: bool = False) -> T:

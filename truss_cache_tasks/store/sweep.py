@@ -70,15 +70,15 @@ def _unlink_unless_locked(place: Place, name: str, path: str) -> None:
         release()
 
 
-def forget_empty_note(place: Place, key: str) -> None:
-    """Forget what a fetch of this request noted, if it left nothing. The caller holds the entry's lock."""
+def forget_empty_note(place: Place, key: str, claim: tuple[str, str]) -> None:
+    """Forget that this claim's fetch of a request noted anything, if nothing is left of it."""
     coming = {found[1] for name in place.tree.names(partials.FOLDER) if (found := PARTIAL.fullmatch(name))}
     for noted in read_unfinished(place):
         if noted.key != key:
             continue
         left = noted.blobs & coming or any(_is_there(place, name) for name in noted.blobs)
         if not left and not any(place.tree.lstat(path) for path in noted.paths):
-            keep_unfinished(place, noted, ())
+            keep_unfinished(place, noted, noted.claims - {claim})
 
 
 def _is_there(place: Place, name: str) -> bool:
