@@ -17,7 +17,7 @@ from truss_cache_tasks.store.layout import Place, pin_name
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import note_hidden, read_all, write_manifest
 from truss_cache_tasks.store.neighbours import contested, neighbours, settle
-from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_around, roots_locked, seen_from
+from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_around, roots_locked, seen_from, way_between
 from truss_cache_tasks.store.sweep import sweep
 from truss_cache_tasks.store.unfinished import keep_unfinished, note_unfinished, read_unfinished
 
@@ -139,7 +139,8 @@ def _show(
         if place.form is not Form.HUB:
             _keep_replaced(place, plan, held, [r for m in known if m.key != key for r in m.shown])
             # A record is believed by size and time, which two files may share: it must not be one of what comes now
-            _note_hidden(place, around, {f.path: held[f.identity].xxh3 for f in plan.files if sight.coming.get(f.path)})
+            # (nothing may lie there now, of a file that was removed by hand, or that its user brought)
+            _note_hidden(place, around, {f.path: held[f.identity].xxh3 for f in plan.files})
         links.remove(place, stray)
         gone.update(links.hide(place, first))
 
@@ -153,7 +154,8 @@ def _show(
 def _note_hidden(place: Place, around: Iterable[Place], paths: Mapping[str, str]) -> None:
     """Note in all roots which paths show no more what their manifests list; see `note_hidden`."""
     for root in around if paths else ():
-        note_hidden(root, {seen: xxh3 for path, xxh3 in paths.items() for seen in seen_from(root, place, [path])})
+        there = way_between(root, place)
+        note_hidden(root, {seen: xxh3 for path, xxh3 in paths.items() if (seen := there(path)) is not None})
 
 
 def _stray(place: Place, plan: Plan, author: Author, around: Iterable[Place]) -> set[str]:

@@ -110,11 +110,17 @@ def seen_from(place: Place, root: Place, paths: Iterable[str]) -> set[str]:
     """Return those of `paths`, relative to `root`, that lie below `place`, relative to it."""
     if root is place:
         return set(paths)
-    top, there = os.path.realpath(place.root), os.path.realpath(root.root)
+    there = way_between(place, root)
+    return {seen for path in paths if (seen := there(path)) is not None}
+
+
+def way_between(place: Place, root: Place) -> Callable[[str], str | None]:
+    """Return what turns a path relative to `root` into one relative to `place`; None for one that lies not below it."""
+    top, there = (os.path.realpath(one.root).rstrip("/") for one in (place, root))
     if top == there:
-        return set(paths)
+        return lambda path: path
     if top.startswith(f"{there}/"):
         inside = top[len(there) + 1 :] + "/"
-        return {path[len(inside) :] for path in paths if path.startswith(inside)}
-    inside = there[len(top) + 1 :]
-    return {f"{inside}/{path}" for path in paths}
+        return lambda path: path[len(inside) :] if path.startswith(inside) else None
+    outside = there[len(top) + 1 :]
+    return lambda path: f"{outside}/{path}"
