@@ -17,7 +17,7 @@ from truss_cache_tasks.store.layout import Place, pin_name
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import note_hidden, read_all, write_manifest
 from truss_cache_tasks.store.neighbours import contested, neighbours, settle
-from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_around, roots_locked, seen_from, way_between
+from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_locked, seen_from, way_between
 from truss_cache_tasks.store.sweep import sweep
 from truss_cache_tasks.store.unfinished import keep_unfinished, note_unfinished, read_unfinished
 
@@ -87,8 +87,11 @@ def commit(
         Collision: another entry of this config put other bytes at one of these paths meanwhile.
         ForeignFile: a file that is not ours lies at one of these paths.
     """
-    around = roots_around(place, {file.path for file in plan.files}.union(*(m.paths for m in read_all(place))))
-    with roots_locked(place, around, stopped):
+
+    def paths() -> set[str]:
+        return {file.path for file in plan.files}.union(*(manifest.paths for manifest in read_all(place)))
+
+    with roots_locked(place, paths, stopped) as around:
         moving = pin_name(plan.request)
         pin = claims.read_pins(place).get(moving) if moving else None
         if pin is not None and pin != pinned and pin.commit != plan.revision:

@@ -50,17 +50,31 @@ def _is_trusted(records: str, top: str) -> bool:
 
 
 @contextmanager
-def roots_locked(place: Place, around: Iterable[Place], stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Hold the locks of these roots, in this order: outermost first, so that no two processes wait for each other.
+def roots_locked(
+    place: Place, paths: Callable[[], Collection[str]], stopped: Callable[[], bool] = lambda: False
+) -> Iterator[list[Place]]:
+    """Hold the locks of the roots in which any of these paths lies, and lend these roots, as they are under the locks.
+
+    Outermost first, so that no two processes wait for each other. A root that came, or whose records list further
+    paths, while a lock was waited for needs its lock too: then once more. One that we cannot write to, other than
+    `place`, is not locked.
 
     Args:
-        around: roots_around(place, ...). One of them that we cannot write to, other than `place`, is not locked.
+        paths: relative to `place`; asked again under the locks.
     """
-    with ExitStack() as held:
-        for root in around:
-            if root is place or is_writable(root.records):
-                held.enter_context(locked(root.lock("root"), stopped))
-        yield
+    place.tree.look_anew()
+    around = roots_around(place, paths())
+    while True:
+        with ExitStack() as held:
+            for root in around:
+                if root is place or is_writable(root.records):
+                    held.enter_context(locked(root.lock("root"), stopped))
+            place.tree.look_anew()
+            now = roots_around(place, paths())
+            if [root.root for root in now] == [root.root for root in around]:
+                yield now
+                return
+        around = now
 
 
 def own_paths(place: Place, around: Iterable[Place]) -> set[str]:

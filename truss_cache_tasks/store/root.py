@@ -62,6 +62,12 @@ class CacheRoot:
             for descriptor in kept.values():
                 os.close(descriptor)
 
+    def look_anew(self) -> None:
+        """Close what this thread keeps open: a folder may have been moved away since, and another be there."""
+        kept: dict[str, int] = getattr(self._local, "kept", None) or {}
+        while kept:
+            os.close(kept.popitem()[1])
+
     # Looking
 
     def lstat(self, path: str) -> os.stat_result | None:
