@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from truss_cache_tasks.planning.keys import canonical, request_key
@@ -19,7 +19,7 @@ from truss_cache_tasks.store.manifest import note_hidden, read_all, write_manife
 from truss_cache_tasks.store.neighbours import contested, neighbours, settle
 from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_locked, seen_from, way_between
 from truss_cache_tasks.store.sweep import sweep
-from truss_cache_tasks.store.unfinished import keep_unfinished, note_unfinished, read_unfinished
+from truss_cache_tasks.store.unfinished import forget_paths, keep_unfinished, note_unfinished, read_unfinished
 
 
 class Overtaken(Exception):
@@ -135,6 +135,10 @@ def _show(
     leaving = stray.union(record.path for record in first if record.made_link)
     sight = links.look(place, plan, held, owned, leaving=leaving, replace=author.replace, stopped=stopped)
     key = request_key(plan.request)
+    noted = {path for one in read_unfinished(place) if one.key == key for path in one.paths}
+
+    def failed(empty: Collection[str]) -> None:  # what comes there meanwhile is not ours
+        forget_paths(place, key, set(empty) - noted)
 
     def before() -> None:
         if sight.coming:
@@ -148,7 +152,7 @@ def _show(
         gone.update(links.hide(place, first))
 
     gone: set[str] = set()
-    files = links.expose(place, plan, held, sight, owned=owned, before=before, stopped=stopped)
+    files = links.expose(place, plan, held, sight, owned=owned, before=before, failed=failed, stopped=stopped)
     gone |= links.hide(place, [record for record in hidden if record not in first])  # while the records still say so
     _note_hidden(place, around, dict.fromkeys(gone - {planned.path for planned in plan.files}, ""))
     return files

@@ -17,6 +17,10 @@ class Vanished(Exception):
     """What was found on this disk is there no more, or is not what it was: look again."""
 
 
+class Taken(Vanished):
+    """Something came to a path where nothing lay, before we showed anything there: it is not ours."""
+
+
 @dataclass(frozen=True)
 class Held:
     """Bytes that are on this disk, whole and verified, and the file that held them when it was looked at.

@@ -20,7 +20,7 @@ from truss_cache_tasks.planning.records import FileRecord
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.blobs import STAGING, retire
 from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, hash_file, token
-from truss_cache_tasks.store.held import Held, Vanished, place_file
+from truss_cache_tasks.store.held import Held, Taken, Vanished, place_file
 from truss_cache_tasks.store.layout import Place, blob_id, blob_of_link, is_commit
 from truss_cache_tasks.store.ownership import folders_of
 from truss_cache_tasks.store.partials import FOLDER as PARTIALS
@@ -135,6 +135,7 @@ def expose(
     *,
     owned: Collection[str],
     before: Callable[[], None],
+    failed: Callable[[Collection[str]], None],
     stopped: Callable[[], bool],
 ) -> tuple[FileRecord, ...]:
     """Make every file of `plan` visible, each in one step, and return their records, sorted by path.
@@ -144,15 +145,24 @@ def expose(
         owned: the paths of this root that are ours: what else lies there stays its maker's.
         sight: of `look`, under the same lock.
         before: called once all files have names of their own and none is shown yet.
+        failed: called, if not all are shown, with the paths where nothing lay and nothing of ours came to be.
 
     Raises:
         Vanished: the disk is not as it was looked at: take stock again.
     """
     with disk_errors(f"cannot write below {place.root}"):
         staged = _stage(place, plan, held, sight, stopped)
+        shown: dict[str, os.stat_result] = {}
+        empty = {path for path, lying in sight.coming.items() if lying is None}
         try:
             before()
-            shown = {planned.path: _show(place, planned, held, sight, staged) for planned in plan.files}
+            for planned in plan.files:
+                empty.discard(planned.path)
+                shown[planned.path] = _show(place, planned, held, sight, staged)
+        except BaseException as exc:
+            with contextlib.suppress(OSError, StoreError):
+                failed(empty | {planned.path} if isinstance(exc, Taken) else empty)
+            raise
         finally:
             for path in staged.values():
                 if path.startswith(f"{PARTIALS}/"):
@@ -230,7 +240,7 @@ def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool) 
             place.tree.symlink(text, temporary)
             place.tree.rename(temporary, path)
     except FileExistsError as exc:
-        raise Vanished(path) from exc
+        raise Taken(path) from exc
     except OSError as exc:
         if exc.errno not in NO_LINKS:
             raise
@@ -274,12 +284,12 @@ def _give_name(place: Place, source: str, path: str, *, is_over: bool) -> None:
         place.tree.link(place.tree, source, temporary)
         return place.tree.rename(temporary, path)
     except FileExistsError as exc:
-        raise Vanished(path) from exc
+        raise Taken(path) from exc
     except OSError as exc:
         if exc.errno not in NO_LINKS:
             raise
     if not is_over and place.tree.lstat(path) is not None:
-        raise Vanished(path)
+        raise Taken(path)
     place.tree.rename(source, path)
 
 

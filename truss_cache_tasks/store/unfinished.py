@@ -80,6 +80,14 @@ def note_unfinished(
         _write(place, noted)
 
 
+def forget_paths(place: Place, key: str, paths: Collection[str]) -> None:
+    """Forget paths that a commit of this request noted, and at which it showed nothing."""
+    with contextlib.suppress(Unreadable):
+        noted = _read(place, key)
+        if not noted.paths.isdisjoint(paths):
+            _write(place, replace(noted, paths=noted.paths.difference(paths)))
+
+
 def keep_unfinished(place: Place, noted: Unfinished, claims: Collection[tuple[str, str]]) -> None:
     """Leave what is noted to these claims alone; without any, forget it."""
     if not noted.key:
