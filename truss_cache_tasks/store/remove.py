@@ -40,6 +40,7 @@ from truss_cache_tasks.store.manifest import note_hidden, read_all, remove_manif
 from truss_cache_tasks.store.ownership import paths_in_use, roots_around, roots_locked, seen_from
 from truss_cache_tasks.store.partials import FOLDER as PARTIALS
 from truss_cache_tasks.store.partials import is_left_by_a_run
+from truss_cache_tasks.store.root import LinkedFolder
 from truss_cache_tasks.store.sweep import sweep
 from truss_cache_tasks.store.unfinished import Unfinished, keep_unfinished, read_unfinished
 
@@ -356,19 +357,18 @@ def _remove_empty_repo(place: Place) -> None:
     rest = [path for path in rest if path != f"{RECORDS}/locks/root.lock"]
     if rest or set(tree.names("")) - ours or place.root.is_symlink():
         return
-    with contextlib.suppress(OSError):  # in one step, to where nothing scans
-        _removed(place).parent.mkdir(parents=True, exist_ok=True)
-        os.rename(place.root, _removed(place))
+    assert place.hub_tree is not None
+    with contextlib.suppress(OSError, LinkedFolder):  # in one step, to where nothing scans
+        place.hub_tree.rename(place.root.name, _removed(place))
     _sweep_removed(place)
 
 
-def _removed(place: Place) -> Path:
-    assert place.hub is not None
-    return place.hub / ".locks" / place.root.name / "removed"
+def _removed(place: Place) -> str:
+    """Return where the folder of a repo waits for its removal, below the hub cache."""
+    return f".locks/{place.root.name}/removed"
 
 
 def _sweep_removed(place: Place) -> None:
-    if place.form is Form.HUB and place.hub is not None and _removed(place).exists():
-        import shutil
-
-        shutil.rmtree(_removed(place), ignore_errors=True)
+    if place.hub_tree is not None:
+        with contextlib.suppress(OSError, LinkedFolder):
+            place.hub_tree.remove_tree(_removed(place))

@@ -199,6 +199,12 @@ class CacheRoot:
             self.remove_if_empty(path)
         self.remove_if_empty(folder)
 
+    def remove_tree(self, folder: str) -> None:
+        """Remove a folder with all that it holds."""
+        for path in list(self.files_below(folder)):
+            self.unlink(path)
+        self.remove_hollow(folder)
+
     # The way there
 
     def _at(self, path: str, act: Callable[[str, int], T], *, make: bool = False) -> T:
