@@ -14,6 +14,7 @@ from truss_cache_tasks.planning.freshness import Need, Verdict, judge
 from truss_cache_tasks.planning.keys import request_key
 from truss_cache_tasks.planning.records import Manifest, Project
 from truss_cache_tasks.planning.request import Form, Kind, Request
+from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.evidence import gather
 from truss_cache_tasks.store.layout import Place, bytes_of, hub_place, place_of
 from truss_cache_tasks.store.manifest import Unreadable, read_manifest
@@ -89,7 +90,7 @@ def make_target(entry: Entry, project: Project, settings: Settings, model_cache:
 def judge_target(target: Target) -> Verdict:
     """Judge one entry, offline and by stat alone. What cannot be looked at makes it stale; its run meets the error."""
     try:
-        with target.place.tree.kept_open():
+        with disk_errors(f"cannot look at {target.place.root}"), target.place.tree.kept_open():
             seen = gather(target.place, target.entry.request, target.project, target.name, target.fingerprint)
     except StoreError as error:
         return Verdict(Need.FETCH, (str(error),))
@@ -123,7 +124,10 @@ def hub_manifest(target: Target) -> Manifest | None:
 
 
 def _inode(place: Place, path: str) -> tuple[int, int] | None:
-    found = bytes_of(place, path)
+    try:
+        found = bytes_of(place, path)
+    except OSError:
+        return None
     return (found.stat.st_dev, found.stat.st_ino) if found is not None else None
 
 
