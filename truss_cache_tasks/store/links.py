@@ -64,6 +64,7 @@ def look(
         StoreError: a folder lies where a file is to be, or reverse; LinkedFolder: a link where a folder is to be.
     """
     _refuse_bad_folders(place, plan, leaving)
+    made = {folder for paths in (owned, leaving) for path in paths for folder in folders_of(path)}
     right: dict[str, os.stat_result] = {}
     coming: dict[str, os.stat_result | None] = {}
     for planned in plan.files:
@@ -72,7 +73,7 @@ def look(
         if lying is None:
             coming[path] = None
         elif S_ISDIR(lying.st_mode):
-            if any(file not in leaving for file in place.tree.files_below(path)):
+            if path not in made or any(file not in leaving for file in place.tree.files_below(path)):
                 raise StoreError(
                     f"{place.root / path}: found a folder, expected a file", hint="Move it away: it is not replaced."
                 )
@@ -153,12 +154,14 @@ def expose(
     with disk_errors(f"cannot write below {place.root}"):
         staged = _stage(place, plan, held, sight, stopped)
         shown: dict[str, os.stat_result] = {}
+        last = {planned.identity: planned.path for planned in plan.files if planned.path in sight.coming}
         empty = {path for path, lying in sight.coming.items() if lying is None}
         try:
             before()
             for planned in plan.files:
                 empty.discard(planned.path)
-                shown[planned.path] = _show(place, planned, held, sight, staged)
+                is_last = last.get(planned.identity) == planned.path
+                shown[planned.path] = _show(place, planned, held, sight, staged, is_last=is_last)
         except BaseException as exc:
             with contextlib.suppress(OSError, StoreError):
                 failed(empty | {planned.path} if isinstance(exc, Taken) else empty)
@@ -211,9 +214,19 @@ def _stage(
 
 
 def _show(
-    place: Place, planned: PlannedFile, held: Mapping[str, Held], sight: Sight, staged: Mapping[str, str]
+    place: Place,
+    planned: PlannedFile,
+    held: Mapping[str, Held],
+    sight: Sight,
+    staged: Mapping[str, str],
+    *,
+    is_last: bool,
 ) -> os.stat_result:
-    """Show one file in one step; return the stat of its bytes."""
+    """Show one file in one step; return the stat of its bytes.
+
+    Args:
+        is_last: no other path of the plan needs these bytes any more.
+    """
     path, one = planned.path, held[planned.identity]
     if path in sight.right:
         lying = sight.right[path]
@@ -221,7 +234,7 @@ def _show(
     place.tree.remove_hollow(path)
     over = sight.coming[path]
     if place.form is Form.HUB:
-        return _show_blob(place, planned, one, is_over=over is not None)
+        return _show_blob(place, planned, one, is_over=over is not None, is_last=is_last)
     source = place.tree.lstat(staged[path])
     if source is None:
         raise Vanished(path)
@@ -229,7 +242,7 @@ def _show(
     return _seen(place, path, source, one.size)
 
 
-def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool) -> os.stat_result:
+def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool, is_last: bool) -> os.stat_result:
     """Make the link of a snapshot that huggingface_hub makes; where the disk has none, the file itself, as it does."""
     path, text = planned.path, _text(place, planned)
     try:
@@ -244,15 +257,15 @@ def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool) 
     except OSError as exc:
         if exc.errno not in NO_LINKS:
             raise
-        return _show_blob_itself(place, path, one, is_over=is_over)
+        return _show_blob_itself(place, path, one, is_over=is_over, is_last=is_last)
     if place.tree.readlink(path) != text:
         raise Vanished(path)
     return _bytes_of(one)
 
 
-def _show_blob_itself(place: Place, path: str, one: Held, *, is_over: bool) -> os.stat_result:
+def _show_blob_itself(place: Place, path: str, one: Held, *, is_over: bool, is_last: bool) -> os.stat_result:
     name = one.at
-    if not one.ours:  # huggingface_hub's, which stays
+    if not one.ours or not is_last:  # huggingface_hub's, which stays; or needed once more
         name = f"{PARTIALS}/put.{token()}"
         place_file(one, place.tree, name, lambda: False)
     source = place.tree.lstat(name)
@@ -390,9 +403,11 @@ def top(place: Place) -> str:
 
 def drop_refs(place: Place, leaving: Collection[str]) -> None:
     """Remove the refs to snapshots that hold nothing but `leaving`, before it goes: scan_cache_dir() warns of such."""
+    going = set(leaving)
+    snapshots = {"/".join(path.split("/")[:2]) for path in going}
     for path in list(place.tree.files_below("refs")):
-        commit = _read_short(place, path).strip()
-        if is_commit(commit) and set(place.tree.files_below(f"snapshots/{commit}")) <= set(leaving):
+        snapshot = f"snapshots/{_read_short(place, path).strip()}"
+        if snapshot in snapshots and set(place.tree.files_below(snapshot)) <= going:
             with contextlib.suppress(OSError):
                 place.tree.unlink(path)
                 place.tree.remove_empty_parents(path)
