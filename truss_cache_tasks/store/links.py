@@ -204,7 +204,8 @@ def _stage(
                 staged[planned.path] = one.at
             else:
                 staged[planned.path] = f"{PARTIALS}/put.{token()}"
-                place_file(one, place.tree, staged[planned.path], stopped)
+                is_users = one.root is place.tree and not one.ours
+                place_file(one, place.tree, staged[planned.path], stopped, link=not is_users)
     except BaseException:
         for path in staged.values():
             if path.startswith(f"{PARTIALS}/"):

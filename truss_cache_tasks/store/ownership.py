@@ -19,7 +19,7 @@ from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.disk import is_writable
 from truss_cache_tasks.store.layout import Place
 from truss_cache_tasks.store.locks import locked
-from truss_cache_tasks.store.manifest import read_all
+from truss_cache_tasks.store.manifest import are_all_readable, read_all
 from truss_cache_tasks.store.unfinished import read_unfinished
 
 
@@ -105,6 +105,8 @@ def paths_in_use(
         gone = {name for path, name in but if is_same_folder(path, root.root)}
         live = claims.live_keys(root, project, but=gone)
         paths = {file.path for manifest in read_all(root) if manifest.key in live for file in manifest.shown}
+        if root is not place and not are_all_readable(root):  # it may list any file that is there
+            paths |= set(root.tree.files_below(""))
         found |= seen_from(place, root, paths)
     return found
 
