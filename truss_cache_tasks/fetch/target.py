@@ -130,7 +130,10 @@ def _apart(target: Target, behind: Place) -> Manifest | None:
 
 
 def _inode(place: Place, path: str) -> tuple[int, int] | None:
-    found = bytes_of(place, path)
+    try:
+        found = bytes_of(place, path)
+    except OSError:
+        return None
     return (found.stat.st_dev, found.stat.st_ino) if found is not None else None
 
 

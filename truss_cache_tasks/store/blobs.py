@@ -14,7 +14,7 @@ from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import partials
 from truss_cache_tasks.store.disk import disk_errors, token
 from truss_cache_tasks.store.held import Held, held_file, place_file
-from truss_cache_tasks.store.layout import STAGED, Place, blob_id, bytes_of
+from truss_cache_tasks.store.layout import STAGED, Place, blob_id, bytes_of, bytes_of_blob
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.partials import Partial
 
@@ -111,9 +111,13 @@ def bring_home(place: Place, planned: PlannedFile, held: Held, stopped: Callable
     path = f"blobs/{blob_id(planned.identity, place.form)}"
     if held.root is place.tree and held.at == path:
         return held
+    shared = bytes_of_blob(place, path)
+    if shared is not None and shared.root is place.hub_tree and held.is_file(shared.stat):
+        return held  # it lies in the store that huggingface_hub shares between repos, and its link is there
     with locked(place.blob_lock(os.path.basename(path)), stopped), disk_errors(f"cannot write below {place.root}"):
         temporary = f"{partials.FOLDER}/{os.path.basename(path)}.{token()}"
-        stat = place_file(held, place.tree, temporary, stopped)
+        is_users = held.root not in (place.tree, place.hub_tree) and not held.ours
+        stat = place_file(held, place.tree, temporary, stopped, link=not is_users)
         _mark(place, path, stat.st_mtime_ns)
         there = place.tree.lstat(path)
         if there is not None and (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from truss_cache_tasks.planning.keys import canonical, request_key
@@ -17,9 +17,9 @@ from truss_cache_tasks.store.layout import Place, pin_name
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import note_hidden, read_all, write_manifest
 from truss_cache_tasks.store.neighbours import contested, neighbours, settle
-from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_around, roots_locked, seen_from
+from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_locked, seen_from, way_between
 from truss_cache_tasks.store.sweep import sweep
-from truss_cache_tasks.store.unfinished import keep_unfinished, note_unfinished, read_unfinished
+from truss_cache_tasks.store.unfinished import forget_paths, keep_unfinished, note_unfinished, read_unfinished
 
 
 class Overtaken(Exception):
@@ -87,8 +87,11 @@ def commit(
         Collision: another entry of this config put other bytes at one of these paths meanwhile.
         ForeignFile: a file that is not ours lies at one of these paths.
     """
-    around = roots_around(place, {file.path for file in plan.files}.union(*(m.paths for m in read_all(place))))
-    with roots_locked(place, around, stopped):
+
+    def paths() -> set[str]:
+        return {file.path for file in plan.files}.union(*(manifest.paths for manifest in read_all(place)))
+
+    with roots_locked(place, paths, stopped) as around:
         moving = pin_name(plan.request)
         pin = claims.read_pins(place).get(moving) if moving else None
         if pin is not None and pin != pinned and pin.commit != plan.revision:
@@ -132,6 +135,10 @@ def _show(
     leaving = stray.union(record.path for record in first if record.made_link)
     sight = links.look(place, plan, held, owned, leaving=leaving, replace=author.replace, stopped=stopped)
     key = request_key(plan.request)
+    noted = {path for one in read_unfinished(place) if one.key == key for path in one.paths}
+
+    def failed(empty: Collection[str]) -> None:  # what comes there meanwhile is not ours
+        forget_paths(place, key, set(empty) - noted)
 
     def before() -> None:
         if sight.coming:
@@ -139,12 +146,13 @@ def _show(
         if place.form is not Form.HUB:
             _keep_replaced(place, plan, held, [r for m in known if m.key != key for r in m.shown])
             # A record is believed by size and time, which two files may share: it must not be one of what comes now
-            _note_hidden(place, around, {f.path: held[f.identity].xxh3 for f in plan.files if sight.coming.get(f.path)})
+            # (nothing may lie there now, of a file that was removed by hand, or that its user brought)
+            _note_hidden(place, around, {f.path: held[f.identity].xxh3 for f in plan.files})
         links.remove(place, stray)
         gone.update(links.hide(place, first))
 
     gone: set[str] = set()
-    files = links.expose(place, plan, held, sight, owned=owned, before=before, stopped=stopped)
+    files = links.expose(place, plan, held, sight, owned=owned, before=before, failed=failed, stopped=stopped)
     gone |= links.hide(place, [record for record in hidden if record not in first])  # while the records still say so
     _note_hidden(place, around, dict.fromkeys(gone - {planned.path for planned in plan.files}, ""))
     return files
@@ -153,7 +161,8 @@ def _show(
 def _note_hidden(place: Place, around: Iterable[Place], paths: Mapping[str, str]) -> None:
     """Note in all roots which paths show no more what their manifests list; see `note_hidden`."""
     for root in around if paths else ():
-        note_hidden(root, {seen: xxh3 for path, xxh3 in paths.items() for seen in seen_from(root, place, [path])})
+        there = way_between(root, place)
+        note_hidden(root, {seen: xxh3 for path, xxh3 in paths.items() if (seen := there(path)) is not None})
 
 
 def _stray(place: Place, plan: Plan, author: Author, around: Iterable[Place]) -> set[str]:

@@ -17,6 +17,10 @@ class Vanished(Exception):
     """What was found on this disk is there no more, or is not what it was: look again."""
 
 
+class Taken(Vanished):
+    """Something came to a path where nothing lay, before we showed anything there: it is not ours."""
+
+
 @dataclass(frozen=True)
 class Held:
     """Bytes that are on this disk, whole and verified, and the file that held them when it was looked at.
@@ -65,16 +69,21 @@ def held_file(root: CacheRoot, at: str, stat: os.stat_result, xxh3: str, digest:
     return Held(root, at, stat.st_size, xxh3, digest, stat.st_dev, stat.st_ino, stat.st_mtime_ns, ours)
 
 
-def place_file(held: Held, root: CacheRoot, path: str, stopped: Callable[[], bool]) -> os.stat_result:
+def place_file(
+    held: Held, root: CacheRoot, path: str, stopped: Callable[[], bool], *, link: bool = True
+) -> os.stat_result:
     """Make `path`, where nothing lies, the same bytes as `held`: hard link, else reflink, else copy.
 
     A copy is hashed before it is believed, a hard link is compared with the file that was looked at.
+
+    Args:
+        link: it may be a hard link; not of a file of the user's, who may write to it.
 
     Raises:
         Vanished: `held` is not there any more.
     """
     try:
-        _link_or_copy(held, root, path, stopped)
+        _link_or_copy(held, root, path, stopped, link=link)
         stat = root.lstat(path)
         if stat is None:
             raise Vanished(path)
@@ -83,16 +92,8 @@ def place_file(held: Held, root: CacheRoot, path: str, stopped: Callable[[], boo
     return stat
 
 
-def _link_or_copy(held: Held, root: CacheRoot, path: str, stopped: Callable[[], bool]) -> None:
-    try:
-        root.link(held.root, held.at, path)
-    except OSError as exc:
-        if exc.errno not in NO_LINKS:
-            raise
-    else:
-        if not held.is_file(root.lstat(path)):
-            root.unlink(path)
-            raise Vanished(path)
+def _link_or_copy(held: Held, root: CacheRoot, path: str, stopped: Callable[[], bool], *, link: bool) -> None:
+    if link and _is_linked(held, root, path):
         return
     try:
         if copy_file(held.root, held.at, root, path, stopped) != held.xxh3:
@@ -101,3 +102,17 @@ def _link_or_copy(held: Held, root: CacheRoot, path: str, stopped: Callable[[], 
         with contextlib.suppress(OSError):
             root.unlink(path)
         raise
+
+
+def _is_linked(held: Held, root: CacheRoot, path: str) -> bool:
+    """Make a hard link of the very file that was looked at, if these disks can."""
+    try:
+        root.link(held.root, held.at, path)
+    except OSError as exc:
+        if exc.errno not in NO_LINKS:
+            raise
+        return False
+    if not held.is_file(root.lstat(path)):
+        root.unlink(path)
+        raise Vanished(path)
+    return True

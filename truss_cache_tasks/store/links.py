@@ -21,7 +21,7 @@ from truss_cache_tasks.planning.records import FileRecord
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.blobs import STAGING, retire
 from truss_cache_tasks.store.disk import NO_LINKS, disk_error, disk_errors, hash_file, longest_name, token
-from truss_cache_tasks.store.held import Held, Vanished, place_file
+from truss_cache_tasks.store.held import Held, Taken, Vanished, place_file
 from truss_cache_tasks.store.layout import Place, blob_id, blob_of_link, is_commit
 from truss_cache_tasks.store.ownership import folders_of
 from truss_cache_tasks.store.partials import FOLDER as PARTIALS
@@ -67,6 +67,7 @@ def look(
     _refuse_long_names(place, plan)
     _refuse_foreign_ref(place, plan, replace=replace)
     _refuse_bad_folders(place, plan, leaving)
+    made = {folder for paths in (owned, leaving) for path in paths for folder in folders_of(path)}
     right: dict[str, os.stat_result] = {}
     coming: dict[str, os.stat_result | None] = {}
     for planned in plan.files:
@@ -75,7 +76,7 @@ def look(
         if lying is None:
             coming[path] = None
         elif S_ISDIR(lying.st_mode):
-            if any(file not in leaving for file in place.tree.files_below(path)):
+            if path not in made or any(file not in leaving for file in place.tree.files_below(path)):
                 raise StoreError(
                     f"{place.root / path}: found a folder, expected a file", hint="Move it away: it is not replaced."
                 )
@@ -158,6 +159,7 @@ def expose(
     *,
     owned: Collection[str],
     before: Callable[[], None],
+    failed: Callable[[Collection[str]], None],
     stopped: Callable[[], bool],
 ) -> tuple[FileRecord, ...]:
     """Make every file of `plan` visible, each in one step, and return their records, sorted by path.
@@ -167,15 +169,26 @@ def expose(
         owned: the paths of this root that are ours: what else lies there stays its maker's.
         sight: of `look`, under the same lock.
         before: called once all files have names of their own and none is shown yet.
+        failed: called, if not all are shown, with the paths where nothing lay and nothing of ours came to be.
 
     Raises:
         Vanished: the disk is not as it was looked at: take stock again.
     """
     with disk_errors(f"cannot write below {place.root}"):
         staged = _stage(place, plan, held, sight, stopped)
+        shown: dict[str, os.stat_result] = {}
+        last = {planned.identity: planned.path for planned in plan.files if planned.path in sight.coming}
+        empty = {path for path, lying in sight.coming.items() if lying is None}
         try:
             before()
-            shown = {planned.path: _show(place, planned, held, sight, staged) for planned in plan.files}
+            for planned in plan.files:
+                empty.discard(planned.path)
+                is_last = last.get(planned.identity) == planned.path
+                shown[planned.path] = _show(place, planned, held, sight, staged, is_last=is_last)
+        except BaseException as exc:
+            with contextlib.suppress(OSError, StoreError):
+                failed(empty | {planned.path} if isinstance(exc, Taken) else empty)
+            raise
         finally:
             for path in staged.values():
                 if path.startswith(f"{PARTIALS}/"):
@@ -214,7 +227,8 @@ def _stage(
                 staged[planned.path] = one.at
             else:
                 staged[planned.path] = f"{PARTIALS}/put.{token()}"
-                place_file(one, place.tree, staged[planned.path], stopped)
+                is_users = one.root is place.tree and not one.ours
+                place_file(one, place.tree, staged[planned.path], stopped, link=not is_users)
     except BaseException:
         for path in staged.values():
             if path.startswith(f"{PARTIALS}/"):
@@ -224,9 +238,19 @@ def _stage(
 
 
 def _show(
-    place: Place, planned: PlannedFile, held: Mapping[str, Held], sight: Sight, staged: Mapping[str, str]
+    place: Place,
+    planned: PlannedFile,
+    held: Mapping[str, Held],
+    sight: Sight,
+    staged: Mapping[str, str],
+    *,
+    is_last: bool,
 ) -> os.stat_result:
-    """Show one file in one step; return the stat of its bytes."""
+    """Show one file in one step; return the stat of its bytes.
+
+    Args:
+        is_last: no other path of the plan needs these bytes any more.
+    """
     path, one = planned.path, held[planned.identity]
     if path in sight.right:
         lying = sight.right[path]
@@ -234,7 +258,7 @@ def _show(
     place.tree.remove_hollow(path)
     over = sight.coming[path]
     if place.form is Form.HUB:
-        return _show_blob(place, planned, one, is_over=over is not None)
+        return _show_blob(place, planned, one, is_over=over is not None, is_last=is_last)
     source = place.tree.lstat(staged[path])
     if source is None:
         raise Vanished(path)
@@ -242,7 +266,7 @@ def _show(
     return _seen(place, path, source, one.size)
 
 
-def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool) -> os.stat_result:
+def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool, is_last: bool) -> os.stat_result:
     """Make the link of a snapshot that huggingface_hub makes; where the disk has none, the file itself, as it does."""
     path, text = planned.path, _text(place, planned)
     try:
@@ -253,19 +277,19 @@ def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool) 
             place.tree.symlink(text, temporary)
             place.tree.rename(temporary, path)
     except FileExistsError as exc:
-        raise Vanished(path) from exc
+        raise Taken(path) from exc
     except OSError as exc:
         if exc.errno not in NO_LINKS:
             raise
-        return _show_blob_itself(place, path, one, is_over=is_over)
+        return _show_blob_itself(place, path, one, is_over=is_over, is_last=is_last)
     if place.tree.readlink(path) != text:
         raise Vanished(path)
     return _bytes_of(one)
 
 
-def _show_blob_itself(place: Place, path: str, one: Held, *, is_over: bool) -> os.stat_result:
+def _show_blob_itself(place: Place, path: str, one: Held, *, is_over: bool, is_last: bool) -> os.stat_result:
     name = one.at
-    if not one.ours:  # huggingface_hub's, which stays
+    if not one.ours or not is_last:  # huggingface_hub's, which stays; or needed once more
         name = f"{PARTIALS}/put.{token()}"
         place_file(one, place.tree, name, lambda: False)
     source = place.tree.lstat(name)
@@ -297,12 +321,12 @@ def _give_name(place: Place, source: str, path: str, *, is_over: bool) -> None:
         place.tree.link(place.tree, source, temporary)
         return place.tree.rename(temporary, path)
     except FileExistsError as exc:
-        raise Vanished(path) from exc
+        raise Taken(path) from exc
     except OSError as exc:
         if exc.errno not in NO_LINKS:
             raise
     if not is_over and place.tree.lstat(path) is not None:
-        raise Vanished(path)
+        raise Taken(path)
     place.tree.rename(source, path)
 
 
@@ -403,9 +427,11 @@ def top(place: Place) -> str:
 
 def drop_refs(place: Place, leaving: Collection[str]) -> None:
     """Remove the refs to snapshots that hold nothing but `leaving`, before it goes: scan_cache_dir() warns of such."""
+    going = set(leaving)
+    snapshots = {"/".join(path.split("/")[:2]) for path in going}
     for path in list(place.tree.files_below("refs")):
-        commit = _read_short(place, path).strip()
-        if is_commit(commit) and set(place.tree.files_below(f"snapshots/{commit}")) <= set(leaving):
+        snapshot = f"snapshots/{_read_short(place, path).strip()}"
+        if snapshot in snapshots and set(place.tree.files_below(snapshot)) <= going:
             with contextlib.suppress(OSError):
                 place.tree.unlink(path)
                 place.tree.remove_empty_parents(path)

@@ -16,7 +16,7 @@ from truss_cache_tasks.planning.records import FORMAT, FileRecord, Manifest
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store import reading
 from truss_cache_tasks.store.disk import disk_errors, write_json
-from truss_cache_tasks.store.layout import MANIFEST, Place
+from truss_cache_tasks.store.layout import MANIFEST, Place, is_commit
 from truss_cache_tasks.store.reading import Unreadable
 from truss_cache_tasks.store.root import CacheRoot
 
@@ -41,7 +41,7 @@ _MISPARSED = re.compile(r"([a-z0-9]+):((?:[a-z0-9]+-)+)([0-9a-f]+)")  # 0.1.0 wr
 _MANIFEST = {
     "key": reading.is_key,
     "request": reading.is_form,
-    "revision": reading.is_text,
+    "revision": lambda value: value == "" or (reading.is_text(value) and is_commit(value)),
     "folder": reading.is_path_or_none,
     "files": lambda value: isinstance(value, list) and bool(value),
     "hidden": lambda value: isinstance(value, list) and all(map(reading.is_path, value)),

@@ -19,7 +19,7 @@ from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.disk import is_writable
 from truss_cache_tasks.store.layout import Place
 from truss_cache_tasks.store.locks import locked
-from truss_cache_tasks.store.manifest import read_all
+from truss_cache_tasks.store.manifest import are_all_readable, read_all
 from truss_cache_tasks.store.unfinished import read_unfinished
 
 
@@ -50,17 +50,31 @@ def _is_trusted(records: str, top: str) -> bool:
 
 
 @contextmanager
-def roots_locked(place: Place, around: Iterable[Place], stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Hold the locks of these roots, in this order: outermost first, so that no two processes wait for each other.
+def roots_locked(
+    place: Place, paths: Callable[[], Collection[str]], stopped: Callable[[], bool] = lambda: False
+) -> Iterator[list[Place]]:
+    """Hold the locks of the roots in which any of these paths lies, and lend these roots, as they are under the locks.
+
+    Outermost first, so that no two processes wait for each other. A root that came, or whose records list further
+    paths, while a lock was waited for needs its lock too: then once more. One that we cannot write to, other than
+    `place`, is not locked.
 
     Args:
-        around: roots_around(place, ...). One of them that we cannot write to, other than `place`, is not locked.
+        paths: relative to `place`; asked again under the locks.
     """
-    with ExitStack() as held:
-        for root in around:
-            if root is place or is_writable(root.records):
-                held.enter_context(locked(root.lock("root"), stopped))
-        yield
+    place.tree.look_anew()
+    around = roots_around(place, paths())
+    while True:
+        with ExitStack() as held:
+            for root in around:
+                if root is place or is_writable(root.records):
+                    held.enter_context(locked(root.lock("root"), stopped))
+            place.tree.look_anew()
+            now = roots_around(place, paths())
+            if [root.root for root in now] == [root.root for root in around]:
+                yield now
+                return
+        around = now
 
 
 def own_paths(place: Place, around: Iterable[Place]) -> set[str]:
@@ -91,6 +105,8 @@ def paths_in_use(
         gone = {name for path, name in but if is_same_folder(path, root.root)}
         live = claims.live_keys(root, project, but=gone)
         paths = {file.path for manifest in read_all(root) if manifest.key in live for file in manifest.shown}
+        if root is not place and not are_all_readable(root):  # it may list any file that is there
+            paths |= set(root.tree.files_below(""))
         found |= seen_from(place, root, paths)
     return found
 
@@ -110,11 +126,17 @@ def seen_from(place: Place, root: Place, paths: Iterable[str]) -> set[str]:
     """Return those of `paths`, relative to `root`, that lie below `place`, relative to it."""
     if root is place:
         return set(paths)
-    top, there = os.path.realpath(place.root), os.path.realpath(root.root)
+    there = way_between(place, root)
+    return {seen for path in paths if (seen := there(path)) is not None}
+
+
+def way_between(place: Place, root: Place) -> Callable[[str], str | None]:
+    """Return what turns a path relative to `root` into one relative to `place`; None for one that lies not below it."""
+    top, there = (os.path.realpath(one.root).rstrip("/") for one in (place, root))
     if top == there:
-        return set(paths)
+        return lambda path: path
     if top.startswith(f"{there}/"):
         inside = top[len(there) + 1 :] + "/"
-        return {path[len(inside) :] for path in paths if path.startswith(inside)}
-    inside = there[len(top) + 1 :]
-    return {f"{inside}/{path}" for path in paths}
+        return lambda path: path[len(inside) :] if path.startswith(inside) else None
+    outside = there[len(top) + 1 :]
+    return lambda path: f"{outside}/{path}"

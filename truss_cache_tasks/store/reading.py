@@ -18,6 +18,7 @@ T = TypeVar("T")
 Check = Callable[[Any], bool]
 
 _KEY = re.compile("[0-9a-f]{64}")
+_LONGEST_NAME = 255  # bytes, or characters of two bytes, on every disk that there is
 
 
 class Unreadable(Exception):
@@ -167,11 +168,11 @@ def is_form(value: Any) -> bool:
 
 
 def is_path(value: Any) -> bool:
-    """A path of a file that stays below its root and out of our own folder."""
+    """A path of a file that stays below its root and out of our own folder, with names that some disk can have."""
     if not isinstance(value, str) or "\0" in value:
         return False
     parts = value.casefold().split("/")
-    return not any(part in ("", ".", "..", RECORDS) for part in parts)
+    return not any(part in ("", ".", "..", RECORDS) or len(part) > _LONGEST_NAME for part in parts)
 
 
 def is_path_or_none(value: Any) -> bool:

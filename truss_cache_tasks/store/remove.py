@@ -85,12 +85,18 @@ def clean(place: Place, project: Project, names: Collection[str] | None, done: C
             if claims.read_claims(place, project.id).entries:
                 done.left.append(f"{place.root}: not writable")
             return
-        paths = {file.path for manifest in read_all(place) for file in manifest.files}
-        around = roots_around(place, paths.union(*(noted.paths for noted in read_unfinished(place))))
-        with roots_locked(place, around) if not dry else contextlib.nullcontext():
-            _Clean(place, project, around, done, dry=dry).run(names)
-        if not dry:
-            forget_hollow(place)
+        if dry:
+            _Clean(place, project, roots_around(place, _listed(place)), done, dry=True).run(names)
+            return
+        with roots_locked(place, lambda: _listed(place)) as around:
+            _Clean(place, project, around, done, dry=False).run(names)
+        forget_hollow(place)
+
+
+def _listed(place: Place) -> set[str]:
+    """Return the paths that the records of this root are about."""
+    paths = {file.path for manifest in read_all(place) for file in manifest.files}
+    return paths.union(*(noted.paths for noted in read_unfinished(place)))
 
 
 def roots_of(place: Place, project: str) -> set[str]:
@@ -331,7 +337,7 @@ def _remove_empty_repo(place: Place) -> None:
     rest = [path for path in rest if path != f"{RECORDS}/locks/root.lock"]
     if rest or set(tree.names("")) - ours or place.root.is_symlink() or place.hub_tree is None:
         return
-    with contextlib.suppress(OSError):  # in one step, to where nothing scans
+    with contextlib.suppress(OSError, StoreError):  # in one step, to where nothing scans
         place.hub_tree.rename(place.root.name, f"{_locks(place)}/removed.{token()}")
     _sweep_removed(place)
 
@@ -344,6 +350,7 @@ def _sweep_removed(place: Place) -> None:
     hub = place.hub_tree
     if hub is None:
         return
-    for name in hub.names(_locks(place)):
-        if REMOVED.fullmatch(name):
-            hub.remove_tree(f"{_locks(place)}/{name}")
+    with contextlib.suppress(OSError, StoreError):
+        for name in hub.names(_locks(place)):
+            if REMOVED.fullmatch(name):
+                hub.remove_tree(f"{_locks(place)}/{name}")

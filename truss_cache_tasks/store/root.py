@@ -63,6 +63,12 @@ class CacheRoot:
             for descriptor in kept.values():
                 os.close(descriptor)
 
+    def look_anew(self) -> None:
+        """Close what this thread keeps open: a folder may have been moved away since, and another be there."""
+        kept: dict[str, int] = getattr(self._local, "kept", None) or {}
+        while kept:
+            os.close(kept.popitem()[1])
+
     # Looking
 
     def lstat(self, path: str) -> os.stat_result | None:
@@ -197,17 +203,10 @@ class CacheRoot:
         self.remove_if_empty(folder)
 
     def remove_tree(self, folder: str) -> None:
-        """Remove `folder` and all that lies in it, as far as that can be done."""
-        with contextlib.suppress(OSError):
-            if not self.is_folder(folder):
-                return
-            below = list(self.walk(folder))
-            for path, is_folder in reversed(below):  # a folder comes before what it holds
-                if is_folder:
-                    self.remove_if_empty(path)
-                else:
-                    self.unlink(path)
-            self.remove_if_empty(folder)
+        """Remove a folder with all that it holds."""
+        for path in list(self.files_below(folder)):
+            self.unlink(path)
+        self.remove_hollow(folder)
 
     # The way there
 

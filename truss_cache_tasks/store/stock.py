@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial as bind
 
 from truss_cache_tasks.planning.digests import Hasher
@@ -124,10 +125,11 @@ def _checked(
     """Hash every place where these bytes may lie, until one is right."""
     records = recorded.get(planned.identity, [])
     in_sight = bytes_of(places[0], planned.path) if places[0].form is not Form.HUB else None
-    if in_sight is not None:
-        records = [(in_sight, record) for _, record in records[:1]] + records
+    if in_sight is not None:  # ours if a record of this very path says so
+        ours = any(record.made_blob for where, record in records if _is_same(where, in_sight))
+        records = [(in_sight, replace(record, made_blob=ours)) for _, record in records[:1]] + records
     for where, record in records:
-        if not rehash and where != in_sight and (held := _believed(where, record)):
+        if not rehash and not _is_same(where, in_sight) and (held := _believed(where, record)):
             return held
         if (found := _hashed(where, record.size, None, stopped)) and found[1] == record.xxh3:
             return held_file(where.root, where.at, found[0], found[1], record.digest, ours=record.made_blob)
@@ -138,6 +140,10 @@ def _checked(
             if xxh3 == (expected or xxh3):
                 return held_file(where.root, where.at, stat, xxh3, digest or as_text(want), ours=ours)
     return None
+
+
+def _is_same(one: Found, other: Found | None) -> bool:
+    return other is not None and os.path.samestat(one.stat, other.stat)
 
 
 def _unrecorded(places: Sequence[Place], planned: PlannedFile) -> Iterator[tuple[Found, str, str, bool]]:
@@ -160,7 +166,7 @@ def _unrecorded(places: Sequence[Place], planned: PlannedFile) -> Iterator[tuple
             if (stat := place.tree.lstat(path)) is not None:
                 yield Found(place.tree, path, stat), xxh3, digest, True
         if can_be_told and (where := bytes_of(place, planned.path)):
-            yield where, "", "", True
+            yield where, "", "", False
 
 
 def _hashed(

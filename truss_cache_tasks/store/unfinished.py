@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,14 +17,14 @@ from truss_cache_tasks.planning.plan import RECORDS
 from truss_cache_tasks.planning.records import FORMAT
 from truss_cache_tasks.store import reading
 from truss_cache_tasks.store.disk import write_json
-from truss_cache_tasks.store.layout import MANIFEST, Place
+from truss_cache_tasks.store.layout import BLOB_ID, MANIFEST, Place
 from truss_cache_tasks.store.reading import Unreadable, read_record
 
 _FOLDER = f"{RECORDS}/fetches"
 _LINKS = f"{RECORDS}/published/links.json"  # 0.1.0 noted the links of a snapshot there
 _FIELDS = {
     "claims": lambda value: isinstance(value, list) and all(_is_claim(one) for one in value),
-    "blobs": lambda value: isinstance(value, list) and all(map(reading.is_text, value)),
+    "blobs": lambda value: isinstance(value, list) and all(map(_is_blob_id, value)),
     "paths": lambda value: isinstance(value, list) and all(map(reading.is_path, value)),
 }
 
@@ -80,6 +81,14 @@ def note_unfinished(
         _write(place, noted)
 
 
+def forget_paths(place: Place, key: str, paths: Collection[str]) -> None:
+    """Forget paths that a commit of this request noted, and at which it showed nothing."""
+    with contextlib.suppress(Unreadable):
+        noted = _read(place, key)
+        if not noted.paths.isdisjoint(paths):
+            _write(place, replace(noted, paths=noted.paths.difference(paths)))
+
+
 def keep_unfinished(place: Place, noted: Unfinished, claims: Collection[tuple[str, str]]) -> None:
     """Leave what is noted to these claims alone; without any, forget it."""
     if not noted.key:
@@ -109,6 +118,10 @@ def _read(place: Place, key: str) -> Unfinished:
     found = reading.check_fields(value, _FIELDS, os.path.basename(path), more=True)
     claims = frozenset((project, name) for project, name in found["claims"])
     return Unfinished(key, claims, frozenset(found["blobs"]), frozenset(found["paths"]))
+
+
+def _is_blob_id(value: Any) -> bool:
+    return reading.is_text(value) and re.fullmatch(BLOB_ID, value) is not None
 
 
 def _is_claim(value: Any) -> bool:
