@@ -191,7 +191,7 @@ class _Clean:
         ours |= {path for noted in notes for path in noted.paths if path not in used and path not in records}
         if place.form is Form.HUB and not self.dry:
             drop_refs(place, ours)
-        for path in sorted(ours):
+        for path in sorted(ours, reverse=True):  # what lies in a folder before a file that was to take its place
             self._unlink(path)
         return ours
 
