@@ -125,13 +125,14 @@ class _Clean:
         done.gone.update((place.root, name) for name in chosen)
         doomed_keys = {key for name in chosen for key in (mine.entries[name].request, *mine.entries[name].former)}
         doomed_keys |= set(mine.former) if names is None else set()
+        notes = self._doomed_notes(names)
+        doomed_keys |= {noted.key for noted in notes if noted.key}  # a manifest that a killed commit did not claim
         live = claims.live_keys(place, project, but={name for root, name in done.gone if root == place.root})
         everything = read_all(place)
         doomed = [m for m in everything if m.key in doomed_keys and m.key not in live]
         done.keys.update((place.root, manifest.key) for manifest in doomed)
         kept = [m for m in everything if m.key in live]
         left = [m for m in everything if (place.root, m.key) not in done.keys]
-        notes = self._doomed_notes(names)
         removed = self._remove_paths(doomed, notes)
         self._remove_blobs(doomed, kept, left, notes, removed)
         self._remove_partials(notes)
