@@ -18,6 +18,7 @@ from servers.hub import Hub
 from trusses import Truss, tree
 
 from scenarios.disk import clean_tells, leftovers
+from scenarios.forks import ForkedTruss
 from scenarios.moments import RootLock, end_of, go_on, started, stop, wait_for
 from scenarios.upstreams import OnHub, beside, check, config, run
 
@@ -376,3 +377,21 @@ def test_many_entries_at_once(args: list[str], hub: Hub, truss: Truss) -> None:
     assert truss.cli("why", "--check").code == 0
     clean_tells(truss)
     assert leftovers(truss) == []
+
+
+@pytest.mark.parametrize("layout", ["volume", "mount"])
+def test_a_manifest_that_a_killed_commit_did_not_claim_goes_with_the_next_clean(
+    layout: str, hub: Hub, truss: ForkedTruss
+) -> None:
+    """Wherever the kill comes: another revision is asked for before the clean."""
+    upstream = OnHub(hub)
+    upstream.put("v1", {"a.bin": ONE})
+    upstream.put("v2", {"a.bin": TWO})
+    for number in range(2, 200, 4):
+        truss.config(config(layout, upstream.entry("v1", layout, "m")))
+        ran = truss.cli(dies_at=number)
+        truss.config(config(layout, upstream.entry("v2", layout, "m")))
+        run(truss, "clean")
+        assert leftovers(truss, folders=False) == [], number
+        if ran.code == 0:
+            return

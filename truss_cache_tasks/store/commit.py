@@ -141,8 +141,7 @@ def _show(
         forget_paths(place, key, set(empty) - noted)
 
     def before() -> None:
-        if sight.coming:
-            note_unfinished(place, key, author.owner, paths=sight.coming)
+        note_unfinished(place, key, author.owner, paths=sight.coming)  # whose the manifest is, before it is claimed
         if place.form is not Form.HUB:
             _keep_replaced(place, plan, held, [r for m in known if m.key != key for r in m.shown])
             # A record is believed by size and time, which two files may share: it must not be one of what comes now

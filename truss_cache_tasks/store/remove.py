@@ -35,12 +35,12 @@ from truss_cache_tasks.store.layout import (
 )
 from truss_cache_tasks.store.links import drop_refs, linked_blobs, top
 from truss_cache_tasks.store.locks import is_held
-from truss_cache_tasks.store.manifest import note_hidden, read_all, remove_manifests
+from truss_cache_tasks.store.manifest import note_hidden, read_all, remove_manifests, request_keys
 from truss_cache_tasks.store.ownership import paths_in_use, roots_around, roots_locked, seen_from
 from truss_cache_tasks.store.partials import FOLDER as PARTIALS
 from truss_cache_tasks.store.partials import is_left_by_a_run
-from truss_cache_tasks.store.sweep import sweep
-from truss_cache_tasks.store.unfinished import Unfinished, keep_unfinished, read_unfinished
+from truss_cache_tasks.store.sweep import sweep_unowned
+from truss_cache_tasks.store.unfinished import Unfinished, keep_unfinished, noted_keys, read_unfinished
 
 
 @dataclass
@@ -125,13 +125,14 @@ class _Clean:
         done.gone.update((place.root, name) for name in chosen)
         doomed_keys = {key for name in chosen for key in (mine.entries[name].request, *mine.entries[name].former)}
         doomed_keys |= set(mine.former) if names is None else set()
+        notes = self._doomed_notes(names)
+        doomed_keys |= {noted.key for noted in notes if noted.key}  # a manifest that a killed commit did not claim
         live = claims.live_keys(place, project, but={name for root, name in done.gone if root == place.root})
         everything = read_all(place)
         doomed = [m for m in everything if m.key in doomed_keys and m.key not in live]
         done.keys.update((place.root, manifest.key) for manifest in doomed)
         kept = [m for m in everything if m.key in live]
         left = [m for m in everything if (place.root, m.key) not in done.keys]
-        notes = self._doomed_notes(names)
         removed = self._remove_paths(doomed, notes)
         self._remove_blobs(doomed, kept, left, notes, removed)
         self._remove_partials(notes)
@@ -153,7 +154,7 @@ class _Clean:
             marked = {n: replace(c, former=()) if n in chosen else c for n, c in marked.items()}
         former = mine.former if names is not None or failed else ()
         claims.write_claims(place, project.id, Claims(marked, former, mine.roots))
-        sweep(place)
+        sweep_unowned(place)
         _remove_records(place)
         if place.form is Form.HUB:
             _remove_empty_repo(place)
@@ -191,7 +192,7 @@ class _Clean:
         ours |= {path for noted in notes for path in noted.paths if path not in used and path not in records}
         if place.form is Form.HUB and not self.dry:
             drop_refs(place, ours)
-        for path in sorted(ours, key=lambda path: (-path.count("/"), path)):  # one version's file is another's folder
+        for path in sorted(ours, reverse=True):  # what lies in a folder before a file that was to take its place
             self._unlink(path)
         return ours
 
@@ -316,12 +317,10 @@ def _remove_records(place: Place) -> None:
     """Remove our records when they are about nothing any more: no living claim, no manifest, no fetch."""
     everyone = claims.read_all_claims(place)
     live = any(not claim.cleaned for theirs in everyone.values() for claim in theirs.entries.values())
-    readable = len(everyone) == len(place.tree.names(f"{RECORDS}/claims")) and all(
-        theirs.entries or theirs.former for theirs in everyone.values()
-    )
+    readable = all(theirs.entries or theirs.former for theirs in everyone.values())
     if live or not readable or any(theirs.former for theirs in everyone.values()):
         return
-    if place.tree.names(f"{RECORDS}/manifests") or place.tree.names(f"{RECORDS}/fetches"):
+    if request_keys(place) or noted_keys(place):
         return
     for project in everyone:
         claims.write_claims(place, project, Claims({}))

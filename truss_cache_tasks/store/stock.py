@@ -135,7 +135,8 @@ def _checked(
             return held_file(where.root, where.at, found[0], found[1], record.digest, ours=record.made_blob)
     want = planned.file.digest
     for where, expected, digest, ours in _unrecorded(places, planned):
-        if found := _hashed(where, None if expected else planned.file.size, None if expected else want, stopped):
+        as_stored = None if planned.file.encoding else want  # a name of ours may come from elsewhere too
+        if found := _hashed(where, None if expected else planned.file.size, as_stored, stopped):
             stat, xxh3 = found
             if xxh3 == (expected or xxh3):
                 return held_file(where.root, where.at, stat, xxh3, digest or as_text(want), ours=ours)

@@ -16,15 +16,21 @@ from truss_cache_tasks.store.layout import BLOB_ID, LOCK, PARTIAL, STAGED, Place
 from truss_cache_tasks.store.links import linked_blobs
 from truss_cache_tasks.store.locks import sweep_locks, try_lock
 from truss_cache_tasks.store.manifest import are_all_readable, read_all
-from truss_cache_tasks.store.unfinished import keep_unfinished, read_unfinished
+from truss_cache_tasks.store.unfinished import drop_useless_notes, keep_unfinished, read_unfinished
 
 RESUMABLE_S = 7 * 86400.0  # a failed download of another entry waits so long for its next run
 
 
 def sweep(place: Place) -> None:
+    """Remove what no manifest, no note of a fetch and no living process owns, and partials of no use."""
+    partials.sweep_partials(place, older_than_s=RESUMABLE_S)
+    sweep_unowned(place)
+
+
+def sweep_unowned(place: Place) -> None:
     """Remove what no manifest, no note of a fetch and no living process owns."""
     partials.sweep_temporaries(place)
-    partials.sweep_partials(place, older_than_s=RESUMABLE_S)
+    drop_useless_notes(place)
     sweep_locks(place.tree, f"{RECORDS}/locks", LOCK)
     if not place.tree.is_folder(STAGING) and not place.tree.is_folder(PUBLISHED):
         return

@@ -18,7 +18,7 @@ from truss_cache_tasks.planning.records import FORMAT
 from truss_cache_tasks.store import reading
 from truss_cache_tasks.store.disk import write_json
 from truss_cache_tasks.store.layout import BLOB_ID, MANIFEST, Place
-from truss_cache_tasks.store.reading import Unreadable, read_record
+from truss_cache_tasks.store.reading import Denied, NewerFormat, Unreadable, read_record
 
 _FOLDER = f"{RECORDS}/fetches"
 _LINKS = f"{RECORDS}/published/links.json"  # 0.1.0 noted the links of a snapshot there
@@ -49,16 +49,33 @@ class Unfinished:
 def read_unfinished(place: Place) -> list[Unfinished]:
     """Return what is noted in this root, as far as it can be read."""
     found = []
-    for name in sorted(place.tree.names(_FOLDER)):
-        if MANIFEST.fullmatch(name):
-            with contextlib.suppress(Unreadable):
-                found.append(_read(place, name.partition(".")[0]))
+    for key in noted_keys(place):
+        with contextlib.suppress(Unreadable):
+            found.append(_read(place, key))
     with contextlib.suppress(Unreadable):
         links = read_record(place.tree, _LINKS)
         if links is not None:
             paths = reading.check_fields(links, {"paths": _FIELDS["paths"]}, "it", more=True)["paths"]
             found.append(Unfinished("", paths=frozenset(paths)))
     return found
+
+
+def noted_keys(place: Place) -> list[str]:
+    """Return the request key of every note of this root, unreadable ones too."""
+    return sorted(name.partition(".")[0] for name in place.tree.names(_FOLDER) if MANIFEST.fullmatch(name))
+
+
+def drop_useless_notes(place: Place) -> None:
+    """Remove the notes that cannot be used, save those of another version or user."""
+    for key in noted_keys(place):
+        try:
+            _read(place, key)
+        except (NewerFormat, Denied):
+            continue
+        except Unreadable:
+            place.tree.remove_hollow(f"{_FOLDER}/{key}.json")
+            with contextlib.suppress(OSError):
+                place.tree.unlink(f"{_FOLDER}/{key}.json")
 
 
 def note_unfinished(
