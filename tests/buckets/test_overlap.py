@@ -56,7 +56,7 @@ def test_of_one_object_seen_at_two_times_the_newer_wins_and_the_other_entry_is_p
     assert tree(truss.model_cache) == newer
     why = truss.cli("why", vendor.name("m"), "--check")
     assert why.code == 1  # which of the two is the newer one, only a listing can tell
-    assert "sub/x.bin is touched since it was hashed" in why.out
+    assert "sub/x.bin is replaced by another entry" in why.out
     with vendor.front.watching() as front:
         ran = truss.cli()
     assert ran.code == 0, ran
@@ -136,7 +136,7 @@ def test_another_projects_file_is_replaced_and_that_project_is_told(on_gcs: Stor
     assert tree(truss.model_cache) == {"vol/a.bin": b"theirs, and longer"}
     truss.config(f"model_cache:\n  - {in_volume(on_gcs, 'm', 'vol')}\n")
     with on_gcs.front.watching() as front:
-        assert "vol/a.bin is of another size" in truss.cli("why", TRUSS_CACHE_PROJECT="mine").out
+        assert "vol/a.bin is replaced by another entry" in truss.cli("why", TRUSS_CACHE_PROJECT="mine").out
         assert truss.cli(TRUSS_CACHE_PROJECT="mine").code == 0
     assert front.fetched() == []  # what was replaced is kept while somebody claims it
     assert tree(truss.model_cache) == {"vol/a.bin": b"mine"}

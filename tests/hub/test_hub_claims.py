@@ -285,7 +285,7 @@ def test_another_projects_file_is_replaced_and_its_entry_turns_stale(machine, re
     theirs.run()
     machine.truss(entry("org/new", **volume)).run()
     assert read(machine.model_cache / "v") == {**FILES, "model.bin": b"new"}
-    assert theirs.verdicts() == {MAIN: "v/model.bin is of another size"}
+    assert theirs.verdicts() == {MAIN: "v/model.bin is replaced by another entry"}
 
 
 def test_a_mount_reads_with_the_secret_that_its_entry_names(machine, gated) -> None:
