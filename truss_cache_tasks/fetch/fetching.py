@@ -21,7 +21,7 @@ from truss_cache_tasks.planning.plan import Plan, PlannedFile, case_clashes, mak
 from truss_cache_tasks.planning.records import Manifest, Pin
 from truss_cache_tasks.planning.request import Form, Kind
 from truss_cache_tasks.sources import Source, open_source
-from truss_cache_tasks.store import blobs, claims, disk, links, partials, stock
+from truss_cache_tasks.store import blobs, claims, disk, partials, stock
 from truss_cache_tasks.store.commit import Author, Overtaken, claim_only, commit
 from truss_cache_tasks.store.held import Held, Vanished
 from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roots
@@ -30,6 +30,7 @@ from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.neighbours import contested, settle, superseded
 from truss_cache_tasks.store.ownership import own_paths, roots_around
 from truss_cache_tasks.store.remove import forget_hollow
+from truss_cache_tasks.store.sight import look
 from truss_cache_tasks.store.sweep import forget_empty_note
 from truss_cache_tasks.store.unfinished import note_unfinished
 
@@ -215,7 +216,7 @@ class _Fetch:
         around = roots_around(place, (file.path for file in plan.files))
         owned, replace = own_paths(place, around), self.target.settings.replace
         leaving = owned - {file.path for file in plan.files}  # as far as the commit needs them to
-        links.look(place, plan, held, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
+        look(place, plan, held, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
 
     def _fill_hub(self, behind: Place, listing: Listing) -> None:
         """Bring a repo with plain files into the hub cache first, which the plain files are then linked to."""

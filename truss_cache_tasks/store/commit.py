@@ -18,6 +18,7 @@ from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import note_hidden, read_all, write_manifest
 from truss_cache_tasks.store.neighbours import contested, neighbours, settle
 from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_locked, seen_from, way_between
+from truss_cache_tasks.store.sight import look
 from truss_cache_tasks.store.sweep import sweep
 from truss_cache_tasks.store.unfinished import forget_paths, keep_unfinished, note_unfinished, read_unfinished
 
@@ -133,7 +134,7 @@ def _show(
     first = links.in_the_way(hidden, plan)
     stray = _stray(place, plan, author, around)
     leaving = stray.union(record.path for record in first if record.made_link)
-    sight = links.look(place, plan, held, owned, leaving=leaving, replace=author.replace, stopped=stopped)
+    sight = look(place, plan, held, owned, leaving=leaving, replace=author.replace, stopped=stopped)
     key = request_key(plan.request)
     noted = {path for one in read_unfinished(place) if one.key == key for path in one.paths}
 

@@ -9,8 +9,8 @@ from truss_cache_tasks.planning.request import Form, Request
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.disk import is_writable
 from truss_cache_tasks.store.layout import Place, bytes_of, pin_name
-from truss_cache_tasks.store.links import read_ref
 from truss_cache_tasks.store.manifest import Unreadable, read_manifest
+from truss_cache_tasks.store.refs import read_ref
 
 
 def gather(place: Place, request: Request, project: Project, name: str, fingerprint: str | None) -> Evidence:

@@ -8,147 +8,22 @@ another file once the first file is shown.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from stat import S_ISDIR, S_ISLNK, S_ISREG
+from stat import S_ISDIR, S_ISREG
 
-from truss_cache_tasks.errors import ForeignFile, StoreError
-from truss_cache_tasks.planning.digests import Hasher
+from truss_cache_tasks.errors import StoreError
 from truss_cache_tasks.planning.plan import Plan, PlannedFile
 from truss_cache_tasks.planning.records import FileRecord
 from truss_cache_tasks.planning.request import Form
 from truss_cache_tasks.store.blobs import STAGING, retire
-from truss_cache_tasks.store.disk import NO_LINKS, disk_error, disk_errors, hash_file, longest_name, token
+from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, token
 from truss_cache_tasks.store.held import Held, Taken, Vanished, place_file
-from truss_cache_tasks.store.layout import Place, blob_id, blob_of_link, is_commit
+from truss_cache_tasks.store.layout import Place, blob_id, blob_of_link
 from truss_cache_tasks.store.ownership import folders_of
 from truss_cache_tasks.store.partials import FOLDER as PARTIALS
-
-_MOVE = "Move it away, or let it be replaced: --replace (TRUSS_CACHE_REPLACE=1, cache_tasks(replace=True))."
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What lies at the paths of a plan.
-
-    Args:
-        right: path -> stat of what shows the planned bytes already.
-        coming: path -> stat of what is to be replaced, None where nothing lies.
-    """
-
-    right: Mapping[str, os.stat_result]
-    coming: Mapping[str, os.stat_result | None]
-
-
-def look(
-    place: Place,
-    plan: Plan,
-    held: Mapping[str, Held],
-    owned: Collection[str],
-    *,
-    leaving: Collection[str] = (),
-    replace: bool,
-    stopped: Callable[[], bool],
-) -> Sight:
-    """Tell which paths are to be shown, and refuse the plan if anything lies there that is not ours. Changes nothing.
-
-    Args:
-        held: by identity; a path whose bytes are not held yet is looked at as far as that goes.
-        owned: the paths of this root that are ours.
-        leaving: paths that go out of sight first.
-        replace: files that are not ours may be replaced; folders never are.
-
-    Raises:
-        ForeignFile: a file with other bytes that nothing of ours made lies at a path.
-        StoreError: a folder lies where a file is to be, or reverse; LinkedFolder: a link where a folder is to be.
-    """
-    _refuse_long_names(place, plan)
-    _refuse_foreign_ref(place, plan, replace=replace)
-    _refuse_bad_folders(place, plan, leaving)
-    made = {folder for paths in (owned, leaving) for path in paths for folder in folders_of(path)}
-    right: dict[str, os.stat_result] = {}
-    coming: dict[str, os.stat_result | None] = {}
-    for planned in plan.files:
-        path = planned.path
-        lying = place.tree.lstat(path) if path not in leaving else None
-        if lying is None:
-            coming[path] = None
-        elif S_ISDIR(lying.st_mode):
-            if path not in made or any(file not in leaving for file in place.tree.files_below(path)):
-                raise StoreError(
-                    f"{place.root / path}: found a folder, expected a file", hint="Move it away: it is not replaced."
-                )
-            coming[path] = None
-        elif _is_right(place, planned, held.get(planned.identity), lying, stopped, is_owned=path in owned):
-            right[path] = lying
-        elif path in owned or replace or (place.form is Form.HUB and blob_of_link(place, path) is not None):
-            coming[path] = lying
-        else:
-            raise ForeignFile(
-                f"{place.root / path}: found a file that this cache did not make, expected nothing or the same bytes",
-                hint=_MOVE,
-            )
-    return Sight(right, coming)
-
-
-def _refuse_foreign_ref(place: Place, plan: Plan, *, replace: bool) -> None:
-    """Refuse a file at refs/REVISION that is none of huggingface_hub's: those hold a commit, and no line end."""
-    path = f"refs/{plan.request.revision}"
-    if place.form is not Form.HUB or is_commit(plan.request.revision) or replace:
-        return
-    stat = place.tree.lstat(path)
-    if stat is not None and stat.st_size and not is_commit(_read_short(place, path)):
-        raise ForeignFile(f"{place.root / path}: found a file that is no ref of the Hub's cache", hint=_MOVE)
-
-
-def _refuse_long_names(place: Place, plan: Plan) -> None:
-    """Refuse a name that the disk does not take, before any other file is shown."""
-    most = longest_name(place.root)
-    for planned in plan.files:
-        for name in planned.path.split("/"):
-            if len(os.fsencode(name)) > most:
-                path = place.root / planned.path
-                raise disk_error(f"cannot write {path}", OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
-
-
-def _refuse_bad_folders(place: Place, plan: Plan, leaving: Collection[str]) -> None:
-    for folder in sorted({folder for planned in plan.files for folder in folders_of(planned.path)}):
-        stat = place.tree.lstat(folder)
-        if stat is not None and not S_ISDIR(stat.st_mode) and folder not in leaving:
-            with disk_errors(f"cannot write below {place.root}"):
-                place.tree.children(folder)  # says what it is instead
-
-
-def _is_right(
-    place: Place,
-    planned: PlannedFile,
-    held: Held | None,
-    lying: os.stat_result,
-    stopped: Callable[[], bool],
-    *,
-    is_owned: bool,
-) -> bool:
-    """Whether what lies at a path shows the planned bytes, or (nothing is held) may; only a foreign file is hashed."""
-    if S_ISLNK(lying.st_mode):
-        return place.form is Form.HUB and place.tree.readlink(planned.path) == _text(place, planned)
-    if not S_ISREG(lying.st_mode):
-        return False
-    if held is None:
-        can_be_told = planned.file.digest is not None or lying.st_size != planned.file.size
-        return bool(planned.file.encoding) or not can_be_told
-    if held.is_file(lying):
-        return True
-    if is_owned or lying.st_size != held.size:
-        return False
-    descriptor = place.tree.open(planned.path, os.O_RDONLY)
-    try:
-        hasher = Hasher(lying.st_size, None)
-        hash_file(descriptor, hasher, stopped)
-    finally:
-        os.close(descriptor)
-    return hasher.xxh3() == held.xxh3
+from truss_cache_tasks.store.refs import drop_refs, point_ref
+from truss_cache_tasks.store.sight import Sight, link_text
 
 
 def expose(
@@ -268,7 +143,7 @@ def _show(
 
 def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool, is_last: bool) -> os.stat_result:
     """Make the link of a snapshot that huggingface_hub makes; where the disk has none, the file itself, as it does."""
-    path, text = planned.path, _text(place, planned)
+    path, text = planned.path, link_text(place, planned)
     try:
         if not is_over:
             place.tree.symlink(text, path)
@@ -359,35 +234,6 @@ def _record(place: Place, planned: PlannedFile, held: Held, stat: os.stat_result
     )
 
 
-def _text(place: Place, planned: PlannedFile) -> str:
-    """Return the text of the link that huggingface_hub makes."""
-    return os.path.relpath(f"/blobs/{blob_id(planned.identity, place.form)}", os.path.dirname(f"/{planned.path}"))
-
-
-def point_ref(place: Place, revision: str, commit: str) -> None:
-    """Write refs/REVISION as huggingface_hub does: no ref for a full commit."""
-    if is_commit(revision) or read_ref(place, revision) == commit:
-        return
-    temporary = f"{PARTIALS}/ref.{token()}"
-    descriptor = place.tree.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
-    with open(descriptor, "w", encoding="ascii") as out:
-        out.write(commit)
-    place.tree.rename(temporary, f"refs/{revision}")
-
-
-def read_ref(place: Place, revision: str) -> str:
-    """Return the commit that refs/REVISION names, "" without one."""
-    return _read_short(place, f"refs/{revision}").strip()
-
-
-def _read_short(place: Place, path: str) -> str:
-    try:
-        with open(place.tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            return file.read(1000).decode("ascii")
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
 def hide(place: Place, records: Iterable[FileRecord]) -> set[str]:
     """Take these paths out of sight, save what is not ours, and return them.
 
@@ -423,18 +269,6 @@ def remove(place: Place, paths: Iterable[str]) -> None:
 def top(place: Place) -> str:
     """Return the folder that stays however empty it gets: scan_cache_dir() warns of a repo without snapshots."""
     return "snapshots" if place.form is Form.HUB else ""
-
-
-def drop_refs(place: Place, leaving: Collection[str]) -> None:
-    """Remove the refs to snapshots that hold nothing but `leaving`, before it goes: scan_cache_dir() warns of such."""
-    going = set(leaving)
-    snapshots = {"/".join(path.split("/")[:2]) for path in going}
-    for path in list(place.tree.files_below("refs")):
-        snapshot = f"snapshots/{_read_short(place, path).strip()}"
-        if snapshot in snapshots and set(place.tree.files_below(snapshot)) <= going:
-            with contextlib.suppress(OSError):
-                place.tree.unlink(path)
-                place.tree.remove_empty_parents(path)
 
 
 def linked_blobs(place: Place, but: Collection[str] = ()) -> set[str]:

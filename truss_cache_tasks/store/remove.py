@@ -33,12 +33,13 @@ from truss_cache_tasks.store.layout import (
     is_name_of_ours,
     is_temporary,
 )
-from truss_cache_tasks.store.links import drop_refs, linked_blobs, top
+from truss_cache_tasks.store.links import linked_blobs, top
 from truss_cache_tasks.store.locks import is_held
 from truss_cache_tasks.store.manifest import note_hidden, read_all, remove_manifests, request_keys
 from truss_cache_tasks.store.ownership import paths_in_use, roots_around, roots_locked, seen_from
 from truss_cache_tasks.store.partials import FOLDER as PARTIALS
 from truss_cache_tasks.store.partials import is_left_by_a_run
+from truss_cache_tasks.store.refs import drop_refs
 from truss_cache_tasks.store.sweep import sweep_unowned
 from truss_cache_tasks.store.unfinished import Unfinished, keep_unfinished, noted_keys, read_unfinished
 
