@@ -53,7 +53,14 @@ def state(folder: Path) -> dict[str, Node]:
     return found
 
 
-def changes(before: dict[str, Node], folder: Path) -> list[str]:
-    """Return the paths below `folder` that came, went, or are not what they were."""
-    after = state(folder)
-    return [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
+def changes(before: dict[str, Node], folder: Path, *, links: bool = True) -> list[str]:
+    """Return the paths below `folder` that came, went, or are not what they were.
+
+    Args:
+        links: how many names a file has elsewhere counts too.
+    """
+    there, here = (
+        {path: one if links else one._replace(links=0) for path, one in nodes.items()}
+        for nodes in (before, state(folder))
+    )
+    return [path for path in sorted({*there, *here}) if there.get(path) != here.get(path)]

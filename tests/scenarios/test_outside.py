@@ -233,7 +233,7 @@ def test_a_clean_removes_nothing_behind_a_link_that_took_the_place_of_a_folder(
     before = state(outside)
     for args in (["clean", "-n"], ["clean"], ["run"]):
         ran = case.truss.cli(*args)
-        assert changes(before, outside) == [], (args, ran)
+        assert changes(before, outside, links=False) == [], (args, ran)  # their other names are blobs of the hub cache
         assert ran.code in (0, 1, 3), ran
         assert path.is_symlink()
 

@@ -40,6 +40,7 @@ from truss_cache_tasks.store.ownership import paths_in_use, roots_around, roots_
 from truss_cache_tasks.store.partials import FOLDER as PARTIALS
 from truss_cache_tasks.store.partials import is_left_by_a_run
 from truss_cache_tasks.store.refs import drop_refs
+from truss_cache_tasks.store.root import LinkedFolder
 from truss_cache_tasks.store.sweep import sweep_unowned
 from truss_cache_tasks.store.unfinished import Unfinished, keep_unfinished, noted_keys, read_unfinished
 
@@ -141,7 +142,7 @@ class _Clean:
         if self.dry:
             return
         failed = bool(done.left)
-        gone = {path for path in removed if place.tree.lstat(path) is None}
+        gone = set(filter(self._is_gone, removed))
         for root in self.around:
             note_hidden(root, dict.fromkeys(seen_from(root, place, gone), ""))
         self._drop_pins([mine.entries[name].form for name in chosen] + [manifest.request for manifest in doomed])
@@ -186,7 +187,7 @@ class _Clean:
         used = paths_in_use(place, self.around, self.project, done.gone)
         records = {file.path: file for manifest in doomed for file in manifest.shown if file.path not in used}
         for path, record in records.items():
-            if not record.made_link and place.tree.lstat(path) is not None:
+            if not record.made_link and not self._is_gone(path):
                 maker = "huggingface_hub" if place.form is Form.HUB else "the user"
                 done.keep(f"{path}: made by {maker}, not by us")
         ours = {path for path, record in records.items() if record.made_link}
@@ -252,6 +253,13 @@ class _Clean:
         for path in _not_ours(self.place):
             self.done.keep(f"{path}: not ours, though it lies in our folder")
 
+    def _is_gone(self, path: str) -> bool:
+        """Whether nothing lies at `path`; what is behind a link cannot be told, and is not ours to look at."""
+        try:
+            return self.place.tree.lstat(path) is None
+        except LinkedFolder:
+            return False
+
     def _unlink(self, path: str) -> None:
         place, done = self.place, self.done
         whole = place.root / path
@@ -268,6 +276,9 @@ class _Clean:
                 place.tree.remove_empty_parents(path, top(place))
         except OSError as exc:
             done.left.append(f"{whole}: {exc.strerror}")
+            return
+        except LinkedFolder as error:
+            done.left += [] if self.dry or str(error) in done.left else [str(error)]
             return
         done.seen.add(whole)
         done.files += 1

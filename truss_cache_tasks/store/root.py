@@ -88,8 +88,11 @@ class CacheRoot:
             return None
 
     def is_folder(self, path: str) -> bool:
-        """Whether a real folder lies at `path`."""
-        stat = self.lstat(path)
+        """Whether a real folder lies at `path`, and no link on the way to it."""
+        try:
+            stat = self.lstat(path)
+        except LinkedFolder:
+            return False
         return stat is not None and S_ISDIR(stat.st_mode)
 
     def names(self, folder: str) -> list[str]:
