@@ -120,9 +120,7 @@ def test_a_listing_from_a_server_that_talks_for_ever_is_one_clear_error(fault, s
     server.always = fault
     error = fails(store, server)
     broken = fault in ("interim", "endless-head") or (store.kind == "hub" and fault == "trailers")  # no answer came
-    assert isinstance(
-        error, (Unavailable, WrongAnswer) if broken else WrongAnswer
-    )  # as the seconds or the bytes end first
+    assert isinstance(error, (Unavailable, WrongAnswer) if broken else WrongAnswer)  # whichever limit comes first
     if not broken:
         assert len(server.asked) <= 7  # a redirect of S3 asks for the region
 
