@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Protocol, TypeVar
 
 from truss_cache_tasks.errors import CacheTaskError, SourceChanged, Stopped, Unavailable
@@ -95,6 +93,8 @@ class RetryBudget:
             have: bytes that are there; enough new ones begin a new row.
             retry_after: seconds that the server asks for.
         """
+        import random  # a no-op waits for nothing
+
         limits = self._limits
         self._cancel.check()  # first: a connection that was cut fails in some way too
         now = time.monotonic()
@@ -146,6 +146,8 @@ def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float
     >>> retry_after_s({"ratelimit": '"api";r=0;t=55'}), retry_after_s({"RateLimit": '"api";r=9;t=55'})
     (55.0, None)
     """
+    from email.utils import parsedate_to_datetime  # nor reads answers
+
     told = {name.lower(): value for name, value in headers.items()}
     after = told.get("retry-after", "").strip()
     if re.fullmatch("[0-9]{1,9}", after):

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RACES = 10_000  # lost against a process that removes empty folders, before the error is believed
+_FEW = 8
 _KEPT = 48  # descriptors of folders that one thread keeps open for a root, at the most
 
 
@@ -266,7 +267,7 @@ class CacheRoot:
 
     def _keep(self, folder: str, kept: dict[str, int], *, make: bool) -> int:
         descriptor = self._walk_to(folder, kept, make=make)
-        while len(kept) >= _most_kept():
+        while len(kept) >= _FEW and len(kept) >= _most_kept():
             os.close(kept.pop(next(iter(kept))))
         kept[folder] = descriptor
         return descriptor
@@ -361,9 +362,9 @@ class CacheRoot:
 @cache
 def _most_kept() -> int:
     """Return how many descriptors a thread may keep for a root: a process has few on some systems (macOS: 256)."""
-    import resource  # costs a no-op nothing: it keeps few
+    import resource  # not by a no-op, which keeps few
 
-    return max(4, min(_KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 32))
+    return max(_FEW, min(_KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 32))
 
 
 def sync(descriptor: int) -> None:
