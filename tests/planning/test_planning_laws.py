@@ -189,11 +189,12 @@ RECORDS = st.builds(
     mtime_ns=st.integers(0, 1 << 62),
     identity=TEXT,
     origin=TEXT,
-    digest=TEXT,
+    digest=st.sampled_from(["", "crc32c:0a", "git-sha1:0a", "sha256-composite:0a", "crc32c-gzip:0a"]),
     xxh3=TEXT,
     blob=st.just("") | PATH,
     made_link=st.booleans(),
     made_blob=st.booleans(),
+    stored_size=st.none() | st.integers(0, 1 << 62),
 )
 
 
@@ -205,7 +206,11 @@ def safe(manifest: Manifest) -> bool:
     return not {".", ".."} & names and (digests or not in_hub)
 
 
-@given(REQUESTS, st.lists(RECORDS, min_size=1, max_size=4), TEXT)
+@given(
+    REQUESTS,
+    st.lists(RECORDS, min_size=1, max_size=4),
+    st.just("") | st.text("0123456789abcdef", min_size=40, max_size=40),
+)
 def test_a_manifest_survives_json(request, records, revision) -> None:
     manifest = Manifest(request_key(request), canonical(request), revision, "folder", tuple(records))
     assume(safe(manifest))
