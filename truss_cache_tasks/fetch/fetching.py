@@ -63,7 +63,6 @@ def fetch(target: Target, run: Run, *, force: bool = False) -> Outcome:
         for place in target.places:
             opened.enter_context(place.tree.kept_open())
         _open_root(target.place)
-        remember_roots(target.settings, target.project, run.say)
         try:
             with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped):
                 try:
@@ -98,6 +97,7 @@ def _fetch_locked(target: Target, run: Run, *, force: bool) -> Outcome:
 
 def _claim(target: Target, manifest: Manifest, run: Run) -> bool:
     """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
+    _remember(target, run)
 
     def is_whole() -> bool:
         return judge_target(target).need <= Need.CLAIM and current_manifest(target) == manifest
@@ -129,6 +129,7 @@ def _repair(target: Target, manifest: Manifest, run: Run) -> Manifest | None:
     with contextlib.suppress(Vanished):
         held = _linkable(target.place, plan, held, run)
     _check_space(target.place, _copied(target.place, held.values()))
+    _remember(target, run)
     with contextlib.suppress(Overtaken):  # then the run lists at the new pin
         return commit(target.place, plan, held, _author(target, target.place, run), pinned=None, stopped=run.stopped)
     return None
@@ -202,6 +203,7 @@ class _Fetch:
 
     def _commit(self, place: Place, plan: Plan, held: Mapping[str, Held]) -> Manifest | None:
         """Commit; None if a held file vanished meanwhile: then no stat is believed any more."""
+        _remember(self.target, self.run)
         author = _author(self.target, place, self.run, resolved=self.resolved)
         held = {planned.identity: held[planned.identity] for planned in plan.files}
         manifest = None
@@ -265,6 +267,7 @@ class _Fetch:
 
     def _note(self, place: Place, missing: Iterable[PlannedFile]) -> None:
         """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
+        _remember(self.target, self.run)
         owner = _author(self.target, place, self.run).owner
         ids = {blob_id(planned.identity, place.form) for planned in missing}
         with locked(place.lock("root"), self.run.stopped):
@@ -281,6 +284,11 @@ class _Fetch:
         file = min((f.file for f in plan.files), key=lambda f: (f.size == 0, f.size))
         network = transfer.Network.from_env(self.target.settings.env)
         transfer.probe(file, partial(self.source.locate, file), self.source.explain, network=network)
+
+
+def _remember(target: Target, run: Run) -> None:
+    """Note which roots this project uses, before anything of it is written there."""
+    remember_roots(target.settings, target.project, run.say)
 
 
 def _request_key(target: Target, place: Place) -> str:

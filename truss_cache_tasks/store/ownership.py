@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 
+from truss_cache_tasks.errors import StoreError
 from truss_cache_tasks.planning.plan import RECORDS
 from truss_cache_tasks.planning.records import Project
 from truss_cache_tasks.planning.request import Form
@@ -56,8 +57,8 @@ def roots_locked(
     """Hold the locks of the roots in which any of these paths lies, and lend these roots, as they are under the locks.
 
     Outermost first, so that no two processes wait for each other. A root that came, or whose records list further
-    paths, while a lock was waited for needs its lock too: then once more. One that we cannot write to, other than
-    `place`, is not locked.
+    paths, while a lock was waited for needs its lock too: then once more. One whose lock cannot be taken, other than
+    that of `place`, is not locked.
 
     Args:
         paths: relative to `place`; asked again under the locks.
@@ -67,8 +68,11 @@ def roots_locked(
     while True:
         with ExitStack() as held:
             for root in around:
-                if root is place or is_writable(root.records):
+                if root is place:
                     held.enter_context(locked(root.lock("root"), stopped))
+                elif is_writable(root.records):
+                    with suppress(StoreError):  # what keeps us from its lock keeps everybody
+                        held.enter_context(locked(root.lock("root"), stopped))
             place.tree.look_anew()
             now = roots_around(place, paths())
             if [root.root for root in now] == [root.root for root in around]:
