@@ -126,7 +126,7 @@ def has_place_of_its_own(world: World, project: str, entry: Entry) -> bool:
         return False
     place = entry.place(world.base)
     near = [users for other, users in world.users.items() if is_nested(other, place)]
-    return set().union(*near) == {(project, entry.slot)}
+    return set().union(*near) == {world.user(project, entry)}
 
 
 def is_nested(one: Path, other: Path) -> bool:

@@ -44,6 +44,7 @@ HUNG_S = 60  # a child that takes longer than this hangs
 PATIENCE_S = 0.5  # a command that takes longer beside a stopped one waits for it
 
 Command = tuple[str, tuple[str, ...]]  # (project, arguments)
+User = tuple[str, tuple[str, str, str], str]  # (project, Entry.slot, which of its id)
 
 # The changes of a disk at which a process can die (https://docs.python.org/3/library/audit_events.html).
 CHANGES = frozenset(
@@ -126,7 +127,7 @@ class World:
         killed_in: roots in which a killed run may have said that paths are ours, and not shown them yet.
         lost: roots whose records the user removed, so that nobody can say what is ours there.
         resolved: (project, entry) -> index of the version that its last `-a` found.
-        users: folder -> who ever had files in it: (project, Entry.slot).
+        users: folder -> who ever had files in it.
         roots_of: project -> every root that it ever used.
     """
 
@@ -141,7 +142,7 @@ class World:
     killed_in: set[Path] = field(default_factory=set)
     lost: set[Path] = field(default_factory=set)
     resolved: dict[tuple[str, Entry], int] = field(default_factory=dict)
-    users: dict[Path, set[tuple[str, tuple[str, str, str]]]] = field(default_factory=dict)
+    users: dict[Path, set[User]] = field(default_factory=dict)
     roots_of: dict[str, set[Path]] = field(default_factory=lambda: {name: set() for name in PROJECTS})
     log: list[str] = field(default_factory=list)
 
@@ -355,7 +356,13 @@ class World:
         for entry in self.projects[project]:
             self.roots_of[project] |= entry.roots(self.base)
             if entry.layout != HUB:
-                self.users.setdefault(entry.place(self.base), set()).add((project, entry.slot))
+                self.users.setdefault(entry.place(self.base), set()).add(self.user(project, entry))
+
+    def user(self, project: str, entry: Entry) -> User:
+        """Return who an entry is to our claims: another name, as a second entry of one id has, is another entry."""
+        entries = self.projects[project]
+        before = [one for one in entries[: entries.index(entry)] if one.uri == entry.uri]
+        return project, entry.slot, f"{len(before)}@{entry.revision}" if before else ""
 
     def reach(self, project: str) -> set[Path]:
         """Return the roots where a command of this project may leave something: its own, and those above and below."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import hypothesis
-from hypothesis import HealthCheck, Verbosity, settings
+from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -495,8 +495,14 @@ def can_be_made(world: World, path: Path) -> bool:
     return not os.path.lexists(path) and all(p.is_dir() and not p.is_symlink() for p in above if os.path.lexists(p))
 
 
-def explore(hub: Hub, objects: Objects, figures: Figures, *, steps: int, length: int, seed: int) -> None:
-    """Take about `steps` steps, in worlds of `length` steps each; the same for the same seed. Raises Broken."""
+def explore(
+    hub: Hub, objects: Objects, figures: Figures, *, steps: int, length: int, seed: int, shrink: bool = False
+) -> None:
+    """Take about `steps` steps, in worlds of `length` steps each; the same for the same seed. Raises Broken.
+
+    Args:
+        shrink: look for fewer steps that fail too, for five minutes at most.
+    """
 
     class Seeded(Steps):
         pass
@@ -511,6 +517,7 @@ def explore(hub: Hub, objects: Objects, figures: Figures, *, steps: int, length:
         verbosity=Verbosity.normal,
         print_blob=False,
         report_multiple_bugs=False,
+        phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
     )
     try:
         run_state_machine_as_test(hypothesis.seed(seed)(Seeded), settings=chosen)
