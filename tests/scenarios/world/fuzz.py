@@ -31,7 +31,7 @@ def main() -> int:
     with Hub() as hub, Objects() as objects:
         try:
             while figures.steps < options.steps:
-                explore(hub, objects, figures, steps=SHARE, length=LENGTH, seed=seed)
+                explore(hub, objects, figures, steps=SHARE, length=LENGTH, seed=seed, shrink=True)
                 seed += 1
         except Broken as broken:
             print(f"seed {seed}: {broken}")
