@@ -277,7 +277,7 @@ def fresh_entries(world: World, but: str) -> set[tuple[str, Entry]]:
 
 def has_blocked_records(world: World, project: str) -> bool:
     """Whether something of the user's lies where a folder or a file of ours must be."""
-    return any(is_in(path, world.roots_of[project]) for path in world.foreign)
+    return any(is_in(path, world.reach(project)) for path in world.foreign)
 
 
 # (e) A run fails only where the model says why
@@ -362,8 +362,13 @@ def excuses(world: World, project: str, entry: Entry) -> list[str]:
             found.append(f"the user's {node.kind} {world.short(path)} is where it needs a folder")
         elif any(p in path.parents for p in needed):
             found.append(f"the user has {world.short(path)} in a folder where it needs a file")
-        elif any(blocks_records(path, root) for root in roots):
+        elif any(blocks_records(path, root) for root in world.reach(project)):  # nested roots are asked too
             found.append(f"the user's {node.kind} {world.short(path)} is where our records are")
+    found += [
+        f"a folder {world.short(path)} is in its place, if an empty one"
+        for path, node in world.scan().items()
+        if path in needed and node.kind == "folder"
+    ]
     for other_project in PROJECTS:
         for other in world.projects[other_project]:
             if other == entry and other_project == project:
