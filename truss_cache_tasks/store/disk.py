@@ -64,14 +64,18 @@ def disk_error(what: str, exc: OSError) -> StoreError:
 
 @contextlib.contextmanager
 def import_errors() -> Iterator[None]:
-    """Translate an import that failed for want of a file descriptor into the OSError that it is."""
+    """Translate a failed import: into the OSError that it is for want of a file descriptor, else into a StoreError.
+
+    What another thread left half imported for the same want is met as an ImportError that does not name it.
+    """
     try:
         yield
     except ImportError as exc:
         for number in (errno.EMFILE, errno.ENFILE):
             if os.strerror(number) in str(exc):
                 raise OSError(number, os.strerror(number)) from exc
-        raise
+        hint = "Allow more open files (ulimit -n), or install truss-cache-tasks again."
+        raise StoreError(f"a module cannot be loaded: {exc}", hint=hint) from exc
 
 
 def write_json(root: CacheRoot, path: str, value: Any, *, indent: int | None = 1) -> None:

@@ -216,8 +216,8 @@ class Fetching:
             offset, size = part.at, len(chunk)
             part.at += size
             self.have += size
+        self._report(self.job.file, size)  # at once: what is counted is told, also if the worker is sent away now
         self._judge.see(part, chunk, offset, buffer, worker.means.lifeline.check)
-        self._report(self.job.file, size)
 
     def completed(self, worker: Worker, buffer: memoryview) -> None:
         """Hash what became the prefix by the worker's part; once all parts are there, judge the file. Raises Wrong."""
@@ -271,6 +271,8 @@ class Fetching:
             self.have -= taken_back
             if all_is_lost:
                 self._is_open, self.validator = False, None
+        if taken_back:
+            self._report(self.job.file, -taken_back)
         send_away(others)  # before anybody gets one of the new parts
         if self._journal is not None:
             with disk_errors(self.job.file), worker.means.lifeline.writing:
@@ -285,8 +287,6 @@ class Fetching:
             worker.part = next(part for part in self._parts if not part.taken)
             worker.part.taken = True
             self._judge.forget(lost)
-        if taken_back:
-            self._report(self.job.file, -taken_back)
         self._tell_opened()
 
     def _cut(self) -> list[Part]:
