@@ -24,7 +24,7 @@ import pytest
 import urllib3
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, NothingSelected
-from truss_cache_tasks.planning.listing import Digest, Listing, Location, RemoteFile
+from truss_cache_tasks.model.listing import Digest, Listing, Location, RemoteFile
 from truss_cache_tasks.sources import Source
 
 DATA = bytes(range(256)) * 300  # 76,800 bytes: no two offsets of one range look alike within 256

@@ -7,9 +7,15 @@ from typing import Any
 
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
+from truss_cache_tasks.model.request import Layout, Request, SourceRef, StoreKind
 
-KINDS = {"hf": Kind.HUGGINGFACE, "gs": Kind.GCS, "gcs": Kind.GCS, "s3": Kind.S3, "file": Kind.LOCAL}
+KINDS = {
+    "hf": StoreKind.HUGGINGFACE,
+    "gs": StoreKind.GCS,
+    "gcs": StoreKind.GCS,
+    "s3": StoreKind.S3,
+    "file": StoreKind.LOCAL,
+}
 
 
 def entry(uri: str, *, config: Path = Path("/nowhere/config.yaml"), **fields: Any) -> Entry:
@@ -22,21 +28,21 @@ def entry(uri: str, *, config: Path = Path("/nowhere/config.yaml"), **fields: An
     ('gs://b/m/fp16', 'main')
     """
     scheme, found, rest = uri.partition("://")
-    kind = KINDS[scheme] if found else Kind.HUGGINGFACE
+    kind = KINDS[scheme] if found else StoreKind.HUGGINGFACE
     rest = rest if found else uri
-    root, _, prefix = rest.partition("/") if kind in (Kind.GCS, Kind.S3) else (rest, "", "")
-    revision = fields.pop("revision", "main" if kind is Kind.HUGGINGFACE else "")
+    root, _, prefix = rest.partition("/") if kind in (StoreKind.GCS, StoreKind.S3) else (rest, "", "")
+    revision = fields.pop("revision", "main" if kind is StoreKind.HUGGINGFACE else "")
     allow, ignore = fields.pop("allow_patterns", None), fields.pop("ignore_patterns", None)
     volume, mount = fields.get("volume_folder"), fields.get("mount_location")
-    plain = Form.HUB if kind is Kind.HUGGINGFACE else Form.BUCKET
-    form = Form.MOUNT if mount else Form.VOLUME if fields.get("use_volume") else plain
+    plain = Layout.HUB if kind is StoreKind.HUGGINGFACE else Layout.BUCKET
+    form = Layout.MOUNT if mount else Layout.VOLUME if fields.get("use_volume") else plain
     request = Request(
         source=SourceRef(kind, root, prefix.strip("/")),
-        revision=revision if kind is Kind.HUGGINGFACE else "",
+        revision=revision if kind is StoreKind.HUGGINGFACE else "",
         allow=None if allow is None else tuple(allow),
         ignore=tuple(ignore or ()),
-        form=form,
-        folder={Form.MOUNT: mount, Form.VOLUME: volume}.get(form) or "",
+        layout=form,
+        folder={Layout.MOUNT: mount, Layout.VOLUME: volume}.get(form) or "",
     )
     values: dict[str, Any] = {
         "name": uri.partition("://")[2] or uri,

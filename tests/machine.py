@@ -22,11 +22,11 @@ from typing import Any
 from entries import settings as process
 from servers.hub import Hub
 
+from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.fetch import Outcome, Run, fetch, make_target, project_entries
-from truss_cache_tasks.planning.records import Project
-from truss_cache_tasks.plugin.workspace import Workspace
+from truss_cache_tasks.model.records import Project
+from truss_cache_tasks.operations import Outcome, Run, fetch, make_target, project_entries
 from truss_cache_tasks.store.remove import Cleaned
 
 BIG, OTHER = random.Random(1).randbytes(60_000), random.Random(2).randbytes(40_000)

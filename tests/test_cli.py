@@ -194,12 +194,12 @@ import truss_cache_tasks.{module} as module
 def broken(*args, **kwargs):
     raise ZeroDivisionError("secret-value")
 module.{name} = broken
-from truss_cache_tasks.plugin.cli import main
+from truss_cache_tasks.app.cli import main
 sys.exit(main([]))
 """
 
 
-MISTAKES = [("plugin.cli", "open_workspace"), ("fetch.target", "gather"), ("plugin.work", "fetch")]
+MISTAKES = [("app.cli", "open_workspace"), ("operations.context", "gather"), ("app.run", "fetch")]
 
 
 @pytest.mark.parametrize(("module", "name"), MISTAKES)
@@ -248,10 +248,10 @@ def test_a_no_op_imports_no_sdk(two: Truss) -> None:
         print(*sorted(sys.modules))
         sys.exit(status)
     """
-    alone = two.python(code.format(module="truss_cache_tasks.plugin.cli", main="main", call="main([])"))
+    alone = two.python(code.format(module="truss_cache_tasks.app.cli", main="main", call="main([])"))
     assert (alone.code, alone.err) == (0, "2 entries fresh, nothing to do\n")
     assert not (HEAVY | {"doit"}) & set(alone.out.split())
-    why = two.python(code.format(module="truss_cache_tasks.plugin.cli", main="main", call="main(['why'])"))
+    why = two.python(code.format(module="truss_cache_tasks.app.cli", main="main", call="main(['why'])"))
     assert not (HEAVY | {"doit"}) & set(why.out.split())
     doit = two.python(code.format(module="doit.doit_cmd", main="DoitMain", call="main().run([])"))
     assert doit.code == 0, doit.text

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from truss_cache_tasks import load_config
+from truss_cache_tasks.app.cli import COMMANDS
 from truss_cache_tasks.config.settings import VARIABLES, read_settings
-from truss_cache_tasks.planning.keys import canonical
-from truss_cache_tasks.planning.records import FORMAT, Claims, Pin, Project
-from truss_cache_tasks.planning.request import Form
-from truss_cache_tasks.plugin.cli import COMMANDS
+from truss_cache_tasks.model.keys import canonical
+from truss_cache_tasks.model.records import FORMAT, Claims, Pin, Project
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import layout
 from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims
 from truss_cache_tasks.store.known_roots import remember_roots
-from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.manifest import from_json, to_json
 from truss_cache_tasks.store.unfinished import note_unfinished
 
@@ -171,7 +171,7 @@ def test_every_link_leads_somewhere(doc: str | Path):
 
 
 def test_the_docs_write_out_a_key_for_every_form():
-    assert {json.loads(form)["form"] for _, form, _ in KEYS} == {form.value for form in Form}
+    assert {json.loads(form)["form"] for _, form, _ in KEYS} == {form.value for form in Layout}
 
 
 @pytest.mark.parametrize(("config", "form", "key"), KEYS, ids=[key[:8] for _, _, key in KEYS])
@@ -195,7 +195,7 @@ def test_a_written_out_manifest_is_one(written: dict[str, Any]):
 
 
 def test_written_out_claims_and_pins_are_read_as_they_stand(tmp_path: Path):
-    place = Place(tmp_path, Form.BUCKET)
+    place = CacheRoot(tmp_path, Layout.BUCKET)
     (claims,) = records("claims")
     (pins,) = records("pins")
     for name, value in (("claims/docs.json", claims), ("pins.json", pins)):
@@ -217,7 +217,7 @@ def test_a_written_out_file_that_is_shown_decoded_is_read_as_it_stands():
 
 
 def test_a_written_out_note_of_a_fetch_is_read_as_it_stands(tmp_path: Path):
-    place = Place(tmp_path, Form.HUB)
+    place = CacheRoot(tmp_path, Layout.HUB)
     (written,) = records("fetches")
     ((project, name),) = written["claims"]
     note_unfinished(place, "0" * 64, (project, name), blobs=written["blobs"], paths=written["paths"])

@@ -49,11 +49,11 @@ class IntegrityError(CacheTaskError):
     """Wrong bytes arrived, twice: nothing was published."""
 
 
-class StoreError(CacheTaskError):
+class DiskError(CacheTaskError):
     """The cache's disk refuses: free space, or make it writable."""
 
 
-class ForeignFile(StoreError):
+class ForeignFile(DiskError):
     """A file of the user's lies where a file of an entry is to be: move it away, or let it be replaced."""
 
 
@@ -69,7 +69,7 @@ class LeadsOut(CacheTaskError):
     """A link in a `file://` source leads out of it: copy, ignore it, or allow such links."""
 
 
-class Unavailable(CacheTaskError):
+class TransientError(CacheTaskError):
     """The network or the store fails for now: wait. The only class that is retried.
 
     Attributes:
@@ -79,7 +79,7 @@ class Unavailable(CacheTaskError):
     retry_after_s: float | None = None
 
 
-class SourceChanged(Unavailable):
+class SourceChanged(TransientError):
     """The object was replaced after it was listed: list again."""
 
 

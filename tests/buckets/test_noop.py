@@ -60,7 +60,7 @@ def test_a_fresh_run_imports_no_sdk(vendor: Store, truss: Truss) -> None:
     fetched(vendor, truss)
     code = """
         import sys
-        from truss_cache_tasks.plugin.cli import main
+        from truss_cache_tasks.app.cli import main
         assert main([]) == 0
         heavy = {"boto3", "botocore", "google", "huggingface_hub", "urllib3", "requests", "doit"}
         print(sorted(heavy & set(sys.modules)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from truss_cache_tasks import Config, Entry, load_config
-from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
+from truss_cache_tasks.model.request import Layout, Request, SourceRef, StoreKind
 
 
 def write(folder: Path, text: str, name: str = "config.yaml") -> Path:
@@ -45,14 +45,14 @@ model_cache:
     assert entry.where == f"{tmp_path}/config.yaml:3: model_cache[0]"
     assert (entry.config, entry.data_dir) == (tmp_path / "config.yaml", tmp_path / "data")
     assert entry.request == Request(
-        SourceRef(Kind.GCS, "bucket", "models/sd"), "", ("*.safetensors", "*.json"), (), Form.VOLUME, "sd/fp16"
+        SourceRef(StoreKind.GCS, "bucket", "models/sd"), "", ("*.safetensors", "*.json"), (), Layout.VOLUME, "sd/fp16"
     )
 
 
 def test_a_bare_hub_entry_is_main_of_the_hub_layout(tmp_path):
     entry = one(tmp_path, "model_cache:\n- repo_id: org/name\n")
     assert (entry.name, entry.revision) == ("org/name", "main")
-    assert entry.request == Request(SourceRef(Kind.HUGGINGFACE, "org/name"), "main", None, (), Form.HUB)
+    assert entry.request == Request(SourceRef(StoreKind.HUGGINGFACE, "org/name"), "main", None, (), Layout.HUB)
     assert (entry.runtime_secret_name, entry.secret_is_named) == ("hf_access_token", False)
     assert (entry.allow_patterns, entry.ignore_patterns, entry.volume_folder, entry.mount_location) == (None,) * 4
 
@@ -60,22 +60,22 @@ def test_a_bare_hub_entry_is_main_of_the_hub_layout(tmp_path):
 @pytest.mark.parametrize(
     ("repo_id", "source", "form"),
     [
-        ("org/name", "hf://org/name", Form.HUB),
-        ("gpt2", "hf://gpt2", Form.HUB),
-        ("hf://org/name", "hf://org/name", Form.HUB),
-        ("gs://b", "gs://b", Form.BUCKET),
-        ("gs://b/", "gs://b", Form.BUCKET),
-        ("gcs://b/p/q//", "gs://b/p/q", Form.BUCKET),
-        ("s3://b//p//q/", "s3://b/p//q", Form.BUCKET),
-        ("s3://b/m@v1 final", "s3://b/m@v1 final", Form.BUCKET),
-        ("file://weights/", "file://weights", Form.BUCKET),
-        ("file://./weights", "file://./weights", Form.BUCKET),
-        ("file:///srv/weights//", "file:///srv/weights", Form.BUCKET),
+        ("org/name", "hf://org/name", Layout.HUB),
+        ("gpt2", "hf://gpt2", Layout.HUB),
+        ("hf://org/name", "hf://org/name", Layout.HUB),
+        ("gs://b", "gs://b", Layout.BUCKET),
+        ("gs://b/", "gs://b", Layout.BUCKET),
+        ("gcs://b/p/q//", "gs://b/p/q", Layout.BUCKET),
+        ("s3://b//p//q/", "s3://b/p//q", Layout.BUCKET),
+        ("s3://b/m@v1 final", "s3://b/m@v1 final", Layout.BUCKET),
+        ("file://weights/", "file://weights", Layout.BUCKET),
+        ("file://./weights", "file://./weights", Layout.BUCKET),
+        ("file:///srv/weights//", "file:///srv/weights", Layout.BUCKET),
     ],
 )
 def test_every_spelling_of_a_source_has_one_canonical_form(repo_id, source, form, tmp_path):
     entry = one(tmp_path, f"model_cache:\n- repo_id: '{repo_id}'\n")
-    assert (str(entry.request.source), entry.request.form, entry.repo_id) == (source, form, repo_id)
+    assert (str(entry.request.source), entry.request.layout, entry.repo_id) == (source, form, repo_id)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_config_without_entries_is_no_error(text, tmp_path):
     ],
 )
 def test_every_form_that_real_configs_have_is_read(text, tmp_path):
-    assert one(tmp_path, text).request.source == SourceRef(Kind.HUGGINGFACE, "org/name")
+    assert one(tmp_path, text).request.source == SourceRef(StoreKind.HUGGINGFACE, "org/name")
 
 
 def test_a_mapping_is_named_without_an_index(tmp_path):
@@ -154,7 +154,7 @@ def test_a_mapping_is_named_without_an_index(tmp_path):
 
 def test_volume_folder_without_use_volume_is_ignored_with_a_warning_as_in_truss(tmp_path):
     config = read(tmp_path, "model_cache:\n- repo_id: a/b\n  volume_folder: x\n- repo_id: c/d\n  volume_folder: x\n")
-    assert [entry.request.form for entry in config.entries] == [Form.HUB, Form.HUB]
+    assert [entry.request.layout for entry in config.entries] == [Layout.HUB, Layout.HUB]
     assert [entry.volume_folder for entry in config.entries] == ["x", "x"]
     assert [warning.partition(": ")[2] for warning in config.warnings] == [
         "model_cache[0].volume_folder: ignored without `use_volume: true`, as in Truss",
@@ -186,7 +186,9 @@ weights:
 """
     first, second, third, fourth = read(tmp_path, text).entries
     assert (first.repo_id, first.revision, first.mount_location) == ("hf://org/name@v2", "v2", "/models//a/")
-    assert first.request == Request(SourceRef(Kind.HUGGINGFACE, "org/name"), "v2", None, (), Form.MOUNT, "/models/a")
+    assert first.request == Request(
+        SourceRef(StoreKind.HUGGINGFACE, "org/name"), "v2", None, (), Layout.MOUNT, "/models/a"
+    )
     assert (first.runtime_secret_name, first.secret_is_named) == ("mine", True)
     assert (second.runtime_secret_name, second.secret_is_named) == ("hf_access_token", False)
     assert (second.revision, second.request.allow) == ("", ("**/*.bin",))

@@ -11,7 +11,7 @@ from entries import entry
 from machine import FILES, read
 from servers.hub import Rights
 
-from truss_cache_tasks.errors import AccessDenied, StoreError
+from truss_cache_tasks.errors import AccessDenied, DiskError
 
 MAIN = "org/name"
 FOREIGN = "fetched by someone else, and not yet proven with this project's credential file"
@@ -175,11 +175,11 @@ def test_a_whole_manifest_on_a_read_only_root_is_fresh_without_a_claim(edit, mac
     read_only()
     ours = machine.truss(entry(MAIN, **edit))
     assert ours.fresh
-    from truss_cache_tasks.fetch import Run, fetch
+    from truss_cache_tasks.operations import Run, fetch
 
     assert fetch(ours.target(), Run("again")).files == 0
     other = machine.truss(entry(MAIN, allow_patterns=["*.json"], **edit))
-    with pytest.raises(StoreError, match="not writable") as error:
+    with pytest.raises(DiskError, match="not writable") as error:
         other.run()
     assert error.value.hint is not None
     assert machine.asked() == []
@@ -235,7 +235,7 @@ def test_a_file_of_one_mount_where_another_mount_needs_a_folder_names_both(machi
         entry("org/inner", name="inner", mount_location="/a/config.json"),
     )
     truss.run("outer")
-    with pytest.raises((Collision, StoreError)):
+    with pytest.raises((Collision, DiskError)):
         truss.run("inner")
     assert read(machine.mounts / "a") == FILES
 

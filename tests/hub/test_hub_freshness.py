@@ -11,7 +11,7 @@ import pytest
 from entries import entry
 from machine import FILES, Machine, flip, read
 
-from truss_cache_tasks.errors import StoreError, Unavailable
+from truss_cache_tasks.errors import DiskError, TransientError
 
 MAIN = "org/name"
 LAYOUTS = [{}, {"mount_location": "/m"}, {"use_volume": True, "volume_folder": "v"}]
@@ -20,7 +20,7 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["hub", "mount", "volum
 
 def folder_of(machine, truss) -> Path:
     target = truss.target()
-    from truss_cache_tasks.fetch import current_manifest
+    from truss_cache_tasks.operations import current_manifest
 
     return target.place.root / current_manifest(target).folder
 
@@ -135,7 +135,7 @@ def test_offline_what_is_fresh_is_fresh_and_what_is_stale_an_error_without_a_req
     assert offline.run() == {}
     (folder_of(machine, offline) / "config.json").unlink()
     offline.run()  # a repair asks nobody
-    with pytest.raises(Unavailable, match="HF_HUB_OFFLINE"):
+    with pytest.raises(TransientError, match="HF_HUB_OFFLINE"):
         machine.truss(entry(MAIN, **layout), HF_HUB_OFFLINE="1").run()
     assert machine.asked() == []
     assert read(folder_of(machine, offline)) == {"config.json": b"{}"}
@@ -199,7 +199,7 @@ def test_a_mount_on_another_disk_gets_the_bytes_directly_or_as_copies(machine, r
 
 def test_what_does_not_fit_is_known_before_the_first_byte(machine, repo, small_disk) -> None:
     small_disk(machine.hub_cache, 80)
-    with pytest.raises(StoreError, match=r"not enough space.*bytes are to come") as error:
+    with pytest.raises(DiskError, match=r"not enough space.*bytes are to come") as error:
         machine.truss(entry(MAIN)).run()
     assert "HF_HOME" in (error.value.hint or "")
     assert machine.downloads() == []
@@ -209,7 +209,7 @@ def test_copies_to_another_disk_are_counted_too(machine, repo, small_disk) -> No
     machine.truss(entry(MAIN)).run()
     small_disk(machine.mounts, 80)
     machine.asked()
-    with pytest.raises(StoreError, match="not enough space"):
+    with pytest.raises(DiskError, match="not enough space"):
         machine.truss(entry(MAIN, mount_location="/m")).run()
     assert machine.downloads() == []
     assert read(machine.mounts) == {}
@@ -219,7 +219,7 @@ def test_copies_to_another_disk_are_counted_too(machine, repo, small_disk) -> No
 def test_a_file_where_a_folder_is_needed_is_an_error_before_the_first_request(layout, machine, repo) -> None:
     for folder in (machine.hub_cache, machine.mounts, machine.model_cache):
         folder.write_text("a file")
-    with pytest.raises(StoreError) as error:
+    with pytest.raises(DiskError) as error:
         machine.truss(entry(MAIN, **layout)).run()
     assert error.value.hint
     assert machine.asked() == []
@@ -228,6 +228,6 @@ def test_a_file_where_a_folder_is_needed_is_an_error_before_the_first_request(la
 def test_a_folder_where_a_file_is_to_be_is_an_error_that_names_it(machine, repo) -> None:
     (machine.mounts / "m" / "config.json").mkdir(parents=True)
     (machine.mounts / "m" / "config.json" / "mine").touch()
-    with pytest.raises(StoreError, match=r"config\.json") as error:
+    with pytest.raises(DiskError, match=r"config\.json") as error:
         machine.truss(entry(MAIN, mount_location="/m")).run()
     assert error.value.hint

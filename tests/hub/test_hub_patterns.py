@@ -10,8 +10,8 @@ import pytest
 from servers.hub import Hub
 from trusses import Truss, tree
 
-from truss_cache_tasks.planning.keys import canonical, request_key
-from truss_cache_tasks.planning.request import Dialect, Form, Kind, Request, SourceRef
+from truss_cache_tasks.model.keys import canonical, request_key
+from truss_cache_tasks.model.request import Dialect, Layout, Request, SourceRef, StoreKind
 
 FILES = {
     "config.json": b"{}",
@@ -114,8 +114,8 @@ def test_a_weights_and_a_model_cache_entry_of_the_same_patterns_share_bytes_and_
 
 
 def test_only_a_request_whose_patterns_read_otherwise_than_its_layout_says_has_its_dialect_in_the_key() -> None:
-    source = SourceRef(Kind.HUGGINGFACE, "org/name")
-    for form in Form:
+    source = SourceRef(StoreKind.HUGGINGFACE, "org/name")
+    for form in Layout:
         for allow in (None, (), ("*.bin",)):
             own = Request(source, "main", allow, (), form)
             assert "dialect" not in canonical(own)

@@ -20,7 +20,7 @@ _SERVER = """
 import json, os, signal, sys
 import awscrt.checksums, boto3, botocore.auth, botocore.config, google.cloud.storage, google.oauth2.service_account
 import concurrent.futures, http.client, huggingface_hub.hf_api, urllib3, xxhash, yaml
-from truss_cache_tasks.plugin import cli
+from truss_cache_tasks.app import cli
 
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "os.utime", "os.truncate"}
 

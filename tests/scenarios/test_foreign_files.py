@@ -263,7 +263,7 @@ def hook(event, arguments):
         if left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-import truss_cache_tasks.plugin.cli as cli
+import truss_cache_tasks.app.cli as cli
 sys.addaudithook(hook)
 sys.exit(cli.main(args))
 """

@@ -38,7 +38,7 @@ def hook(event, arguments):
             with open(path, "xb") as out:
                 out.write(b"precious")
 
-import truss_cache_tasks.plugin.cli as cli
+import truss_cache_tasks.app.cli as cli
 sys.addaudithook(hook)
 sys.exit(cli.main(args))
 """
@@ -351,7 +351,7 @@ def test_many_runs_in_one_process_leave_no_descriptor_open(make_case: Make) -> N
     ran = case.truss.python(
         """
         import os, sys
-        import truss_cache_tasks.plugin.cli as cli
+        import truss_cache_tasks.app.cli as cli
         counts = []
         for number in range(20):
             for args in ([], ["why"], ["verify"], ["-a"], ["clean"]):

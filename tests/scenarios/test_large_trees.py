@@ -13,8 +13,8 @@ import pytest
 from trusses import Truss
 
 from truss_cache_tasks import load_config
-from truss_cache_tasks.planning.keys import canonical
-from truss_cache_tasks.planning.records import FileRecord, Manifest
+from truss_cache_tasks.model.keys import canonical
+from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.store.manifest import to_json
 
 DEPTH = 1200
@@ -66,7 +66,7 @@ def test_a_local_tree_of_1200_folders_is_fetched_fresh_verified_and_cleaned(deep
 # What a command does, counted: lines of ours that run, characters of JSON that are read, files that are opened.
 COUNTED = """
 import collections, json, os, sys
-from truss_cache_tasks.plugin import cli
+from truss_cache_tasks.app import cli
 import truss_cache_tasks
 ours, work, loads = os.path.dirname(truss_cache_tasks.__file__), collections.Counter(), json.loads
 

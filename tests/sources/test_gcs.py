@@ -41,11 +41,11 @@ from truss_cache_tasks.errors import (
     NotFound,
     NothingSelected,
     SourceChanged,
-    Unavailable,
+    TransientError,
 )
+from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import PermanentError, RetryLimits
-from truss_cache_tasks.planning.listing import RemoteFile
 from truss_cache_tasks.sources.gcs import GcsSource
 
 pytest_plugins = ["servers.fixtures_gcs"]
@@ -263,7 +263,7 @@ def test_an_error_on_a_later_page_is_tried_again_and_then_told(store: Place) -> 
     assert len(store.source().listing().files) == 1001
     store.gcs.faults[:] = [503] * 50
     try:
-        assert "503" in refusal_of(store.source().listing, Unavailable, store)
+        assert "503" in refusal_of(store.source().listing, TransientError, store)
         assert len(store.gcs.faults) < 49, "it was not tried again"
     finally:
         store.gcs.faults.clear()
@@ -402,9 +402,9 @@ def test_requester_pays_is_named(store: Place) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "kind", "words"),
     [
-        (429, b"", Unavailable, "429"),
-        (503, b"<html>", Unavailable, "503"),
-        (403, b'{"error":{"message":"slow","errors":[{"reason":"rateLimitExceeded"}]}}', Unavailable, "slow"),
+        (429, b"", TransientError, "429"),
+        (503, b"<html>", TransientError, "503"),
+        (403, b'{"error":{"message":"slow","errors":[{"reason":"rateLimitExceeded"}]}}', TransientError, "slow"),
         (
             400,
             b"<Error><Code>UserProjectMissing</Code><Message>Bucket is requester pays.</Message></Error>",
@@ -436,7 +436,7 @@ def test_a_store_that_nobody_serves_is_unavailable_soon(store: Place) -> None:
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
     store.env["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
-    said = refusal_of(store.source().listing, Unavailable, store)
+    said = refusal_of(store.source().listing, TransientError, store)
     assert "refuses the connection" in said
 
 
@@ -445,9 +445,9 @@ def test_a_token_server_that_nobody_serves_is_unavailable(store: Place) -> None:
         port = door.getsockname()[1]
     store.credential({**store.gcs.service_account(), "token_uri": f"http://127.0.0.1:{port}/token"})
     source = store.source()
-    assert "token server refuses the connection" in refusal_of(source.listing, Unavailable, store)
+    assert "token server refuses the connection" in refusal_of(source.listing, TransientError, store)
     locate = lambda: source.locate(RemoteFile("a", 1, "1", "a"))  # noqa: E731
-    refusal_of(locate, Unavailable, store)
+    refusal_of(locate, TransientError, store)
 
 
 def broken(info: dict[str, Any], key: str) -> dict[str, Any]:
@@ -564,7 +564,7 @@ def test_a_users_login_is_tried_without_a_warning(ambient_store: Place) -> None:
     # Google's token server is fixed for users, so it is put out of reach; `ambient` checks that stderr is empty
     env = {"CLOUDSDK_CONFIG": str(place.root / "gcloud"), "HTTPS_PROXY": "http://127.0.0.1:9"}
     ((kind, said),), _ = ambient(place, f"gs://{place.bucket}", **env)
-    assert (kind, "through the proxy" in said) == ("Unavailable", True)
+    assert (kind, "through the proxy" in said) == ("TransientError", True)
 
 
 def test_a_quota_project_pays_where_the_requester_pays(ambient_store: Place) -> None:

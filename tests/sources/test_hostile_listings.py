@@ -15,7 +15,7 @@ from entries import entry, settings
 from servers.hostile import HostileServer, hostile_server
 from trusses import Ran, Truss
 
-from truss_cache_tasks.errors import CacheTaskError, Stopped, Unavailable, WrongAnswer
+from truss_cache_tasks.errors import CacheTaskError, Stopped, TransientError, WrongAnswer
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits, StopPoll
 from truss_cache_tasks.sources.gcs import GcsSource
@@ -110,7 +110,7 @@ def fails(store: Store, server: HostileServer, **options: Any) -> CacheTaskError
 def test_a_listing_from_a_server_that_is_slow_for_ever_is_unavailable_in_time(fault, store, server) -> None:
     server.always = fault
     error = fails(store, server)
-    assert isinstance(error, Unavailable)
+    assert isinstance(error, TransientError)
     assert "(tried 2 times)" in str(error)
 
 
@@ -120,7 +120,7 @@ def test_a_listing_from_a_server_that_talks_for_ever_is_one_clear_error(fault, s
     server.always = fault
     error = fails(store, server)
     broken = fault in ("interim", "endless-head") or (store.kind == "hub" and fault == "trailers")  # no answer came
-    assert isinstance(error, (Unavailable, WrongAnswer) if broken else WrongAnswer)  # whichever limit comes first
+    assert isinstance(error, (TransientError, WrongAnswer) if broken else WrongAnswer)  # whichever limit comes first
     if not broken:
         assert len(server.asked) <= 7  # a redirect of S3 asks for the region
 
@@ -291,7 +291,7 @@ COMMAND = """
 import sys
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
-from truss_cache_tasks.plugin.cli import main
+from truss_cache_tasks.app.cli import main
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 from truss_cache_tasks.sources.s3 import S3Source
 

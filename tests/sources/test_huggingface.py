@@ -14,10 +14,17 @@ from contract import SourceContract, by_path, digest_of, read, said
 from entries import entry, settings
 from servers.hub import Hub, Repo, Rights
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, CredentialError, NotFound, Unavailable
+from truss_cache_tasks.errors import (
+    AccessDenied,
+    CacheTaskError,
+    ConfigError,
+    CredentialError,
+    NotFound,
+    TransientError,
+)
+from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
-from truss_cache_tasks.planning.listing import RemoteFile
 from truss_cache_tasks.sources import open_source
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 
@@ -342,7 +349,7 @@ def test_a_token_that_leaves_gated_repos_out_is_told_where_to_allow_them(hub: Hu
 
 def test_a_link_that_the_cdn_refuses_is_no_matter_of_rights(source: Sources) -> None:
     error = source().explain(RemoteFile("w.bin", 1, "", "w.bin"), 403, {}, b"<?xml version='1.0'?><Error/>")
-    assert isinstance(error, Unavailable)
+    assert isinstance(error, TransientError)
 
 
 # The network
@@ -375,7 +382,7 @@ def test_a_call_that_keeps_failing_is_unavailable_after_bounded_waiting(
     *, hub: Hub, repo: Repo, source: Sources, call: str, faults: list[str], message: str, waits: int
 ) -> None:
     hub.fail(call.format(repo.refs["refs/heads/main"]), *faults)
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(TransientError) as caught:
         source().listing()
     assert message in str(caught.value)
     assert caught.value.hint
@@ -387,7 +394,7 @@ def test_a_host_that_nobody_answers_at_is_unavailable(hub: Hub, source: Sources)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         hub.url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(Unavailable, match="cannot be reached") as caught:
+        with pytest.raises(TransientError, match="cannot be reached") as caught:
             source().listing()
     assert "HF_ENDPOINT" in (caught.value.hint or "")
 

@@ -326,7 +326,7 @@ def test_what_may_not_be_read_is_denied_also_when_the_tests_run_as_root(tmp_path
 import os
 import entries
 from truss_cache_tasks.errors import AccessDenied
-from truss_cache_tasks.planning.listing import RemoteFile
+from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.sources.local import LocalSource
 from pathlib import Path
 entry = entries.entry("file://weights", config=Path({str(tmp_path / "config.yaml")!r}))

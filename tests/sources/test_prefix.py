@@ -1,13 +1,13 @@
 import pytest
 
 from truss_cache_tasks.errors import NothingSelected
-from truss_cache_tasks.planning.listing import Listing, RemoteFile
-from truss_cache_tasks.planning.request import Kind, SourceRef
+from truss_cache_tasks.model.listing import Listing, RemoteFile
+from truss_cache_tasks.model.request import SourceRef, StoreKind
 from truss_cache_tasks.sources.prefix import under_prefix
 
 
 def listed(prefix: str, *keys: str) -> Listing:
-    return under_prefix([RemoteFile("", 0, "v", key) for key in keys], SourceRef(Kind.S3, "b", prefix))
+    return under_prefix([RemoteFile("", 0, "v", key) for key in keys], SourceRef(StoreKind.S3, "b", prefix))
 
 
 def paths(listing: Listing) -> list[str]:

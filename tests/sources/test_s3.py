@@ -28,9 +28,9 @@ from truss_cache_tasks.errors import (
     NotFound,
     NothingSelected,
     SourceChanged,
-    Unavailable,
+    TransientError,
 )
-from truss_cache_tasks.planning.listing import Digest, RemoteFile
+from truss_cache_tasks.model.listing import Digest, RemoteFile
 from truss_cache_tasks.sources.s3 import S3Source
 from truss_cache_tasks.sources.s3_digest import digest_of_head
 
@@ -516,12 +516,12 @@ def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place
 def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path):
     env = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
     source = S3Source(entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9 cannot be reached"):
+    with pytest.raises(TransientError, match=r"127\.0\.0\.1:9 cannot be reached"):
         source.listing()
 
 
 def test_an_endpoint_that_answers_in_html_is_unavailable_by_name(tmp_path: Path):
-    with region_stub("us-east-1", listing=b"<!doctype html><p>Log in") as stub, pytest.raises(Unavailable) as caught:
+    with region_stub("us-east-1", listing=b"<!doctype html><p>Log in") as stub, pytest.raises(TransientError) as caught:
         far(stub.url, tmp_path).listing()
     assert stub.url.removeprefix("http://") in str(caught.value)
 
@@ -553,8 +553,8 @@ EXPLAINED: list[tuple[int, str, type[Exception], str]] = [
     (404, "<Code>NoSuchKey</Code>", SourceChanged, "replaced or deleted"),
     (404, "<Code>NoSuchBucket</Code>", NotFound, "no bucket"),
     (412, "<Code>PreconditionFailed</Code>", SourceChanged, "replaced or deleted"),
-    (503, "<Code>SlowDown</Code>", Unavailable, "503 SlowDown"),
-    (502, "<html>a proxy", Unavailable, "502"),
+    (503, "<Code>SlowDown</Code>", TransientError, "503 SlowDown"),
+    (502, "<html>a proxy", TransientError, "502"),
 ]  # fmt: skip
 
 

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from truss_cache_tasks.errors import Stopped, StoreError
+from truss_cache_tasks.errors import DiskError, Stopped
 from truss_cache_tasks.store.locks import LockFile, locked, try_lock
-from truss_cache_tasks.store.root import CacheRoot
+from truss_cache_tasks.store.tree import FileTree
 
 HOLD = "import sys, time; from truss_cache_tasks.store.locks import LockFile, try_lock\n"
-HOLD += "from truss_cache_tasks.store.root import CacheRoot\n"
-HOLD += "held = try_lock(LockFile(CacheRoot(sys.argv[1]), 'locks/one.lock'))\n"
+HOLD += "from truss_cache_tasks.store.tree import FileTree\n"
+HOLD += "held = try_lock(LockFile(FileTree(sys.argv[1]), 'locks/one.lock'))\n"
 HOLD += "print(bool(held), flush=True); time.sleep(600)"
 
 
 @pytest.fixture
 def lock(tmp_path: Path) -> LockFile:
-    return LockFile(CacheRoot(tmp_path), "locks/one.lock")
+    return LockFile(FileTree(tmp_path), "locks/one.lock")
 
 
 def test_a_lock_has_one_holder_and_leaves_no_file(lock: LockFile) -> None:
@@ -61,7 +61,7 @@ def test_a_link_to_nowhere_in_its_way_is_an_error_at_once(lock: LockFile, where:
     link = lock.root.path / where
     link.parent.mkdir(exist_ok=True)
     link.symlink_to("/nowhere/at/all")
-    with pytest.raises(StoreError):
+    with pytest.raises(DiskError):
         try_lock(lock)
 
 

@@ -15,12 +15,12 @@ from rights import rights_of_files_count
 from servers.hub import Hub
 from trusses import Truss, tree
 
-from truss_cache_tasks.errors import StoreError
-from truss_cache_tasks.fetch import forecast, judge_target
-from truss_cache_tasks.planning.records import Claims, Pin
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.records import Claims, Pin
+from truss_cache_tasks.model.request import Layout
+from truss_cache_tasks.operations import forecast, judge_target
 from truss_cache_tasks.store.claims import live_keys, read_claims, read_pins, write_claims, write_pin
-from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store.layout import CacheRoot
 
 MAIN = "org/name"
 Break = Callable[[Path], object]
@@ -119,7 +119,7 @@ BROKEN = [
 
 THROUGH_ALL = """
 import sys
-from truss_cache_tasks.plugin.cli import main
+from truss_cache_tasks.app.cli import main
 for command in (["why"], ["verify"], ["clean", "-n"], [], ["why", "--check"], ["verify"], ["clean"], ["why"], []):
     print("=", main(command), *command, flush=True)
 """
@@ -238,27 +238,27 @@ def test_our_own_claims_of_a_newer_format_are_never_replaced(truss: Truss, hub: 
 
 
 def test_pins_of_a_newer_format_are_never_replaced(tmp_path: Path):
-    place = Place(tmp_path, Form.BUCKET)
+    place = CacheRoot(tmp_path, Layout.BUCKET)
     write_pin(place, "org/name@main", Pin("0" * 40, "a", "b"))
     value_at("format", value=2)(place.records / "pins.json")
     assert read_pins(place) == {}
-    with pytest.raises(StoreError, match="another version"):
+    with pytest.raises(DiskError, match="another version"):
         write_pin(place, "org/name@main", Pin("1" * 40, "a", "b"))
 
 
 def test_our_own_claims_that_may_not_be_read_are_never_replaced(tmp_path: Path):
-    place = Place(tmp_path, Form.BUCKET)
+    place = CacheRoot(tmp_path, Layout.BUCKET)
     write_claims(place, "ours", Claims({}, ("0" * 64,)))
 
     (place.records / "claims" / "ours.json").chmod(0)
     with rights_of_files_count():
         assert read_claims(place, "ours") == Claims({})
-        with pytest.raises(StoreError, match="Permission denied"):
+        with pytest.raises(DiskError, match="Permission denied"):
             write_claims(place, "ours", Claims({}))
 
 
 def test_a_pin_of_no_use_leaves_the_others(tmp_path: Path):
-    place = Place(tmp_path, Form.BUCKET)
+    place = CacheRoot(tmp_path, Layout.BUCKET)
     for name in ("org/name@main", "org/other@main"):
         write_pin(place, name, Pin("0" * 40, "a", "b"))
     value_at("pins", "org/name@main", "commit", value="main")(place.records / "pins.json")

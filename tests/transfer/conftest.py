@@ -11,7 +11,7 @@ import pytest
 from servers.faults import fault_server
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.planning.listing import Digest, Location, RemoteFile
+from truss_cache_tasks.model.listing import Digest, Location, RemoteFile
 
 # Waits of no length to speak of; timeouts long enough that a slow machine does not meet one by chance.
 FAST = transfer.Limits(backoff_s=0.001, backoff_cap_s=0.002, connect_s=10, answer_s=10, stall_s=10)

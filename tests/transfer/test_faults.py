@@ -13,10 +13,10 @@ from truss_cache_tasks.errors import (
     IntegrityError,
     NotFound,
     SourceChanged,
-    Unavailable,
+    TransientError,
     WrongAnswer,
 )
-from truss_cache_tasks.planning.listing import Digest, Location, RemoteFile
+from truss_cache_tasks.model.listing import Digest, Location, RemoteFile
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 SMALL = replace(FAST, buffer=64 << 10)
@@ -288,14 +288,14 @@ def test_a_200_with_the_content_range_of_other_bytes_is_the_whole_file_or_wrong(
 @pytest.mark.parametrize("fault", ["503", "cut:0", "reset:0", "hang-up"])
 def test_the_budget_of_attempts_ends_it(server, fault):
     error = failure(pull_one(job_for(server.add("/w", BODY, *[fault] * 9), BODY), replace(FAST, attempts=4)))
-    assert type(error) is Unavailable
+    assert type(error) is TransientError
     assert len(server.asked) == 4
     assert "4 times" in str(error)
 
 
 def test_cuts_that_bring_little_are_not_endured_for_ever(server):
     url = server.add("/w", BODY, *["cut:1000"] * 50)
-    assert type(failure(pull_one(job_for(url, BODY), FAST))) is Unavailable
+    assert type(failure(pull_one(job_for(url, BODY), FAST))) is TransientError
     assert len(server.asked) == FAST.attempts
 
 
@@ -308,7 +308,7 @@ def test_progress_begins_a_new_row_of_attempts(server):
 def test_the_budget_of_seconds_ends_it_without_waiting(server):
     url = server.add("/w", BODY, "503:3600")
     limits = replace(FAST, retry_after_cap_s=3600, total_s=60)
-    assert type(failure(pull_one(job_for(url, BODY), limits))) is Unavailable
+    assert type(failure(pull_one(job_for(url, BODY), limits))) is TransientError
 
 
 def test_retry_after_is_obeyed_up_to_its_cap(server, monkeypatch):
@@ -327,10 +327,10 @@ def test_a_refused_connection_and_an_unknown_host_are_unavailable(server):
     server.close()
     limits = replace(FAST, attempts=2)
     error = failure(pull_one(job_for(url + "?sig=hush", BODY), limits))
-    assert type(error) is Unavailable
+    assert type(error) is TransientError
     assert str(error) == "w.bin: 127.0.0.1: connection refused (tried 2 times)"
     error = failure(pull_one(job_for("http://no-such-host.invalid/w", BODY), limits))
-    assert type(error) is Unavailable
+    assert type(error) is TransientError
     assert "no-such-host.invalid: the name cannot be resolved" in str(error)
 
 
@@ -354,7 +354,7 @@ def test_a_location_that_expired_is_asked_for_before_it_is_used_again(server):
 
 def test_a_locate_that_is_unavailable_is_retried_and_another_error_is_final(server):
     url = server.add("/w", BODY)
-    answers = iter([Unavailable("later"), Unavailable("later"), None])
+    answers = iter([TransientError("later"), TransientError("later"), None])
 
     def locate():
         if (error := next(answers)) is not None:
@@ -379,7 +379,7 @@ def test_the_source_explains_a_refusal_from_its_headers_and_body(server):
 
 
 def test_the_source_may_call_a_refusal_passing(server):
-    job = job_for(server.add("/w", BODY, "403"), BODY, explain=lambda *_: Unavailable("slow down"))
+    job = job_for(server.add("/w", BODY, "403"), BODY, explain=lambda *_: TransientError("slow down"))
     assert whole(pull_one(job))
 
 

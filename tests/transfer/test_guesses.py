@@ -8,7 +8,7 @@ from transfer.conftest import FAST, job_for, pull_one
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import IntegrityError
-from truss_cache_tasks.planning.listing import Digest
+from truss_cache_tasks.model.listing import Digest
 
 BODY = bytes(range(256)) * 1024
 HALF = len(BODY) // 2

@@ -8,9 +8,9 @@ import pytest
 from transfer.conftest import FAST, Scratch, job_for, pull_one
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import AccessDenied, IntegrityError, SourceChanged, StoreError
-from truss_cache_tasks.planning.digests import Span
-from truss_cache_tasks.planning.listing import Digest, Location
+from truss_cache_tasks.errors import AccessDenied, DiskError, IntegrityError, SourceChanged
+from truss_cache_tasks.model.hashing import Span
+from truss_cache_tasks.model.listing import Digest, Location
 
 PART = 64 << 10
 BODY = random.Random(5).randbytes(10 * PART + 777)  # 11 parts
@@ -49,7 +49,7 @@ def test_a_large_file_is_asked_for_in_parts_each_once(server):
 
 @pytest.mark.parametrize("algorithm", ["sha256", "git-sha1", "md5", "crc32", "crc32c", "crc64nvme", None])
 def test_every_digest_is_right_whatever_order_the_parts_come_in(server, algorithm):
-    from truss_cache_tasks.planning.digests import Hasher
+    from truss_cache_tasks.model.hashing import Hasher
 
     want = None
     if algorithm is not None:
@@ -65,7 +65,7 @@ def test_every_digest_is_right_whatever_order_the_parts_come_in(server, algorith
 
 
 def test_composite_digests_are_judged_over_parts_of_another_length(server):
-    from truss_cache_tasks.planning.digests import Hasher
+    from truss_cache_tasks.model.hashing import Hasher
 
     sizes = (PART // 2, PART * 3 + 5, len(BODY) - PART // 2 - PART * 3 - 5)
     hasher = Hasher(len(BODY), Digest("crc32c", "", sizes))
@@ -172,7 +172,7 @@ def test_a_full_disk_is_known_before_the_first_byte(server):
         status = 99
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (len(BODY) // 2, len(BODY) // 2))
-            status = 0 if type(pull_one(job, CUT).error) is StoreError else 1
+            status = 0 if type(pull_one(job, CUT).error) is DiskError else 1
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

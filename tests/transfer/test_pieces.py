@@ -10,9 +10,9 @@ from transfer.conftest import FAST, Scratch, job_for, pull_one
 from transfer.test_resume import Journalled
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import IntegrityError, Unavailable
-from truss_cache_tasks.planning.digests import Hasher
-from truss_cache_tasks.planning.listing import Digest
+from truss_cache_tasks.errors import IntegrityError, TransientError
+from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.model.listing import Digest
 
 PART = 64 << 10
 BODY = random.Random(8).randbytes(12 * PART + 99)  # 13 parts
@@ -150,7 +150,7 @@ def broken_off(server, want, spoilt, after):
     url = server.add("/w", BODY, *[""] * after, *["503"] * 99)
     server.files["/w"].spoilt |= spoilt
     job = job_for(url, BODY, digest=want, partial=partial)
-    assert type(pull_one(job, replace(CUT, attempts=2, connections=1)).error) is Unavailable
+    assert type(pull_one(job, replace(CUT, attempts=2, connections=1)).error) is TransientError
     transfer.reset()
     server.asked.clear()
     return partial

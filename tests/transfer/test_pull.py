@@ -16,8 +16,8 @@ from servers.faults import FaultServer
 from transfer.conftest import FAST, Scratch, job_for, pull_one
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import AccessDenied, Stopped, StoreError, Unavailable
-from truss_cache_tasks.planning.listing import Location
+from truss_cache_tasks.errors import AccessDenied, DiskError, Stopped, TransientError
+from truss_cache_tasks.model.listing import Location
 
 BODY = bytes(range(256)) * 1024
 HANGS = replace(FAST, connect_s=60, answer_s=60, stall_s=60)  # only a cancel ends these in a test's time
@@ -258,7 +258,7 @@ def test_a_full_disk_is_a_store_error_and_is_not_tried_again(server):
 
     error = pull_one(job_for(server.add("/w", BODY), BODY, partial=Full())).error
     os.close(Full.descriptor)
-    assert type(error) is StoreError
+    assert type(error) is DiskError
     assert str(error) == "w.bin: cannot write to the cache: no space left on device"
     assert len(server.asked) == 1
 
@@ -268,7 +268,7 @@ def test_a_disk_error_is_not_taken_for_a_network_error(server):
         descriptor = -1
 
     error = pull_one(job_for(server.add("/w", BODY), BODY, partial=Closed())).error
-    assert type(error) is StoreError
+    assert type(error) is DiskError
     assert error.__cause__.errno == errno.EBADF
     assert len(server.asked) == 1
 
@@ -290,7 +290,7 @@ def test_a_file_size_limit_is_a_store_error(server):
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(BODY) // 2, len(BODY) // 2))
-        return 0 if type(pull_one(job).error) is StoreError else 1
+        return 0 if type(pull_one(job).error) is DiskError else 1
 
     assert in_child(work) == 0
     assert len(server.asked) == 1
@@ -384,7 +384,7 @@ def test_importing_it_loads_no_library_and_a_local_pull_no_urllib3(tmp_path):
         from truss_cache_tasks import transfer
         heavy = {"urllib3", "ssl", "xxhash", "awscrt", "http.client"}
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
-        from truss_cache_tasks.planning.listing import Location, RemoteFile
+        from truss_cache_tasks.model.listing import Location, RemoteFile
         class Partial:
             descriptor = os.open(sys.argv[1] + ".out", os.O_RDWR | os.O_CREAT)
         job = transfer.Job(RemoteFile("w", 3, "", "w"), lambda: Location("file://" + sys.argv[1]), Partial())
@@ -459,7 +459,7 @@ def test_a_probe_of_a_local_file_opens_it(tmp_path):
     job = job_for((tmp_path / "w").as_uri(), BODY)
     transfer.probe(job.file, job.locate)
     (tmp_path / "w").unlink()
-    with pytest.raises(Unavailable):
+    with pytest.raises(TransientError):
         transfer.probe(job.file, job.locate)
 
 

@@ -14,11 +14,11 @@ import pytest
 from transfer.conftest import FAST, Scratch, job_for, pull_one, sha256
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import Unavailable
-from truss_cache_tasks.planning.listing import RemoteFile
-from truss_cache_tasks.planning.plan import PlannedFile
-from truss_cache_tasks.planning.request import Form
-from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.errors import TransientError
+from truss_cache_tasks.model.listing import RemoteFile
+from truss_cache_tasks.model.plan import PlannedFile
+from truss_cache_tasks.model.request import Layout
+from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.partials import open_partial, sweep_partials
 
 PART = 64 << 10
@@ -55,7 +55,7 @@ def broken_off(server, **named):
     partial = Journalled()
     url = server.add("/w", BODY, *[""] * 5, *["503"] * 99)
     error = pull_one(job_for(url, BODY, partial=partial, **named), GIVES_UP).error
-    assert type(error) is Unavailable
+    assert type(error) is TransientError
     assert 3 <= len(partial.lines) <= 5
     transfer.reset()
     while server.in_flight:  # what was cut off may still be on its way to the server's log
@@ -142,7 +142,7 @@ def planned(body):
 
 
 def test_the_store_hands_over_what_a_dead_run_left_and_sweeps_the_rest(tmp_path):
-    place = Place(tmp_path, Form.BUCKET)
+    place = CacheRoot(tmp_path, Layout.BUCKET)
     first = open_partial(place, planned(BODY))
     os.write(first.descriptor, b"abc")
     os.write(first.journal, b"line\n")
@@ -166,13 +166,13 @@ CHILD = """
     from pathlib import Path
     from transfer.test_resume import BODY, CUT, planned
     from truss_cache_tasks import transfer
-    from truss_cache_tasks.planning.listing import Location
-    from truss_cache_tasks.planning.request import Form
-    from truss_cache_tasks.store.layout import Place
+    from truss_cache_tasks.model.listing import Location
+    from truss_cache_tasks.model.request import Layout
+    from truss_cache_tasks.store.layout import CacheRoot
     from truss_cache_tasks.store.partials import open_partial
 
     wanted = planned(BODY)
-    partial = open_partial(Place(Path(sys.argv[1]), Form.BUCKET), wanted)
+    partial = open_partial(CacheRoot(Path(sys.argv[1]), Layout.BUCKET), wanted)
     job = transfer.Job(wanted.file, lambda: Location(sys.argv[2]), partial)
     print("begun", flush=True)
     for end in transfer.pull([job], lambda *_: print(".", flush=True), limits=CUT):

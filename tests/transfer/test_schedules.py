@@ -8,7 +8,7 @@ from transfer.conftest import FAST, job_for, sha256
 from transfer.test_pieces import composite
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import IntegrityError, SourceChanged, Unavailable
+from truss_cache_tasks.errors import IntegrityError, SourceChanged, TransientError
 
 PART = 4 << 10
 LIMITS = replace(
@@ -80,6 +80,6 @@ def test_a_run_ends_whole_or_with_the_right_error(server, seed):
             allowed = may_end_in[end.job.file.path]
             assert allowed is not None, end
             assert isinstance(end.error, allowed), end
-            assert not isinstance(end.error, Unavailable) or isinstance(end.error, SourceChanged)
+            assert not isinstance(end.error, TransientError) or isinstance(end.error, SourceChanged)
     for path, (done, whole, _) in counted.items():
         assert done == whole or may_end_in[path] is not None

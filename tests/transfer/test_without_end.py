@@ -11,7 +11,7 @@ from servers.faults import fault_server
 from transfer.conftest import FAST, job_for, pull_one
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import AccessDenied, Unavailable
+from truss_cache_tasks.errors import AccessDenied, TransientError
 
 BODY = bytes(range(256)) * 1024
 # What a healthy answer may take is long: a slow machine must not meet it by chance.
@@ -39,7 +39,7 @@ def secure(authority):
 @pytest.mark.parametrize("fault", HEADS)
 def test_a_head_without_an_end_is_one_error(server, fault):
     error = pull_one(job_for(server.add("/w", BODY, fault, fault), BODY), SHORT).error
-    assert type(error) is Unavailable
+    assert type(error) is TransientError
     said = "timed out" if fault in ("continue:slow", "drip-head") else "headers, chunks or trailers without an end"
     assert str(error) == f"w.bin: 127.0.0.1: {said} (tried 2 times)"
     assert len(server.asked) == 2
@@ -56,7 +56,7 @@ def test_a_head_without_an_end_costs_its_connection(server, fault):
 def test_a_head_without_an_end_ends_within_tls_too(secure, authority, fault):
     network = transfer.Network(ca_bundle=str(authority[0]))
     error = pull_one(job_for(secure.add("/w", BODY, fault, fault), BODY), SHORT, network=network).error
-    assert type(error) is Unavailable
+    assert type(error) is TransientError
     assert "tried 2 times" in str(error)
 
 
@@ -64,7 +64,7 @@ def test_a_proxy_whose_answer_to_connect_does_not_end_is_left(server):
     network = transfer.Network.from_env({"https_proxy": server.base})
     job = job_for("https://example.invalid/w", BODY)
     error = pull_one(job, replace(SHORT, connect_s=0.3), network=network).error
-    assert type(error) is Unavailable
+    assert type(error) is TransientError
     assert "example.invalid: timed out (tried 2 times)" in str(error)
 
 
@@ -108,7 +108,7 @@ def test_a_chunk_whose_size_does_not_end_costs_its_connection(server):
     url = server.add("/w", BODY, "drip-chunk")
     assert whole(pull_one(job_for(url, BODY), replace(SHORT, attempts=100)))
     error = pull_one(job_for(server.add("/w", BODY, *["drip-chunk"] * 2), BODY), SHORT).error
-    assert type(error) is Unavailable
+    assert type(error) is TransientError
     assert "timed out (tried 2 times)" in str(error)
 
 
@@ -116,5 +116,5 @@ def test_a_chunk_whose_size_does_not_end_costs_its_connection(server):
 def test_a_body_that_trickles_is_left_and_is_one_error(server, fault):
     limits = replace(SHORT, answer_s=10, stall_s=0.2, floor=100_000, floor_s=0.3)
     error = pull_one(job_for(server.add("/w", BODY, fault, fault), BODY), limits).error
-    assert type(error) is Unavailable
+    assert type(error) is TransientError
     assert "the connection brings less than 100000 bytes a second (tried 2 times)" in str(error)

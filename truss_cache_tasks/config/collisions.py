@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.errors import ConfigError
-from truss_cache_tasks.planning.request import Form, Kind, Request
+from truss_cache_tasks.model.request import Layout, Request, StoreKind
 
 
 def refuse_collisions(entries: Iterable[Entry]) -> None:
@@ -27,21 +27,21 @@ def refuse_collisions(entries: Iterable[Entry]) -> None:
 
 
 def _asked(request: Request) -> Hashable:
-    """Return what makes two requests one: order and repetition of patterns do not (planning/keys.py)."""
+    """Return what makes two requests one: order and repetition of patterns do not (model/keys.py)."""
     allow = None if request.allow is None else frozenset(request.allow)
-    where = (request.form, request.folder)
+    where = (request.layout, request.folder)
     return (request.source, request.revision, allow, frozenset(request.ignore), *where)
 
 
 def _owned(request: Request) -> list[tuple[Hashable, str, str]]:
     """Return the folder that the entry has for itself, as a key, with what to say when it is taken."""
-    if request.form is Form.VOLUME:
+    if request.layout is Layout.VOLUME:
         message = f"volume_folder {request.folder!r} goes to the same folder as"
         return [(("model cache", request.folder), message, "Give each entry a volume_folder of its own.")]
-    if request.form is Form.MOUNT:
+    if request.layout is Layout.MOUNT:
         message = f"mount_location {request.folder!r} is that of"
         return [(("mount", request.folder), message, "Give each entry a mount_location of its own.")]
-    if request.form is Form.BUCKET and request.source.kind is Kind.LOCAL:
+    if request.layout is Layout.BUCKET and request.source.kind is StoreKind.LOCAL:
         name = request.source.root.rpartition("/")[2]
         hint = "Rename one folder, or set use_volume and a volume_folder."
         return [(("model cache", name), f"{name!r} goes to the same folder as", hint)]

@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.planning.request import Kind
+from truss_cache_tasks.model.request import StoreKind
 
 _LARGEST = 1 << 20  # bytes of a credential file
 _HUB_TOKENS = ("hf_", "api_org_")  # what the tokens of users and of organisations begin with
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_DATA_FILES = {Kind.GCS: "service_account.json", Kind.S3: "s3_credentials.json"}
+_DATA_FILES = {StoreKind.GCS: "service_account.json", StoreKind.S3: "s3_credentials.json"}
 _S3_REQUIRED = ("aws_access_key_id", "aws_secret_access_key")
 _S3_OPTIONAL = ("aws_region", "aws_session_token")
 _GCS_REQUIRED = ("client_email", "private_key")
@@ -67,13 +67,13 @@ def find_credential(entry: Entry, settings: Settings) -> Credential | None:
         CredentialError: the file is there and cannot be used; names the key that is missing, never a value.
     """
     path = next(filter(_is_there, _files(entry, settings)), None)
-    if entry.request.source.kind is Kind.HUGGINGFACE:
+    if entry.request.source.kind is StoreKind.HUGGINGFACE:
         return _named_token(path, entry) if path else _ambient_token(settings)
     if path is None:
         return None
     origin = _shown(path, entry)
     text = _text(path, origin)
-    fields = _s3_fields(text, origin) if entry.request.source.kind is Kind.S3 else _gcs_fields(text, origin)
+    fields = _s3_fields(text, origin) if entry.request.source.kind is StoreKind.S3 else _gcs_fields(text, origin)
     return Credential(origin, fields)
 
 
@@ -95,11 +95,11 @@ def fingerprint(entry: Entry, settings: Settings) -> str | None:
 def _files(entry: Entry, settings: Settings) -> Iterator[Path]:
     """Yield where this entry's credential file may be, the first that is there is the one."""
     kind = entry.request.source.kind
-    if kind is Kind.LOCAL:
+    if kind is StoreKind.LOCAL:
         return
     if kind in _DATA_FILES:
         yield entry.data_dir / _DATA_FILES[kind]
-    if kind is Kind.HUGGINGFACE or entry.secret_is_named:
+    if kind is StoreKind.HUGGINGFACE or entry.secret_is_named:
         for folder in settings.secrets_dirs:
             yield folder / entry.runtime_secret_name
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from truss_cache_tasks.planning.keys import RequestKey, request_key
-from truss_cache_tasks.planning.request import Request
+from truss_cache_tasks.model.keys import RequestKey, request_key
+from truss_cache_tasks.model.request import Request
 
 DEFAULT_SECRET = "hf_access_token"  # Truss's default for runtime_secret_name
 

@@ -10,7 +10,7 @@ from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.fields import Refused, Value, did_you_mean, printable
 from truss_cache_tasks.config.folders import RECORDS, volume_folder
 from truss_cache_tasks.config.uris import Parsed, check_revision, parse_repo_id
-from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
+from truss_cache_tasks.model.request import Layout, Request, SourceRef, StoreKind
 
 KNOWN = (
     "repo_id",
@@ -64,11 +64,11 @@ def read_model(value: Value, context: Context) -> Entry:
     revision = _revision(members.get("revision"), parsed)
     form, folder = _layout(value, members, parsed.source, context)
     warn_of_source(members["repo_id"], parsed.source, context)
-    if revision and parsed.source.kind is not Kind.HUGGINGFACE:
+    if revision and parsed.source.kind is not StoreKind.HUGGINGFACE:
         context.warnings.append(f"{members['revision'].where}: ignored, only Hugging Face repos have revisions")
     allow, ignore = patterns(members)
     secret = members.get("runtime_secret_name")
-    on_hub = parsed.source.kind is Kind.HUGGINGFACE
+    on_hub = parsed.source.kind is StoreKind.HUGGINGFACE
     wanted = (revision or "main") if on_hub else revision
     return Entry(
         name="",
@@ -76,7 +76,7 @@ def read_model(value: Value, context: Context) -> Entry:
         revision=wanted,
         allow_patterns=allow,
         ignore_patterns=ignore,
-        use_volume=form is Form.VOLUME,
+        use_volume=form is Layout.VOLUME,
         volume_folder=members["volume_folder"].string() if "volume_folder" in members else None,
         mount_location=None,
         runtime_secret_name=secret.parsed(secret_name) if secret else DEFAULT_SECRET,
@@ -129,7 +129,7 @@ def _check_kind(value: Value | None, source: SourceRef) -> None:
     if kind not in _KINDS:
         value.fail(f"unknown kind {kind!r}", did_you_mean(kind, _KINDS) or "Use hf, gcs or s3.")
     if kind != source.kind.value:
-        scheme = "gs" if source.kind is Kind.GCS else source.kind.value
+        scheme = "gs" if source.kind is StoreKind.GCS else source.kind.value
         what = "a plain repo id is hf" if scheme == "hf" else f"{scheme}:// is {source.kind.value}"
         value.fail(f"{kind!r} disagrees with repo_id: {what}", "Remove `kind`, or correct the scheme of repo_id.")
 
@@ -138,23 +138,23 @@ def _revision(value: Value | None, parsed: Parsed) -> str:
     """Return the entry's revision, "" where it gives none."""
     if value is None or (value.is_string and not value.node.value):
         return parsed.revision
-    revision = value.string() if parsed.source.kind is not Kind.HUGGINGFACE else value.parsed(check_revision)
+    revision = value.string() if parsed.source.kind is not StoreKind.HUGGINGFACE else value.parsed(check_revision)
     if parsed.revision and revision != parsed.revision:
         value.fail(f"{revision!r}, but repo_id says @{parsed.revision}", "Keep one of the two.")
     return revision
 
 
-def _layout(value: Value, members: dict[str, Value], source: SourceRef, context: Context) -> tuple[Form, str]:
+def _layout(value: Value, members: dict[str, Value], source: SourceRef, context: Context) -> tuple[Layout, str]:
     use_volume = "use_volume" in members and members["use_volume"].boolean()
     folder = members["volume_folder"].parsed(volume_folder) if "volume_folder" in members else ""
     if use_volume and not folder:
         value.fail("use_volume without volume_folder", "Add `volume_folder: NAME`, as Truss demands.")
     if use_volume:
-        return Form.VOLUME, folder
+        return Layout.VOLUME, folder
     if folder:
         context.warnings.append(f"{members['volume_folder'].where}: ignored without `use_volume: true`, as in Truss")
-    if source.kind is Kind.HUGGINGFACE:
-        return Form.HUB, ""
-    if source.kind is Kind.LOCAL:
+    if source.kind is StoreKind.HUGGINGFACE:
+        return Layout.HUB, ""
+    if source.kind is StoreKind.LOCAL:
         local_name(members["repo_id"], source)
-    return Form.BUCKET, ""
+    return Layout.BUCKET, ""

@@ -6,9 +6,15 @@ import re
 from typing import NamedTuple
 
 from truss_cache_tasks.config.fields import Refused, did_you_mean
-from truss_cache_tasks.planning.request import Kind, SourceRef
+from truss_cache_tasks.model.request import SourceRef, StoreKind
 
-SCHEMES = {"hf": Kind.HUGGINGFACE, "gs": Kind.GCS, "gcs": Kind.GCS, "s3": Kind.S3, "file": Kind.LOCAL}
+SCHEMES = {
+    "hf": StoreKind.HUGGINGFACE,
+    "gs": StoreKind.GCS,
+    "gcs": StoreKind.GCS,
+    "s3": StoreKind.S3,
+    "file": StoreKind.LOCAL,
+}
 LATER = ("azure", "az", "r2", "cw", "https")
 
 _WANTED = "Use hf://, gs://, s3:// or file://."
@@ -39,17 +45,17 @@ def parse_repo_id(text: str) -> Parsed:
     """Read `repo_id`: `org/name` or a URI. Raises Refused.
 
     >>> parse_repo_id("gcs://bucket/m/").source
-    SourceRef(kind=<Kind.GCS: 'gcs'>, root='bucket', prefix='m')
+    SourceRef(kind=<StoreKind.GCS: 'gcs'>, root='bucket', prefix='m')
     """
     if "://" in text:
         return parse_uri(text)
-    _refuse_credentials(Kind.HUGGINGFACE.value, text)
+    _refuse_credentials(StoreKind.HUGGINGFACE.value, text)
     if "@" in text and is_repo_id(text.partition("@")[0]):
         raise Refused("the Hub has no '@' in a repo id", f"Write hf://{text}, or a `revision:` of its own.")
     if text.startswith(("./", "../", "/", "~")):
         raise Refused(f"{text!r} is a path, not a repo id", "Write a local folder as file://PATH.")
     check_repo_id(text)
-    return Parsed(SourceRef(Kind.HUGGINGFACE, text), "")
+    return Parsed(SourceRef(StoreKind.HUGGINGFACE, text), "")
 
 
 def parse_source(text: str) -> Parsed:
@@ -77,9 +83,9 @@ def parse_uri(text: str) -> Parsed:
         near = did_you_mean(scheme, known) or _WANTED
         raise Refused(f"unknown scheme {scheme!r}", near.replace("?", "://?"))
     kind = SCHEMES[scheme]
-    if kind is Kind.HUGGINGFACE:
+    if kind is StoreKind.HUGGINGFACE:
         return _hub(rest)
-    return Parsed(_local(rest) if kind is Kind.LOCAL else _bucket(kind, scheme, rest), "")
+    return Parsed(_local(rest) if kind is StoreKind.LOCAL else _bucket(kind, scheme, rest), "")
 
 
 def is_repo_id(text: str) -> bool:
@@ -119,10 +125,10 @@ def _hub(rest: str) -> Parsed:
     check_repo_id(repo_id)
     if at and not revision:
         raise Refused("nothing follows the '@'", "Write hf://org/name@REVISION, or remove the '@'.")
-    return Parsed(SourceRef(Kind.HUGGINGFACE, repo_id), check_revision(revision) if at else "")
+    return Parsed(SourceRef(StoreKind.HUGGINGFACE, repo_id), check_revision(revision) if at else "")
 
 
-def _bucket(kind: Kind, scheme: str, rest: str) -> SourceRef:
+def _bucket(kind: StoreKind, scheme: str, rest: str) -> SourceRef:
     bucket, _, prefix = rest.partition("/")
     hint = f"Write {scheme}://BUCKET/PREFIX."
     if not bucket:
@@ -131,7 +137,7 @@ def _bucket(kind: Kind, scheme: str, rest: str) -> SourceRef:
         raise Refused(f"a wildcard in the bucket name {bucket!r}", "Name one bucket; wildcards go into allow_patterns.")
     if not _BUCKET.fullmatch(bucket):
         raise Refused(f"{bucket!r} is no bucket name (letters, digits, '-', '_', '.')", hint)
-    if kind is Kind.S3 and bucket.lower().endswith(_DIRECTORY_BUCKETS):
+    if kind is StoreKind.S3 and bucket.lower().endswith(_DIRECTORY_BUCKETS):
         raise Refused(
             f"{bucket!r} names an S3 directory bucket (S3 Express One Zone), which is not supported",
             "Copy the weights to a general purpose bucket.",
@@ -148,7 +154,7 @@ def _local(rest: str) -> SourceRef:
         raise Refused("no folder or file named", "Write file://PATH, relative to config.yaml or absolute.")
     if root.startswith("~"):
         raise Refused("'~' is not expanded", "Write an absolute path, or one relative to config.yaml.")
-    return SourceRef(Kind.LOCAL, root)
+    return SourceRef(StoreKind.LOCAL, root)
 
 
 def _refuse_credentials(scheme: str, rest: str) -> None:
@@ -156,9 +162,9 @@ def _refuse_credentials(scheme: str, rest: str) -> None:
     hint = "Credentials do not belong into a URI: remove all up to its '@', and see the README for where they go."
     if not _SCHEME.fullmatch(scheme):
         raise Refused("what stands before the '://' is no scheme", _WANTED)
-    if scheme == Kind.LOCAL:
+    if scheme == StoreKind.LOCAL:
         held = bool(_LOCAL_USERINFO.match(rest))
-    elif scheme == Kind.HUGGINGFACE:
+    elif scheme == StoreKind.HUGGINGFACE:
         held = bool(_USERINFO.match(rest) or _TOKEN.match(rest))
     else:
         held = bool(_USERINFO.match(rest)) or "@" in rest.partition("/")[0]

@@ -7,7 +7,7 @@ from truss_cache_tasks.config.fields import Value, did_you_mean
 from truss_cache_tasks.config.folders import mount_location
 from truss_cache_tasks.config.model_cache import Context, patterns, secret_name, warn_of_source
 from truss_cache_tasks.config.uris import parse_source
-from truss_cache_tasks.planning.request import Form, Kind, Request
+from truss_cache_tasks.model.request import Layout, Request, StoreKind
 
 KNOWN = ("source", "mount_location", "allow_patterns", "ignore_patterns", "auth_secret_name", "auth")
 _ELSEWHERE = {
@@ -45,7 +45,7 @@ def read_weights(value: Value, context: Context) -> Entry:
     folder = members["mount_location"].parsed(mount_location)
     allow, ignore = patterns(members)
     secret = _secret(members)
-    wanted = (revision or "main") if source.kind is Kind.HUGGINGFACE else ""
+    wanted = (revision or "main") if source.kind is StoreKind.HUGGINGFACE else ""
     return Entry(
         name="",
         repo_id=members["source"].string(),
@@ -57,7 +57,7 @@ def read_weights(value: Value, context: Context) -> Entry:
         mount_location=members["mount_location"].string(),
         runtime_secret_name=secret.parsed(secret_name) if secret else DEFAULT_SECRET,
         secret_is_named=secret is not None,
-        request=Request(source, wanted, allow, ignore or (), Form.MOUNT, folder),
+        request=Request(source, wanted, allow, ignore or (), Layout.MOUNT, folder),
         where=value.where,
         config=context.config,
         data_dir=context.data_dir,

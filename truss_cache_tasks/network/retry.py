@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from truss_cache_tasks.errors import CacheTaskError, SourceChanged, Stopped, Unavailable
+from truss_cache_tasks.errors import CacheTaskError, SourceChanged, Stopped, TransientError
 
 PASSING_STATUSES = frozenset({408, 425, 429})  # and every 5xx: another time the answer may be another
 
@@ -72,8 +72,8 @@ class StopPoll:
 NEVER = StopPoll()  # cancels nothing
 
 
-class PermanentError(Unavailable):
-    """An Unavailable that trying again cannot help: an untrusted certificate, redirects without an end."""
+class PermanentError(TransientError):
+    """An TransientError that trying again cannot help: an untrusted certificate, redirects without an end."""
 
 
 class RetryBudget:
@@ -115,7 +115,7 @@ def run_with_retries(attempt: Callable[[], _Result], limits: RetryLimits, cancel
 
     Raises:
         Stopped: the work is cancelled.
-        CacheTaskError: the first one that is not Unavailable or that is permanent, or the last of a spent budget.
+        CacheTaskError: the first one that is not TransientError or that is permanent, or the last of a spent budget.
     """
     budget = RetryBudget(limits, cancel)
     while True:
@@ -123,7 +123,7 @@ def run_with_retries(attempt: Callable[[], _Result], limits: RetryLimits, cancel
             return attempt()
         except (SourceChanged, PermanentError):
             raise
-        except Unavailable as exc:
+        except TransientError as exc:
             budget.wait(exc, retry_after=exc.retry_after_s)
 
 

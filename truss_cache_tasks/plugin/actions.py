@@ -8,18 +8,18 @@ from typing import Any
 from doit.action import BaseAction, PythonAction
 from doit.exceptions import InvalidTask, TaskError, TaskFailed
 
+from truss_cache_tasks.app import display, signals
+from truss_cache_tasks.app.run import fetch_with_display
+from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
-from truss_cache_tasks.fetch import Target
-from truss_cache_tasks.plugin import display, signals
-from truss_cache_tasks.plugin.judging import META, result_of, values_of
-from truss_cache_tasks.plugin.work import fetch_with_display
-from truss_cache_tasks.plugin.workspace import Workspace
+from truss_cache_tasks.operations import EntryContext
+from truss_cache_tasks.plugin.uptodate import META, result_of, values_of
 
 
 class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
     """An entry's action. Not a PythonAction, which swaps sys.stdout; picklable, for `-P process` under spawn."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: EntryContext) -> None:
         self.target = target
         self.task: Any = None
         self.out = None

@@ -6,11 +6,12 @@ from typing import Any
 
 from doit.cmd_base import DoitCmdBase, check_tasks_exist
 
-from truss_cache_tasks.plugin import display, inspect
+from truss_cache_tasks.app import display
+from truss_cache_tasks.app import reports as inspect
+from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.plugin.actions import FetchAction
-from truss_cache_tasks.plugin.judging import GroupJudgement
 from truss_cache_tasks.plugin.tasks import workspace_of
-from truss_cache_tasks.plugin.workspace import Workspace
+from truss_cache_tasks.plugin.uptodate import GroupJudgement
 
 
 class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped

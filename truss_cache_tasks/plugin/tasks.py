@@ -11,12 +11,12 @@ from typing import Any
 from doit import get_initial_workdir
 from doit.exceptions import InvalidTask
 
+from truss_cache_tasks.app import display
+from truss_cache_tasks.app.workspace import Workspace, open_workspace
 from truss_cache_tasks.errors import ConfigError
-from truss_cache_tasks.fetch import Target
-from truss_cache_tasks.plugin import display
+from truss_cache_tasks.operations import EntryContext
 from truss_cache_tasks.plugin.actions import Clean, Fail, FetchAction
-from truss_cache_tasks.plugin.judging import META, GroupJudgement, Judgement
-from truss_cache_tasks.plugin.workspace import Workspace, open_workspace
+from truss_cache_tasks.plugin.uptodate import META, GroupJudgement, Judgement
 
 Creator = Callable[[], Iterator[dict[str, Any]]]
 
@@ -91,7 +91,7 @@ def _group(basename: str, workspace: Workspace, *, clean: bool) -> dict[str, Any
     }
 
 
-def _as_task(basename: str, target: Target, workspace: Workspace, *, clean: bool) -> dict[str, Any]:
+def _as_task(basename: str, target: EntryContext, workspace: Workspace, *, clean: bool) -> dict[str, Any]:
     revision = f"@{target.entry.revision}" if target.entry.revision else ""
     return {
         "basename": basename,

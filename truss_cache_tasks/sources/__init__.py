@@ -8,9 +8,9 @@ from typing import Protocol
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError
+from truss_cache_tasks.model.listing import Listing, Location, RemoteFile
+from truss_cache_tasks.model.request import StoreKind
 from truss_cache_tasks.network.retry import NEVER, CancelToken
-from truss_cache_tasks.planning.listing import Listing, Location, RemoteFile
-from truss_cache_tasks.planning.request import Kind
 
 
 class Source(Protocol):
@@ -23,7 +23,7 @@ class Source(Protocol):
             pinned: a full commit that stands for the entry's revision (Hub only); None resolves it anew.
 
         Raises:
-            NotFound, AccessDenied, CredentialError, Unavailable: in our words, never the vendor's.
+            NotFound, AccessDenied, CredentialError, TransientError: in our words, never the vendor's.
         """
         ...
 
@@ -43,19 +43,19 @@ def open_source(entry: Entry, settings: Settings, cancel: CancelToken = NEVER) -
         cancel: ends the waits of a listing.
     """
     match entry.request.source.kind:
-        case Kind.HUGGINGFACE:
+        case StoreKind.HUGGINGFACE:
             from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 
             return HuggingFaceSource(entry, settings, cancel=cancel)
-        case Kind.GCS:
+        case StoreKind.GCS:
             from truss_cache_tasks.sources.gcs import GcsSource
 
             return GcsSource(entry, settings, cancel=cancel)
-        case Kind.S3:
+        case StoreKind.S3:
             from truss_cache_tasks.sources.s3 import S3Source
 
             return S3Source(entry, settings, cancel=cancel)
-        case Kind.LOCAL:
+        case StoreKind.LOCAL:
             from truss_cache_tasks.sources.local import LocalSource
 
             return LocalSource(entry, settings)

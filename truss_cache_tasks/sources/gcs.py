@@ -21,18 +21,9 @@ from truss_cache_tasks.errors import (
     CredentialError,
     NotFound,
     SourceChanged,
-    Unavailable,
+    TransientError,
 )
-from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, BadResponse, ExchangeLimits, TooSlow, find_cause
-from truss_cache_tasks.network.retry import (
-    NEVER,
-    CancelToken,
-    PermanentError,
-    is_passing,
-    retry_after_s,
-    run_with_retries,
-)
-from truss_cache_tasks.planning.listing import (
+from truss_cache_tasks.model.listing import (
     Digest,
     Listing,
     Location,
@@ -43,8 +34,17 @@ from truss_cache_tasks.planning.listing import (
     shown,
     wrong_answer,
 )
+from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, BadResponse, ExchangeLimits, TooSlow, find_cause
+from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
+from truss_cache_tasks.network.retry import (
+    NEVER,
+    CancelToken,
+    PermanentError,
+    is_passing,
+    retry_after_s,
+    run_with_retries,
+)
 from truss_cache_tasks.sources.gcs_identity import Identity, from_environment, from_key
-from truss_cache_tasks.sources.network import is_hopeless, proxy_refuses, proxy_status
 from truss_cache_tasks.sources.prefix import under_prefix
 
 # A composed object has no md5; every object has a crc32c
@@ -141,7 +141,7 @@ class GcsSource:
             error = self._refused(
                 f"gs://{self._source.root}", response.status_code, response.content, "storage.objects.list"
             )
-            if isinstance(error, Unavailable):
+            if isinstance(error, TransientError):
                 error.retry_after_s = retry_after_s(response.headers)
             raise error
         return self._read(response.content)
@@ -199,10 +199,10 @@ class GcsSource:
             said = f"{what}: the store or its token server {_network_word(exc)}"
             if is_hopeless(exc):
                 raise PermanentError(said, hint="Let SSL_CERT_FILE name the bundle that has its CA.") from exc
-            raise Unavailable(said, hint=wait) from exc
+            raise TransientError(said, hint=wait) from exc
         except RefreshError as exc:
             if exc.retryable:
-                raise Unavailable(f"{what}: the token server is out of order", hint=wait) from exc
+                raise TransientError(f"{what}: the token server is out of order", hint=wait) from exc
             # With a parsed answer the text is `invalid_grant: Invalid JWT Signature.`; else it is a page of anything
             why = f" ({str(exc.args[0])[:200]})" if len(exc.args) > 1 else ""
             raise AccessDenied(
@@ -222,7 +222,7 @@ class GcsSource:
         reason, message = _words(body)
         says = f" (the store says: {message})" if message else ""
         if is_passing(status) or reason in ("rateLimitExceeded", "userRateLimitExceeded"):
-            return Unavailable(f"{what}: the store answered {status}{says}", hint="Wait, and run again.")
+            return TransientError(f"{what}: the store answered {status}{says}", hint="Wait, and run again.")
         if reason == "UserProjectMissing" or "requester pays" in message.lower():
             return AccessDenied(
                 f"{what}: the bucket is requester pays, and no project to bill was named",

@@ -12,8 +12,8 @@ from requests.adapters import HTTPAdapter
 
 from truss_cache_tasks.network.connections import bounded_pools
 from truss_cache_tasks.network.exchange import ExchangeLimits, decode_body
+from truss_cache_tasks.network.proxies import authorities
 from truss_cache_tasks.network.retry import CancelToken
-from truss_cache_tasks.sources.network import authorities
 
 
 def bounded_session(env: Mapping[str, str], limits: ExchangeLimits, cancel: CancelToken) -> requests.Session:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from truss_cache_tasks.config.credentials import Credential
-from truss_cache_tasks.errors import CredentialError, Unavailable
+from truss_cache_tasks.errors import CredentialError, TransientError
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import NEVER, is_passing, retry_after_s
 
@@ -110,7 +110,7 @@ def _application_default(env: Mapping[str, str], limits: ExchangeLimits) -> Iden
 
 
 def asking(env: Mapping[str, str], limits: ExchangeLimits, *, seeking: bool = False) -> Any:
-    """Return google.auth's transport, bounded; a token server that is busy raises Unavailable there.
+    """Return google.auth's transport, bounded; a token server that is busy raises TransientError there.
 
     While `seeking`, a metadata server that does not answer once, shortly, is not there, and is not asked again.
     """
@@ -144,7 +144,7 @@ def _unless_busy(url: str, response: Any) -> Any:
     """Return `response`, or raise what google's libraries would try again by rules of their own."""
     if not is_passing(response.status):
         return response
-    error = Unavailable(
+    error = TransientError(
         f"{urlsplit(url).netloc}: the token server answered {response.status}", hint="Wait, and run again."
     )
     error.retry_after_s = retry_after_s(response.headers)

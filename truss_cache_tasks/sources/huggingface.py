@@ -22,17 +22,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from truss_cache_tasks.config.credentials import Credential, find_credential
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, Unavailable
-from truss_cache_tasks.network.exchange import (
-    DEFAULT_LIMITS,
-    BadResponse,
-    Exchange,
-    ExchangeLimits,
-    TooSlow,
-    find_cause,
-)
-from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
-from truss_cache_tasks.planning.listing import (
+from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, TransientError
+from truss_cache_tasks.model.listing import (
     Listing,
     Location,
     Pages,
@@ -42,9 +33,18 @@ from truss_cache_tasks.planning.listing import (
     shown,
     wrong_answer,
 )
+from truss_cache_tasks.network.exchange import (
+    DEFAULT_LIMITS,
+    BadResponse,
+    Exchange,
+    ExchangeLimits,
+    TooSlow,
+    find_cause,
+)
+from truss_cache_tasks.network.proxies import authorities
+from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
 from truss_cache_tasks.sources.huggingface_http import Answer, get
 from truss_cache_tasks.sources.huggingface_words import Words, header
-from truss_cache_tasks.sources.network import authorities
 
 ENDPOINT = "https://huggingface.co"
 
@@ -96,7 +96,7 @@ class HuggingFaceSource:
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
         """Word a refused GET of `file`'s bytes, by the Hub or by the CDN behind it."""
         if 400 <= status < 500 and body.lstrip().startswith((b"<?xml", b"<Error")):  # the Hub answers in JSON
-            return Unavailable(
+            return TransientError(
                 f"{file.path}: the CDN refuses the link that the Hub gave for it ({status})",
                 hint="Run again: such links expire, and each try gets a new one.",
             )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, Unavailable
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, TransientError
 from truss_cache_tasks.network.exchange import TooSlow, find_cause
+from truss_cache_tasks.network.proxies import proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import PermanentError, is_passing, retry_after_s
-from truss_cache_tasks.sources.network import proxy_refuses, proxy_status
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Words:
             hint="Run again with -a to resolve the revision.",
         )
 
-    def unreachable(self, host: str, error: Exception) -> Unavailable:
+    def unreachable(self, host: str, error: Exception) -> TransientError:
         """Word a failure of the HTTP library."""
         kind = type(error).__name__
         if "Timeout" in kind or isinstance(error, TooSlow):
             why = find_cause(error, TooSlow) or "no answer in time"
-            return Unavailable(f"{host}: {why}", hint="Check the network, or run again.")
+            return TransientError(f"{host}: {why}", hint="Check the network, or run again.")
         if isinstance(error, UnicodeError):  # of the codec for names of hosts
             return PermanentError(f"{host}: names a host that none can be called", hint="Check HF_ENDPOINT.")
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -88,14 +88,16 @@ class Words:
         if (status := proxy_status(error)) is not None:
             return proxy_refuses(host, status)
         why = str(error) if kind == "ConnectError" else kind  # the text of other kinds can quote a header
-        return Unavailable(f"{host}: cannot be reached ({why})", hint="Check the network, HF_ENDPOINT and HTTPS_PROXY.")
+        return TransientError(
+            f"{host}: cannot be reached ({why})", hint="Check the network, HF_ENDPOINT and HTTPS_PROXY."
+        )
 
-    def offline(self) -> Unavailable:
+    def offline(self) -> TransientError:
         """Word a call that huggingface_hub's own switch forbids."""
         hint = "Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to fetch."
         return PermanentError(f"{self.repo}: huggingface_hub is offline (HF_HUB_OFFLINE)", hint=hint)
 
-    def not_a_hub(self) -> Unavailable:
+    def not_a_hub(self) -> TransientError:
         """Word an answer that makes no sense."""
         hint = "Check HF_ENDPOINT, and the network for a login page."
         return PermanentError(f"{self.repo}: the answer is not that of a Hub", hint=hint)
@@ -105,13 +107,13 @@ class Words:
         """The repo's page, where access is requested."""
         return f"{self.endpoint}/{self.repo}"
 
-    def _unavailable(self, what: str, status: int, wait_s: float | None) -> Unavailable:
+    def _unavailable(self, what: str, status: int, wait_s: float | None) -> TransientError:
         asks = "" if wait_s is None else f", and asks to wait {wait_s:.0f} s"
         if status == 429:
             hint = "Run again later." if self.origin else "Run again later; with a token the limit is higher."
-            error = Unavailable(f"{what}: too many requests, says the Hub (429){asks}", hint=hint)
+            error = TransientError(f"{what}: too many requests, says the Hub (429){asks}", hint=hint)
         else:
-            error = Unavailable(f"{what}: the Hub answers {status}{asks}", hint="Run again later.")
+            error = TransientError(f"{what}: the Hub answers {status}{asks}", hint="Run again later.")
         error.retry_after_s = wait_s
         return error
 

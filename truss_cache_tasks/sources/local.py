@@ -18,10 +18,10 @@ from truss_cache_tasks.errors import (
     NotFound,
     NothingSelected,
     SourceChanged,
-    Unavailable,
+    TransientError,
 )
-from truss_cache_tasks.planning.listing import Listing, Location, RemoteFile
-from truss_cache_tasks.planning.patterns import select
+from truss_cache_tasks.model.listing import Listing, Location, RemoteFile
+from truss_cache_tasks.model.patterns import select
 
 RECORDS = ".truss_cache"  # our own records, should a cache root lie inside the folder
 
@@ -86,7 +86,7 @@ class LocalSource:
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
         """Return what a failed read means; a local file has no status of its own."""
-        return Unavailable(f"{file.key}: cannot be read", hint="Run again.")
+        return TransientError(f"{file.key}: cannot be read", hint="Run again.")
 
     def _stat(self, path: str) -> os.stat_result:
         try:

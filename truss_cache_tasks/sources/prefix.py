@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from truss_cache_tasks.errors import NothingSelected
-from truss_cache_tasks.planning.listing import Listing, RemoteFile
-from truss_cache_tasks.planning.request import SourceRef
+from truss_cache_tasks.model.listing import Listing, RemoteFile
+from truss_cache_tasks.model.request import SourceRef
 
 
 def under_prefix(objects: Iterable[RemoteFile], source: SourceRef) -> Listing:
@@ -23,12 +23,12 @@ def under_prefix(objects: Iterable[RemoteFile], source: SourceRef) -> Listing:
     Raises:
         NothingSelected: nothing is there, or folder markers alone, and the message says which.
 
-    >>> from truss_cache_tasks.planning.request import Kind
+    >>> from truss_cache_tasks.model.request import StoreKind
     >>> def at(key): return RemoteFile("", 1, "v", key)
-    >>> found = under_prefix([at("m/a.bin"), at("m/b/"), at("m-hf/x")], SourceRef(Kind.S3, "b", "m"))
+    >>> found = under_prefix([at("m/a.bin"), at("m/b/"), at("m-hf/x")], SourceRef(StoreKind.S3, "b", "m"))
     >>> [file.path for file in found.files], found.single
     (['a.bin'], False)
-    >>> found = under_prefix([at("m/a.bin"), at("m/a.bin.bak")], SourceRef(Kind.S3, "b", "m/a.bin"))
+    >>> found = under_prefix([at("m/a.bin"), at("m/a.bin.bak")], SourceRef(StoreKind.S3, "b", "m/a.bin"))
     >>> [file.path for file in found.files], found.single
     (['a.bin'], True)
     """

@@ -15,9 +15,7 @@ from typing import Any
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, SourceChanged
-from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, ExchangeLimits
-from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
-from truss_cache_tasks.planning.listing import (
+from truss_cache_tasks.model.listing import (
     Digest,
     Listing,
     Location,
@@ -27,7 +25,9 @@ from truss_cache_tasks.planning.listing import (
     shown,
     wrong_answer,
 )
-from truss_cache_tasks.sources.network import authorities
+from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, ExchangeLimits
+from truss_cache_tasks.network.proxies import authorities
+from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
 from truss_cache_tasks.sources.prefix import under_prefix
 from truss_cache_tasks.sources.s3_digest import digest_of_head, head_of_answer
 from truss_cache_tasks.sources.s3_errors import Asked, in_our_words, refusal_of_body

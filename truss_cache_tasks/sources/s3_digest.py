@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from truss_cache_tasks.planning.listing import Digest
+from truss_cache_tasks.model.listing import Digest
 
 # In the order of preference, with the bytes of each. CRCs are an order of magnitude cheaper to check than SHA.
 WIDTHS = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha256": 32, "sha1": 20}

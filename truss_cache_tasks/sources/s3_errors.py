@@ -15,13 +15,13 @@ from truss_cache_tasks.errors import (
     CredentialError,
     NotFound,
     SourceChanged,
-    Unavailable,
+    TransientError,
 )
+from truss_cache_tasks.model.listing import wrong_answer
+from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.network.exchange import BadResponse, TooSlow, find_cause
+from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import PermanentError, is_passing, retry_after_s
-from truss_cache_tasks.planning.listing import wrong_answer
-from truss_cache_tasks.planning.request import SourceRef
-from truss_cache_tasks.sources.network import is_hopeless, proxy_refuses, proxy_status
 
 CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")  # all that we ask of S3
 BAD_KEYS = {
@@ -124,7 +124,7 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
             hint="Copy the object to one that S3 encrypts by itself (SSE-S3 or SSE-KMS).",
         )
     if code in BUSY or is_passing(status):
-        return Unavailable(f"{asked.what}: {asked.endpoint} answered {answered}", hint=WAIT)
+        return TransientError(f"{asked.what}: {asked.endpoint} answered {answered}", hint=WAIT)
     if status == 407:
         return proxy_refuses(asked.what, status)
     if status in (401, 403) or code in ("AccessDenied", "AllAccessDisabled", "AccountProblem"):
@@ -187,7 +187,7 @@ def in_our_words(asked: Asked) -> Iterator[None]:
         raise NotFound(f"{asked.what}: not a bucket name", hint="Correct the bucket in repo_id.") from error
     except aws.SSLError as error:
         if not is_hopeless(error):
-            raise Unavailable(f"{asked.what}: {asked.endpoint}: TLS failed", hint=WAIT) from error
+            raise TransientError(f"{asked.what}: {asked.endpoint}: TLS failed", hint=WAIT) from error
         raise PermanentError(
             f"{asked.what}: {asked.endpoint}: its certificate is not trusted",
             hint="For a certificate authority of your own set SSL_CERT_FILE or AWS_CA_BUNDLE.",
@@ -221,8 +221,8 @@ def _unreachable(asked: Asked, error: Any) -> CacheTaskError:
     if (bad := find_cause(error, BadResponse)) is not None:
         return wrong_answer(asked.what, bad.found, bad.expected)
     if (slow := find_cause(error, TooSlow)) is not None:
-        return Unavailable(f"{endpoint}: {slow}", hint=WAIT)
-    return Unavailable(
+        return TransientError(f"{endpoint}: {slow}", hint=WAIT)
+    return TransientError(
         f"{endpoint} cannot be reached ({type(error).__name__})",
         hint="Check the network, proxies, and AWS_ENDPOINT_URL_S3; then run again.",
     )
@@ -244,6 +244,6 @@ def _refusal_of_client(asked: Asked, response: Mapping[str, Any]) -> CacheTaskEr
     region = meta.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.get("Region", "")
     status = int(meta.get("HTTPStatusCode", 0))
     found = refusal(asked, status, str(error.get("Code") or status), str(error.get("Message", "")), region)
-    if isinstance(found, Unavailable):
+    if isinstance(found, TransientError):
         found.retry_after_s = retry_after_s(meta.get("HTTPHeaders", {}))
     return found

@@ -6,15 +6,15 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable
 
-from truss_cache_tasks.planning.freshness import same_mtime
-from truss_cache_tasks.planning.listing import Digest
-from truss_cache_tasks.planning.plan import RECORDS, PlannedFile
-from truss_cache_tasks.planning.records import FileRecord
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.model.listing import Digest
+from truss_cache_tasks.model.plan import RECORDS, PlannedFile
+from truss_cache_tasks.model.records import FileRecord
+from truss_cache_tasks.model.request import Layout
+from truss_cache_tasks.model.status import same_mtime
 from truss_cache_tasks.store import partials
 from truss_cache_tasks.store.disk import disk_errors, token
-from truss_cache_tasks.store.held import Held, held_file, place_file
-from truss_cache_tasks.store.layout import STAGED, Place, blob_id, bytes_of, bytes_of_blob
+from truss_cache_tasks.store.held import LocalBlob, held_file, place_file
+from truss_cache_tasks.store.layout import STAGED, CacheRoot, blob_id, bytes_of, bytes_of_blob
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.partials import Partial
 
@@ -23,14 +23,14 @@ PUBLISHED = f"{RECORDS}/published"
 
 
 def publish(
-    place: Place,
+    place: CacheRoot,
     planned: PlannedFile,
     partial: Partial,
     digest: Digest | None,
     *,
     xxh3: str,
     stopped: Callable[[], bool] = lambda: False,
-) -> Held | None:
+) -> LocalBlob | None:
     """Make a complete, verified and synced partial a blob; its name survives a power cut after `sync_names`.
 
     What the store has as gzip is decoded first; its digest is of the stored bytes.
@@ -58,7 +58,7 @@ def publish(
     return held_file(place.tree, path, stat, xxh3, confirmed)
 
 
-def _put(place: Place, path: str, blob: str) -> None:
+def _put(place: CacheRoot, path: str, blob: str) -> None:
     try:
         place.tree.rename(path, blob)
     except IsADirectoryError:
@@ -66,7 +66,7 @@ def _put(place: Place, path: str, blob: str) -> None:
         place.tree.rename(path, blob)
 
 
-def sync_names(place: Place, held: Iterable[Held]) -> None:
+def sync_names(place: CacheRoot, held: Iterable[LocalBlob]) -> None:
     """Make the names of published blobs survive a power cut, which a manifest that lists them relies on."""
     folders = {os.path.dirname(one.at) for one in held}
     for folder in sorted(folders | {os.path.dirname(folder) for folder in folders}):
@@ -74,9 +74,9 @@ def sync_names(place: Place, held: Iterable[Held]) -> None:
             place.tree.sync_folder(folder)  # gone: another project's clean took them, which the commit will find
 
 
-def _mark(place: Place, blob: str, mtime_ns: int) -> None:
+def _mark(place: CacheRoot, blob: str, mtime_ns: int) -> None:
     """Note that the hub blob `blob` is ours, until a manifest says so: a kill must not make it huggingface_hub's."""
-    if place.form is Form.HUB:
+    if place.layout is Layout.HUB:
         note = f"{PUBLISHED}/{os.path.basename(blob)}"
         descriptor = place.tree.open(note, os.O_WRONLY | os.O_CREAT, make=True)
         try:
@@ -85,30 +85,30 @@ def _mark(place: Place, blob: str, mtime_ns: int) -> None:
             os.close(descriptor)
 
 
-def is_marked(place: Place, blob: str) -> bool:
+def is_marked(place: CacheRoot, blob: str) -> bool:
     """Whether the hub blob `blob` is noted as ours."""
     note, stat = place.tree.lstat(f"{PUBLISHED}/{os.path.basename(blob)}"), place.tree.lstat(blob)
     return note is not None and stat is not None and same_mtime(note.st_mtime_ns, stat.st_mtime_ns)
 
 
-def settle_in(place: Place, held: Iterable[Held]) -> None:
+def settle_in(place: CacheRoot, held: Iterable[LocalBlob]) -> None:
     """Remove what stood for these bytes until a manifest listed them. The caller holds the root's lock."""
     for one in held:
-        if place.form is Form.HUB:
+        if place.layout is Layout.HUB:
             place.tree.unlink(f"{PUBLISHED}/{os.path.basename(one.at)}")
         elif one.root is place.tree and one.at.startswith(f"{STAGING}/"):
             place.tree.unlink(one.at)
-    if place.form is not Form.HUB:
+    if place.layout is not Layout.HUB:
         place.tree.remove_hollow(STAGING)
 
 
-def bring_home(place: Place, planned: PlannedFile, held: Held, stopped: Callable[[], bool]) -> Held:
+def bring_home(place: CacheRoot, planned: PlannedFile, held: LocalBlob, stopped: Callable[[], bool]) -> LocalBlob:
     """Put bytes that lie elsewhere on this machine (a mount, a volume) into the hub's blobs, linked where possible.
 
     Raises:
         Vanished: they are not there any more.
     """
-    path = f"blobs/{blob_id(planned.identity, place.form)}"
+    path = f"blobs/{blob_id(planned.identity, place.layout)}"
     if held.root is place.tree and held.at == path:
         return held
     shared = bytes_of_blob(place, path)
@@ -127,7 +127,7 @@ def bring_home(place: Place, planned: PlannedFile, held: Held, stopped: Callable
         return held_file(place.tree, path, stat, held.xxh3, held.digest)
 
 
-def staged(place: Place, name: str) -> list[str]:
+def staged(place: CacheRoot, name: str) -> list[str]:
     """Return the whole files of this blob id that no path shows (flat layouts)."""
     folder = _staging(name)
     return [
@@ -152,7 +152,7 @@ def _staging(name: str) -> str:
     return f"{STAGING}/{name[:2]}"
 
 
-def retire(place: Place, record: FileRecord) -> None:
+def retire(place: CacheRoot, record: FileRecord) -> None:
     """Take a file of a flat layout out of sight, its bytes kept, so that undoing an edit fetches nothing."""
     keep(place, record)
     target = _blob_path(place, record.identity, record.xxh3, record.digest)
@@ -161,13 +161,13 @@ def retire(place: Place, record: FileRecord) -> None:
     place.tree.unlink(record.path)
 
 
-def keep(place: Place, record: FileRecord) -> None:
+def keep(place: CacheRoot, record: FileRecord) -> None:
     """Keep the bytes of a file of a flat layout that is about to be replaced; where the disk has no hard links, not."""
     with contextlib.suppress(OSError):
         place.tree.link(place.tree, record.path, _blob_path(place, record.identity, record.xxh3, record.digest))
 
 
-def is_as_recorded(place: Place, record: FileRecord) -> bool:
+def is_as_recorded(place: CacheRoot, record: FileRecord) -> bool:
     """Whether the file that shows `record` has the stat that it was recorded with."""
     found = bytes_of(place, record.path)
     if found is None or found.stat.st_size != record.size:
@@ -191,8 +191,8 @@ def as_digest(text: str) -> Digest | None:
     return Digest(algorithm, value) if value and not algorithm.endswith(("-composite", "-gzip")) else None
 
 
-def _blob_path(place: Place, identity: str, xxh3: str, digest: str) -> str:
-    name = blob_id(identity, place.form)
-    if place.form is Form.HUB:
+def _blob_path(place: CacheRoot, identity: str, xxh3: str, digest: str) -> str:
+    name = blob_id(identity, place.layout)
+    if place.layout is Layout.HUB:
         return f"blobs/{name}"
     return f"{_staging(name)}/{name}.{xxh3}.{digest.replace(':', '-', 1) if digest else 'unverified'}"

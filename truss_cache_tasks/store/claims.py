@@ -7,16 +7,16 @@ import os
 from collections.abc import Collection
 from dataclasses import asdict, replace
 
-from truss_cache_tasks.errors import StoreError
-from truss_cache_tasks.planning.keys import RequestKey
-from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.records import FORMAT, Claim, Claims, Pin, Project
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.keys import RequestKey
+from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import FORMAT, Claim, Claims, Pin, Project
 from truss_cache_tasks.store import reading
 from truss_cache_tasks.store.disk import disk_errors, write_json
-from truss_cache_tasks.store.layout import Place, is_commit
+from truss_cache_tasks.store.layout import CacheRoot, is_commit
 from truss_cache_tasks.store.manifest import read_manifest, request_keys
 from truss_cache_tasks.store.reading import Denied, NewerFormat, Unreadable, read_once, read_record
-from truss_cache_tasks.store.root import CacheRoot
+from truss_cache_tasks.store.tree import FileTree
 
 _FOLDER = f"{RECORDS}/claims"
 _PINS = f"{RECORDS}/pins.json"
@@ -44,12 +44,12 @@ _PIN = {
 }
 
 
-def read_claims(place: Place, project: str) -> Claims:
+def read_claims(place: CacheRoot, project: str) -> Claims:
     """Return this project's claims in this root; none where the file is missing or of no use."""
     return _usable(place, _path(project))
 
 
-def claims_of(place: Place, project: Project) -> Claims:
+def claims_of(place: CacheRoot, project: Project) -> Claims:
     """Return this project's claims in this root as its config stands now (`aligned`)."""
     claims = read_claims(place, project.id)
     known = _aligned.get(id(claims))
@@ -60,7 +60,7 @@ def claims_of(place: Place, project: Project) -> Claims:
     return known[2]
 
 
-def fingerprints(place: Place, of: str) -> frozenset[str]:
+def fingerprints(place: CacheRoot, of: str) -> frozenset[str]:
     """Return the credentials' fingerprints of all claims that are, or once were, on something in this root.
 
     Args:
@@ -85,7 +85,7 @@ def _fingerprints(claims: Claims) -> dict[str, set[str]]:
     return known[1]
 
 
-def read_all_claims(place: Place) -> dict[str, Claims]:
+def read_all_claims(place: CacheRoot) -> dict[str, Claims]:
     """Return the claims of every project in this root, by project id; none of a file that is of no use."""
     try:
         return {_project_of(path): _usable(place, path) for path in _paths(place)}
@@ -93,8 +93,8 @@ def read_all_claims(place: Place) -> dict[str, Claims]:
         return {}
 
 
-def write_claims(place: Place, project: str, claims: Claims) -> None:
-    """Replace this project's claims; no file for no claims. Raises StoreError where another version's file lies."""
+def write_claims(place: CacheRoot, project: str, claims: Claims) -> None:
+    """Replace this project's claims; no file for no claims. Raises DiskError where another version's file lies."""
     path = _path(project)
     _make_way(place, path)
     if not claims.entries and not claims.former:
@@ -154,7 +154,7 @@ def _without(keys: tuple[str, ...], key: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(k for k in keys if k != key))
 
 
-def live_keys(place: Place, project: Project, but: Collection[str] = ()) -> set[str]:
+def live_keys(place: CacheRoot, project: Project, but: Collection[str] = ()) -> set[str]:
     """Return the request keys that the claims of any project in this root hold.
 
     Where that cannot be known, every key here is held: a claims file of another project that cannot be read (another
@@ -176,12 +176,12 @@ def live_keys(place: Place, project: Project, but: Collection[str] = ()) -> set[
     return live
 
 
-def read_pins(place: Place) -> dict[str, Pin]:
+def read_pins(place: CacheRoot) -> dict[str, Pin]:
     """Return the pins of this root that are of use, by layout.pin_name."""
     return read_once(_read_pins, place.tree, _PINS)
 
 
-def _read_pins(root: CacheRoot, path: str) -> dict[str, Pin]:
+def _read_pins(root: FileTree, path: str) -> dict[str, Pin]:
     pins: dict[str, Pin] = {}
     with contextlib.suppress(Unreadable):
         value = read_record(root, path)
@@ -191,8 +191,8 @@ def _read_pins(root: CacheRoot, path: str) -> dict[str, Pin]:
     return pins
 
 
-def write_pin(place: Place, name: str, pin: Pin | None) -> None:
-    """Set or drop one pin; no file for no pins. Raises StoreError where another version's file lies."""
+def write_pin(place: CacheRoot, name: str, pin: Pin | None) -> None:
+    """Set or drop one pin; no file for no pins. Raises DiskError where another version's file lies."""
     pins = dict(read_pins(place))
     if pins.get(name) == pin:
         return
@@ -216,7 +216,7 @@ def _project_of(path: str) -> str:
     return os.path.basename(path).removesuffix(".json")
 
 
-def _paths(place: Place) -> list[str]:
+def _paths(place: CacheRoot) -> list[str]:
     """Return the claims files of this root. Raises Unreadable."""
     try:
         return sorted(f"{_FOLDER}/{name}" for name in place.tree.names(_FOLDER) if name.endswith(".json"))
@@ -224,34 +224,34 @@ def _paths(place: Place) -> list[str]:
         raise Denied(f"{place.root / _FOLDER} cannot be read ({exc.strerror or exc})") from exc
 
 
-def _make_way(place: Place, path: str) -> None:
+def _make_way(place: CacheRoot, path: str) -> None:
     """Look at what is about to be replaced: what is of no use to anybody goes, what others may need stays."""
     name = place.root / path
     try:
         read_record(place.tree, path)
     except NewerFormat as exc:
-        raise StoreError(
+        raise DiskError(
             f"another version of truss_cache_tasks wrote {name}: {exc}", hint="Use that version, or remove the file."
         ) from exc
     except Denied as exc:
-        raise StoreError(f"cannot replace {name}: {exc}", hint="Make it readable, or remove the file.") from exc
+        raise DiskError(f"cannot replace {name}: {exc}", hint="Make it readable, or remove the file.") from exc
     except Unreadable:
         place.tree.remove_hollow(path)
 
 
-def _usable(place: Place, path: str) -> Claims:
+def _usable(place: CacheRoot, path: str) -> Claims:
     try:
         return _read(place, path)
     except Unreadable:
         return Claims({})
 
 
-def _read(place: Place, path: str) -> Claims:
+def _read(place: CacheRoot, path: str) -> Claims:
     """Return the claims of this file, none where it is missing. Raises Unreadable."""
     return read_once(_parse, place.tree, path)
 
 
-def _parse(root: CacheRoot, path: str) -> Claims:
+def _parse(root: FileTree, path: str) -> Claims:
     value = read_record(root, path)
     if value is None:
         return Claims({})

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from truss_cache_tasks.planning.keys import canonical, request_key
-from truss_cache_tasks.planning.plan import Plan
-from truss_cache_tasks.planning.records import Claim, FileRecord, Manifest, Pin, Project
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.model.keys import canonical, request_key
+from truss_cache_tasks.model.plan import Plan
+from truss_cache_tasks.model.records import Claim, FileRecord, Manifest, Pin, Project
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import blobs, claims, links
-from truss_cache_tasks.store.held import Held, Vanished
-from truss_cache_tasks.store.layout import Place, pin_name
+from truss_cache_tasks.store.held import LocalBlob, Vanished
+from truss_cache_tasks.store.layout import CacheRoot, pin_name
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import note_hidden, read_all, write_manifest
 from truss_cache_tasks.store.neighbours import contested, neighbours, settle
@@ -59,9 +59,9 @@ class Author:
 
 
 def commit(
-    place: Place,
+    place: CacheRoot,
     plan: Plan,
-    held: Mapping[str, Held],
+    held: Mapping[str, LocalBlob],
     author: Author,
     *,
     pinned: Pin | None,
@@ -99,7 +99,7 @@ def commit(
             raise Overtaken(pin.commit)
         if not all(one.is_unchanged for one in held.values()):
             return None
-        if place.form is not Form.HUB:  # entries that run side by side could not see each other before
+        if place.layout is not Layout.HUB:  # entries that run side by side could not see each other before
             others = neighbours(place, author.project, (author.claim,))
             settle(place, plan, contested(place, plan, others), others, held)
         known = read_all(place)
@@ -120,13 +120,13 @@ def commit(
 
 
 def _show(
-    place: Place,
+    place: CacheRoot,
     plan: Plan,
-    held: Mapping[str, Held],
+    held: Mapping[str, LocalBlob],
     author: Author,
     *,
     known: Sequence[Manifest],
-    around: Sequence[Place],
+    around: Sequence[CacheRoot],
     stopped: Callable[[], bool],
 ) -> tuple[FileRecord, ...]:
     owned = own_paths(place, around)
@@ -143,7 +143,7 @@ def _show(
 
     def before() -> None:
         note_unfinished(place, key, author.owner, paths=sight.coming)  # whose the manifest is, before it is claimed
-        if place.form is not Form.HUB:
+        if place.layout is not Layout.HUB:
             _keep_replaced(place, plan, held, [r for m in known if m.key != key for r in m.shown])
             # A record is believed by size and time, which two files may share: it must not be one of what comes now
             # (nothing may lie there now, of a file that was removed by hand, or that its user brought)
@@ -158,14 +158,14 @@ def _show(
     return files
 
 
-def _note_hidden(place: Place, around: Iterable[Place], paths: Mapping[str, str]) -> None:
+def _note_hidden(place: CacheRoot, around: Iterable[CacheRoot], paths: Mapping[str, str]) -> None:
     """Note in all roots which paths show no more what their manifests list; see `note_hidden`."""
     for root in around if paths else ():
         there = way_between(root, place)
         note_hidden(root, {seen: xxh3 for path, xxh3 in paths.items() if (seen := there(path)) is not None})
 
 
-def _stray(place: Place, plan: Plan, author: Author, around: Iterable[Place]) -> set[str]:
+def _stray(place: CacheRoot, plan: Plan, author: Author, around: Iterable[CacheRoot]) -> set[str]:
     """Return what an unfinished commit of this request, or of this claim, showed and no manifest lists."""
     key = request_key(plan.request)
     noted = [one for one in read_unfinished(place) if one.key == key or one.claims == {author.owner}]
@@ -175,7 +175,7 @@ def _stray(place: Place, plan: Plan, author: Author, around: Iterable[Place]) ->
     return paths
 
 
-def _keep_replaced(place: Place, plan: Plan, held: Mapping[str, Held], others: Iterable[FileRecord]) -> None:
+def _keep_replaced(place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], others: Iterable[FileRecord]) -> None:
     """Keep the bytes of another request that this plan will replace, so that undoing the edit fetches nothing."""
     coming = {planned.path: held[planned.identity].xxh3 for planned in plan.files}
     for record in others:
@@ -183,7 +183,7 @@ def _keep_replaced(place: Place, plan: Plan, held: Mapping[str, Held], others: I
             blobs.keep(place, record)
 
 
-def _forget_notes(place: Place, key: str, author: Author) -> None:
+def _forget_notes(place: CacheRoot, key: str, author: Author) -> None:
     """Forget what fetches of this request, and earlier ones of this claim, noted: the manifest owns it, or nothing."""
     for noted in read_unfinished(place):
         if noted.key == key or not noted.key:
@@ -192,7 +192,7 @@ def _forget_notes(place: Place, key: str, author: Author) -> None:
             keep_unfinished(place, noted, noted.claims - {author.owner})
 
 
-def claim_only(place: Place, manifest: Manifest, author: Author, is_whole: Callable[[], bool]) -> bool:
+def claim_only(place: CacheRoot, manifest: Manifest, author: Author, is_whole: Callable[[], bool]) -> bool:
     """Claim a manifest that is whole as it is; False if it is not any more, which only the root's lock can tell.
 
     Args:
@@ -205,7 +205,7 @@ def claim_only(place: Place, manifest: Manifest, author: Author, is_whole: Calla
         return True
 
 
-def _claim(place: Place, manifest: Manifest, author: Author) -> None:
+def _claim(place: CacheRoot, manifest: Manifest, author: Author) -> None:
     project, fingerprint = author.project, author.fingerprint
     mine = claims.read_claims(place, project.id)
     old = claims.claims_of(place, project).entries.get(author.claim)
@@ -217,7 +217,7 @@ def _claim(place: Place, manifest: Manifest, author: Author) -> None:
 
 
 def _hidden(
-    place: Place, plan: Plan, author: Author, known: Sequence[Manifest], around: Sequence[Place]
+    place: CacheRoot, plan: Plan, author: Author, known: Sequence[Manifest], around: Sequence[CacheRoot]
 ) -> list[FileRecord]:
     """What this entry showed before and no claim shows from now on: narrowed patterns, another revision or folder.
 
@@ -228,7 +228,7 @@ def _hidden(
     if old is None:
         return []
     key = request_key(plan.request)
-    before = [m for m in known if m.key == old.request and (m.key != key or place.form is not Form.HUB)]
+    before = [m for m in known if m.key == old.request and (m.key != key or place.layout is not Layout.HUB)]
     kept = {planned.path for planned in plan.files}
     if any(manifest.paths - kept for manifest in before):
         kept |= paths_in_use(place, around, project, but={(place.root, author.claim)})

@@ -1,4 +1,4 @@
-"""Operations on files that all of store/ uses. An OSError becomes a StoreError here, with a hint."""
+"""Operations on files that all of store/ uses. An OSError becomes a DiskError here, with a hint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from truss_cache_tasks.errors import Stopped, StoreError
-from truss_cache_tasks.planning.digests import Hasher
-from truss_cache_tasks.store.root import CacheRoot, sync
+from truss_cache_tasks.errors import DiskError, Stopped
+from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.store.tree import FileTree, sync
 
 # What link(2) and symlink(2) answer where a disk, or a pair of disks, has no such links: then bytes are copied.
 NO_LINKS = frozenset(
@@ -54,17 +54,17 @@ def disk_errors(what: str) -> Iterator[None]:
         raise disk_error(what, exc) from exc
 
 
-def disk_error(what: str, exc: OSError) -> StoreError:
-    """Return the StoreError for an OSError: `what` failed, why, and what to do."""
+def disk_error(what: str, exc: OSError) -> DiskError:
+    """Return the DiskError for an OSError: `what` failed, why, and what to do."""
     hint = _HINTS.get(exc.errno or 0, "Look at the disk, then run the command again.")
     path = exc.filename2 or exc.filename  # of a rename, where to
     name = f" ({path})" if path and str(path) not in what else ""
-    return StoreError(f"{what}: {exc.strerror or exc}{name}", hint=hint)
+    return DiskError(f"{what}: {exc.strerror or exc}{name}", hint=hint)
 
 
 @contextlib.contextmanager
 def import_errors() -> Iterator[None]:
-    """Translate a failed import: into the OSError that it is for want of a file descriptor, else into a StoreError.
+    """Translate a failed import: into the OSError that it is for want of a file descriptor, else into a DiskError.
 
     What another thread left half imported for the same want is met as an ImportError that does not name it.
     """
@@ -75,10 +75,10 @@ def import_errors() -> Iterator[None]:
             if os.strerror(number) in str(exc):
                 raise OSError(number, os.strerror(number)) from exc
         hint = "Allow more open files (ulimit -n), or install truss-cache-tasks again."
-        raise StoreError(f"a module cannot be loaded: {exc}", hint=hint) from exc
+        raise DiskError(f"a module cannot be loaded: {exc}", hint=hint) from exc
 
 
-def write_json(root: CacheRoot, path: str, value: Any, *, indent: int | None = 1) -> None:
+def write_json(root: FileTree, path: str, value: Any, *, indent: int | None = 1) -> None:
     """Replace the file at `path` by this JSON: whole or not at all, also after a power cut.
 
     Args:
@@ -106,7 +106,7 @@ def token() -> str:
     return os.urandom(4).hex()
 
 
-def copy_file(source: CacheRoot, at: str, target: CacheRoot, path: str, stopped: Callable[[], bool]) -> str:
+def copy_file(source: FileTree, at: str, target: FileTree, path: str, stopped: Callable[[], bool]) -> str:
     """Make `path`, where nothing lies, a synced reflink or copy with the mtime of its source; return its xxh3-128."""
     with (
         open(source.open(at, os.O_RDONLY), "rb", buffering=0) as old,

@@ -1,4 +1,4 @@
-"""Held: a whole, verified file on this disk, and how it gets another name: hard link, reflink or copy."""
+"""LocalBlob: a whole, verified file on this disk, and how it gets another name: hard link, reflink or copy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from truss_cache_tasks.store.disk import NO_LINKS, copy_file
-from truss_cache_tasks.store.root import CacheRoot
+from truss_cache_tasks.store.tree import FileTree
 
 
 class Vanished(Exception):
@@ -22,7 +22,7 @@ class Taken(Vanished):
 
 
 @dataclass(frozen=True)
-class Held:
+class LocalBlob:
     """Bytes that are on this disk, whole and verified, and the file that held them when it was looked at.
 
     Args:
@@ -34,7 +34,7 @@ class Held:
         ours: we brought them; what huggingface_hub left is not ours to remove.
     """
 
-    root: CacheRoot
+    root: FileTree
     at: str
     size: int
     xxh3: str
@@ -64,13 +64,13 @@ class Held:
         return self.is_file(self.root.lstat(self.at))
 
 
-def held_file(root: CacheRoot, at: str, stat: os.stat_result, xxh3: str, digest: str, *, ours: bool = True) -> Held:
+def held_file(root: FileTree, at: str, stat: os.stat_result, xxh3: str, digest: str, *, ours: bool = True) -> LocalBlob:
     """Return what `stat` says of the file `at`, whose bytes have this xxh3-128."""
-    return Held(root, at, stat.st_size, xxh3, digest, stat.st_dev, stat.st_ino, stat.st_mtime_ns, ours)
+    return LocalBlob(root, at, stat.st_size, xxh3, digest, stat.st_dev, stat.st_ino, stat.st_mtime_ns, ours)
 
 
 def place_file(
-    held: Held, root: CacheRoot, path: str, stopped: Callable[[], bool], *, link: bool = True
+    held: LocalBlob, root: FileTree, path: str, stopped: Callable[[], bool], *, link: bool = True
 ) -> os.stat_result:
     """Make `path`, where nothing lies, the same bytes as `held`: hard link, else reflink, else copy.
 
@@ -92,7 +92,7 @@ def place_file(
     return stat
 
 
-def _link_or_copy(held: Held, root: CacheRoot, path: str, stopped: Callable[[], bool], *, link: bool) -> None:
+def _link_or_copy(held: LocalBlob, root: FileTree, path: str, stopped: Callable[[], bool], *, link: bool) -> None:
     if link and _is_linked(held, root, path):
         return
     try:
@@ -104,7 +104,7 @@ def _link_or_copy(held: Held, root: CacheRoot, path: str, stopped: Callable[[], 
         raise
 
 
-def _is_linked(held: Held, root: CacheRoot, path: str) -> bool:
+def _is_linked(held: LocalBlob, root: FileTree, path: str) -> bool:
     """Make a hard link of the very file that was looked at, if these disks can."""
     try:
         root.link(held.root, held.at, path)

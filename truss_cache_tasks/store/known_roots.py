@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Collection
 
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.errors import StoreError
-from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.records import FORMAT, Project
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import FORMAT, Project
 from truss_cache_tasks.store import reading
 from truss_cache_tasks.store.disk import disk_errors, write_json
 from truss_cache_tasks.store.locks import LockFile, locked
 from truss_cache_tasks.store.reading import Unreadable, read_record
-from truss_cache_tasks.store.root import CacheRoot
+from truss_cache_tasks.store.tree import FileTree
 
 _FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(reading.is_root, value))}
 
@@ -25,9 +25,9 @@ _FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(reading.is
 def known_roots(settings: Settings, project: Project) -> set[str]:
     """Return the absolute paths of the roots that this project has used, as far as they were noted."""
     try:
-        value = read_record(CacheRoot(settings.state_dir), f"{project.id}.json")
+        value = read_record(FileTree(settings.state_dir), f"{project.id}.json")
         return set() if value is None else set(reading.check_fields(value, _FIELDS, "it", more=True)["roots"])
-    except (Unreadable, StoreError):
+    except (Unreadable, DiskError):
         return set()
 
 
@@ -36,12 +36,12 @@ def remember_roots(settings: Settings, project: Project, say: Callable[[str], No
     if not set(project.roots) <= known_roots(settings, project):
         try:
             _write(settings, project, add=project.roots)
-        except StoreError as error:
+        except DiskError as error:
             say(f"warning: {error}: `clean` will not find this cache after an edit of its path")
 
 
 def forget_empty_roots(settings: Settings, project: Project) -> None:
-    """Forget the roots in which nothing of ours is. Raises StoreError."""
+    """Forget the roots in which nothing of ours is. Raises DiskError."""
     known = known_roots(settings, project)
     used = {root for root in known if os.path.lexists(os.path.join(root, RECORDS))}
     if used != known:
@@ -51,7 +51,7 @@ def forget_empty_roots(settings: Settings, project: Project) -> None:
 def _write(
     settings: Settings, project: Project, *, add: Collection[str] = (), only: Collection[str] | None = None
 ) -> None:
-    state, path = CacheRoot(settings.state_dir), f"{project.id}.json"
+    state, path = FileTree(settings.state_dir), f"{project.id}.json"
     with disk_errors(f"cannot write {settings.state_dir / path}"), locked(LockFile(state, f"{project.id}.lock")):
         roots = known_roots(settings, project) | set(add)
         roots = roots if only is None else roots & set(only)

@@ -5,7 +5,7 @@
     claims/{project}.json       which project uses which manifest
     pins.json                   the commit that each moving revision stands for
     fetches/{key}.json          what an unfinished fetch of a request may have left: blobs, partials, visible paths
-    published/{etag}            hub form: a blob that is ours and that no manifest lists yet, with the mtime of the blob
+    published/{etag}            hub layout: a blob of ours that no manifest lists yet, with the mtime of the blob
     blobs/{id:2}/{id}.{xxh3}.{digest}   whole files that no path shows: verified and not yet committed, or hidden again
     partials/{id}.{token}       files that are being fetched, or that a run left for the next one
     partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
@@ -28,35 +28,35 @@ from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 from typing import NamedTuple
 
-from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.request import Form, Kind, Request
+from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.request import Layout, Request, StoreKind
 from truss_cache_tasks.store.locks import LockFile
-from truss_cache_tasks.store.root import CacheRoot
+from truss_cache_tasks.store.tree import FileTree
 
 
 @dataclass(frozen=True)
-class Place:
+class CacheRoot:
     """Where an entry's files and our records of them are.
 
     Args:
         root: the cache root that holds `.truss_cache`.
-        form: how files are laid out below it.
-        hub: the hub cache that `root` lies in (hub form), else None.
+        layout: how files are laid out below it.
+        hub: the hub cache that `root` lies in (hub layout), else None.
     """
 
     root: Path
-    form: Form
+    layout: Layout
     hub: Path | None = None
 
     @cached_property
-    def tree(self) -> CacheRoot:
+    def tree(self) -> FileTree:
         """The root's files: the only way to them."""
-        return CacheRoot(self.root)
+        return FileTree(self.root)
 
     @cached_property
-    def hub_tree(self) -> CacheRoot | None:
-        """The hub cache's files, of the hub form."""
-        return CacheRoot(self.hub) if self.hub is not None else None
+    def hub_tree(self) -> FileTree | None:
+        """The hub cache's files, of the hub layout."""
+        return FileTree(self.hub) if self.hub is not None else None
 
     @cached_property
     def records(self) -> Path:
@@ -74,25 +74,25 @@ class Place:
         return self.lock(blob_id)
 
 
-def hub_place(request: Request, hub: Path) -> Place:
+def hub_place(request: Request, hub: Path) -> CacheRoot:
     """Where huggingface_hub itself would put this repo."""
-    return Place(hub / f"models--{request.source.root.replace('/', '--')}", Form.HUB, hub)
+    return CacheRoot(hub / f"models--{request.source.root.replace('/', '--')}", Layout.HUB, hub)
 
 
-def place_of(request: Request, hub: Path, model_cache: Path, mount_root: Path | None) -> Place:
+def place_of(request: Request, hub: Path, model_cache: Path, mount_root: Path | None) -> CacheRoot:
     """Where this request's files go.
 
     Args:
         mount_root: prefixes an absolute `mount_location`, or None.
     """
-    match request.form:
-        case Form.HUB:
+    match request.layout:
+        case Layout.HUB:
             return hub_place(request, hub)
-        case Form.MOUNT:
+        case Layout.MOUNT:
             mount = Path(request.folder)
-            return Place(mount_root / mount.relative_to("/") if mount_root else mount, Form.MOUNT)
-        case Form.VOLUME | Form.BUCKET:
-            return Place(model_cache, request.form)
+            return CacheRoot(mount_root / mount.relative_to("/") if mount_root else mount, Layout.MOUNT)
+        case Layout.VOLUME | Layout.BUCKET:
+            return CacheRoot(model_cache, request.layout)
 
 
 def is_commit(revision: str) -> bool:
@@ -102,15 +102,15 @@ def is_commit(revision: str) -> bool:
 
 def pin_name(request: Request) -> str | None:
     """Return the name under which a root keeps this request's pin; None where nothing can move."""
-    if request.source.kind is not Kind.HUGGINGFACE or is_commit(request.revision):
+    if request.source.kind is not StoreKind.HUGGINGFACE or is_commit(request.revision):
         return None
     return f"{request.source.root}@{request.revision}"
 
 
 @lru_cache(1 << 16)  # asked several times a file
-def blob_id(identity: str, form: Form) -> str:
+def blob_id(identity: str, layout: Layout) -> str:
     """Return the file name of these bytes: in the hub cache the ETag (the digest), elsewhere a name of ours."""
-    if form is Form.HUB:
+    if layout is Layout.HUB:
         return identity.partition(":")[2]
     return hashlib.sha256(identity.encode()).hexdigest()[:40]
 
@@ -171,17 +171,17 @@ class Found(NamedTuple):
 
     Args:
         root, at: where it is; `stat` of it.
-        blob: the blob of the hub form that was read on the way, relative to the place's root; "" for none.
+        blob: the blob of the hub layout that was read on the way, relative to the place's root; "" for none.
     """
 
-    root: CacheRoot
+    root: FileTree
     at: str
     stat: os.stat_result
     blob: str = ""
 
 
-def bytes_of(place: Place, path: str) -> Found | None:
-    """Return where the bytes of a visible path are: there, or in the hub form where its link leads.
+def bytes_of(place: CacheRoot, path: str) -> Found | None:
+    """Return where the bytes of a visible path are: there, or in the hub layout where its link leads.
 
     Links are followed in two cases alone: from a snapshot to a blob of the same repo, and from there to the store that
     huggingface_hub shares between repos. None where nothing is there, or what leads elsewhere.
@@ -189,13 +189,13 @@ def bytes_of(place: Place, path: str) -> Found | None:
     stat = place.tree.lstat(path)
     if stat is None:
         return None
-    if S_ISLNK(stat.st_mode) and place.form is Form.HUB:
+    if S_ISLNK(stat.st_mode) and place.layout is Layout.HUB:
         blob = blob_of_link(place, path)
         return None if blob is None else bytes_of_blob(place, blob)
     return Found(place.tree, path, stat) if S_ISREG(stat.st_mode) else None
 
 
-def blob_of_link(place: Place, path: str) -> str | None:
+def blob_of_link(place: CacheRoot, path: str) -> str | None:
     """Return the blob, relative to the root, that the link at `path` names; None where none is, or leads elsewhere."""
     text = place.tree.readlink(path)
     if text is None:
@@ -205,8 +205,8 @@ def blob_of_link(place: Place, path: str) -> str | None:
     return target if folder == "blobs" and name not in ("", ".", "..") else None
 
 
-def bytes_of_blob(place: Place, blob: str) -> Found | None:
-    """Return where the bytes of a blob of the hub form are, as `bytes_of` does."""
+def bytes_of_blob(place: CacheRoot, blob: str) -> Found | None:
+    """Return where the bytes of a blob of the hub layout are, as `bytes_of` does."""
     stat = place.tree.lstat(blob)
     if stat is None:
         return None

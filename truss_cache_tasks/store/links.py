@@ -12,14 +12,14 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from stat import S_ISDIR, S_ISREG
 
-from truss_cache_tasks.errors import StoreError
-from truss_cache_tasks.planning.plan import Plan, PlannedFile
-from truss_cache_tasks.planning.records import FileRecord
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.plan import Plan, PlannedFile
+from truss_cache_tasks.model.records import FileRecord
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store.blobs import STAGING, retire
 from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, token
-from truss_cache_tasks.store.held import Held, Taken, Vanished, place_file
-from truss_cache_tasks.store.layout import Place, blob_id, blob_of_link
+from truss_cache_tasks.store.held import LocalBlob, Taken, Vanished, place_file
+from truss_cache_tasks.store.layout import CacheRoot, blob_id, blob_of_link
 from truss_cache_tasks.store.ownership import folders_of
 from truss_cache_tasks.store.partials import FOLDER as PARTIALS
 from truss_cache_tasks.store.refs import drop_refs, point_ref
@@ -27,9 +27,9 @@ from truss_cache_tasks.store.sight import Sight, link_text
 
 
 def expose(
-    place: Place,
+    place: CacheRoot,
     plan: Plan,
-    held: Mapping[str, Held],
+    held: Mapping[str, LocalBlob],
     sight: Sight,
     *,
     owned: Collection[str],
@@ -61,7 +61,7 @@ def expose(
                 is_last = last.get(planned.identity) == planned.path
                 shown[planned.path] = _show(place, planned, held, sight, staged, is_last=is_last)
         except BaseException as exc:
-            with contextlib.suppress(OSError, StoreError):
+            with contextlib.suppress(OSError, DiskError):
                 failed(empty | {planned.path} if isinstance(exc, Taken) else empty)
             raise
         finally:
@@ -69,7 +69,7 @@ def expose(
                 if path.startswith(f"{PARTIALS}/"):
                     with contextlib.suppress(OSError):
                         place.tree.unlink(path)
-        if place.form is Form.HUB:
+        if place.layout is Layout.HUB:
             point_ref(place, plan.request.revision, plan.revision)
     return tuple(
         _record(place, planned, held[planned.identity], shown[planned.path], is_made=_is_made(planned, owned, sight))
@@ -82,14 +82,14 @@ def _is_made(planned: PlannedFile, owned: Collection[str], sight: Sight) -> bool
 
 
 def _stage(
-    place: Place, plan: Plan, held: Mapping[str, Held], sight: Sight, stopped: Callable[[], bool]
+    place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], sight: Sight, stopped: Callable[[], bool]
 ) -> dict[str, str]:
     """Give the bytes of every path that is to come a name in our folder, and return these by path; none for links.
 
     A blob of the staging folder has one already, which serves one path.
     """
     staged: dict[str, str] = {}
-    if place.form is Form.HUB:
+    if place.layout is Layout.HUB:
         return staged
     taken: set[str] = set()
     try:
@@ -113,9 +113,9 @@ def _stage(
 
 
 def _show(
-    place: Place,
+    place: CacheRoot,
     planned: PlannedFile,
-    held: Mapping[str, Held],
+    held: Mapping[str, LocalBlob],
     sight: Sight,
     staged: Mapping[str, str],
     *,
@@ -132,7 +132,7 @@ def _show(
         return lying if S_ISREG(lying.st_mode) else _bytes_of(one)
     place.tree.remove_hollow(path)
     over = sight.coming[path]
-    if place.form is Form.HUB:
+    if place.layout is Layout.HUB:
         return _show_blob(place, planned, one, is_over=over is not None, is_last=is_last)
     source = place.tree.lstat(staged[path])
     if source is None:
@@ -141,7 +141,9 @@ def _show(
     return _seen(place, path, source, one.size)
 
 
-def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool, is_last: bool) -> os.stat_result:
+def _show_blob(
+    place: CacheRoot, planned: PlannedFile, one: LocalBlob, *, is_over: bool, is_last: bool
+) -> os.stat_result:
     """Make the link of a snapshot that huggingface_hub makes; where the disk has none, the file itself, as it does."""
     path, text = planned.path, link_text(place, planned)
     try:
@@ -162,7 +164,7 @@ def _show_blob(place: Place, planned: PlannedFile, one: Held, *, is_over: bool, 
     return _bytes_of(one)
 
 
-def _show_blob_itself(place: Place, path: str, one: Held, *, is_over: bool, is_last: bool) -> os.stat_result:
+def _show_blob_itself(place: CacheRoot, path: str, one: LocalBlob, *, is_over: bool, is_last: bool) -> os.stat_result:
     name = one.at
     if not one.ours or not is_last:  # huggingface_hub's, which stays; or needed once more
         name = f"{PARTIALS}/put.{token()}"
@@ -176,14 +178,14 @@ def _show_blob_itself(place: Place, path: str, one: Held, *, is_over: bool, is_l
     return _seen(place, path, source, one.size)
 
 
-def _bytes_of(one: Held) -> os.stat_result:
+def _bytes_of(one: LocalBlob) -> os.stat_result:
     stat = one.root.lstat(one.at)
     if stat is None or not one.is_file(stat):
         raise Vanished(one.at)
     return stat
 
 
-def _give_name(place: Place, source: str, path: str, *, is_over: bool) -> None:
+def _give_name(place: CacheRoot, source: str, path: str, *, is_over: bool) -> None:
     """Give a file of our folder the name `path` too, or where the disk has no hard links alone.
 
     Args:
@@ -205,7 +207,7 @@ def _give_name(place: Place, source: str, path: str, *, is_over: bool) -> None:
     place.tree.rename(source, path)
 
 
-def _seen(place: Place, path: str, source: os.stat_result, size: int) -> os.stat_result:
+def _seen(place: CacheRoot, path: str, source: os.stat_result, size: int) -> os.stat_result:
     """Return the stat of a path that was just shown, if it is the file that was meant and has the planned size."""
     stat = place.tree.lstat(path)
     if stat is None or (stat.st_dev, stat.st_ino, stat.st_size) != (source.st_dev, source.st_ino, size):
@@ -213,10 +215,12 @@ def _seen(place: Place, path: str, source: os.stat_result, size: int) -> os.stat
     return stat
 
 
-def _record(place: Place, planned: PlannedFile, held: Held, stat: os.stat_result, *, is_made: bool) -> FileRecord:
+def _record(
+    place: CacheRoot, planned: PlannedFile, held: LocalBlob, stat: os.stat_result, *, is_made: bool
+) -> FileRecord:
     """Return the record of a shown file: what the plan says, and the mtime that the disk gave it."""
     encoded = bool(planned.file.encoding)
-    blob = f"blobs/{blob_id(planned.identity, place.form)}" if place.form is Form.HUB else ""
+    blob = f"blobs/{blob_id(planned.identity, place.layout)}" if place.layout is Layout.HUB else ""
     if blob and place.tree.lstat(blob) is None:
         blob = ""  # without links the file itself is in the snapshot
     return FileRecord(
@@ -229,18 +233,18 @@ def _record(place: Place, planned: PlannedFile, held: Held, stat: os.stat_result
         xxh3=held.xxh3,
         blob=blob,
         made_link=is_made,
-        made_blob=held.ours if place.form is Form.HUB else is_made,
+        made_blob=held.ours if place.layout is Layout.HUB else is_made,
         stored_size=planned.file.size if encoded else None,
     )
 
 
-def hide(place: Place, records: Iterable[FileRecord]) -> set[str]:
+def hide(place: CacheRoot, records: Iterable[FileRecord]) -> set[str]:
     """Take these paths out of sight, save what is not ours, and return them.
 
     The bytes stay: as blobs of the hub, or retired into our own folder.
     """
     records = [record for record in records if record.made_link]
-    if place.form is Form.HUB:
+    if place.layout is Layout.HUB:
         drop_refs(place, {record.path for record in records})
     hidden = set()
     for record in records:
@@ -248,7 +252,7 @@ def hide(place: Place, records: Iterable[FileRecord]) -> set[str]:
         if stat is None or S_ISDIR(stat.st_mode):
             continue
         with disk_errors(f"cannot remove {place.root / record.path}"):
-            if place.form is Form.HUB or not S_ISREG(stat.st_mode):
+            if place.layout is Layout.HUB or not S_ISREG(stat.st_mode):
                 place.tree.unlink(record.path)
             else:
                 retire(place, record)
@@ -257,7 +261,7 @@ def hide(place: Place, records: Iterable[FileRecord]) -> set[str]:
     return hidden
 
 
-def remove(place: Place, paths: Iterable[str]) -> None:
+def remove(place: CacheRoot, paths: Iterable[str]) -> None:
     """Remove files of ours that no manifest lists."""
     for path in paths:
         stat = place.tree.lstat(path)
@@ -266,12 +270,12 @@ def remove(place: Place, paths: Iterable[str]) -> None:
         place.tree.remove_empty_parents(path, top(place))
 
 
-def top(place: Place) -> str:
+def top(place: CacheRoot) -> str:
     """Return the folder that stays however empty it gets: scan_cache_dir() warns of a repo without snapshots."""
-    return "snapshots" if place.form is Form.HUB else ""
+    return "snapshots" if place.layout is Layout.HUB else ""
 
 
-def linked_blobs(place: Place, but: Collection[str] = ()) -> set[str]:
+def linked_blobs(place: CacheRoot, but: Collection[str] = ()) -> set[str]:
     """Return the blobs that links of the snapshots lead to, save those of the paths `but`."""
     links = (path for path in place.tree.files_below("snapshots") if path not in but)
     return {blob for path in links if (blob := blob_of_link(place, path)) is not None}

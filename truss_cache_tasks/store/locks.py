@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from stat import S_ISREG
 
-from truss_cache_tasks.errors import Stopped, StoreError
+from truss_cache_tasks.errors import DiskError, Stopped
 from truss_cache_tasks.store.disk import disk_errors, token
-from truss_cache_tasks.store.root import CacheRoot
+from truss_cache_tasks.store.tree import FileTree
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.25
@@ -30,7 +30,7 @@ class LockFile:
         is_ours: it is unlinked on release, as filelock does it with its own; huggingface_hub's files (`.locks`) stay.
     """
 
-    root: CacheRoot
+    root: FileTree
     path: str
     is_ours: bool = True
 
@@ -45,7 +45,7 @@ def try_lock(lock: LockFile) -> Callable[[], None] | None:
     is written into the file, whose owner may be another user.
 
     Raises:
-        StoreError: what lies there is no regular file with one name: it may be a file of the user's.
+        DiskError: what lies there is no regular file with one name: it may be a file of the user's.
     """
     with disk_errors(f"cannot lock {lock}"):
         while True:
@@ -53,7 +53,7 @@ def try_lock(lock: LockFile) -> Callable[[], None] | None:
             stat = os.fstat(descriptor)
             if not S_ISREG(stat.st_mode) or stat.st_nlink > 1:
                 os.close(descriptor)
-                raise StoreError(f"{lock}: no lock file, expected a file with one name", hint="Move it away.")
+                raise DiskError(f"{lock}: no lock file, expected a file with one name", hint="Move it away.")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as exc:
@@ -112,17 +112,17 @@ def is_held(lock: LockFile) -> bool:
     return False
 
 
-def sweep_locks(root: CacheRoot, folder: str, shape: re.Pattern[str]) -> None:
+def sweep_locks(root: FileTree, folder: str, shape: re.Pattern[str]) -> None:
     """Remove the lock files that dead holders left in `folder` of ours."""
     for name in root.names(folder):
         if shape.fullmatch(name):
-            with contextlib.suppress(StoreError):
+            with contextlib.suppress(DiskError):
                 if release := try_lock(LockFile(root, f"{folder}/{name}")):
                     release()
 
 
 @lru_cache(64)
-def locks_work(root: CacheRoot, folder: str) -> bool:
+def locks_work(root: FileTree, folder: str) -> bool:
     """Whether a lock below this root excludes a second holder: some network and FUSE disks say yes to both.
 
     Args:

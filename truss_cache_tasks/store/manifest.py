@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from truss_cache_tasks.planning.keys import RequestKey
-from truss_cache_tasks.planning.listing import DIGITS
-from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.records import FORMAT, FileRecord, Manifest
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.model.keys import RequestKey
+from truss_cache_tasks.model.listing import DIGITS
+from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import FORMAT, FileRecord, Manifest
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import reading
 from truss_cache_tasks.store.disk import disk_errors, write_json
-from truss_cache_tasks.store.layout import MANIFEST, Place, is_commit
+from truss_cache_tasks.store.layout import MANIFEST, CacheRoot, is_commit
 from truss_cache_tasks.store.reading import Unreadable
-from truss_cache_tasks.store.root import CacheRoot
+from truss_cache_tasks.store.tree import FileTree
 
 __all__ = [
     "Unreadable",
@@ -94,7 +94,7 @@ def from_json(value: Any) -> Manifest:
         reading.check_format(value), _MANIFEST, "the manifest", optional=("hidden",), more=True
     )
     request = reading.check_fields(found["request"], _REQUEST, "the request", more=True)
-    checks = _HUB_FILE if request["form"] == Form.HUB else _FILE
+    checks = _HUB_FILE if request["form"] == Layout.HUB else _FILE
     files = tuple(
         FileRecord(**reading.check_fields(_mended(file), checks, f"files[{number}]", optional=("stored_size",)))
         for number, file in enumerate(found["files"])
@@ -116,12 +116,12 @@ def _mended(file: Any) -> Any:
     return file
 
 
-def read_manifest(place: Place, key: str) -> Manifest | None:
+def read_manifest(place: CacheRoot, key: str) -> Manifest | None:
     """Return the current manifest of this request, None without one. Raises Unreadable."""
     return _read(place, _path(key))
 
 
-def read_all(place: Place) -> list[Manifest]:
+def read_all(place: CacheRoot) -> list[Manifest]:
     """Return every readable manifest of this root, superseded ones too."""
     found = []
     for path in _paths(place):
@@ -134,12 +134,12 @@ def read_all(place: Place) -> list[Manifest]:
     return found
 
 
-def request_keys(place: Place) -> set[str]:
+def request_keys(place: CacheRoot) -> set[str]:
     """Return the request key of every manifest of this root, superseded and unreadable ones too."""
     return {os.path.basename(path).partition(".")[0] for path in _paths(place)}
 
 
-def are_all_readable(place: Place) -> bool:
+def are_all_readable(place: CacheRoot) -> bool:
     """Whether it is known what every manifest of this root lists."""
     try:
         return all(_read(place, path) is not None for path in _paths(place))
@@ -147,7 +147,7 @@ def are_all_readable(place: Place) -> bool:
         return False
 
 
-def write_manifest(place: Place, manifest: Manifest) -> None:
+def write_manifest(place: CacheRoot, manifest: Manifest) -> None:
     """Make this the current manifest of its request. One that it supersedes stays beside it, for `clean`."""
     path = _path(manifest.key)
     old = None
@@ -161,7 +161,7 @@ def write_manifest(place: Place, manifest: Manifest) -> None:
     write_json(place.tree, path, to_json(manifest))
 
 
-def note_hidden(place: Place, paths: Mapping[str, str]) -> None:
+def note_hidden(place: CacheRoot, paths: Mapping[str, str]) -> None:
     """Note in every manifest of this root which of its files are no longer visible: other bytes there are not its.
 
     Args:
@@ -179,7 +179,7 @@ def note_hidden(place: Place, paths: Mapping[str, str]) -> None:
                 write_json(place.tree, path, to_json(replace(manifest, hidden=hidden)))
 
 
-def remove_manifests(place: Place, key: str) -> None:
+def remove_manifests(place: CacheRoot, key: str) -> None:
     """Remove the manifest of this request, superseded ones too."""
     with disk_errors(f"cannot remove the records of {key[:12]}"):
         for path in _paths(place):
@@ -196,16 +196,16 @@ def _path_of_superseded(manifest: Manifest) -> str:
     return f"{_FOLDER}/{manifest.key}.{manifest.snapshot[:12]}.json"
 
 
-def _paths(place: Place) -> list[str]:
+def _paths(place: CacheRoot) -> list[str]:
     with disk_errors(f"cannot read {place.records}"):
         return sorted(f"{_FOLDER}/{name}" for name in place.tree.names(_FOLDER) if MANIFEST.fullmatch(name))
 
 
-def _read(place: Place, path: str) -> Manifest | None:
+def _read(place: CacheRoot, path: str) -> Manifest | None:
     return reading.read_once(_parse, place.tree, path)
 
 
-def _parse(root: CacheRoot, path: str) -> Manifest | None:
+def _parse(root: FileTree, path: str) -> Manifest | None:
     try:
         value = reading.read_record(root, path)
         if value is None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truss_cache_tasks.errors import Collision
-from truss_cache_tasks.planning.plan import Plan, PlannedFile
-from truss_cache_tasks.planning.records import FileRecord, Manifest, Project
+from truss_cache_tasks.model.plan import Plan, PlannedFile
+from truss_cache_tasks.model.records import FileRecord, Manifest, Project
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blobs import as_text
-from truss_cache_tasks.store.held import Held
-from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store.held import LocalBlob
+from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.manifest import read_all
 from truss_cache_tasks.store.ownership import folders_of
 
@@ -53,13 +53,13 @@ class Neighbours:
         return next(above, None) or next(iter(self.shown.folders.get(path, set()) - set(self.names)), None)
 
 
-def shown_by_config(place: Place, project: Project) -> Shown:
+def shown_by_config(place: CacheRoot, project: Project) -> Shown:
     """Return what the entries that this config has now show in this root, and in the roots above and below it."""
     found = Shown()
     for root in sorted({str(place.root), *project.roots}):
         if not _is_nested(root, str(place.root)):
             continue
-        there = Place(Path(root), place.form)
+        there = CacheRoot(Path(root), place.layout)
         owners = {
             claim.request: name
             for name, claim in claims.claims_of(there, project).entries.items()
@@ -72,7 +72,7 @@ def shown_by_config(place: Place, project: Project) -> Shown:
     return found
 
 
-def neighbours(place: Place, project: Project, names: Collection[str]) -> Neighbours:
+def neighbours(place: CacheRoot, project: Project, names: Collection[str]) -> Neighbours:
     """Return what the other entries of this config show now.
 
     Args:
@@ -81,7 +81,7 @@ def neighbours(place: Place, project: Project, names: Collection[str]) -> Neighb
     return Neighbours(shown_by_config(place, project), names)
 
 
-def contested(place: Place, plan: Plan, others: Neighbours) -> list[PlannedFile]:
+def contested(place: CacheRoot, plan: Plan, others: Neighbours) -> list[PlannedFile]:
     """Return the files whose bytes must be seen before it is known whether they collide (no common digest).
 
     Raises:
@@ -107,7 +107,7 @@ def contested(place: Place, plan: Plan, others: Neighbours) -> list[PlannedFile]
     return unsure
 
 
-def superseded(place: Place, plan: Plan, others: Neighbours) -> bool:
+def superseded(place: CacheRoot, plan: Plan, others: Neighbours) -> bool:
     """Whether another entry shows another version of an object of `plan`: only a listing can tell the newer one."""
     shown = ((planned, others.at(f"{place.root}/{planned.path}")) for planned in plan.files)
     return any(
@@ -116,7 +116,7 @@ def superseded(place: Place, plan: Plan, others: Neighbours) -> bool:
     )
 
 
-def is_replaced_by_another(place: Place, manifest: Manifest, project: Project, names: Collection[str]) -> bool:
+def is_replaced_by_another(place: CacheRoot, manifest: Manifest, project: Project, names: Collection[str]) -> bool:
     """Whether a living claim shows another version of an object where `manifest` had it: a listing tells the newer.
 
     Args:
@@ -131,7 +131,7 @@ def is_replaced_by_another(place: Place, manifest: Manifest, project: Project, n
 
 
 def settle(
-    place: Place, plan: Plan, unsure: Iterable[PlannedFile], others: Neighbours, held: Mapping[str, Held]
+    place: CacheRoot, plan: Plan, unsure: Iterable[PlannedFile], others: Neighbours, held: Mapping[str, LocalBlob]
 ) -> None:
     """Compare the bytes themselves. Raises Collision as `contested` does."""
     for planned in unsure:

@@ -12,31 +12,31 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 
-from truss_cache_tasks.errors import StoreError
-from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.records import Project
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import Project
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.disk import is_writable
-from truss_cache_tasks.store.layout import Place
+from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import are_all_readable, read_all
 from truss_cache_tasks.store.unfinished import read_unfinished
 
 
-def roots_around(place: Place, paths: Iterable[str]) -> list[Place]:
+def roots_around(place: CacheRoot, paths: Iterable[str]) -> list[CacheRoot]:
     """Return the roots with records of ours in which any of `paths` lies, `place` among them, outermost first.
 
     Args:
         paths: relative to `place`.
     """
-    if place.form is Form.HUB:
+    if place.layout is Layout.HUB:
         return [place]  # a repo of the hub cache has no other root above or below it
     top = os.path.realpath(place.root)
     above = [str(parent) for parent in Path(top).parents if _is_trusted(f"{parent}/{RECORDS}", top)]
     folders = {folder for path in paths for folder in folders_of(path)}
     below = [f"{top}/{folder}" for folder in sorted(folders) if place.tree.is_folder(f"{folder}/{RECORDS}")]
-    outer, inner = ([Place(Path(root), Form.MOUNT) for root in roots] for roots in (reversed(above), below))
+    outer, inner = ([CacheRoot(Path(root), Layout.MOUNT) for root in roots] for roots in (reversed(above), below))
     return [*outer, place, *inner]
 
 
@@ -52,8 +52,8 @@ def _is_trusted(records: str, top: str) -> bool:
 
 @contextmanager
 def roots_locked(
-    place: Place, paths: Callable[[], Collection[str]], stopped: Callable[[], bool] = lambda: False
-) -> Iterator[list[Place]]:
+    place: CacheRoot, paths: Callable[[], Collection[str]], stopped: Callable[[], bool] = lambda: False
+) -> Iterator[list[CacheRoot]]:
     """Hold the locks of the roots in which any of these paths lies, and lend these roots, as they are under the locks.
 
     Outermost first, so that no two processes wait for each other. A root that came, or whose records list further
@@ -71,7 +71,7 @@ def roots_locked(
                 if root is place:
                     held.enter_context(locked(root.lock("root"), stopped))
                 elif is_writable(root.records):
-                    with suppress(StoreError):  # what keeps us from its lock keeps everybody
+                    with suppress(DiskError):  # what keeps us from its lock keeps everybody
                         held.enter_context(locked(root.lock("root"), stopped))
             place.tree.look_anew()
             now = roots_around(place, paths())
@@ -81,7 +81,7 @@ def roots_locked(
         around = now
 
 
-def own_paths(place: Place, around: Iterable[Place]) -> set[str]:
+def own_paths(place: CacheRoot, around: Iterable[CacheRoot]) -> set[str]:
     """Return the paths below `place` that are ours: shown by a manifest as made by us, or noted by a fetch.
 
     Args:
@@ -96,7 +96,7 @@ def own_paths(place: Place, around: Iterable[Place]) -> set[str]:
 
 
 def paths_in_use(
-    place: Place, around: Iterable[Place], project: Project, but: Collection[tuple[Path, str]]
+    place: CacheRoot, around: Iterable[CacheRoot], project: Project, but: Collection[tuple[Path, str]]
 ) -> set[str]:
     """Return the paths below `place` that a living claim of any project in any of these roots lists.
 
@@ -126,7 +126,7 @@ def folders_of(path: str) -> list[str]:
     return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
-def seen_from(place: Place, root: Place, paths: Iterable[str]) -> set[str]:
+def seen_from(place: CacheRoot, root: CacheRoot, paths: Iterable[str]) -> set[str]:
     """Return those of `paths`, relative to `root`, that lie below `place`, relative to it."""
     if root is place:
         return set(paths)
@@ -134,7 +134,7 @@ def seen_from(place: Place, root: Place, paths: Iterable[str]) -> set[str]:
     return {seen for path in paths if (seen := there(path)) is not None}
 
 
-def way_between(place: Place, root: Place) -> Callable[[str], str | None]:
+def way_between(place: CacheRoot, root: CacheRoot) -> Callable[[str], str | None]:
     """Return what turns a path relative to `root` into one relative to `place`; None for one that lies not below it."""
     top, there = (os.path.realpath(one.root).rstrip("/") for one in (place, root))
     if top == there:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from stat import S_ISREG
 
 from truss_cache_tasks.errors import IntegrityError, Stopped
-from truss_cache_tasks.planning.digests import Hasher
-from truss_cache_tasks.planning.plan import RECORDS, PlannedFile
+from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.store.disk import disk_errors, token
-from truss_cache_tasks.store.layout import JOURNAL, PARTIAL, TEMPORARIES, Place, blob_id, is_temporary
+from truss_cache_tasks.store.layout import JOURNAL, PARTIAL, TEMPORARIES, CacheRoot, blob_id, is_temporary
 from truss_cache_tasks.store.locks import locks_work, try_lock
-from truss_cache_tasks.store.root import CacheRoot, sync
+from truss_cache_tasks.store.tree import FileTree, sync
 
 FOLDER = f"{RECORDS}/partials"
 _CHUNK = 1 << 20  # bytes decoded at a time
@@ -28,7 +28,7 @@ class Partial:
     """A temporary on its way to become a blob: descriptors for `transfer`, a path for this package alone."""
 
     descriptor: int
-    root: CacheRoot
+    root: FileTree
     path: str
     has_journal: bool = False
     _journal: int = -1
@@ -74,12 +74,12 @@ class Partial:
             self.discard()
 
 
-def open_partial(place: Place, planned: PlannedFile) -> Partial:
+def open_partial(place: CacheRoot, planned: PlannedFile) -> Partial:
     """Open a temporary for these bytes, the one that a dead run left if it holds whole parts.
 
     The caller holds the blob's lock: any temporary that is there is a dead run's.
     """
-    name = blob_id(planned.identity, place.form)
+    name = blob_id(planned.identity, place.layout)
     with disk_errors(f"cannot write below {place.root}"):
         path = f"{FOLDER}/{name}.{token()}"
         left = [f"{FOLDER}/{one}" for one in place.tree.names(FOLDER) if one.startswith(f"{name}.")]
@@ -98,7 +98,7 @@ def open_partial(place: Place, planned: PlannedFile) -> Partial:
         return Partial(descriptor, place.tree, path)
 
 
-def _resume(root: CacheRoot, dead: Iterable[str], path: str) -> int | None:
+def _resume(root: FileTree, dead: Iterable[str], path: str) -> int | None:
     """Rename what a dead run left to `path`, and open it; None where nothing is there that resumes.
 
     It is locked itself too: where locks do not work, its writer may live, and nobody may share its bytes.
@@ -118,7 +118,7 @@ def _resume(root: CacheRoot, dead: Iterable[str], path: str) -> int | None:
     return None
 
 
-def decode(place: Place, planned: PlannedFile, stored: Partial, stopped: Callable[[], bool]) -> tuple[Partial, str]:
+def decode(place: CacheRoot, planned: PlannedFile, stored: Partial, stopped: Callable[[], bool]) -> tuple[Partial, str]:
     """Decode the gzip bytes of a whole partial into another one, which is synced; return it and its xxh3-128.
 
     Raises:
@@ -127,7 +127,7 @@ def decode(place: Place, planned: PlannedFile, stored: Partial, stopped: Callabl
     import gzip  # few objects are stored so
     import zlib
 
-    path = f"{FOLDER}/{blob_id(planned.identity, place.form)}.{token()}"
+    path = f"{FOLDER}/{blob_id(planned.identity, place.layout)}.{token()}"
     with disk_errors(f"cannot write below {place.root}"):
         decoded = Partial(place.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True), place.tree, path)
     try:
@@ -162,17 +162,17 @@ def _write(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def left_bytes(place: Place, files: Iterable[PlannedFile]) -> int:
+def left_bytes(place: CacheRoot, files: Iterable[PlannedFile]) -> int:
     """Bytes of these files' disk space that temporaries of dead runs hold already."""
     held: Counter[str] = Counter()
     with contextlib.suppress(OSError):
         for name in place.tree.names(FOLDER):
             if (found := PARTIAL.fullmatch(name)) and (stat := place.tree.lstat(f"{FOLDER}/{name}")):
                 held[found[1]] += stat.st_blocks * 512
-    return sum(min(held[blob_id(planned.identity, place.form)], planned.file.size) for planned in files)
+    return sum(min(held[blob_id(planned.identity, place.layout)], planned.file.size) for planned in files)
 
 
-def dead_partials(place: Place) -> Iterator[tuple[str, str]]:
+def dead_partials(place: CacheRoot) -> Iterator[tuple[str, str]]:
     """Yield (blob id, path) of every temporary and journal whose blob's lock is free, with that lock held meanwhile."""
     for name in sorted(place.tree.names(FOLDER)):
         found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
@@ -185,17 +185,17 @@ def dead_partials(place: Place) -> Iterator[tuple[str, str]]:
                 release()
 
 
-def is_left_by_a_run(place: Place, path: str) -> bool:
+def is_left_by_a_run(place: CacheRoot, path: str) -> bool:
     """Whether this is a file that a run of this user can have left: regular, with one name."""
     return _is_ours(place.tree, path)
 
 
-def is_resumable(place: Place, path: str) -> bool:
+def is_resumable(place: CacheRoot, path: str) -> bool:
     """Whether `path` is a temporary, or a journal, of which the next run can use parts."""
     return _is_resumable(place.tree, path.removesuffix(".parts"))
 
 
-def sweep_partials(place: Place, *, older_than_s: float) -> None:
+def sweep_partials(place: CacheRoot, *, older_than_s: float) -> None:
     """Remove the temporaries of dead runs, save those that resume, until they were not written to for so long.
 
     The caller holds the root's lock.
@@ -207,7 +207,7 @@ def sweep_partials(place: Place, *, older_than_s: float) -> None:
             place.tree.unlink(path)
 
 
-def sweep_temporaries(place: Place) -> None:
+def sweep_temporaries(place: CacheRoot) -> None:
     """Remove the temporaries of dead writers of records and links. The caller holds the root's lock."""
     for folder in TEMPORARIES:
         path = f"{RECORDS}/{folder}".rstrip("/")
@@ -221,13 +221,13 @@ def _journal_of(path: str) -> str:
     return f"{path}.parts"
 
 
-def _is_ours(root: CacheRoot, path: str) -> bool:
+def _is_ours(root: FileTree, path: str) -> bool:
     """Whether this is a file that a run of this user can have left: regular, with one name."""
     stat = root.lstat(path)
     return stat is not None and S_ISREG(stat.st_mode) and stat.st_nlink == 1 and stat.st_uid == os.geteuid()
 
 
-def _is_resumable(root: CacheRoot, path: str) -> bool:
+def _is_resumable(root: FileTree, path: str) -> bool:
     """Whether this is a temporary of ours, and its journal lists whole parts."""
     journal = root.lstat(_journal_of(path))
     return journal is not None and journal.st_size > 0 and _is_ours(root, path) and _is_ours(root, _journal_of(path))

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from stat import S_ISREG
 from typing import Any, TypeVar
 
-from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.records import FORMAT
-from truss_cache_tasks.store.root import CacheRoot
+from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import FORMAT
+from truss_cache_tasks.store.tree import FileTree
 
 T = TypeVar("T")
 Check = Callable[[Any], bool]
@@ -33,7 +33,7 @@ class Denied(Unreadable):
     """The disk does not hand it out: nobody knows what it says."""
 
 
-def read_record(root: CacheRoot, path: str) -> dict[str, Any] | None:
+def read_record(root: FileTree, path: str) -> dict[str, Any] | None:
     """Return the JSON object of the file at `path`, which has our format number; None where nothing is.
 
     Raises:
@@ -66,7 +66,7 @@ _memo: dict[tuple[Any, ...], tuple[tuple[int, ...], Any]] = {}
 _MEMO_SIZE = 512
 
 
-def read_once(parse: Callable[[CacheRoot, str], T], root: CacheRoot, path: str) -> T:
+def read_once(parse: Callable[[FileTree, str], T], root: FileTree, path: str) -> T:
     """Return `parse(root, path)`, which is asked once as long as the file is the same.
 
     A config of thousands of entries asks the same few records for each. Ours are replaced, never written to.

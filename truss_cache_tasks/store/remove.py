@@ -16,10 +16,10 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK
 from typing import Any
 
-from truss_cache_tasks.errors import StoreError
-from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.records import Claims, Manifest, Project
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import Claims, Manifest, Project
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blobs import PUBLISHED, STAGING, is_marked
 from truss_cache_tasks.store.disk import disk_errors, is_writable, token
@@ -28,7 +28,7 @@ from truss_cache_tasks.store.layout import (
     PARTIAL,
     REMOVED,
     STAGED,
-    Place,
+    CacheRoot,
     blob_id,
     is_name_of_ours,
     is_temporary,
@@ -40,8 +40,8 @@ from truss_cache_tasks.store.ownership import paths_in_use, roots_around, roots_
 from truss_cache_tasks.store.partials import FOLDER as PARTIALS
 from truss_cache_tasks.store.partials import is_left_by_a_run
 from truss_cache_tasks.store.refs import drop_refs
-from truss_cache_tasks.store.root import LinkedFolder
 from truss_cache_tasks.store.sweep import sweep_unowned
+from truss_cache_tasks.store.tree import LinkedFolder
 from truss_cache_tasks.store.unfinished import Unfinished, keep_unfinished, noted_keys, read_unfinished
 
 
@@ -71,7 +71,7 @@ class Cleaned:
             self.kept.append(line)
 
 
-def clean(place: Place, project: Project, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
+def clean(place: CacheRoot, project: Project, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
     """Invalidate these claims of `project` in this root; None: all of its config, and what gone entries left behind.
 
     Removes what it can, and adds what it did to `done`. The claims stay, marked cleaned, unless nothing else does.
@@ -95,15 +95,15 @@ def clean(place: Place, project: Project, names: Collection[str] | None, done: C
         forget_hollow(place)
 
 
-def _listed(place: Place) -> set[str]:
+def _listed(place: CacheRoot) -> set[str]:
     """Return the paths that the records of this root are about."""
     paths = {file.path for manifest in read_all(place) for file in manifest.files}
     return paths.union(*(noted.paths for noted in read_unfinished(place)))
 
 
-def roots_of(place: Place, project: str) -> set[str]:
+def roots_of(place: CacheRoot, project: str) -> set[str]:
     """Return the roots that this project's claims here know of; none where they cannot be read."""
-    with contextlib.suppress(OSError, StoreError):
+    with contextlib.suppress(OSError, DiskError):
         return set(claims.read_claims(place, project).roots)
     return set()
 
@@ -111,7 +111,9 @@ def roots_of(place: Place, project: str) -> set[str]:
 class _Clean:
     """One clean of one root; what it decides, it decides under the locks that its caller holds."""
 
-    def __init__(self, place: Place, project: Project, around: list[Place], done: Cleaned, *, dry: bool) -> None:
+    def __init__(
+        self, place: CacheRoot, project: Project, around: list[CacheRoot], done: Cleaned, *, dry: bool
+    ) -> None:
         self.place = place
         self.project = project
         self.around = around
@@ -158,7 +160,7 @@ class _Clean:
         claims.write_claims(place, project.id, Claims(marked, former, mine.roots))
         sweep_unowned(place)
         _remove_records(place)
-        if place.form is Form.HUB:
+        if place.layout is Layout.HUB:
             _remove_empty_repo(place)
 
     def _doomed_notes(self, names: Collection[str] | None) -> list[Unfinished]:
@@ -188,11 +190,11 @@ class _Clean:
         records = {file.path: file for manifest in doomed for file in manifest.shown if file.path not in used}
         for path, record in records.items():
             if not record.made_link and not self._is_gone(path):
-                maker = "huggingface_hub" if place.form is Form.HUB else "the user"
+                maker = "huggingface_hub" if place.layout is Layout.HUB else "the user"
                 done.keep(f"{path}: made by {maker}, not by us")
         ours = {path for path, record in records.items() if record.made_link}
         ours |= {path for noted in notes for path in noted.paths if path not in used and path not in records}
-        if place.form is Form.HUB and not self.dry:
+        if place.layout is Layout.HUB and not self.dry:
             drop_refs(place, ours)
         for path in sorted(ours, reverse=True):  # what lies in a folder before a file that was to take its place
             self._unlink(path)
@@ -217,7 +219,7 @@ class _Clean:
         noted = {name for note in read_unfinished(place) if note not in notes for name in note.blobs}
         used, owned = (noted | _ids(place, manifests) for manifests in (kept, left))
         doomed_ids = _ids(place, doomed) - used
-        if place.form is not Form.HUB:
+        if place.layout is not Layout.HUB:
             for path in sorted(place.tree.files_below(STAGING)):
                 found = STAGED.fullmatch(os.path.basename(path))
                 if found and (found[1] in doomed_ids or self._is_unowned(found[1], owned)):
@@ -296,11 +298,11 @@ class _Clean:
                 claims.write_pin(self.place, name, None)
 
 
-def _ids(place: Place, manifests: Iterable[Manifest]) -> set[str]:
-    return {blob_id(file.identity, place.form) for manifest in manifests for file in manifest.files}
+def _ids(place: CacheRoot, manifests: Iterable[Manifest]) -> set[str]:
+    return {blob_id(file.identity, place.layout) for manifest in manifests for file in manifest.files}
 
 
-def _not_ours(place: Place) -> list[str]:
+def _not_ours(place: CacheRoot) -> list[str]:
     """Return what lies in our folder and has no name of ours."""
     found = []
     for path, is_folder in place.tree.walk(RECORDS):
@@ -310,14 +312,14 @@ def _not_ours(place: Place) -> list[str]:
     return found
 
 
-def forget_hollow(place: Place) -> None:
+def forget_hollow(place: CacheRoot) -> None:
     """Remove the folders of a root in which nothing came to be (no such repo, no access); what holds anything stays."""
     with contextlib.suppress(OSError):
         place.tree.remove_hollow(STAGING)
         for name in place.tree.names(RECORDS):
             place.tree.remove_if_empty(f"{RECORDS}/{name}")
         place.tree.remove_if_empty(RECORDS)
-        if place.form is Form.HUB:
+        if place.layout is Layout.HUB:
             place.tree.remove_if_empty("blobs")
             place.tree.remove_if_empty("refs")
             if place.tree.names("") == ["snapshots"]:  # beside anything else scan_cache_dir() misses it
@@ -325,7 +327,7 @@ def forget_hollow(place: Place) -> None:
                 os.rmdir(place.root)
 
 
-def _remove_records(place: Place) -> None:
+def _remove_records(place: CacheRoot) -> None:
     """Remove our records when they are about nothing any more: no living claim, no manifest, no fetch."""
     everyone = claims.read_all_claims(place)
     live = any(not claim.cleaned for theirs in everyone.values() for claim in theirs.entries.values())
@@ -340,7 +342,7 @@ def _remove_records(place: Place) -> None:
         claims.write_pin(place, name, None)
 
 
-def _remove_empty_repo(place: Place) -> None:
+def _remove_empty_repo(place: CacheRoot) -> None:
     """Remove the repo's folder when nothing but empty folders is left in it, and no process is at work there."""
     tree = place.tree
     ours = {"snapshots", "blobs", "refs", "trees", ".no_exist", RECORDS}
@@ -348,20 +350,20 @@ def _remove_empty_repo(place: Place) -> None:
     rest = [path for path in rest if path != f"{RECORDS}/locks/root.lock"]
     if rest or set(tree.names("")) - ours or place.root.is_symlink() or place.hub_tree is None:
         return
-    with contextlib.suppress(OSError, StoreError):  # in one step, to where nothing scans
+    with contextlib.suppress(OSError, DiskError):  # in one step, to where nothing scans
         place.hub_tree.rename(place.root.name, f"{_locks(place)}/removed.{token()}")
     _sweep_removed(place)
 
 
-def _locks(place: Place) -> str:
+def _locks(place: CacheRoot) -> str:
     return f".locks/{place.root.name}"
 
 
-def _sweep_removed(place: Place) -> None:
+def _sweep_removed(place: CacheRoot) -> None:
     hub = place.hub_tree
     if hub is None:
         return
-    with contextlib.suppress(OSError, StoreError):
+    with contextlib.suppress(OSError, DiskError):
         for name in hub.names(_locks(place)):
             if REMOVED.fullmatch(name):
                 hub.remove_tree(f"{_locks(place)}/{name}")

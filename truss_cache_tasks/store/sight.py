@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
-from truss_cache_tasks.errors import ForeignFile, StoreError
-from truss_cache_tasks.planning.digests import Hasher
-from truss_cache_tasks.planning.plan import Plan, PlannedFile
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.errors import DiskError, ForeignFile
+from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.model.plan import Plan, PlannedFile
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store.disk import disk_error, disk_errors, hash_file, longest_name
-from truss_cache_tasks.store.held import Held
-from truss_cache_tasks.store.layout import Place, blob_id, blob_of_link
+from truss_cache_tasks.store.held import LocalBlob
+from truss_cache_tasks.store.layout import CacheRoot, blob_id, blob_of_link
 from truss_cache_tasks.store.ownership import folders_of
 from truss_cache_tasks.store.refs import MOVE_AWAY, refuse_foreign_ref
 
@@ -33,9 +33,9 @@ class Sight:
 
 
 def look(
-    place: Place,
+    place: CacheRoot,
     plan: Plan,
-    held: Mapping[str, Held],
+    held: Mapping[str, LocalBlob],
     owned: Collection[str],
     *,
     leaving: Collection[str] = (),
@@ -52,7 +52,7 @@ def look(
 
     Raises:
         ForeignFile: a file with other bytes that nothing of ours made lies at a path.
-        StoreError: a folder lies where a file is to be, or reverse; LinkedFolder: a link where a folder is to be.
+        DiskError: a folder lies where a file is to be, or reverse; LinkedFolder: a link where a folder is to be.
     """
     _refuse_long_names(place, plan)
     refuse_foreign_ref(place, plan, replace=replace)
@@ -67,13 +67,13 @@ def look(
             coming[path] = None
         elif S_ISDIR(lying.st_mode):
             if path not in made or any(file not in leaving for file in place.tree.files_below(path)):
-                raise StoreError(
+                raise DiskError(
                     f"{place.root / path}: found a folder, expected a file", hint="Move it away: it is not replaced."
                 )
             coming[path] = None
         elif _is_right(place, planned, held.get(planned.identity), lying, stopped, is_owned=path in owned):
             right[path] = lying
-        elif path in owned or replace or (place.form is Form.HUB and blob_of_link(place, path) is not None):
+        elif path in owned or replace or (place.layout is Layout.HUB and blob_of_link(place, path) is not None):
             coming[path] = lying
         else:
             raise ForeignFile(
@@ -83,7 +83,7 @@ def look(
     return Sight(right, coming)
 
 
-def _refuse_long_names(place: Place, plan: Plan) -> None:
+def _refuse_long_names(place: CacheRoot, plan: Plan) -> None:
     """Refuse a name that the disk does not take, before any other file is shown."""
     most = longest_name(place.root)
     for planned in plan.files:
@@ -93,7 +93,7 @@ def _refuse_long_names(place: Place, plan: Plan) -> None:
                 raise disk_error(f"cannot write {path}", OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
 
 
-def _refuse_bad_folders(place: Place, plan: Plan, leaving: Collection[str]) -> None:
+def _refuse_bad_folders(place: CacheRoot, plan: Plan, leaving: Collection[str]) -> None:
     for folder in sorted({folder for planned in plan.files for folder in folders_of(planned.path)}):
         stat = place.tree.lstat(folder)
         if stat is not None and not S_ISDIR(stat.st_mode) and folder not in leaving:
@@ -102,9 +102,9 @@ def _refuse_bad_folders(place: Place, plan: Plan, leaving: Collection[str]) -> N
 
 
 def _is_right(
-    place: Place,
+    place: CacheRoot,
     planned: PlannedFile,
-    held: Held | None,
+    held: LocalBlob | None,
     lying: os.stat_result,
     stopped: Callable[[], bool],
     *,
@@ -112,7 +112,7 @@ def _is_right(
 ) -> bool:
     """Whether what lies at a path shows the planned bytes, or (nothing is held) may; only a foreign file is hashed."""
     if S_ISLNK(lying.st_mode):
-        return place.form is Form.HUB and place.tree.readlink(planned.path) == link_text(place, planned)
+        return place.layout is Layout.HUB and place.tree.readlink(planned.path) == link_text(place, planned)
     if not S_ISREG(lying.st_mode):
         return False
     if held is None:
@@ -131,6 +131,6 @@ def _is_right(
     return hasher.xxh3() == held.xxh3
 
 
-def link_text(place: Place, planned: PlannedFile) -> str:
+def link_text(place: CacheRoot, planned: PlannedFile) -> str:
     """Return the text of the link that huggingface_hub makes."""
-    return os.path.relpath(f"/blobs/{blob_id(planned.identity, place.form)}", os.path.dirname(f"/{planned.path}"))
+    return os.path.relpath(f"/blobs/{blob_id(planned.identity, place.layout)}", os.path.dirname(f"/{planned.path}"))

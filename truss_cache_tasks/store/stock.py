@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial as bind
 
-from truss_cache_tasks.planning.digests import Hasher
-from truss_cache_tasks.planning.freshness import same_mtime
-from truss_cache_tasks.planning.listing import Digest
-from truss_cache_tasks.planning.plan import RECORDS, PlannedFile
-from truss_cache_tasks.planning.records import FileRecord
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.model.listing import Digest
+from truss_cache_tasks.model.plan import RECORDS, PlannedFile
+from truss_cache_tasks.model.records import FileRecord
+from truss_cache_tasks.model.request import Layout
+from truss_cache_tasks.model.status import same_mtime
 from truss_cache_tasks.store.blobs import as_text, is_marked, read_staged, staged
 from truss_cache_tasks.store.disk import disk_errors, hash_file
-from truss_cache_tasks.store.held import Held, held_file
-from truss_cache_tasks.store.layout import Found, Place, blob_id, bytes_of, bytes_of_blob
+from truss_cache_tasks.store.held import LocalBlob, held_file
+from truss_cache_tasks.store.layout import CacheRoot, Found, blob_id, bytes_of, bytes_of_blob
 from truss_cache_tasks.store.manifest import read_all
 
 
 def take_stock(
-    places: Sequence[Place], wanted: Sequence[PlannedFile], *, rehash: bool, stopped: Callable[[], bool]
-) -> dict[str, Held]:
+    places: Sequence[CacheRoot], wanted: Sequence[PlannedFile], *, rehash: bool, stopped: Callable[[], bool]
+) -> dict[str, LocalBlob]:
     """Find what of `wanted` is on this disk already, whichever entry, revision, edit or tool brought it.
 
     Args:
@@ -35,7 +35,7 @@ def take_stock(
         0..N held files by identity.
     """
     recorded = _recorded(places, wanted)
-    found: dict[str, Held] = {}
+    found: dict[str, LocalBlob] = {}
     doubtful: list[PlannedFile] = []
     for planned in wanted:
         held = None if rehash else _sure(recorded.get(planned.identity, ()))
@@ -55,15 +55,15 @@ def take_stock(
     return found
 
 
-def arrived(place: Place, planned: PlannedFile, since_ns: int) -> bool:
+def arrived(place: CacheRoot, planned: PlannedFile, since_ns: int) -> bool:
     """Whether these bytes may have come since a stock was taken: another process published, or committed, meanwhile."""
-    name = blob_id(planned.identity, place.form)
-    if place.form is Form.HUB:
+    name = blob_id(planned.identity, place.layout)
+    if place.layout is Layout.HUB:
         return place.tree.lstat(f"blobs/{name}") is not None
     return bool(staged(place, name)) or last_commit(place) != since_ns
 
 
-def last_commit(place: Place) -> int:
+def last_commit(place: CacheRoot) -> int:
     """Return a number that changes when a manifest is written (ns)."""
     stat = place.tree.lstat(f"{RECORDS}/manifests")
     return 0 if stat is None else stat.st_mtime_ns
@@ -77,7 +77,7 @@ def is_of_plan(record: FileRecord, planned: PlannedFile) -> bool:
     return record.identity == planned.identity and size == planned.file.size and not contradicts
 
 
-def _recorded(places: Iterable[Place], wanted: Iterable[PlannedFile]) -> dict[str, list[tuple[Found, FileRecord]]]:
+def _recorded(places: Iterable[CacheRoot], wanted: Iterable[PlannedFile]) -> dict[str, list[tuple[Found, FileRecord]]]:
     """Return, by identity, the records of the wanted bytes, and where they say that these are."""
     by_identity = {planned.identity: planned for planned in wanted}
     found: dict[str, list[tuple[Found, FileRecord]]] = {}
@@ -93,38 +93,38 @@ def _recorded(places: Iterable[Place], wanted: Iterable[PlannedFile]) -> dict[st
     return found
 
 
-def _where(place: Place, record: FileRecord) -> Found | None:
+def _where(place: CacheRoot, record: FileRecord) -> Found | None:
     return bytes_of_blob(place, record.blob) if record.blob else bytes_of(place, record.path)
 
 
-def _sure(records: Iterable[tuple[Found, FileRecord]]) -> Held | None:
+def _sure(records: Iterable[tuple[Found, FileRecord]]) -> LocalBlob | None:
     return next((held for where, record in records if (held := _believed(where, record))), None)
 
 
-def _believed(where: Found, record: FileRecord) -> Held | None:
+def _believed(where: Found, record: FileRecord) -> LocalBlob | None:
     if where.stat.st_size != record.size or not same_mtime(where.stat.st_mtime_ns, record.mtime_ns):
         return None
     return held_file(where.root, where.at, where.stat, record.xxh3, record.digest, ours=record.made_blob)
 
 
-def _differs_in_sight(place: Place, planned: PlannedFile, held: Held) -> bool:
+def _differs_in_sight(place: CacheRoot, planned: PlannedFile, held: LocalBlob) -> bool:
     """Whether a file of another making is visible where these bytes are to be: it may hold them too."""
-    if place.form is Form.HUB:
+    if place.layout is Layout.HUB:
         return False
     where = bytes_of(place, planned.path)
     return where is not None and (where.stat.st_dev, where.stat.st_ino) != (held.device, held.inode)
 
 
 def _checked(
-    places: Sequence[Place],
+    places: Sequence[CacheRoot],
     recorded: dict[str, list[tuple[Found, FileRecord]]],
     rehash: bool,
     stopped: Callable[[], bool],
     planned: PlannedFile,
-) -> Held | None:
+) -> LocalBlob | None:
     """Hash every place where these bytes may lie, until one is right."""
     records = recorded.get(planned.identity, [])
-    in_sight = bytes_of(places[0], planned.path) if places[0].form is not Form.HUB else None
+    in_sight = bytes_of(places[0], planned.path) if places[0].layout is not Layout.HUB else None
     if in_sight is not None:  # ours if a record of this very path says so
         ours = any(record.made_blob for where, record in records if _is_same(where, in_sight))
         records = [(in_sight, replace(record, made_blob=ours)) for _, record in records[:1]] + records
@@ -147,15 +147,15 @@ def _is_same(one: Found, other: Found | None) -> bool:
     return other is not None and os.path.samestat(one.stat, other.stat)
 
 
-def _unrecorded(places: Sequence[Place], planned: PlannedFile) -> Iterator[tuple[Found, str, str, bool]]:
+def _unrecorded(places: Sequence[CacheRoot], planned: PlannedFile) -> Iterator[tuple[Found, str, str, bool]]:
     """Yield (where, xxh3 or "", digest or "", ours) of bytes that no manifest lists.
 
     A path that shows a file is looked at where the store tells a digest of what is shown; what is not ours stays so.
     """
     can_be_told = planned.file.digest is not None and not planned.file.encoding
     for place in places:
-        name = blob_id(planned.identity, place.form)
-        if place.form is Form.HUB:
+        name = blob_id(planned.identity, place.layout)
+        if place.layout is Layout.HUB:
             if can_be_told:
                 if where := bytes_of_blob(place, f"blobs/{name}"):
                     yield where, "", "", is_marked(place, f"blobs/{name}")  # ours before its commit

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import re
 
-from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.request import Form
+from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import partials
 from truss_cache_tasks.store.blobs import PUBLISHED, STAGING, is_marked, staged
-from truss_cache_tasks.store.layout import BLOB_ID, LOCK, PARTIAL, STAGED, Place, blob_id
+from truss_cache_tasks.store.layout import BLOB_ID, LOCK, PARTIAL, STAGED, CacheRoot, blob_id
 from truss_cache_tasks.store.links import linked_blobs
 from truss_cache_tasks.store.locks import sweep_locks, try_lock
 from truss_cache_tasks.store.manifest import are_all_readable, read_all
@@ -21,13 +21,13 @@ from truss_cache_tasks.store.unfinished import drop_useless_notes, keep_unfinish
 RESUMABLE_S = 7 * 86400.0  # a failed download of another entry waits so long for its next run
 
 
-def sweep(place: Place) -> None:
+def sweep(place: CacheRoot) -> None:
     """Remove what no manifest, no note of a fetch and no living process owns, and partials of no use."""
     partials.sweep_partials(place, older_than_s=RESUMABLE_S)
     sweep_unowned(place)
 
 
-def sweep_unowned(place: Place) -> None:
+def sweep_unowned(place: CacheRoot) -> None:
     """Remove what no manifest, no note of a fetch and no living process owns."""
     partials.sweep_temporaries(place)
     drop_useless_notes(place)
@@ -36,19 +36,19 @@ def sweep_unowned(place: Place) -> None:
         return
     if not are_all_readable(place):
         return  # it cannot be known what is owned
-    if place.form is Form.HUB:
+    if place.layout is Layout.HUB:
         _sweep_published(place, owned_ids(place))
     else:
         _sweep_staged(place, owned_ids(place))
 
 
-def owned_ids(place: Place) -> set[str]:
+def owned_ids(place: CacheRoot) -> set[str]:
     """Return the ids of the blobs that a manifest lists or a fetch noted."""
-    owned = {blob_id(file.identity, place.form) for manifest in read_all(place) for file in manifest.files}
+    owned = {blob_id(file.identity, place.layout) for manifest in read_all(place) for file in manifest.files}
     return owned.union(*(noted.blobs for noted in read_unfinished(place)))
 
 
-def _sweep_staged(place: Place, owned: set[str]) -> None:
+def _sweep_staged(place: CacheRoot, owned: set[str]) -> None:
     for path in list(place.tree.files_below(STAGING)):
         found = STAGED.fullmatch(path.rpartition("/")[2])
         if found is not None and found[1] not in owned:
@@ -56,7 +56,7 @@ def _sweep_staged(place: Place, owned: set[str]) -> None:
     place.tree.remove_hollow(STAGING)
 
 
-def _sweep_published(place: Place, owned: set[str]) -> None:
+def _sweep_published(place: CacheRoot, owned: set[str]) -> None:
     """Remove the blobs of the hub cache that are noted as ours, and that nothing lists or links to."""
     linked: set[str] | None = None
     for name in place.tree.names(PUBLISHED):
@@ -69,14 +69,14 @@ def _sweep_published(place: Place, owned: set[str]) -> None:
         _unlink_unless_locked(place, name, f"{PUBLISHED}/{name}")
 
 
-def _unlink_unless_locked(place: Place, name: str, path: str) -> None:
+def _unlink_unless_locked(place: CacheRoot, name: str, path: str) -> None:
     if release := try_lock(place.blob_lock(name)):
         with contextlib.suppress(OSError):
             place.tree.unlink(path)
         release()
 
 
-def forget_empty_note(place: Place, key: str, claim: tuple[str, str]) -> None:
+def forget_empty_note(place: CacheRoot, key: str, claim: tuple[str, str]) -> None:
     """Forget that this claim's fetch of a request noted anything, if nothing is left of it."""
     coming = {found[1] for name in place.tree.names(partials.FOLDER) if (found := PARTIAL.fullmatch(name))}
     for noted in read_unfinished(place):
@@ -87,5 +87,5 @@ def forget_empty_note(place: Place, key: str, claim: tuple[str, str]) -> None:
             keep_unfinished(place, noted, noted.claims - {claim})
 
 
-def _is_there(place: Place, name: str) -> bool:
-    return is_marked(place, f"blobs/{name}") if place.form is Form.HUB else bool(staged(place, name))
+def _is_there(place: CacheRoot, name: str) -> bool:
+    return is_marked(place, f"blobs/{name}") if place.layout is Layout.HUB else bool(staged(place, name))

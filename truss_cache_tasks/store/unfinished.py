@@ -13,11 +13,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from truss_cache_tasks.planning.plan import RECORDS
-from truss_cache_tasks.planning.records import FORMAT
+from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import FORMAT
 from truss_cache_tasks.store import reading
 from truss_cache_tasks.store.disk import write_json
-from truss_cache_tasks.store.layout import BLOB_ID, MANIFEST, Place
+from truss_cache_tasks.store.layout import BLOB_ID, MANIFEST, CacheRoot
 from truss_cache_tasks.store.reading import Denied, NewerFormat, Unreadable, read_record
 
 _FOLDER = f"{RECORDS}/fetches"
@@ -46,7 +46,7 @@ class Unfinished:
     paths: frozenset[str] = frozenset()
 
 
-def read_unfinished(place: Place) -> list[Unfinished]:
+def read_unfinished(place: CacheRoot) -> list[Unfinished]:
     """Return what is noted in this root, as far as it can be read."""
     found = []
     for key in noted_keys(place):
@@ -60,12 +60,12 @@ def read_unfinished(place: Place) -> list[Unfinished]:
     return found
 
 
-def noted_keys(place: Place) -> list[str]:
+def noted_keys(place: CacheRoot) -> list[str]:
     """Return the request key of every note of this root, unreadable ones too."""
     return sorted(name.partition(".")[0] for name in place.tree.names(_FOLDER) if MANIFEST.fullmatch(name))
 
 
-def drop_useless_notes(place: Place) -> None:
+def drop_useless_notes(place: CacheRoot) -> None:
     """Remove the notes that cannot be used, save those of another version or user."""
     for key in noted_keys(place):
         try:
@@ -79,7 +79,7 @@ def drop_useless_notes(place: Place) -> None:
 
 
 def note_unfinished(
-    place: Place,
+    place: CacheRoot,
     key: str,
     claim: tuple[str, str],
     *,
@@ -98,7 +98,7 @@ def note_unfinished(
         _write(place, noted)
 
 
-def forget_paths(place: Place, key: str, paths: Collection[str]) -> None:
+def forget_paths(place: CacheRoot, key: str, paths: Collection[str]) -> None:
     """Forget paths that a commit of this request noted, and at which it showed nothing."""
     with contextlib.suppress(Unreadable):
         noted = _read(place, key)
@@ -106,7 +106,7 @@ def forget_paths(place: Place, key: str, paths: Collection[str]) -> None:
             _write(place, replace(noted, paths=noted.paths.difference(paths)))
 
 
-def keep_unfinished(place: Place, noted: Unfinished, claims: Collection[tuple[str, str]]) -> None:
+def keep_unfinished(place: CacheRoot, noted: Unfinished, claims: Collection[tuple[str, str]]) -> None:
     """Leave what is noted to these claims alone; without any, forget it."""
     if not noted.key:
         place.tree.unlink(_LINKS)
@@ -116,7 +116,7 @@ def keep_unfinished(place: Place, noted: Unfinished, claims: Collection[tuple[st
         place.tree.unlink(f"{_FOLDER}/{noted.key}.json")
 
 
-def _write(place: Place, noted: Unfinished) -> None:
+def _write(place: CacheRoot, noted: Unfinished) -> None:
     value: dict[str, Any] = {
         "format": FORMAT,
         "claims": sorted(map(list, noted.claims)),
@@ -126,7 +126,7 @@ def _write(place: Place, noted: Unfinished) -> None:
     write_json(place.tree, f"{_FOLDER}/{noted.key}.json", value, indent=None)
 
 
-def _read(place: Place, key: str) -> Unfinished:
+def _read(place: CacheRoot, key: str) -> Unfinished:
     """Return what is noted of this request, nothing without a file. Raises Unreadable."""
     path = f"{_FOLDER}/{key}.json"
     value = read_record(place.tree, path)

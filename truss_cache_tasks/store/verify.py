@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from truss_cache_tasks.errors import StoreError
-from truss_cache_tasks.planning.digests import Hasher
-from truss_cache_tasks.planning.records import FileRecord, Manifest
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.store.blobs import as_digest
 from truss_cache_tasks.store.disk import hash_file
-from truss_cache_tasks.store.layout import Place, bytes_of
+from truss_cache_tasks.store.layout import CacheRoot, bytes_of
 
 
-def bad_files(place: Place, manifest: Manifest, stopped: Callable[[], bool]) -> list[str]:
+def bad_files(place: CacheRoot, manifest: Manifest, stopped: Callable[[], bool]) -> list[str]:
     """Re-hash every file on all cores; return one line for each that is missing or has other bytes.
 
     A file is held against our xxh3-128, and against the store's own digest where the manifest keeps one whole.
@@ -26,7 +26,7 @@ def bad_files(place: Place, manifest: Manifest, stopped: Callable[[], bool]) -> 
         return [f"{file.path}: {fault}" for file, fault in zip(manifest.files, faults, strict=True) if fault]
 
 
-def _fault(place: Place, stopped: Callable[[], bool], record: FileRecord) -> str:
+def _fault(place: CacheRoot, stopped: Callable[[], bool], record: FileRecord) -> str:
     want = as_digest(record.digest)
     hasher = Hasher(record.size, want)
     try:
@@ -34,7 +34,7 @@ def _fault(place: Place, stopped: Callable[[], bool], record: FileRecord) -> str
             return missing
     except OSError as exc:
         return f"cannot be read ({exc.strerror})"
-    except StoreError as error:
+    except DiskError as error:
         return str(error)
     if hasher.seen != record.size:
         return f"{hasher.seen:,} bytes, want {record.size:,}"
@@ -43,7 +43,7 @@ def _fault(place: Place, stopped: Callable[[], bool], record: FileRecord) -> str
     return "" if hasher.matches else f"its {want} does not match"
 
 
-def _hash(place: Place, path: str, hasher: Hasher, stopped: Callable[[], bool]) -> str:
+def _hash(place: CacheRoot, path: str, hasher: Hasher, stopped: Callable[[], bool]) -> str:
     """Hash what `path` shows; return what lies there instead of a file, or of a link to a blob, "" for nothing else."""
     found = bytes_of(place, path)
     if found is None:

@@ -13,7 +13,7 @@ from truss_cache_tasks.transfer.process import reset, stop
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from truss_cache_tasks.planning.listing import Location, RemoteFile
+    from truss_cache_tasks.model.listing import Location, RemoteFile
     from truss_cache_tasks.transfer.job import Done, Explain, Failed, Job, Partial, Report, silent
     from truss_cache_tasks.transfer.limits import Limits, Network
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from truss_cache_tasks.planning.digests import Span
+from truss_cache_tasks.model.hashing import Span
 from truss_cache_tasks.transfer.job import Job
 from truss_cache_tasks.transfer.journal import Entry, Journal
 from truss_cache_tasks.transfer.parts import Part

@@ -1,6 +1,7 @@
 """What a location answers, http(s) or file://: bytes from some offset on, or one of four ways to fail.
 
-Unavailable is tried again; Wrong costs the bytes in question once more; Refused is explained; any other error is final.
+TransientError is tried again; Wrong costs the bytes in question once more; Refused is explained; any other error is
+final.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from truss_cache_tasks.errors import CacheTaskError
+from truss_cache_tasks.model.hashing import Piece
+from truss_cache_tasks.model.listing import Location
 from truss_cache_tasks.network.retry import PermanentError
-from truss_cache_tasks.planning.digests import Piece
-from truss_cache_tasks.planning.listing import Location
 
 
 class Body(Protocol):
@@ -27,7 +28,7 @@ class Body(Protocol):
         """Put the next bytes into `buffer`; return how many, 0 at the end.
 
         Raises:
-            Unavailable: the connection failed, or the end came before it was announced.
+            TransientError: the connection failed, or the end came before it was announced.
         """
         ...
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from truss_cache_tasks.errors import StoreError
-from truss_cache_tasks.planning.listing import RemoteFile
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.listing import RemoteFile
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errno.ESPIPE}
@@ -16,13 +16,13 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errn
 
 @contextmanager
 def disk_errors(file: RemoteFile) -> Iterator[None]:
-    """Word an OSError of the block as a StoreError. Never around the network: a full disk is not to be tried again."""
+    """Word an OSError of the block as a DiskError. Never around the network: a full disk is not to be tried again."""
     try:
         yield
     except OSError as exc:
         said = (exc.strerror or str(exc)).lower()
         hint = "Free space on the cache's disk." if exc.errno in _FULL else "Look after the cache's disk."
-        raise StoreError(f"{file.path}: cannot write to the cache: {said}", hint=hint) from exc
+        raise DiskError(f"{file.path}: cannot write to the cache: {said}", hint=hint) from exc
 
 
 def allocate(descriptor: int, size: int) -> None:

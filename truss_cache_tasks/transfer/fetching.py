@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from truss_cache_tasks.planning.digests import Piece
-from truss_cache_tasks.planning.listing import Digest, Location
+from truss_cache_tasks.model.hashing import Piece
+from truss_cache_tasks.model.listing import Digest, Location
 from truss_cache_tasks.transfer.adopting import adopt
 from truss_cache_tasks.transfer.answers import Body, Wrong
 from truss_cache_tasks.transfer.disk import allocate, disk_errors, seal

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from truss_cache_tasks.planning.digests import InOrder
+from truss_cache_tasks.model.hashing import InOrder
 
 
 class Follower:

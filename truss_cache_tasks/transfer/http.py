@@ -14,7 +14,7 @@ from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
 from truss_cache_tasks.errors import IntegrityError, SourceChanged, WrongAnswer
-from truss_cache_tasks.planning.listing import Location, RemoteFile
+from truss_cache_tasks.model.listing import Location, RemoteFile
 from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
 from truss_cache_tasks.transfer.connections import Answer, pool_for
 from truss_cache_tasks.transfer.limits import Limits
@@ -150,7 +150,7 @@ def open_body(
         has_digest: the bytes will be compared with a digest that is known by now.
 
     Raises:
-        Unavailable, Wrong, Refused: see `answers`.
+        TransientError, Wrong, Refused: see `answers`.
     """
     start, end = span
     last = end - 1 if end < file.size else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from truss_cache_tasks.errors import CacheTaskError
-from truss_cache_tasks.planning.listing import Digest, Location, RemoteFile
+from truss_cache_tasks.model.listing import Digest, Location, RemoteFile
 
 
 class Partial(Protocol):
@@ -36,10 +36,10 @@ class Job:
     Args:
         file: what is wanted; exactly `file.size` bytes.
         locate: asked when its turn comes, and again when the location expires or its credential is refused; in a worker
-            thread. What it raises fails the job, save Unavailable, which is retried.
+            thread. What it raises fails the job, save TransientError, which is retried.
         partial: where the bytes go, from offset 0.
         explain: puts a refused GET into the source's words: (file, status, headers of any case, at most the
-            first 4 KiB of the body) -> the error. An Unavailable makes the engine try again; None for plain words.
+            first 4 KiB of the body) -> the error. An TransientError makes the engine try again; None for plain words.
         say: takes one line for people, from a worker thread.
         accept_unverified: bytes that came equal twice and are not those of a guessed digest (`Digest.is_guess`) are
             taken without a digest.

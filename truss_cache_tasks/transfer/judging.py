@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from truss_cache_tasks.errors import IntegrityError
-from truss_cache_tasks.planning.digests import (
+from truss_cache_tasks.model.hashing import (
     BLOCK,
     InOrder,
     Piece,
@@ -17,7 +17,7 @@ from truss_cache_tasks.planning.digests import (
     wrong_pieces,
     xxh3,
 )
-from truss_cache_tasks.planning.listing import Digest, RemoteFile
+from truss_cache_tasks.model.listing import Digest, RemoteFile
 from truss_cache_tasks.transfer.answers import Wrong
 from truss_cache_tasks.transfer.disk import disk_errors
 from truss_cache_tasks.transfer.following import Follower

@@ -8,8 +8,8 @@ import stat
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, Unavailable
-from truss_cache_tasks.planning.listing import Location, RemoteFile
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, TransientError
+from truss_cache_tasks.model.listing import Location, RemoteFile
 
 
 class LocalBody:
@@ -85,4 +85,4 @@ def _in_our_words(file: RemoteFile, exc: OSError) -> CacheTaskError:
         case PermissionError():
             return AccessDenied(said, hint="Make the file readable for this user.")
         case _:
-            return Unavailable(said)
+            return TransientError(said)

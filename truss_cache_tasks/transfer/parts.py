@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from truss_cache_tasks.planning.digests import Span
+from truss_cache_tasks.model.hashing import Span
 from truss_cache_tasks.transfer.limits import Limits
 
 _PARTS = 32  # of a file, where the bounds of a part's length leave a choice

@@ -5,10 +5,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Protocol
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, Unavailable
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, TransientError
+from truss_cache_tasks.model.hashing import Piece
+from truss_cache_tasks.model.listing import Location, RemoteFile
 from truss_cache_tasks.network.retry import RetryBudget, is_passing, retry_after_s
-from truss_cache_tasks.planning.digests import Piece
-from truss_cache_tasks.planning.listing import Location, RemoteFile
 from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
 from truss_cache_tasks.transfer.job import Explain
 from truss_cache_tasks.transfer.means import Means
@@ -80,7 +80,7 @@ def persist(
             budget.wait(error, task.have, retry_after_s(exc.headers))
         except (SourceChanged, Hopeless):
             raise
-        except Unavailable as exc:
+        except TransientError as exc:
             if location is not None:
                 whereabouts.go_back(location)
             budget.wait(exc, task.have)
@@ -92,7 +92,7 @@ def _out_of_range(file: RemoteFile, refused: Refused, piece: Piece) -> Wrong:
 
 
 def _is_passing(status: int, error: CacheTaskError) -> bool:
-    return is_passing(status) or (isinstance(error, Unavailable) and not isinstance(error, SourceChanged | Hopeless))
+    return is_passing(status) or (isinstance(error, TransientError) and not isinstance(error, SourceChanged | Hopeless))
 
 
 def _explained(file: RemoteFile, location: Location, refused: Refused, explain: Explain | None) -> CacheTaskError:
@@ -106,5 +106,5 @@ def _explained(file: RemoteFile, location: Location, refused: Refused, explain: 
     if status in (404, 410):
         return NotFound(said, hint="Check the name in config.yaml.")
     if is_passing(status) or status < 400:
-        return Unavailable(said, hint="Run it again later: what is complete is kept.")
+        return TransientError(said, hint="Run it again later: what is complete is kept.")
     return AccessDenied(said, hint="Check the credential and what it may read.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from truss_cache_tasks.planning.digests import Piece
-from truss_cache_tasks.planning.listing import Location, RemoteFile
+from truss_cache_tasks.model.hashing import Piece
+from truss_cache_tasks.model.listing import Location, RemoteFile
 from truss_cache_tasks.transfer.answers import Wrong
 from truss_cache_tasks.transfer.job import Explain
 from truss_cache_tasks.transfer.limits import Limits, Network

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from truss_cache_tasks.planning.listing import Location
+from truss_cache_tasks.model.listing import Location
 from truss_cache_tasks.transfer.lifeline import Lifeline
 
 _EARLY_S = 5.0  # a location this near to its expiry is asked for again

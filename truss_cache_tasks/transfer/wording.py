@@ -1,4 +1,4 @@
-"""What the network raises, in our words: Unavailable, or Hopeless where trying again cannot help."""
+"""What the network raises, in our words: TransientError, or Hopeless where trying again cannot help."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import urllib3
 
-from truss_cache_tasks.errors import Unavailable
-from truss_cache_tasks.planning.listing import RemoteFile
+from truss_cache_tasks.errors import TransientError
+from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.transfer.answers import Hopeless
 from truss_cache_tasks.transfer.reads import TooMuch
 
@@ -40,7 +40,7 @@ def network_errors(file: RemoteFile, host: str) -> Iterator[None]:
                     hint="Check the proxy and its password in HTTPS_PROXY.",
                 ) from exc
         through = "the proxy to " if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) else ""
-        raise Unavailable(
+        raise TransientError(
             f"{file.path}: {through}{host}: {_words(causes)}",
             hint="Run it again when the network is back: what is complete is kept.",
         ) from exc

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from urllib.parse import urlsplit
 
-from truss_cache_tasks.errors import Unavailable
-from truss_cache_tasks.planning.digests import Piece
-from truss_cache_tasks.planning.listing import Location
+from truss_cache_tasks.errors import TransientError
+from truss_cache_tasks.model.hashing import Piece
+from truss_cache_tasks.model.listing import Location
 from truss_cache_tasks.transfer.answers import Body, Refused, Wrong
 from truss_cache_tasks.transfer.disk import disk_errors, write
 from truss_cache_tasks.transfer.fetching import Fetching
@@ -75,7 +75,7 @@ class _Task:
             if exc.status in _TOO_MANY:
                 means.process.complained(host)
             raise
-        except Unavailable:
+        except TransientError:
             if not means.lifeline.is_cut:
                 means.process.complained(host)
             raise
@@ -118,9 +118,9 @@ class _Task:
             began = time.monotonic()
             size = body.readinto(buffer[: min(limit, part.end - part.at)])
             if not size:
-                raise Unavailable(f"{file.path}: the connection was closed after {part.at} of {file.size} bytes")
+                raise TransientError(f"{file.path}: the connection was closed after {part.at} of {file.size} bytes")
             if trickle.note(size, time.monotonic() - began):
-                raise Unavailable(f"{file.path}: the connection brings less than {limits.floor:.0f} bytes a second")
+                raise TransientError(f"{file.path}: the connection brings less than {limits.floor:.0f} bytes a second")
             self._means.process.pace(size, limits, self._means.lifeline)
             chunk = buffer[:size]
             self._write(chunk, part.at)

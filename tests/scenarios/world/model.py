@@ -236,9 +236,9 @@ class World:
     # Commands
 
     def targets(self, project: str) -> list[tuple[Entry, Any, bool]]:
-        """Return the project's entries as (entry, our Target, whether it is judged fresh)."""
-        from truss_cache_tasks.fetch import judge_target
-        from truss_cache_tasks.plugin.workspace import open_workspace
+        """Return the project's entries as (entry, our EntryContext, whether it is judged fresh)."""
+        from truss_cache_tasks.app.workspace import open_workspace
+        from truss_cache_tasks.operations import judge_target
 
         found = open_workspace(self.base / project).targets
         return [
@@ -247,7 +247,7 @@ class World:
 
     def command(self, project: str, *arguments: str) -> Ran:
         """Run `truss-cache` on the project's config, in this process."""
-        from truss_cache_tasks.plugin import cli
+        from truss_cache_tasks.app import cli
 
         out, err = io.StringIO(), io.StringIO()
         before, sys.__stderr__ = sys.__stderr__, err  # type: ignore[misc]  # the display writes past captured streams

@@ -18,8 +18,8 @@ from typing import TextIO
 
 from truss_cache_tasks.config.settings import read_settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
-from truss_cache_tasks.fetch import Outcome
-from truss_cache_tasks.planning.listing import RemoteFile
+from truss_cache_tasks.model.listing import RemoteFile
+from truss_cache_tasks.operations import Outcome
 
 _EVERY_S = 10.0
 _lock = threading.Lock()

@@ -7,12 +7,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable
 
-from truss_cache_tasks.fetch import Forecast, Target, current_manifest, hub_manifest
-from truss_cache_tasks.plugin import display, signals
-from truss_cache_tasks.plugin.workspace import Workspace
+from truss_cache_tasks.app import display, signals
+from truss_cache_tasks.app.workspace import Workspace
+from truss_cache_tasks.operations import EntryContext, Forecast, current_manifest, hub_manifest
 from truss_cache_tasks.store.verify import bad_files
 
-Chosen = Iterable[tuple[str, Workspace, Target]]  # (the name people know it by, ...)
+Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the name people know it by, ...)
 Write = Callable[..., object]  # of lines, as display.write
 
 

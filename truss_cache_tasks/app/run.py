@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from truss_cache_tasks.fetch import Outcome, Run, Target, fetch, judge_target
-from truss_cache_tasks.planning.freshness import Need, Verdict
-from truss_cache_tasks.plugin import signals
-from truss_cache_tasks.plugin.display import EntryDisplay
+from truss_cache_tasks.app import signals
+from truss_cache_tasks.app.display import EntryDisplay
+from truss_cache_tasks.model.status import Need, Verdict
+from truss_cache_tasks.operations import EntryContext, Outcome, Run, fetch, judge_target
 
 
-def fetch_with_display(target: Target, run_id: str, label: str, *, force: bool) -> Outcome:
+def fetch_with_display(target: EntryContext, run_id: str, label: str, *, force: bool) -> Outcome:
     """Make one entry fresh, telling stderr. Raises CacheTaskError, after the display has ended."""
     signals.install()
     shown = EntryDisplay(label)

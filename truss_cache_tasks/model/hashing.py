@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Protocol
 
-from truss_cache_tasks.planning.listing import Digest
+from truss_cache_tasks.model.listing import Digest
 
 BLOCK = 8 << 20  # bytes
 _NOWHERE = 1 << 63  # beyond any file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from truss_cache_tasks.errors import CacheTaskError, WrongAnswer
-from truss_cache_tasks.planning.listing import DIGITS, Pages, RemoteFile, listed_digest, listed_file
+from truss_cache_tasks.model.listing import DIGITS, Pages, RemoteFile, listed_digest, listed_file
 
 SOUND = {"path": "a/w.bin", "size": 5, "version": "1700000000000000", "key": "p/a/w.bin"}
 TRAPS = [

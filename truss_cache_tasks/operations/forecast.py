@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from truss_cache_tasks.errors import Collision
-from truss_cache_tasks.fetch.target import Target, current_manifest
-from truss_cache_tasks.planning.freshness import Need, Verdict
-from truss_cache_tasks.planning.listing import RemoteFile
-from truss_cache_tasks.planning.plan import Plan, PlannedFile
-from truss_cache_tasks.planning.records import FileRecord, Manifest
-from truss_cache_tasks.planning.request import Request
+from truss_cache_tasks.model.listing import RemoteFile
+from truss_cache_tasks.model.plan import Plan, PlannedFile
+from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.model.request import Request
+from truss_cache_tasks.model.status import Need, Verdict
+from truss_cache_tasks.operations.context import EntryContext, current_manifest
 from truss_cache_tasks.store import blobs, stock
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.layout import bytes_of
@@ -33,7 +33,7 @@ class Forecast:
 
 
 def forecast(
-    target: Target, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: Shown | None = None
+    target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: Shown | None = None
 ) -> Forecast:
     """Say what a run would do, asking no network and writing nothing.
 
@@ -48,7 +48,7 @@ def forecast(
 
 
 def _forecast(
-    target: Target, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: Shown | None
+    target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: Shown | None
 ) -> Forecast:
     manifest = current_manifest(target)
     if manifest is None or verdict.need is Need.FETCH:

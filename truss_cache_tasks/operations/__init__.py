@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from truss_cache_tasks.fetch.fetching import Outcome, fetch
-from truss_cache_tasks.fetch.forecasting import Forecast, forecast
-from truss_cache_tasks.fetch.moving import Run
-from truss_cache_tasks.fetch.target import (
+from truss_cache_tasks.operations.context import (
     BEHIND,
-    Target,
+    EntryContext,
     current_manifest,
     hub_manifest,
     judge_target,
     make_target,
     project_entries,
 )
+from truss_cache_tasks.operations.download import Run
+from truss_cache_tasks.operations.fetch import Outcome, fetch
+from truss_cache_tasks.operations.forecast import Forecast, forecast
 
 __all__ = [
     "BEHIND",
+    "EntryContext",
     "Forecast",
     "Outcome",
     "Run",
-    "Target",
     "current_manifest",
     "fetch",
     "forecast",

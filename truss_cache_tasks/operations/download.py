@@ -10,11 +10,11 @@ from functools import partial
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
-from truss_cache_tasks.planning.plan import PlannedFile
+from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.sources import Source
 from truss_cache_tasks.store import blobs, partials
-from truss_cache_tasks.store.held import Held
-from truss_cache_tasks.store.layout import Place, blob_id
+from truss_cache_tasks.store.held import LocalBlob
+from truss_cache_tasks.store.layout import CacheRoot, blob_id
 from truss_cache_tasks.store.locks import try_lock
 from truss_cache_tasks.store.partials import Partial
 
@@ -39,7 +39,9 @@ class Run:
 class Mover:
     """One pull: takes locks and opens partials as `transfer` asks for jobs, publishes what is done."""
 
-    def __init__(self, source: Source, settings: Settings, place: Place, run: Run, came: Callable[[PlannedFile], bool]):
+    def __init__(
+        self, source: Source, settings: Settings, place: CacheRoot, run: Run, came: Callable[[PlannedFile], bool]
+    ):
         """Begin.
 
         Args:
@@ -51,7 +53,7 @@ class Mover:
         self.place = place
         self.run = run
         self.came = came
-        self.fetched: dict[str, Held] = {}
+        self.fetched: dict[str, LocalBlob] = {}
         self.busy: list[PlannedFile] = []
         self.lost: list[PlannedFile] = []  # came, and another process took them: where locks do not work
         self.error: CacheTaskError | None = None
@@ -84,7 +86,7 @@ class Mover:
         for planned in sorted(missing, key=lambda planned: -planned.file.size):  # a large one last would run alone
             if self.error is not None:
                 return
-            release = try_lock(self.place.blob_lock(blob_id(planned.identity, self.place.form)))
+            release = try_lock(self.place.blob_lock(blob_id(planned.identity, self.place.layout)))
             if release is None:
                 self.busy.append(planned)
                 continue

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from truss_cache_tasks.errors import Collision, NothingSelected, UnsafeName
-from truss_cache_tasks.planning.listing import Listing, RemoteFile
-from truss_cache_tasks.planning.patterns import select
-from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
+from truss_cache_tasks.model.listing import Listing, RemoteFile
+from truss_cache_tasks.model.patterns import select
+from truss_cache_tasks.model.request import Layout, Request, SourceRef, StoreKind
 
 RECORDS = ".truss_cache"  # our own folder in every cache root; no file of an entry may lie in it
 
@@ -56,7 +56,7 @@ def make_plan(request: Request, listing: Listing) -> Plan:
         UnsafeName: a selected key holds `..` or NUL, is absolute, or lies in our own folder.
         Collision: two selected keys want one path (`file` and `file/x`, `p//y` and `p/y`).
     """
-    bucket = request.source.kind in (Kind.GCS, Kind.S3)
+    bucket = request.source.kind in (StoreKind.GCS, StoreKind.S3)
     prefix = request.source.prefix if bucket and not listing.single else ""
     by_path = {file.path: file for file in listing.files}
     chosen = select(by_path, request.allow, request.ignore, prefix=prefix, dialect=request.dialect)
@@ -79,7 +79,7 @@ def make_plan(request: Request, listing: Listing) -> Plan:
 
 def origin(source: SourceRef, file: RemoteFile) -> str:
     """Return the object's own URI; a local one as the user wrote its folder, so that no machine path gets in."""
-    if source.kind is Kind.LOCAL:
+    if source.kind is StoreKind.LOCAL:
         return f"{source}/{file.path}"
     return f"{SourceRef(source.kind, source.root)}/{file.key}"
 
@@ -90,7 +90,7 @@ def identity(source: SourceRef, file: RemoteFile) -> str:
         return f"{file.digest.algorithm}:{file.digest.value}"
     if file.encoding:
         return f"{origin(source, file)}@{file.version} decoded"
-    if source.kind is Kind.LOCAL:  # the same words mean another file beside another config
+    if source.kind is StoreKind.LOCAL:  # the same words mean another file beside another config
         return f"file:{hashlib.sha256(file.key.encode()).hexdigest()[:16]}@{file.version}"
     return f"{origin(source, file)}@{file.version}"
 
@@ -98,16 +98,16 @@ def identity(source: SourceRef, file: RemoteFile) -> str:
 def _folder(request: Request, listing: Listing) -> str:
     source = request.source
     name = source.root.rstrip("/").rpartition("/")[2]
-    match request.form:
-        case Form.HUB:
+    match request.layout:
+        case Layout.HUB:
             folder = f"snapshots/{listing.revision}"
-        case Form.VOLUME:
+        case Layout.VOLUME:
             folder = request.folder
-        case Form.MOUNT:
+        case Layout.MOUNT:
             folder = ""
-        case Form.BUCKET if source.kind is Kind.LOCAL:
+        case Layout.BUCKET if source.kind is StoreKind.LOCAL:
             folder = "" if listing.single else name
-        case Form.BUCKET:
+        case Layout.BUCKET:
             inside = source.prefix.rpartition("/")[0] if listing.single else source.prefix
             folder = f"{source.root}/{inside}".rstrip("/")
     return folder
@@ -186,7 +186,7 @@ def _nearest(patterns: Iterable[str], paths: Sequence[str], most: int = 3) -> li
 
 def _truss_v1_differs(request: Request, prefix: str, paths: Iterable[str], chosen: tuple[str, ...]) -> tuple[str, ...]:
     """Warn where Truss's first generation, which matched patterns on the full key, would choose other files."""
-    if request.form is not Form.BUCKET or not prefix:
+    if request.layout is not Layout.BUCKET or not prefix:
         return ()
     keys = {f"{prefix}/{path}": path for path in paths}
     v1 = select(keys, request.allow, request.ignore)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from truss_cache_tasks.planning.keys import RequestKey, canonical, request_key
-from truss_cache_tasks.planning.records import Claim, Manifest
-from truss_cache_tasks.planning.request import Kind, Request
+from truss_cache_tasks.model.keys import RequestKey, canonical, request_key
+from truss_cache_tasks.model.records import Claim, Manifest
+from truss_cache_tasks.model.request import Request, StoreKind
 
 
 class Need(IntEnum):
@@ -84,7 +84,7 @@ def judge(request: Request, seen: Evidence) -> Verdict:
             found.append((Need.FETCH, seen.unreadable or "not fetched yet"))
         unproven = seen.fingerprint is not None and seen.fingerprint not in seen.known_fingerprints
     else:
-        if request.source.kind is Kind.LOCAL:
+        if request.source.kind is StoreKind.LOCAL:
             found.extend(_owner(seen, seen.manifest))
         found.extend(_credential(seen, request_key(request)))
         found.extend(_pins(seen, seen.manifest))

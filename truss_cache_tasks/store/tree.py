@@ -1,4 +1,4 @@
-"""CacheRoot: a cache root as a tree of real folders. Below it no link is followed.
+"""FileTree: a cache root as a tree of real folders. Below it no link is followed.
 
 Every access goes from a descriptor of the root to the next folder by its name (`openat`, O_NOFOLLOW), so that no link
 that lies there, and none that appears meanwhile, can lead a read, a write or a removal elsewhere. The path *to* a root
@@ -17,7 +17,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK
 from typing import TypeVar
 
-from truss_cache_tasks.errors import StoreError, UnsafeName
+from truss_cache_tasks.errors import DiskError, UnsafeName
 
 T = TypeVar("T")
 
@@ -27,11 +27,11 @@ _FEW = 8
 _KEPT = 48  # descriptors of folders that one thread keeps open for a root, at the most
 
 
-class LinkedFolder(StoreError):
+class LinkedFolder(DiskError):
     """A link lies below a cache root where a folder is expected."""
 
 
-class CacheRoot:
+class FileTree:
     """The folders and files below `path`, by relative paths with `/`.
 
     A path has no empty component, `.`, `..` or NUL: UnsafeName is raised for one that has. A link where a folder is
@@ -43,10 +43,10 @@ class CacheRoot:
         self._local = threading.local()
 
     def __repr__(self) -> str:
-        return f"CacheRoot({str(self.path)!r})"
+        return f"FileTree({str(self.path)!r})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return CacheRoot, (self.path,)  # descriptors do not travel
+        return FileTree, (self.path,)  # descriptors do not travel
 
     @contextlib.contextmanager
     def kept_open(self) -> Iterator[None]:
@@ -138,7 +138,7 @@ class CacheRoot:
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
         return self._at(path, lambda name, folder: os.open(name, flags, 0o666, dir_fd=folder), make=make)
 
-    def link(self, source: CacheRoot, at: str, path: str) -> None:
+    def link(self, source: FileTree, at: str, path: str) -> None:
         """Make `path` a hard link of `at` below `source`. Raises FileExistsError where anything lies at `path`."""
 
         def make(name: str, folder: int) -> None:

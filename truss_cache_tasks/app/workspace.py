@@ -9,18 +9,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from truss_cache_tasks.app import display
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
-from truss_cache_tasks.errors import ConfigError, StoreError
-from truss_cache_tasks.fetch import BEHIND, Forecast, Target, forecast, judge_target, make_target, project_entries
-from truss_cache_tasks.planning.freshness import Need, Verdict
-from truss_cache_tasks.planning.records import Project
-from truss_cache_tasks.planning.request import Form, Kind
-from truss_cache_tasks.plugin import display
+from truss_cache_tasks.errors import ConfigError, DiskError
+from truss_cache_tasks.model.records import Project
+from truss_cache_tasks.model.request import Layout, StoreKind
+from truss_cache_tasks.model.status import Need, Verdict
+from truss_cache_tasks.operations import (
+    BEHIND,
+    EntryContext,
+    Forecast,
+    forecast,
+    judge_target,
+    make_target,
+    project_entries,
+)
 from truss_cache_tasks.store.claims import read_pins
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.known_roots import forget_empty_roots, known_roots
-from truss_cache_tasks.store.layout import Place, pin_name
+from truss_cache_tasks.store.layout import CacheRoot, pin_name
 from truss_cache_tasks.store.neighbours import Shown, shown_by_config
 from truss_cache_tasks.store.remove import Cleaned, clean, roots_of
 
@@ -39,7 +47,7 @@ class Workspace:
     path: Path
     settings: Settings
     model_cache: Path
-    targets: tuple[Target, ...]
+    targets: tuple[EntryContext, ...]
     project: Project
     warnings: tuple[str, ...]
     run: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -53,7 +61,7 @@ class Workspace:
         if not self.targets:
             display.warn_once((f"{self.path.name}: no model_cache entries, nothing to fetch",))
 
-    def judge(self, target: Target) -> Verdict:
+    def judge(self, target: EntryContext) -> Verdict:
         """Judge an entry and remember the verdict. A mistake of ours makes it stale; its run meets the mistake anew."""
         self.warn()
         try:
@@ -63,7 +71,7 @@ class Workspace:
         self.verdicts[target.name] = verdict
         return verdict
 
-    def is_forced(self, target: Target) -> bool:
+    def is_forced(self, target: EntryContext) -> bool:
         """Whether `doit run -a` runs this entry too, though it is stale now: an entry that we had judged fresh, so that
         only force made it run, has moved their common pin in this very run."""
         moving = pin_name(target.entry.request)
@@ -75,12 +83,14 @@ class Workspace:
             return False
         return pin.by in self.verdicts and self.verdicts[pin.by].fresh
 
-    def verdict(self, target: Target) -> Verdict:
+    def verdict(self, target: EntryContext) -> Verdict:
         """Return the verdict of this process, judging only what was not judged."""
         known = self.verdicts.get(target.name)
         return known if known is not None else self.judge(target)
 
-    def forecast(self, target: Target, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]) -> Forecast:
+    def forecast(
+        self, target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]
+    ) -> Forecast:
         """Say what a run would do to an entry; what the entries show is read once for each root."""
         if target.place.root not in self._shown and verdict.need > Need.CLAIM:
             with disk_errors(f"cannot look at {target.place.root}"):
@@ -91,12 +101,12 @@ class Workspace:
     def clean(self, names: Iterable[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries; None: the whole config, gone entries too."""
         claims = None if names is None else {claim for name in names for claim in (name, name + BEHIND)}
-        errors: list[StoreError] = []
+        errors: list[DiskError] = []
         with disk_errors("cannot clean"):
             for place in self._all_places():
                 try:
                     clean(place, self.project, claims, self.cleaned, dry=dry)
-                except StoreError as error:  # the other roots are cleaned all the same
+                except DiskError as error:  # the other roots are cleaned all the same
                     errors.append(error)
             if not dry:
                 forget_empty_roots(self.settings, self.project)
@@ -105,19 +115,21 @@ class Workspace:
             raise errors[0]
         return self.cleaned
 
-    def _all_places(self) -> list[Place]:
+    def _all_places(self) -> list[CacheRoot]:
         """Every root where this project may have claims: of its entries, of the hub cache, and those it had once."""
         places = {p.root: p for t in self.targets for p in (t.place, t.behind) if p is not None}
-        places.setdefault(self.model_cache, Place(self.model_cache, Form.BUCKET))
+        places.setdefault(self.model_cache, CacheRoot(self.model_cache, Layout.BUCKET))
         hubs = {p.hub for p in places.values() if p.hub is not None} | {self.settings.hub_cache()}
         for hub in hubs:
             for repo in hub.glob("models--*"):
-                places.setdefault(repo, Place(repo, Form.HUB, hub))
+                places.setdefault(repo, CacheRoot(repo, Layout.HUB, hub))
         known = {root for place in places.values() for root in roots_of(place, self.project.id)}
         known |= known_roots(self.settings, self.project)
         for root in sorted(known - {str(path) for path in places}):
             hub_root = Path(root).name.startswith("models--")
-            places[Path(root)] = Place(Path(root), *((Form.HUB, Path(root).parent) if hub_root else (Form.MOUNT,)))
+            places[Path(root)] = CacheRoot(
+                Path(root), *((Layout.HUB, Path(root).parent) if hub_root else (Layout.MOUNT,))
+            )
         return list(places.values())
 
 
@@ -167,15 +179,15 @@ def open_workspace(
     return Workspace(config.path, settings, cache, targets, project, config.warnings)
 
 
-def _refuse_own_source(targets: Iterable[Target]) -> None:
+def _refuse_own_source(targets: Iterable[EntryContext]) -> None:
     """Refuse a `file://` entry whose cache folder is, or lies in, its own source, which `clean` would take away."""
     for target in targets:
         source = target.entry.request.source
-        if source.kind is not Kind.LOCAL:
+        if source.kind is not StoreKind.LOCAL:
             continue
-        names = {Form.BUCKET: os.path.basename(source.root), Form.VOLUME: target.entry.request.folder}
+        names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: target.entry.request.folder}
         theirs = Path(os.path.realpath(target.entry.config.parent / source.root))
-        ours = Path(os.path.realpath(target.place.root / names.get(target.place.form, "")))
+        ours = Path(os.path.realpath(target.place.root / names.get(target.place.layout, "")))
         if theirs == ours or theirs in ours.parents:
             raise ConfigError(
                 f"{target.entry.where}.repo_id: the cache folder {ours} is, or lies in, the source {theirs}",

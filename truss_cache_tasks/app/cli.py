@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from truss_cache_tasks.app import display, signals
+from truss_cache_tasks.app import reports as inspect
+from truss_cache_tasks.app.run import fetch_with_display
+from truss_cache_tasks.app.workspace import Workspace, open_workspace
 from truss_cache_tasks.config.settings import VARIABLES
-from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped, StoreError
-from truss_cache_tasks.fetch import Target
-from truss_cache_tasks.planning.records import FORMAT
-from truss_cache_tasks.plugin import display, inspect, signals
-from truss_cache_tasks.plugin.work import fetch_with_display
-from truss_cache_tasks.plugin.workspace import Workspace, open_workspace
+from truss_cache_tasks.errors import CacheTaskError, ConfigError, DiskError, Stopped
+from truss_cache_tasks.model.records import FORMAT
+from truss_cache_tasks.operations import EntryContext
 
 DONE, FAILED, INTERNAL, MISUSED = 0, 1, 2, 3
 _SIDE_BY_SIDE = 4  # entries at once; they share the engine's connections
@@ -125,7 +126,7 @@ def _dispatch(options: argparse.Namespace) -> int:
             return DONE
 
 
-def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Target]:
+def _chosen(workspace: Workspace, names: Sequence[str]) -> list[EntryContext]:
     known = {target.name: target for target in workspace.targets}
     for name in names:
         if name not in known:
@@ -134,7 +135,7 @@ def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Target]:
     return [known[name] for name in dict.fromkeys(names)] if names else list(workspace.targets)
 
 
-def _run(workspace: Workspace, targets: Sequence[Target], *, always: bool) -> int:
+def _run(workspace: Workspace, targets: Sequence[EntryContext], *, always: bool) -> int:
     signals.install()
     stale = [target for target in targets if not workspace.judge(target).fresh or always]
     failed = _fetch_all(workspace, stale, force=always) if stale else {}
@@ -145,7 +146,7 @@ def _run(workspace: Workspace, targets: Sequence[Target], *, always: bool) -> in
     return max(failed.values(), default=DONE)
 
 
-def _fetch_all(workspace: Workspace, stale: Sequence[Target], *, force: bool) -> dict[str, int]:
+def _fetch_all(workspace: Workspace, stale: Sequence[EntryContext], *, force: bool) -> dict[str, int]:
     """Fetch these entries side by side; return the status of each that failed, by name."""
     work = deque(stale)
     failed: dict[str, int] = {}
@@ -172,7 +173,7 @@ def _fetch_all(workspace: Workspace, stale: Sequence[Target], *, force: bool) ->
     return failed
 
 
-def _fetch_one(target: Target, run_id: str, *, force: bool) -> int:
+def _fetch_one(target: EntryContext, run_id: str, *, force: bool) -> int:
     try:
         fetch_with_display(target, run_id, target.name, force=force)
     except Stopped:
@@ -188,10 +189,10 @@ def _fetch_one(target: Target, run_id: str, *, force: bool) -> int:
 
 def _clean(workspace: Workspace, names: Sequence[str] | None, *, dry: bool) -> int:
     signals.install()
-    failure: StoreError | None = None
+    failure: DiskError | None = None
     try:
         workspace.clean(names, dry=dry)
-    except StoreError as error:  # of one root; the others are cleaned
+    except DiskError as error:  # of one root; the others are cleaned
         failure = error
     done = workspace.cleaned
     for line in display.removed(done.files, done.size, done.kept, dry=dry):

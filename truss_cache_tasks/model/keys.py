@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, NewType
 
-from truss_cache_tasks.planning.request import Request, implied_dialect
+from truss_cache_tasks.model.request import Request, implied_dialect
 
 RequestKey = NewType("RequestKey", str)
 SnapshotKey = NewType("SnapshotKey", str)
@@ -18,21 +18,21 @@ SCHEMA = 1  # of the canonical forms below: another number is another key for ev
 def canonical(request: Request) -> dict[str, Any]:
     """Return the canonical form of `request`: pattern sets sorted and without duplicates, names spelled one way.
 
-    >>> from truss_cache_tasks.planning.request import Form, Kind, SourceRef
-    >>> r = Request(SourceRef(Kind.GCS, "b", "m"), "", ("*.bin", "*.json", "*.bin"), (), Form.BUCKET)
+    >>> from truss_cache_tasks.model.request import Layout, StoreKind, SourceRef
+    >>> r = Request(SourceRef(StoreKind.GCS, "b", "m"), "", ("*.bin", "*.json", "*.bin"), (), Layout.BUCKET)
     >>> json.dumps(canonical(r), separators=(",", ":"))
     '{"allow":["*.bin","*.json"],"folder":"","form":"bucket","ignore":[],"revision":"","schema":1,"source":"gs://b/m"}'
     """
     form: dict[str, Any] = {
         "allow": None if request.allow is None else sorted(set(request.allow)),
         "folder": request.folder,
-        "form": request.form.value,
+        "form": request.layout.value,
         "ignore": sorted(set(request.ignore)),
         "revision": request.revision,
         "schema": SCHEMA,
         "source": str(request.source),
     }
-    if (request.allow or request.ignore) and request.dialect is not implied_dialect(request.form):
+    if (request.allow or request.ignore) and request.dialect is not implied_dialect(request.layout):
         form["dialect"] = request.dialect.value  # the same patterns may select other files
     return form
 

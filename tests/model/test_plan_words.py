@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from truss_cache_tasks.errors import NothingSelected
-from truss_cache_tasks.planning.listing import Listing, RemoteFile
-from truss_cache_tasks.planning.plan import case_clashes, make_plan
-from truss_cache_tasks.planning.request import Form, Kind, Request, SourceRef
+from truss_cache_tasks.model.listing import Listing, RemoteFile
+from truss_cache_tasks.model.plan import case_clashes, make_plan
+from truss_cache_tasks.model.request import Layout, Request, SourceRef, StoreKind
 
 NAMES = (".gitattributes", "README.md", "config.json", "model-q4.GGUF", "model.safetensors")
 
 
 def plan_of(*names: str, allow: tuple[str, ...] | None = None):
     files = tuple(RemoteFile(name, 1, "v", name) for name in names)
-    return make_plan(Request(SourceRef(Kind.S3, "b"), "", allow, (), Form.BUCKET), Listing("", files))
+    return make_plan(Request(SourceRef(StoreKind.S3, "b"), "", allow, (), Layout.BUCKET), Listing("", files))
 
 
 @pytest.mark.parametrize(("pattern", "nearest"), [("*.gguf", "model-q4.GGUF"), ("*.sfetensors", "model.safetensors")])

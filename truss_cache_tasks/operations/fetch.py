@@ -9,23 +9,23 @@ from functools import partial
 from pathlib import Path
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import CacheTaskError, Collision, SourceChanged, StoreError, Unavailable
-from truss_cache_tasks.fetch.forecasting import replay
-from truss_cache_tasks.fetch.moving import Mover, Run
-from truss_cache_tasks.fetch.target import Target, current_manifest, judge_target
+from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, SourceChanged, TransientError
+from truss_cache_tasks.model.keys import request_key
+from truss_cache_tasks.model.listing import Listing
+from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes, make_plan
+from truss_cache_tasks.model.records import Manifest, Pin
+from truss_cache_tasks.model.request import Layout, StoreKind
+from truss_cache_tasks.model.status import Need, Verdict
 from truss_cache_tasks.network.retry import StopPoll
-from truss_cache_tasks.planning.freshness import Need, Verdict
-from truss_cache_tasks.planning.keys import request_key
-from truss_cache_tasks.planning.listing import Listing
-from truss_cache_tasks.planning.plan import Plan, PlannedFile, case_clashes, make_plan
-from truss_cache_tasks.planning.records import Manifest, Pin
-from truss_cache_tasks.planning.request import Form, Kind
+from truss_cache_tasks.operations.context import EntryContext, current_manifest, judge_target
+from truss_cache_tasks.operations.download import Mover, Run
+from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.sources import Source, open_source
 from truss_cache_tasks.store import blobs, claims, disk, partials, stock
 from truss_cache_tasks.store.commit import Author, Overtaken, claim_only, commit
-from truss_cache_tasks.store.held import Held, Vanished
+from truss_cache_tasks.store.held import LocalBlob, Vanished
 from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roots
-from truss_cache_tasks.store.layout import Place, blob_id, pin_name
+from truss_cache_tasks.store.layout import CacheRoot, blob_id, pin_name
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.neighbours import contested, settle, superseded
 from truss_cache_tasks.store.ownership import own_paths, roots_around
@@ -46,7 +46,7 @@ class Outcome:
     size: int = 0
 
 
-def fetch(target: Target, run: Run, *, force: bool = False) -> Outcome:
+def fetch(target: EntryContext, run: Run, *, force: bool = False) -> Outcome:
     """Make the entry fresh: do the least that its verdict asks for, or with `force` re-hash and resolve everything.
 
     Raises:
@@ -75,12 +75,12 @@ def fetch(target: Target, run: Run, *, force: bool = False) -> Outcome:
         except CacheTaskError:
             for place in target.places:
                 forget_hollow(place)
-            with contextlib.suppress(StoreError):
+            with contextlib.suppress(DiskError):
                 forget_empty_roots(target.settings, target.project)
             raise
 
 
-def _fetch_locked(target: Target, run: Run, *, force: bool) -> Outcome:
+def _fetch_locked(target: EntryContext, run: Run, *, force: bool) -> Outcome:
     verdict = judge_target(target)
     manifest = current_manifest(target)
     if manifest is not None and not force:
@@ -95,7 +95,7 @@ def _fetch_locked(target: Target, run: Run, *, force: bool) -> Outcome:
     return _fetch_online(target, run, judge_target(target), force=force)
 
 
-def _claim(target: Target, manifest: Manifest, run: Run) -> bool:
+def _claim(target: EntryContext, manifest: Manifest, run: Run) -> bool:
     """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
     _remember(target, run)
 
@@ -105,9 +105,9 @@ def _claim(target: Target, manifest: Manifest, run: Run) -> bool:
     return claim_only(target.place, manifest, _author(target, target.place, run), is_whole)
 
 
-def _fetch_online(target: Target, run: Run, verdict: Verdict, *, force: bool) -> Outcome:
-    if target.settings.offline and target.entry.request.source.kind is Kind.HUGGINGFACE:
-        raise Unavailable(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
+def _fetch_online(target: EntryContext, run: Run, verdict: Verdict, *, force: bool) -> Outcome:
+    if target.settings.offline and target.entry.request.source.kind is StoreKind.HUGGINGFACE:
+        raise TransientError(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
     source = open_source(target.entry, target.settings, StopPoll(run.stopped))
     cleaned = _is_cleaned(target)
     try:
@@ -117,7 +117,7 @@ def _fetch_online(target: Target, run: Run, verdict: Verdict, *, force: bool) ->
         return _Fetch(target, source, run, rehash=False).bring(verdict, resolve=force)
 
 
-def _repair(target: Target, manifest: Manifest, run: Run) -> Manifest | None:
+def _repair(target: EntryContext, manifest: Manifest, run: Run) -> Manifest | None:
     """Put visible files and records right from bytes that are here, asking nobody; None if bytes are missing."""
     plan = replay(target.entry.request, manifest)
     if superseded(target.place, plan, target.neighbours()) or target.is_replaced(manifest):
@@ -138,7 +138,7 @@ def _repair(target: Target, manifest: Manifest, run: Run) -> Manifest | None:
 class _Fetch:
     """One online fetch of one entry."""
 
-    def __init__(self, target: Target, source: Source, run: Run, *, rehash: bool) -> None:
+    def __init__(self, target: EntryContext, source: Source, run: Run, *, rehash: bool) -> None:
         self.target = target
         self.source = source
         self.run = run
@@ -190,18 +190,18 @@ class _Fetch:
         pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
         return pins[0].commit if pins else None
 
-    def _pin_in(self, place: Place) -> Pin | None:
+    def _pin_in(self, place: CacheRoot) -> Pin | None:
         name = pin_name(self.target.entry.request)
         return claims.read_pins(place).get(name) if name else None
 
-    def _goes_through(self, behind: Place, listing: Listing) -> bool:
+    def _goes_through(self, behind: CacheRoot, listing: Listing) -> bool:
         """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
         pin = self.pins[behind.root]
         agreed = pin is None or self.resolved or pin.commit == listing.revision
         one_disk = disk.device_of(behind.root) == disk.device_of(self.target.place.root)
         return agreed and one_disk and disk.is_writable(behind.root)
 
-    def _commit(self, place: Place, plan: Plan, held: Mapping[str, Held]) -> Manifest | None:
+    def _commit(self, place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob]) -> Manifest | None:
         """Commit; None if a held file vanished meanwhile: then no stat is believed any more."""
         _remember(self.target, self.run)
         author = _author(self.target, place, self.run, resolved=self.resolved)
@@ -213,21 +213,21 @@ class _Fetch:
         self.rehash = self.rehash or manifest is None
         return manifest
 
-    def _look(self, place: Place, plan: Plan, held: Mapping[str, Held]) -> None:
+    def _look(self, place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob]) -> None:
         """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
         around = roots_around(place, (file.path for file in plan.files))
         owned, replace = own_paths(place, around), self.target.settings.replace
         leaving = owned - {file.path for file in plan.files}  # as far as the commit needs them to
         look(place, plan, held, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
 
-    def _fill_hub(self, behind: Place, listing: Listing) -> None:
+    def _fill_hub(self, behind: CacheRoot, listing: Listing) -> None:
         """Bring a repo with plain files into the hub cache first, which the plain files are then linked to."""
         plan = make_plan(self.target.hub_request, listing)
         _open_root(behind)
         with locked(behind.lock(f"entry-{_request_key(self.target, behind)}"), self.run.stopped):
             self._fill_hub_locked(behind, plan)
 
-    def _fill_hub_locked(self, behind: Place, plan: Plan) -> None:
+    def _fill_hub_locked(self, behind: CacheRoot, plan: Plan) -> None:
         for _ in range(_LOOKS):
             held = self._stock(plan)
             self._look(behind, plan, held)
@@ -236,11 +236,11 @@ class _Fetch:
                 return
         raise _keeps_changing(behind)
 
-    def _stock(self, plan: Plan) -> dict[str, Held]:
+    def _stock(self, plan: Plan) -> dict[str, LocalBlob]:
         places = self.target.places
         return stock.take_stock(places, plan.files, rehash=self.rehash, stopped=self.run.stopped)
 
-    def _move(self, place: Place, files: Sequence[PlannedFile], held: dict[str, Held]) -> None:
+    def _move(self, place: CacheRoot, files: Sequence[PlannedFile], held: dict[str, LocalBlob]) -> None:
         """Fetch those of `files` that are not held, each under its blob's lock, and add them to `held`."""
         missing = list({f.identity: f for f in files if f.identity not in held}.values())
         coming = sum(planned.file.size for planned in missing) - partials.left_bytes(place, missing)
@@ -260,20 +260,20 @@ class _Fetch:
                 self.files += len(mover.fetched)
                 self.size += sum(one.size for one in mover.fetched.values())
             if mover.busy:  # another process fetches these: wait for one, holding nothing, then look again
-                with locked(place.blob_lock(blob_id(mover.busy[0].identity, place.form)), self.run.stopped):
+                with locked(place.blob_lock(blob_id(mover.busy[0].identity, place.layout)), self.run.stopped):
                     pass
             missing = [planned for planned in mover.busy + mover.lost if not came(planned)]
         raise _keeps_changing(place)
 
-    def _note(self, place: Place, missing: Iterable[PlannedFile]) -> None:
+    def _note(self, place: CacheRoot, missing: Iterable[PlannedFile]) -> None:
         """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
         _remember(self.target, self.run)
         owner = _author(self.target, place, self.run).owner
-        ids = {blob_id(planned.identity, place.form) for planned in missing}
+        ids = {blob_id(planned.identity, place.layout) for planned in missing}
         with locked(place.lock("root"), self.run.stopped):
             note_unfinished(place, _request_key(self.target, place), owner, blobs=ids)
 
-    def _came(self, place: Place, held: dict[str, Held], since: int, planned: PlannedFile) -> bool:
+    def _came(self, place: CacheRoot, held: dict[str, LocalBlob], since: int, planned: PlannedFile) -> bool:
         """Judge again what a lock was taken for."""
         if not stock.arrived(place, planned, since):
             return False
@@ -286,40 +286,40 @@ class _Fetch:
         transfer.probe(file, partial(self.source.locate, file), self.source.explain, network=network)
 
 
-def _remember(target: Target, run: Run) -> None:
+def _remember(target: EntryContext, run: Run) -> None:
     """Note which roots this project uses, before anything of it is written there."""
     remember_roots(target.settings, target.project, run.say)
 
 
-def _request_key(target: Target, place: Place) -> str:
+def _request_key(target: EntryContext, place: CacheRoot) -> str:
     return request_key(target.entry.request if place is target.place else target.hub_request)
 
 
-def _author(target: Target, place: Place, run: Run, *, resolved: bool = False) -> Author:
+def _author(target: EntryContext, place: CacheRoot, run: Run, *, resolved: bool = False) -> Author:
     claim = target.name if place == target.place else target.behind_claim
     replace = target.settings.replace
     return Author(target.project, claim, target.name, target.fingerprint, run.id, resolved, replace)
 
 
-def _is_cleaned(target: Target) -> bool:
+def _is_cleaned(target: EntryContext) -> bool:
     """Whether a clean took this entry's bytes, or would have if no other claim had held them: no stat is believed."""
     found = [claims.claims_of(place, target.project).entries for place in target.places]
     names = (target.name, target.behind_claim)
     return any(claim.cleaned for entries in found for name, claim in entries.items() if name in names)
 
 
-def _open_root(place: Place) -> None:
-    if place.form is Form.HUB:  # before our records: scan_cache_dir() warns of a repo that has no snapshots
+def _open_root(place: CacheRoot) -> None:
+    if place.layout is Layout.HUB:  # before our records: scan_cache_dir() warns of a repo that has no snapshots
         place.tree.make_folder("snapshots")
 
 
-def _linkable(place: Place, plan: Plan, held: Mapping[str, Held], run: Run) -> dict[str, Held]:
+def _linkable(place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], run: Run) -> dict[str, LocalBlob]:
     """Return `held` with the bytes of a hub repo where its snapshots can link to them: in its blobs.
 
     A file that is in the snapshot itself, as huggingface_hub puts it where there are no links, stays there.
     """
     found = dict(held)
-    if place.form is Form.HUB:
+    if place.layout is Layout.HUB:
         for planned in plan.files:
             one = found[planned.identity]
             if one.root is not place.tree or one.at != planned.path:
@@ -327,38 +327,38 @@ def _linkable(place: Place, plan: Plan, held: Mapping[str, Held], run: Run) -> d
     return found
 
 
-def _keeps_changing(place: Place) -> StoreError:
-    return StoreError(
+def _keeps_changing(place: CacheRoot) -> DiskError:
+    return DiskError(
         f"{place.root}: other processes keep removing what was found or fetched",
         hint="Find what cleans this cache, and run the command again.",
     )
 
 
-def _check_writable(target: Target) -> None:
+def _check_writable(target: EntryContext) -> None:
     folder = target.place.records
     if not disk.is_writable(folder):
-        raise StoreError(
+        raise DiskError(
             f"the cache folder {target.place.root} is not writable",
             hint="Make it writable, or choose another: HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT.",
         )
 
 
-def _copied(place: Place, held: Iterable[Held]) -> int:
+def _copied(place: CacheRoot, held: Iterable[LocalBlob]) -> int:
     """Bytes that must be copied to this disk from another one."""
     here = disk.device_of(place.root)
     return sum(one.size for one in held if one.device != here)
 
 
-def _check_space(place: Place, needed: int) -> None:
+def _check_space(place: CacheRoot, needed: int) -> None:
     free = disk.free_bytes(place.root)
     if needed > free:
-        raise StoreError(
+        raise DiskError(
             f"not enough space for {place.root}: {needed:,} bytes are to come, {free:,} are free",
             hint="Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
         )
 
 
-def _refuse_case_clashes(plan: Plan, place: Place) -> None:
+def _refuse_case_clashes(plan: Plan, place: CacheRoot) -> None:
     clash = case_clashes(plan.files)
     if clash and place.records.exists() and place.records.with_name(place.records.name.upper()).exists():
         raise Collision(

@@ -16,12 +16,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from truss_cache_tasks.errors import CacheTaskError
-from truss_cache_tasks.planning.keys import canonical, request_key, snapshot_key
-from truss_cache_tasks.planning.listing import Digest, Listing, RemoteFile
-from truss_cache_tasks.planning.patterns import select
-from truss_cache_tasks.planning.plan import make_plan
-from truss_cache_tasks.planning.records import FileRecord, Manifest
-from truss_cache_tasks.planning.request import Dialect, Form, Kind, Request, SourceRef
+from truss_cache_tasks.model.keys import canonical, request_key, snapshot_key
+from truss_cache_tasks.model.listing import Digest, Listing, RemoteFile
+from truss_cache_tasks.model.patterns import select
+from truss_cache_tasks.model.plan import make_plan
+from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.model.request import Dialect, Layout, Request, SourceRef, StoreKind
 from truss_cache_tasks.store.manifest import Unreadable, from_json, to_json
 
 settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=60)
@@ -116,16 +116,16 @@ def test_no_pattern_takes_more_than_seconds(dialect, pattern, path) -> None:
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))  # of the processor's own time: the next second ends the process
-from truss_cache_tasks.planning.patterns import Dialect, select
+from truss_cache_tasks.model.patterns import Dialect, select
 assert select([{path!r}], [{pattern!r}], dialect=Dialect.{dialect.name}) == ()
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 SOURCES = st.one_of(
-    st.builds(SourceRef, st.just(Kind.HUGGINGFACE), st.just("org/name")),
-    st.builds(SourceRef, st.sampled_from([Kind.GCS, Kind.S3]), NAME, st.just("") | PATH),
-    st.builds(SourceRef, st.just(Kind.LOCAL), PATH),
+    st.builds(SourceRef, st.just(StoreKind.HUGGINGFACE), st.just("org/name")),
+    st.builds(SourceRef, st.sampled_from([StoreKind.GCS, StoreKind.S3]), NAME, st.just("") | PATH),
+    st.builds(SourceRef, st.just(StoreKind.LOCAL), PATH),
 )
 REQUESTS = st.builds(
     Request,
@@ -133,7 +133,7 @@ REQUESTS = st.builds(
     revision=st.sampled_from(["main", "v1", ""]),
     allow=st.none() | st.lists(PATTERN, max_size=3).map(tuple),
     ignore=st.lists(PATTERN, max_size=3).map(tuple),
-    form=st.sampled_from(Form),
+    layout=st.sampled_from(Layout),
     folder=st.just("") | PATH,
 )
 
@@ -155,7 +155,7 @@ def test_order_and_duplicates_of_patterns_do_not_change_a_key(request, random) -
 def test_two_requests_have_one_key_exactly_if_they_ask_the_same(one, other) -> None:
     def meaning(request):
         allow = None if request.allow is None else frozenset(request.allow)
-        return (str(request.source), request.revision, allow, frozenset(request.ignore), request.form, request.folder)
+        return (str(request.source), request.revision, allow, frozenset(request.ignore), request.layout, request.folder)
 
     assert (request_key(one) == request_key(other)) == (meaning(one) == meaning(other))
 
@@ -167,7 +167,7 @@ def test_any_change_of_an_input_changes_the_key(request, data) -> None:
         "revision": request.revision + "x",
         "allow": (*(request.allow or ()), "other*") if request.allow is not None else (),
         "ignore": (*request.ignore, "other*"),
-        "form": data.draw(st.sampled_from([form for form in Form if form is not request.form])),
+        "form": data.draw(st.sampled_from([form for form in Layout if form is not request.layout])),
         "folder": request.folder + "x",
     }
     for name, value in changes.items():
@@ -177,7 +177,7 @@ def test_any_change_of_an_input_changes_the_key(request, data) -> None:
 
 
 def test_no_patterns_and_an_empty_list_of_them_are_two_requests() -> None:
-    request = Request(SourceRef(Kind.HUGGINGFACE, "org/name"), "main", None, (), Form.HUB)
+    request = Request(SourceRef(StoreKind.HUGGINGFACE, "org/name"), "main", None, (), Layout.HUB)
     assert request_key(request) != request_key(replace(request, allow=()))
 
 
@@ -201,7 +201,7 @@ RECORDS = st.builds(
 def safe(manifest: Manifest) -> bool:
     """Whether every name in it is one that a disk and the hub cache can have."""
     names = {piece for r in manifest.files for piece in (*r.path.split("/"), *r.blob.split("/"))}
-    in_hub = manifest.request["form"] == Form.HUB
+    in_hub = manifest.request["form"] == Layout.HUB
     digests = all(re.fullmatch("[a-z0-9-]+:[0-9a-f]+", r.identity) for r in manifest.files)
     return not {".", ".."} & names and (digests or not in_hub)
 
@@ -244,10 +244,12 @@ HOSTILE = st.lists(PIECE, min_size=1, max_size=5).map("/".join)
 
 @given(st.lists(HOSTILE, min_size=1, max_size=4, unique=True), REQUESTS, st.booleans())
 def test_no_path_of_a_plan_escapes_and_no_two_are_one(names, request, single) -> None:
-    request = replace(request, allow=None, ignore=(), folder="" if request.form in (Form.HUB, Form.MOUNT) else "v")
+    request = replace(
+        request, allow=None, ignore=(), folder="" if request.layout in (Layout.HUB, Layout.MOUNT) else "v"
+    )
     files = tuple(RemoteFile(name, 1, "v", name, Digest("sha256", "0" * 64)) for name in names if name)
     listing = Listing(
-        "0" * 40, files[:1] if single else files, single=single and request.source.kind is not Kind.HUGGINGFACE
+        "0" * 40, files[:1] if single else files, single=single and request.source.kind is not StoreKind.HUGGINGFACE
     )
     assume(listing.files)
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 
 
-class Kind(StrEnum):
+class StoreKind(StrEnum):
     """The stores, by the name that `kind:` has in a Truss config."""
 
     HUGGINGFACE = "hf"
@@ -15,7 +15,7 @@ class Kind(StrEnum):
     LOCAL = "file"
 
 
-class Form(StrEnum):
+class Layout(StrEnum):
     """Where an entry's files go (DESIGN section 2)."""
 
     HUB = "hub"  # {hub}/models--org--name/{blobs,refs,snapshots}
@@ -40,16 +40,16 @@ class SourceRef:
         root: `org/name`, the bucket, or the path of a `file://` URI as the user wrote it.
         prefix: object prefix without slashes at either end; "" for a whole bucket, a Hub repo and a folder.
 
-    >>> str(SourceRef(Kind.GCS, "b", "m/fp16"))
+    >>> str(SourceRef(StoreKind.GCS, "b", "m/fp16"))
     'gs://b/m/fp16'
     """
 
-    kind: Kind
+    kind: StoreKind
     root: str
     prefix: str = ""
 
     def __str__(self) -> str:
-        scheme = "gs" if self.kind is Kind.GCS else self.kind.value
+        scheme = "gs" if self.kind is StoreKind.GCS else self.kind.value
         return f"{scheme}://{self.root}{'/' + self.prefix if self.prefix else ''}"
 
 
@@ -62,24 +62,24 @@ class Request:
         revision: Hub only (branch, tag, commit, `refs/pr/N`); "" elsewhere.
         allow: patterns as the user wrote them; None keeps all, () keeps nothing.
         ignore: patterns; ignore wins.
-        form: the layout; `folder` is its volume_folder or mount_location, else "".
-        dialect: how `allow` and `ignore` are read. Where it is not given, `implied_dialect(form)`. It stays when `form`
-            is replaced: the hub cache behind an entry gets the files that the entry selects.
+        layout: where its files go; `folder` is its volume_folder or mount_location, else "".
+        dialect: how `allow` and `ignore` are read. Where it is not given, `implied_dialect(layout)`. It stays when
+            `layout` is replaced: the hub cache behind an entry gets the files that the entry selects.
     """
 
     source: SourceRef
     revision: str
     allow: tuple[str, ...] | None
     ignore: tuple[str, ...]
-    form: Form
+    layout: Layout
     folder: str = ""
     dialect: Dialect = None  # type: ignore[assignment]  # never None once made
 
     def __post_init__(self) -> None:
         if self.dialect is None:
-            object.__setattr__(self, "dialect", implied_dialect(self.form))
+            object.__setattr__(self, "dialect", implied_dialect(self.layout))
 
 
-def implied_dialect(form: Form) -> Dialect:
-    """Return the dialect of an entry whose own files have this form: only `weights` entries are mounts."""
-    return Dialect.GLOBSTAR if form is Form.MOUNT else Dialect.FNMATCH
+def implied_dialect(layout: Layout) -> Dialect:
+    """Return the dialect of an entry whose own files have this layout: only `weights` entries are mounts."""
+    return Dialect.GLOBSTAR if layout is Layout.MOUNT else Dialect.FNMATCH

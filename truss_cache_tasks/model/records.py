@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from truss_cache_tasks.planning.keys import RequestKey, SnapshotKey, snapshot_key
+from truss_cache_tasks.model.keys import RequestKey, SnapshotKey, snapshot_key
 
 FORMAT = 1  # of every JSON file below .truss_cache/; a reader refuses a number that it does not know
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from doit.dependency import UptodateCalculator
 
-from truss_cache_tasks.fetch import Target, current_manifest
-from truss_cache_tasks.planning.records import Manifest
-from truss_cache_tasks.plugin import display, signals
-from truss_cache_tasks.plugin.workspace import Workspace
+from truss_cache_tasks.app import display, signals
+from truss_cache_tasks.app.workspace import Workspace
+from truss_cache_tasks.model.records import Manifest
+from truss_cache_tasks.operations import EntryContext, current_manifest
 
 META = "truss_cache"  # the key of our part of a task's meta, which doit carries to its child processes
 
 
-def values_of(target: Target, manifest: Manifest) -> dict[str, str]:
+def values_of(target: EntryContext, manifest: Manifest) -> dict[str, str]:
     """Return what other tasks get from an entry: `path`, `revision`, `snapshot_key`."""
     path = target.place.root / manifest.folder
     return {"path": str(path), "revision": manifest.revision, "snapshot_key": manifest.snapshot}
@@ -34,7 +34,7 @@ class Judgement(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("task", "values")]
     )
 
-    def __init__(self, target: Target, workspace: Workspace) -> None:
+    def __init__(self, target: EntryContext, workspace: Workspace) -> None:
         super().__init__()
         self.target = target
         self.workspace = workspace

@@ -1,4 +1,4 @@
-"""A Target: one entry and where it lives on this machine; what its records say, offline."""
+"""A EntryContext: one entry and where it lives on this machine; what its records say, offline."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from truss_cache_tasks.config.credentials import fingerprint
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.errors import StoreError
-from truss_cache_tasks.planning.freshness import Need, Verdict, judge
-from truss_cache_tasks.planning.keys import request_key
-from truss_cache_tasks.planning.records import Manifest, Project
-from truss_cache_tasks.planning.request import Form, Kind, Request
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.keys import request_key
+from truss_cache_tasks.model.records import Manifest, Project
+from truss_cache_tasks.model.request import Layout, Request, StoreKind
+from truss_cache_tasks.model.status import Need, Verdict, judge
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.evidence import gather
-from truss_cache_tasks.store.layout import Place, bytes_of, hub_place, place_of
+from truss_cache_tasks.store.layout import CacheRoot, bytes_of, hub_place, place_of
 from truss_cache_tasks.store.manifest import Unreadable, read_manifest
 from truss_cache_tasks.store.neighbours import Neighbours, Shown, is_replaced_by_another, shown_by_config
 
@@ -24,7 +24,7 @@ BEHIND = "+hub"  # suffix of the claim that an entry with plain files has on the
 
 
 @dataclass(frozen=True)
-class Target:
+class EntryContext:
     """One entry, and everything on this machine that it means.
 
     Args:
@@ -35,8 +35,8 @@ class Target:
     entry: Entry
     project: Project
     settings: Settings
-    place: Place
-    behind: Place | None
+    place: CacheRoot
+    behind: CacheRoot | None
 
     @property
     def name(self) -> str:
@@ -51,10 +51,10 @@ class Target:
     @property
     def hub_request(self) -> Request:
         """What `behind` is asked for."""
-        return replace(self.entry.request, form=Form.HUB, folder="")
+        return replace(self.entry.request, layout=Layout.HUB, folder="")
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[CacheRoot]:
         """The roots where bytes of this entry may lie."""
         return [self.place] if self.behind is None else [self.place, self.behind]
 
@@ -73,31 +73,31 @@ class Target:
         Args:
             shown: shown_by_config(self.place, self.project), where it is known.
         """
-        if self.place.form is Form.HUB:
+        if self.place.layout is Layout.HUB:
             shown = Shown()
         return Neighbours(shown or shown_by_config(self.place, self.project), (self.name, self.behind_claim))
 
 
-def make_target(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> Target:
+def make_target(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> EntryContext:
     """Resolve where `entry` lives on this machine."""
     request = entry.request
     hub = settings.hub_cache(entry.hub_env)
     place = place_of(request, hub, model_cache, settings.mount_root)
-    plain = request.source.kind is Kind.HUGGINGFACE and place.form is not Form.HUB
-    return Target(entry, project, settings, place, hub_place(request, hub) if plain else None)
+    plain = request.source.kind is StoreKind.HUGGINGFACE and place.layout is not Layout.HUB
+    return EntryContext(entry, project, settings, place, hub_place(request, hub) if plain else None)
 
 
-def judge_target(target: Target) -> Verdict:
+def judge_target(target: EntryContext) -> Verdict:
     """Judge one entry, offline and by stat alone. What cannot be looked at makes it stale; its run meets the error."""
     try:
         with disk_errors(f"cannot look at {target.place.root}"), target.place.tree.kept_open():
             seen = gather(target.place, target.entry.request, target.project, target.name, target.fingerprint)
-    except StoreError as error:
+    except DiskError as error:
         return Verdict(Need.FETCH, (str(error),))
     return judge(target.entry.request, seen)
 
 
-def current_manifest(target: Target) -> Manifest | None:
+def current_manifest(target: EntryContext) -> Manifest | None:
     """Return the manifest of what this entry asks, None without a usable one."""
     try:
         with disk_errors(f"cannot read {target.place.records}"):
@@ -106,7 +106,7 @@ def current_manifest(target: Target) -> Manifest | None:
         return None
 
 
-def hub_manifest(target: Target) -> Manifest | None:
+def hub_manifest(target: EntryContext) -> Manifest | None:
     """Return what lies in the hub cache behind plain files of a Hub repo and is not the same file; None for nothing.
 
     What is missing there is no fault: the plain files stand for themselves (docs/adr/0003).
@@ -117,7 +117,7 @@ def hub_manifest(target: Target) -> Manifest | None:
         return _apart(target, target.behind)
 
 
-def _apart(target: Target, behind: Place) -> Manifest | None:
+def _apart(target: EntryContext, behind: CacheRoot) -> Manifest | None:
     try:
         manifest = read_manifest(behind, request_key(target.hub_request))
     except Unreadable:
@@ -129,7 +129,7 @@ def _apart(target: Target, behind: Place) -> Manifest | None:
     return replace(manifest, files=apart) if manifest and apart else None
 
 
-def _inode(place: Place, path: str) -> tuple[int, int] | None:
+def _inode(place: CacheRoot, path: str) -> tuple[int, int] | None:
     try:
         found = bytes_of(place, path)
     except OSError:
@@ -142,6 +142,6 @@ def project_entries(entries: Sequence[Entry]) -> dict[str, str]:
     keys: dict[str, str] = {}
     for entry in entries:
         keys[entry.name] = entry.key
-        if entry.request.source.kind is Kind.HUGGINGFACE and entry.request.form is not Form.HUB:
-            keys[entry.name + BEHIND] = request_key(replace(entry.request, form=Form.HUB, folder=""))
+        if entry.request.source.kind is StoreKind.HUGGINGFACE and entry.request.layout is not Layout.HUB:
+            keys[entry.name + BEHIND] = request_key(replace(entry.request, layout=Layout.HUB, folder=""))
     return keys

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truss_cache_tasks.planning.digests import Hasher, InOrder, Span, combined, combines, joined, pieces_of, xxh3
-from truss_cache_tasks.planning.listing import Digest
+from truss_cache_tasks.model.hashing import Hasher, InOrder, Span, combined, combines, joined, pieces_of, xxh3
+from truss_cache_tasks.model.listing import Digest
 
 # "123456789" is the check value that every CRC is published with; git-sha1 is `git hash-object`; xxh3 is xxhsum -H2.
 CHECK = b"123456789"
@@ -107,9 +107,7 @@ def test_a_composite_does_not_depend_on_how_the_bytes_arrive(data, sizes, step):
 
 
 def test_importing_it_loads_no_hashing_library():
-    code = (
-        "import truss_cache_tasks.planning.digests, sys; sys.exit(any(m in sys.modules for m in ('xxhash', 'awscrt')))"
-    )
+    code = "import truss_cache_tasks.model.hashing, sys; sys.exit(any(m in sys.modules for m in ('xxhash', 'awscrt')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

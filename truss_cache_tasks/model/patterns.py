@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase, translate
 from functools import lru_cache
 from typing import NamedTuple
 
-from truss_cache_tasks.planning.request import Dialect
+from truss_cache_tasks.model.request import Dialect
 
 Matcher = Callable[[str], object]
 

@@ -1,0 +1,1 @@
+"""What every front end needs, without doit: the workspace, the display, signals, reports, and `truss-cache`."""

@@ -1,0 +1,187 @@
+"""What happens during a run, as values, and the Reporter that is told of them.
+
+The core formats no sentence for a person: it tells a Reporter what happened, and listeners (the display, JSON lines, a
+history, a test) decide what to show. A layer that does not know the name of an entry leaves `entry` empty;
+`for_entry` fills it in on the way up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from truss_cache_tasks.errors import CacheTaskError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something that happened to an entry.
+
+    Attributes:
+        entry: the entry's name, "" until `for_entry` fills it in.
+    """
+
+    entry: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started(Event):
+    """Work on a stale entry began.
+
+    Attributes:
+        reasons: why the entry is stale, one clause each; () where a run is forced.
+        lists: whether the store is certainly listed; else the files on disk may suffice.
+        forced: everything is hashed and resolved again.
+    """
+
+    reasons: tuple[str, ...]
+    lists: bool
+    forced: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned(Event):
+    """What has to be fetched is known.
+
+    Attributes:
+        files, size: of the whole entry; size in bytes.
+        missing_files, missing_size: of these, what is not on this machine.
+    """
+
+    files: int
+    size: int
+    missing_files: int
+    missing_size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Received(Event):
+    """Bytes of a file were written to its partial.
+
+    Attributes:
+        path: of the file in its store's listing.
+        size: bytes; negative for bytes that were counted before and must come again.
+        resumed: an earlier run had received them.
+    """
+
+    path: str
+    size: int
+    resumed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retrying(Event):
+    """An attempt failed and will be repeated.
+
+    Attributes:
+        path: of the file; "" for a listing.
+        cause: one line, no secret.
+        attempt: 1 is the first retry.
+        delay_s: seconds until it begins.
+    """
+
+    path: str = ""
+    cause: str
+    attempt: int
+    delay_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting(Event):
+    """Another process holds a lock that is needed; told once for each wait.
+
+    Attributes:
+        lock: what it protects: the entry, one file that is being fetched, or the records of a cache root.
+        path: of the file, or of the root.
+    """
+
+    lock: Literal["entry", "file", "root"]
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verified(Event):
+    """All bytes of a file are there and are what the store says.
+
+    Attributes:
+        size: bytes.
+        digest: `algorithm:hex` of the store's digest; "" where it has none, which is unverified.
+    """
+
+    path: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published(Event):
+    """A file that was fetched is in the cache under its final name, not yet visible in its entry.
+
+    Attributes:
+        size: bytes.
+    """
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Committed(Event):
+    """The entry is fresh.
+
+    Attributes:
+        how: `fetched` from its store (or found whole after a listing), `claimed` as it was, or `repaired` offline.
+        files, size, unverified: of the whole entry; size in bytes, `unverified` files without a digest of the store.
+        fetched_files, fetched_size: of these, what this run received.
+    """
+
+    how: Literal["fetched", "claimed", "repaired"]
+    files: int
+    size: int
+    unverified: int
+    fetched_files: int = 0
+    fetched_size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relisting(Event):
+    """An object was replaced after it was listed: the store is listed once more."""
+
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Warned(Event):
+    """Something is not as its user may think; the run goes on.
+
+    Attributes:
+        message: one line without `warning: `, no secret.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed(Event):
+    """The entry failed; what was good before is still in place."""
+
+    error: CacheTaskError
+
+
+class Reporter(Protocol):
+    """Is told of events, from any thread. What it raises ends the run."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of `event`."""
+        ...
+
+
+def ignore_events(event: Event, /) -> None:
+    """The Reporter that takes no note."""
+
+
+def for_entry(reporter: Reporter, entry: str) -> Reporter:
+    """Return a Reporter that passes events on with the name of their entry."""
+    if reporter is ignore_events:
+        return reporter
+    return lambda event: reporter(replace(event, entry=entry))
