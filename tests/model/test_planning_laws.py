@@ -167,7 +167,7 @@ def test_any_change_of_an_input_changes_the_key(request, data) -> None:
         "revision": request.revision + "x",
         "allow": (*(request.allow or ()), "other*") if request.allow is not None else (),
         "ignore": (*request.ignore, "other*"),
-        "form": data.draw(st.sampled_from([form for form in Layout if form is not request.layout])),
+        "layout": data.draw(st.sampled_from([form for form in Layout if form is not request.layout])),
         "folder": request.folder + "x",
     }
     for name, value in changes.items():
