@@ -18,7 +18,6 @@ from typing import TextIO
 
 from truss_cache_tasks.config.settings import read_settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
-from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.operations import Outcome
 
 _EVERY_S = 10.0
@@ -182,7 +181,7 @@ class EntryDisplay:
         """Say one line about this entry."""
         say(f"{self.label}: {line}")
 
-    def report(self, _file: RemoteFile, size: int) -> None:
+    def report(self, _path: str, size: int) -> None:
         """Count bytes that arrived, from any thread."""
         with self._count:
             self._moved += size

@@ -10,6 +10,7 @@ from functools import partial
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
+from truss_cache_tasks.events import Event, Received, Warned
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.sources import Source
 from truss_cache_tasks.store import blobs, partials
@@ -32,7 +33,7 @@ class Run:
 
     id: str
     say: Callable[[str], None] = lambda _line: None
-    report: transfer.Report = transfer.silent
+    report: Callable[[str, int], None] = lambda _path, _size: None
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -67,7 +68,7 @@ class Mover:
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
         network = transfer.Network.from_env(self.settings.env)
-        pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
+        pulled = transfer.pull(self._jobs(missing), self._tell, limits=limits, network=network)
         try:
             for outcome in pulled:
                 self._land(outcome)
@@ -105,10 +106,18 @@ class Mover:
                 locate,
                 temporary,
                 self.source.explain,
-                self.run.say,
                 self.settings.accept_unverified,
                 planned.identity,
             )
+
+    def _tell(self, event: Event) -> None:
+        match event:
+            case Received():
+                self.run.report(event.path, event.size)
+            case Warned():
+                self.run.say(f"warning: {event.message}")
+            case _:
+                pass
 
     def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
         assert isinstance(outcome.job, _Job)
