@@ -20,7 +20,7 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["hub", "mount", "volum
 
 def folder_of(machine, truss) -> Path:
     target = truss.target()
-    from truss_cache_tasks.operations import current_manifest
+    from truss_cache_tasks.operations.context import current_manifest
 
     return target.place.root / current_manifest(target).folder
 
