@@ -34,6 +34,7 @@ from truss_cache_tasks.model.listing import (
     shown,
     wrong_answer,
 )
+from truss_cache_tasks.model.stores import Credential
 from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, BadResponse, ExchangeLimits, TooSlow, find_cause
 from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import (
@@ -174,9 +175,10 @@ class GcsSource:
                 with self._our_errors():
                     credential = find_credential(self._entry, self._settings)
                     env = self._settings.env
-                    self._found = (
-                        from_key(credential, env, self._limits) if credential else from_environment(env, self._limits),
-                    )
+                    if isinstance(credential, Credential):
+                        self._found = (from_key(credential, env, self._limits),)
+                    else:
+                        self._found = (from_environment(env, self._limits),)
             return self._found[0]
 
     @contextlib.contextmanager

@@ -11,8 +11,8 @@ from datetime import UTC
 from typing import Any
 from urllib.parse import urlsplit
 
-from truss_cache_tasks.config.credentials import Credential
 from truss_cache_tasks.errors import CredentialError, TransientError
+from truss_cache_tasks.model.stores import Credential
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import NEVER, is_passing, retry_after_s
 
