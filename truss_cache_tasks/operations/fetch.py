@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, SourceChanged, TransientError
+from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, PermanentError, SourceChanged
 from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.listing import Listing
 from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Need, Verdict
-from truss_cache_tasks.network.retry import StopPoll
+from truss_cache_tasks.network.cancel import StopPoll
 from truss_cache_tasks.operations.context import EntryContext, current_manifest, judge_target
 from truss_cache_tasks.operations.download import Mover, Run
 from truss_cache_tasks.operations.forecast import replay
@@ -107,7 +107,7 @@ def _claim(target: EntryContext, manifest: Manifest, run: Run) -> bool:
 
 def _fetch_online(target: EntryContext, run: Run, verdict: Verdict, *, force: bool) -> Outcome:
     if target.settings.offline and target.entry.request.source.store.is_hub:
-        raise TransientError(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
+        raise PermanentError(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
     source = open_source(target.entry, target.settings, StopPoll(run.stopped))
     cleaned = _is_cleaned(target)
     try:

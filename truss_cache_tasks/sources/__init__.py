@@ -10,7 +10,7 @@ from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError
 from truss_cache_tasks.model.listing import Listing, Location, RemoteFile
-from truss_cache_tasks.network.retry import NEVER, CancelToken
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 
 
 class Source(Protocol):
