@@ -3,7 +3,7 @@ import pytest
 from truss_cache_tasks.errors import NothingSelected
 from truss_cache_tasks.model.listing import Listing, RemoteFile
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.sources.prefix import under_prefix
+from truss_cache_tasks.sources.objects import under_prefix
 
 
 def listed(prefix: str, *keys: str) -> Listing:

@@ -44,8 +44,8 @@ from truss_cache_tasks.network.exchange import (
 )
 from truss_cache_tasks.network.proxies import authorities
 from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
-from truss_cache_tasks.sources.huggingface_http import Answer, get
-from truss_cache_tasks.sources.huggingface_words import Words, header
+from truss_cache_tasks.sources.huggingface.refusals import Words, header
+from truss_cache_tasks.sources.huggingface.session import Answer, get
 
 ENDPOINT = "https://huggingface.co"
 

@@ -12,7 +12,7 @@ from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
 from truss_cache_tasks.model.stores import NoCredential
-from truss_cache_tasks.sources.s3_errors import credential_error
+from truss_cache_tasks.sources.s3.refusals import credential_error
 
 FALLBACK_REGION = "us-east-1"  # answers for buckets of every region with where they are
 

@@ -117,7 +117,7 @@ def asking(env: Mapping[str, str], limits: ExchangeLimits, *, seeking: bool = Fa
     from google.auth.exceptions import TransportError
     from google.auth.transport.requests import Request
 
-    from truss_cache_tasks.sources.gcs_http import bounded_session
+    from truss_cache_tasks.sources.gcs.session import bounded_session
 
     shortly = replace(limits, connect_s=METADATA_S, head_s=METADATA_S)
     ask = Request(bounded_session(env, limits, NEVER))
