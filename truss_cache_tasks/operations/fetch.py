@@ -15,7 +15,7 @@ from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.listing import Listing
 from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
-from truss_cache_tasks.model.request import Layout, StoreKind
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Need, Verdict
 from truss_cache_tasks.operations.context import EntryContext, current_manifest, judge_target
 from truss_cache_tasks.operations.download import Mover
@@ -133,7 +133,7 @@ def _claim(target: EntryContext, manifest: Manifest, run: RunContext) -> bool:
 
 
 def _fetch_online(target: EntryContext, run: RunContext, verdict: Verdict, *, force: bool) -> Outcome:
-    if target.settings.offline and target.entry.request.source.kind is StoreKind.HUGGINGFACE:
+    if target.settings.offline and target.entry.request.source.store.is_hub:
         raise PermanentError(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
     source = open_source(target.entry, target.settings, run.cancel)
     cleaned = _is_cleaned(target)
