@@ -148,7 +148,7 @@ def test_every_variable_is_in_the_readme_with_its_meaning():
 
 
 def test_no_doc_and_no_example_offers_a_variable_that_nothing_reads():
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(p for p in tracked() if "examples" in p.parts)]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(p for p in tracked() if "examples" in p.parts)]
     texts = [page.read_text() for page in pages if page.suffix in (".md", ".py", ".yaml")]
     offered = {name for text in texts for name in re.findall(r"\bTRUSS_[A-Z_]*[A-Z]\b", text)}
     assert offered == {variable.name for variable in VARIABLES}
@@ -244,7 +244,7 @@ def test_the_documented_tree_has_the_names_of_the_code():
 
 def test_each_message_of_the_docs_is_in_the_code():
     source = "".join(path.read_text() for path in (ROOT / "truss_cache_tasks").rglob("*.py"))
-    rows = re.findall(r"^\| [`(].*", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| [`(].*", (ROOT / "docs" / "reference" / "errors.md").read_text(), re.MULTILINE)
     assert len(rows) > 25
     for row in rows:
         for quoted in re.findall(r"`([^`]+)`", row.split(" | ")[0]):
