@@ -33,6 +33,11 @@ def task_lint() -> dict[str, Any]:
     return {"actions": [f"{BIN}/{command}" for command in commands], "verbosity": 2}
 
 
+def task_docs() -> dict[str, Any]:
+    """Write docs/reference/api.md from the docstrings of the public API."""
+    return {"actions": [f"{sys.executable} docs/reference/make_api.py"]}
+
+
 def task_bench() -> dict[str, Any]:
     """Measure, and write docs/explanation/benchmarks.md; --quick: with little data, and only printed."""
 
