@@ -1,4 +1,4 @@
-"""What a config.yaml means, field by field (DESIGN section 1)."""
+"""What a config.yaml means, field by field (docs/contract.md)."""
 
 import os
 import time
