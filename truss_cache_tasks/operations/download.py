@@ -10,8 +10,9 @@ from functools import partial
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
-from truss_cache_tasks.events import Event, Received, Warned
+from truss_cache_tasks.events import Published
 from truss_cache_tasks.model.plan import PlannedFile
+from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources import Source
 from truss_cache_tasks.store import blobs, partials
 from truss_cache_tasks.store.held import LocalBlob
@@ -20,28 +21,11 @@ from truss_cache_tasks.store.locks import try_lock
 from truss_cache_tasks.store.partials import Partial
 
 
-@dataclass
-class Run:
-    """One invocation, shared by its entries.
-
-    Args:
-        id: of the invocation: entries of one run that resolve the same moving revision end on one commit.
-        say: takes one line for people.
-        report: takes the bytes that arrive.
-        stopped: whether a signal told us to stop.
-    """
-
-    id: str
-    say: Callable[[str], None] = lambda _line: None
-    report: Callable[[str, int], None] = lambda _path, _size: None
-    stopped: Callable[[], bool] = lambda: False
-
-
 class Mover:
     """One pull: takes locks and opens partials as `transfer` asks for jobs, publishes what is done."""
 
     def __init__(
-        self, source: Source, settings: Settings, place: CacheRoot, run: Run, came: Callable[[PlannedFile], bool]
+        self, source: Source, settings: Settings, place: CacheRoot, run: RunContext, came: Callable[[PlannedFile], bool]
     ):
         """Begin.
 
@@ -68,7 +52,7 @@ class Mover:
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
         network = transfer.Network.from_env(self.settings.env)
-        pulled = transfer.pull(self._jobs(missing), self._tell, limits=limits, network=network)
+        pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
         try:
             for outcome in pulled:
                 self._land(outcome)
@@ -110,15 +94,6 @@ class Mover:
                 planned.identity,
             )
 
-    def _tell(self, event: Event) -> None:
-        match event:
-            case Received():
-                self.run.report(event.path, event.size)
-            case Warned():
-                self.run.say(f"warning: {event.message}")
-            case _:
-                pass
-
     def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
         assert isinstance(outcome.job, _Job)
         planned, temporary, release = self._open.pop(outcome.job.identity)
@@ -137,6 +112,7 @@ class Mover:
                 self.lost.append(planned)
             else:
                 self.fetched[planned.identity] = held
+                self.run.report(Published(path=planned.file.path, size=held.size))
         finally:
             temporary.close()
             release()
