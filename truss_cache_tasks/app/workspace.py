@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
+from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
 from truss_cache_tasks.errors import ConfigError
@@ -37,7 +38,7 @@ class Workspace:
 
     Args:
         run: id of this invocation.
-        warnings: of the config, said once, at the first judgement.
+        warnings: of the config, written once, at the first judgement.
     """
 
     path: Path
@@ -58,10 +59,8 @@ class Workspace:
         return Cleaned()
 
     def warn(self) -> None:
-        """Say the config's warnings, once a process."""
+        """Write the config's warnings to stderr, once a process."""
         output.warn_once(self.warnings)
-        if not self.targets:
-            output.warn_once((f"{self.path.name}: no model_cache entries, nothing to fetch",))
 
     def judge(self, target: EntryContext) -> Verdict:
         """Judge an entry and remember the verdict. A mistake of ours makes it stale; its run meets the mistake anew."""
@@ -131,7 +130,7 @@ class Workspace:
 
 
 def open_workspace(
-    path: Path | str | None,
+    path: Config | Path | str | None,
     model_cache: Path | str | None = None,
     started: Path | str | None = None,
     *,
@@ -142,7 +141,7 @@ def open_workspace(
     """Read the config and the environment. Reads no cache and asks no network.
 
     Args:
-        path: the config, its folder, or None for TRUSS_CONFIG, else the current folder.
+        path: the config as it was loaded, its file or folder, or None for TRUSS_CONFIG, else the current folder.
         model_cache: what `cache_tasks(model_cache_dir=)` says; TRUSS_MODEL_CACHE_DIR is above it.
         started: what relative paths in our variables are relative to; None: the current folder.
         replace: `Settings.replace`, said by a call or a command line; the variable may say it instead.
@@ -161,7 +160,7 @@ def open_workspace(
     )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()
-    config = load_config(path)
+    config = path if isinstance(path, Config) else load_config(path)
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     anonymous = Project("", "", {})
     roots = [make_target(entry, anonymous, settings, cache) for entry in config.entries]
@@ -173,7 +172,10 @@ def open_workspace(
     )
     targets = tuple(make_target(entry, project, settings, cache) for entry in config.entries)
     _refuse_own_source(targets)
-    return Workspace(config.path, settings, cache, targets, project, config.warnings)
+    warnings = config.warnings
+    if not targets:
+        warnings += (f"{config.path.name}: no model_cache entries, nothing to fetch",)
+    return Workspace(config.path, settings, cache, targets, project, warnings)
 
 
 def _refuse_own_source(targets: Iterable[EntryContext]) -> None:
