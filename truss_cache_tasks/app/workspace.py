@@ -17,7 +17,7 @@ from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import Project
-from truss_cache_tasks.model.request import Layout, StoreKind
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Need, Verdict
 from truss_cache_tasks.operations.context import EntryContext, judge_target, make_target, project_entries
 from truss_cache_tasks.store.claims import read_pins
@@ -182,7 +182,7 @@ def _refuse_own_source(targets: Iterable[EntryContext]) -> None:
     """Refuse a `file://` entry whose cache folder is, or lies in, its own source, which `clean` would take away."""
     for target in targets:
         source = target.entry.request.source
-        if source.kind is not StoreKind.LOCAL:
+        if not source.store.is_local:
             continue
         names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: target.entry.request.folder}
         theirs = Path(os.path.realpath(target.entry.config.parent / source.root))
