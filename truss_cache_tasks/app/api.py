@@ -13,7 +13,7 @@ from truss_cache_tasks.app.workspace import open_workspace
 from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.errors import CacheTaskError
 from truss_cache_tasks.events import Reporter, Warned, ignore_events
-from truss_cache_tasks.network.retry import StopPoll
+from truss_cache_tasks.network.cancel import StopPoll
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.fetch import Outcome
 from truss_cache_tasks.operations.fetch import fetch as fetch_entry
