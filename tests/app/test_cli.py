@@ -107,6 +107,13 @@ def test_a_wrong_command_line_says_what_is_wrong(two: Truss, line: str, said: st
     assert max(map(len, done.err.splitlines())) <= 80
 
 
+def test_a_misspelt_command_names_the_entries_and_the_commands(two: Truss) -> None:
+    done = two.cli("verfy")
+    hint = "hint: Name one of this config: org/one, org/two. The commands: run, clean, why, verify, key, help."
+    assert (done.code, done.err.splitlines()) == (3, ["no entry is called 'verfy'", hint])
+    assert two.cli("run", "verfy").err.endswith("hint: Name one of this config: org/one, org/two.\n")
+
+
 @pytest.mark.parametrize(
     "line",
     [

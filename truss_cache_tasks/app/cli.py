@@ -84,6 +84,7 @@ def _answer(argv: Sequence[str] | None) -> int:
     command = COMMANDS[name or "run"]
     parser = _parser(name or "run", command)
     options, unknown = parser.parse_known_intermixed_args(arguments)  # intermixed, for `why NAME --check NAME`
+    options.command = name
     if unknown:
         parser.error(f"{unknown[0]}: not known to `{name or 'run'}`{_owner(unknown[0])}")
     try:
@@ -162,7 +163,12 @@ def _open(
 ) -> tuple[Workspace, list[EntryContext]]:
     """Return the workspace, and the entries that the command line names."""
     workspace = open_workspace(options.config, replace=replace, accept_unverified=accept_unverified)
-    entries = workspace.choose(options.names or None)
+    try:
+        entries = workspace.choose(options.names or None)
+    except ConfigError as error:
+        if options.command is None:  # a command that is misspelt counts as an entry
+            error.hint = f"{error.hint} The commands: {', '.join(COMMANDS)}."
+        raise
     workspace.warn()
     return workspace, entries
 

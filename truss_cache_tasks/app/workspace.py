@@ -34,11 +34,13 @@ MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 
 @dataclass
 class Workspace:
-    """One config's targets, in the order of the file, and the verdicts of this process.
+    """One config's entries on this machine, and what this process found out about them.
 
     Args:
+        targets: the entries, in the order of the file.
+        warnings: of the config, written once, with the first verdict.
         run: id of this invocation.
-        warnings: of the config, written once, at the first judgement.
+        verdicts: by the entry's name.
     """
 
     path: Path
@@ -63,7 +65,7 @@ class Workspace:
         output.warn_once(self.warnings)
 
     def judge(self, target: EntryContext) -> Verdict:
-        """Judge an entry and remember the verdict. A mistake of ours makes it stale; its run meets the mistake anew."""
+        """Judge an entry and keep the verdict. An internal error makes it stale: its run meets the same error."""
         self.warn()
         try:
             verdict = judge_target(target)
@@ -73,12 +75,14 @@ class Workspace:
         return verdict
 
     def is_forced(self, target: EntryContext) -> bool:
-        """Whether `doit run -a` runs this entry too, though it is stale now: an entry that we had judged fresh, so that
-        only force made it run, has moved their common pin in this very run."""
+        """Return whether `doit run -a` runs this entry, though it is stale now.
+
+        It does if an entry that was judged fresh, which only `-a` makes run, moved their common pin in this very run.
+        """
         moving = pin_name(target.entry.request)
         try:
             pin = read_pins(target.place).get(moving) if moving else None
-        except OSError:  # its run meets the disk's fault anew
+        except OSError:  # its run meets the same error
             return False
         if pin is None or pin.run != self.run or pin.by == target.name:
             return False
@@ -92,7 +96,7 @@ class Workspace:
     def forecast(
         self, target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]
     ) -> Forecast:
-        """Say what a run would do to an entry; what the entries show is read once for each root."""
+        """Forecast what a run would do to an entry. What the entries show is read once for each root."""
         if target.place.root not in self._shown and verdict.need > Need.CLAIM:
             with disk_errors(f"cannot look at {target.place.root}"):
                 self._shown[target.place.root] = shown_by_config(target.place, self.project)
@@ -108,9 +112,8 @@ class Workspace:
         known = {target.name: target for target in self.targets}
         for name in (names := list(dict.fromkeys(names))):
             if name not in known:
-                raise ConfigError(
-                    f"no entry is called {name!r}", hint=f"The entries of this config: {', '.join(known) or 'none'}."
-                )
+                there = ", ".join(known) or "none"
+                raise ConfigError(f"no entry is called {name!r}", hint=f"Name one of this config: {there}.")
         return [known[name] for name in names]
 
     def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
