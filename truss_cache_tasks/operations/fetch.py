@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, SourceChanged, TransientError
+from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, PermanentError, SourceChanged
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.listing import Listing
 from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
-from truss_cache_tasks.model.request import Layout, StoreKind
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Need, Verdict
 from truss_cache_tasks.operations.context import EntryContext, current_manifest, judge_target
 from truss_cache_tasks.operations.download import Mover
@@ -133,8 +133,8 @@ def _claim(target: EntryContext, manifest: Manifest, run: RunContext) -> bool:
 
 
 def _fetch_online(target: EntryContext, run: RunContext, verdict: Verdict, *, force: bool) -> Outcome:
-    if target.settings.offline and target.entry.request.source.kind is StoreKind.HUGGINGFACE:
-        raise TransientError(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
+    if target.settings.offline and target.entry.request.source.store.is_hub:
+        raise PermanentError(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
     source = open_source(target.entry, target.settings, run.cancel)
     cleaned = _is_cleaned(target)
     try:
