@@ -169,7 +169,27 @@ def test_every_command_is_in_the_reference():
     assert re.findall(r"^\| `truss-cache (\w+)` \|", page, re.MULTILINE) == list(COMMANDS)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@each_page
+def test_every_block_of_code_ends_and_every_row_has_the_cells_of_its_table(page: Path):
+    cells = 0
+    fence = ""
+    for line in map(str.strip, page.read_text().splitlines()):
+        if found := re.match(r"`{2,}", line):
+            assert found[0] == "```", line
+            fence = "" if fence else line
+        elif line.startswith("|") and not fence:
+            found_cells = len(re.findall(r"(?<!\\)\|", line))
+            assert found_cells == (cells or found_cells), line
+            cells = found_cells
+        else:
+            cells = 0
+    assert not fence
+
+
+@each_page
 def test_every_link_leads_somewhere(page: Path):
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
