@@ -95,6 +95,7 @@ def rendered(doc: str) -> str:
     """Return a docstring in Google style as Markdown: sections as lists, doctests as code."""
     out: list[str] = []
     section = code = False
+    doc = re.sub(r" *# doctest: \+\w+", "", doc)
     for line in re.sub(r"(?<!`)``(?!`)", "`", doc).splitlines():
         if code and not line.strip():
             out, code = [*out, "```"], False
