@@ -52,7 +52,9 @@ class Mover:
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
         network = transfer.Network.from_env(self.settings.env)
-        pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
+        pulled = transfer.pull(
+            self._jobs(missing), self.run.reporter, cancel=self.run.cancel, limits=limits, network=network
+        )
         try:
             for outcome in pulled:
                 self._land(outcome)

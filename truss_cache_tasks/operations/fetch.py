@@ -318,7 +318,8 @@ class _Fetch:
     def _prove(self, plan: Plan) -> None:
         file = min((f.file for f in plan.files), key=lambda f: (f.size == 0, f.size))
         network = transfer.Network.from_env(self.target.settings.env)
-        transfer.probe(file, partial(self.source.locate, file), self.source.explain, network=network)
+        locate = partial(self.source.locate, file)
+        transfer.probe(file, locate, self.source.explain, reporter=self.run.reporter, network=network)
 
 
 def _planned(plan: Plan, held: Mapping[str, LocalBlob]) -> Planned:
