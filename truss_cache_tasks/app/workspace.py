@@ -5,43 +5,42 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from truss_cache_tasks.app import display
+from truss_cache_tasks.app import output
+from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
-from truss_cache_tasks.errors import ConfigError, DiskError
+from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import Project
-from truss_cache_tasks.model.request import Layout, StoreKind
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Need, Verdict
-from truss_cache_tasks.operations import (
-    BEHIND,
-    EntryContext,
-    Forecast,
-    forecast,
-    judge_target,
-    make_target,
-    project_entries,
-)
+from truss_cache_tasks.operations.context import EntryContext, judge_target, make_target, project_entries
 from truss_cache_tasks.store.claims import read_pins
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.known_roots import forget_empty_roots, known_roots
-from truss_cache_tasks.store.layout import CacheRoot, pin_name
+from truss_cache_tasks.store.layout import pin_name
 from truss_cache_tasks.store.neighbours import Shown, shown_by_config
-from truss_cache_tasks.store.remove import Cleaned, clean, roots_of
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.operations.forecast import Forecast
+    from truss_cache_tasks.store.remove import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 
 
 @dataclass
 class Workspace:
-    """One config's targets, in the order of the file, and the verdicts of this process.
+    """One config's entries on this machine, and what this process found out about them.
 
     Args:
+        targets: the entries, in the order of the file.
+        warnings: of the config, written once, with the first verdict.
         run: id of this invocation.
-        warnings: of the config, said once, at the first judgement.
+        verdicts: by the entry's name.
     """
 
     path: Path
@@ -52,32 +51,38 @@ class Workspace:
     warnings: tuple[str, ...]
     run: str = field(default_factory=lambda: os.urandom(16).hex())
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    cleaned: Cleaned = field(default_factory=Cleaned)
     _shown: dict[Path, Shown] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
 
+    @cached_property
+    def cleaned(self) -> Cleaned:
+        """What cleans of this process removed, all together."""
+        from truss_cache_tasks.store.remove import Cleaned
+
+        return Cleaned()
+
     def warn(self) -> None:
-        """Say the config's warnings, once a process."""
-        display.warn_once(self.warnings)
-        if not self.targets:
-            display.warn_once((f"{self.path.name}: no model_cache entries, nothing to fetch",))
+        """Write the config's warnings to stderr, once a process."""
+        output.warn_once(self.warnings)
 
     def judge(self, target: EntryContext) -> Verdict:
-        """Judge an entry and remember the verdict. A mistake of ours makes it stale; its run meets the mistake anew."""
+        """Judge an entry and keep the verdict. An internal error makes it stale: its run meets the same error."""
         self.warn()
         try:
             verdict = judge_target(target)
         except Exception as exc:
-            verdict = Verdict(Need.FETCH, (display.internal(exc),))
+            verdict = Verdict(Need.FETCH, (output.format_internal_error(exc),))
         self.verdicts[target.name] = verdict
         return verdict
 
     def is_forced(self, target: EntryContext) -> bool:
-        """Whether `doit run -a` runs this entry too, though it is stale now: an entry that we had judged fresh, so that
-        only force made it run, has moved their common pin in this very run."""
+        """Return whether `doit run -a` runs this entry, though it is stale now.
+
+        It does if an entry that was judged fresh, which only `-a` makes run, moved their common pin in this very run.
+        """
         moving = pin_name(target.entry.request)
         try:
             pin = read_pins(target.place).get(moving) if moving else None
-        except OSError:  # its run meets the disk's fault anew
+        except OSError:  # its run meets the same error
             return False
         if pin is None or pin.run != self.run or pin.by == target.name:
             return False
@@ -91,50 +96,44 @@ class Workspace:
     def forecast(
         self, target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]
     ) -> Forecast:
-        """Say what a run would do to an entry; what the entries show is read once for each root."""
+        """Forecast what a run would do to an entry. What the entries show is read once for each root."""
         if target.place.root not in self._shown and verdict.need > Need.CLAIM:
             with disk_errors(f"cannot look at {target.place.root}"):
                 self._shown[target.place.root] = shown_by_config(target.place, self.project)
         shown = self._shown.get(target.place.root)
+        from truss_cache_tasks.operations.forecast import forecast
+
         return forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
 
-    def clean(self, names: Iterable[str] | None, *, dry: bool) -> Cleaned:
-        """Invalidate these entries; None: the whole config, gone entries too."""
-        claims = None if names is None else {claim for name in names for claim in (name, name + BEHIND)}
-        errors: list[DiskError] = []
-        with disk_errors("cannot clean"):
-            for place in self._all_places():
-                try:
-                    clean(place, self.project, claims, self.cleaned, dry=dry)
-                except DiskError as error:  # the other roots are cleaned all the same
-                    errors.append(error)
-            if not dry:
-                forget_empty_roots(self.settings, self.project)
-        if errors:
-            self.cleaned.left += map(str, errors[1:])
-            raise errors[0]
-        return self.cleaned
+    def choose(self, names: Iterable[str] | None) -> list[EntryContext]:
+        """Return the entries of these names, once each; None: all. Raises ConfigError for a name that none has."""
+        if names is None:
+            return list(self.targets)
+        known = {target.name: target for target in self.targets}
+        for name in (names := list(dict.fromkeys(names))):
+            if name not in known:
+                there = ", ".join(known) or "none"
+                raise ConfigError(f"no entry is called {name!r}", hint=f"Name one of this config: {there}.")
+        return [known[name] for name in names]
 
-    def _all_places(self) -> list[CacheRoot]:
-        """Every root where this project may have claims: of its entries, of the hub cache, and those it had once."""
-        places = {p.root: p for t in self.targets for p in (t.place, t.behind) if p is not None}
-        places.setdefault(self.model_cache, CacheRoot(self.model_cache, Layout.BUCKET))
-        hubs = {p.hub for p in places.values() if p.hub is not None} | {self.settings.hub_cache()}
-        for hub in hubs:
-            for repo in hub.glob("models--*"):
-                places.setdefault(repo, CacheRoot(repo, Layout.HUB, hub))
-        known = {root for place in places.values() for root in roots_of(place, self.project.id)}
-        known |= known_roots(self.settings, self.project)
-        for root in sorted(known - {str(path) for path in places}):
-            hub_root = Path(root).name.startswith("models--")
-            places[Path(root)] = CacheRoot(
-                Path(root), *((Layout.HUB, Path(root).parent) if hub_root else (Layout.MOUNT,))
-            )
-        return list(places.values())
+    def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
+        """Invalidate these entries, adding to `cleaned`; None: the whole config, gone entries too."""
+        from truss_cache_tasks.operations.clean import clean
+
+        clean(
+            self.targets,
+            names,
+            self.cleaned,
+            project=self.project,
+            settings=self.settings,
+            model_cache=self.model_cache,
+            dry=dry,
+        )
+        return self.cleaned
 
 
 def open_workspace(
-    path: Path | str | None,
+    path: Config | Path | str | None,
     model_cache: Path | str | None = None,
     started: Path | str | None = None,
     *,
@@ -145,7 +144,7 @@ def open_workspace(
     """Read the config and the environment. Reads no cache and asks no network.
 
     Args:
-        path: the config, its folder, or None for TRUSS_CONFIG, else the current folder.
+        path: the config as it was loaded, its file or folder, or None for TRUSS_CONFIG, else the current folder.
         model_cache: what `cache_tasks(model_cache_dir=)` says; TRUSS_MODEL_CACHE_DIR is above it.
         started: what relative paths in our variables are relative to; None: the current folder.
         replace: `Settings.replace`, said by a call or a command line; the variable may say it instead.
@@ -164,7 +163,7 @@ def open_workspace(
     )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()
-    config = load_config(path)
+    config = path if isinstance(path, Config) else load_config(path)
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     anonymous = Project("", "", {})
     roots = [make_target(entry, anonymous, settings, cache) for entry in config.entries]
@@ -176,14 +175,17 @@ def open_workspace(
     )
     targets = tuple(make_target(entry, project, settings, cache) for entry in config.entries)
     _refuse_own_source(targets)
-    return Workspace(config.path, settings, cache, targets, project, config.warnings)
+    warnings = config.warnings
+    if not targets:
+        warnings += (f"{config.path.name}: no model_cache entries, nothing to fetch",)
+    return Workspace(config.path, settings, cache, targets, project, warnings)
 
 
 def _refuse_own_source(targets: Iterable[EntryContext]) -> None:
     """Refuse a `file://` entry whose cache folder is, or lies in, its own source, which `clean` would take away."""
     for target in targets:
         source = target.entry.request.source
-        if source.kind is not StoreKind.LOCAL:
+        if not source.store.is_local:
             continue
         names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: target.entry.request.folder}
         theirs = Path(os.path.realpath(target.entry.config.parent / source.root))

@@ -50,7 +50,7 @@ VARIABLES = (
         "TRUSS_CACHE_ACCEPT_UNVERIFIED", "1: take a file whose ETag looks like an MD5 and is none (else refused)", "0"
     ),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
-    Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of our own mistakes", "0"),
+    Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),
 )
 
 
@@ -112,6 +112,10 @@ class Settings:
         return self._absolute(
             self._expanded(self.env.get("HF_TOKEN_PATH", os.path.join(self._hub_home(self.env), "token")))
         )
+
+    def variable(self, name: str) -> str:
+        """Return a variable that a store's row names; "" where it is not set."""
+        return self.env.get(name, "")
 
     @property
     def sends_implicit_token(self) -> bool:

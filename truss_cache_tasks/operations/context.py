@@ -12,7 +12,7 @@ from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.records import Manifest, Project
-from truss_cache_tasks.model.request import Layout, Request, StoreKind
+from truss_cache_tasks.model.request import Layout, Request
 from truss_cache_tasks.model.status import Need, Verdict, judge
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.evidence import gather
@@ -83,7 +83,7 @@ def make_target(entry: Entry, project: Project, settings: Settings, model_cache:
     request = entry.request
     hub = settings.hub_cache(entry.hub_env)
     place = place_of(request, hub, model_cache, settings.mount_root)
-    plain = request.source.kind is StoreKind.HUGGINGFACE and place.layout is not Layout.HUB
+    plain = request.source.store.is_hub and place.layout is not Layout.HUB
     return EntryContext(entry, project, settings, place, hub_place(request, hub) if plain else None)
 
 
@@ -142,6 +142,6 @@ def project_entries(entries: Sequence[Entry]) -> dict[str, str]:
     keys: dict[str, str] = {}
     for entry in entries:
         keys[entry.name] = entry.key
-        if entry.request.source.kind is StoreKind.HUGGINGFACE and entry.request.layout is not Layout.HUB:
+        if entry.request.source.store.is_hub and entry.request.layout is not Layout.HUB:
             keys[entry.name + BEHIND] = request_key(replace(entry.request, layout=Layout.HUB, folder=""))
     return keys

@@ -1,4 +1,4 @@
-"""`doit cache-why` and `doit cache-verify`; the dash keeps them clear of anybody's `task_*`."""
+"""`doit cache-why` and `doit cache-verify`. With a dash no `task_*` function can have their names."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 from doit.cmd_base import DoitCmdBase, check_tasks_exist
 
-from truss_cache_tasks.app import display
-from truss_cache_tasks.app import reports as inspect
+from truss_cache_tasks.app import output, reports
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.plugin.actions import FetchAction
 from truss_cache_tasks.plugin.tasks import workspace_of
-from truss_cache_tasks.plugin.uptodate import GroupJudgement
+from truss_cache_tasks.plugin.uptodate import GroupUptodate
 
 
 class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
@@ -25,9 +24,9 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
         check_tasks_exist(tasks, names)
         wanted = {name for name in names} | {sub for name in names for sub in tasks[name].task_dep}
         for task in self.task_list:
-            for judgement, *_ in task.uptodate:
-                if isinstance(judgement, GroupJudgement):
-                    judgement.workspace.warn()
+            for uptodate, *_ in task.uptodate:
+                if isinstance(uptodate, GroupUptodate):
+                    uptodate.workspace.warn()
         return [
             (task.name, workspace_of(task), action.target)
             for task in self.task_list
@@ -36,11 +35,11 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
         ]
 
     def _write(self, *lines: str) -> None:
-        self.outstream.write(display.escaped(*lines) + "\n")
+        self.outstream.write(output.escaped(*lines) + "\n")
 
 
 class Why(_OverEntries):
-    """Why an entry would, or would not, be fetched."""
+    """Print why each entry would, or would not, be fetched."""
 
     name = "cache-why"
     doc_purpose = "say which weights are fresh, or which input changed"
@@ -56,15 +55,15 @@ class Why(_OverEntries):
     )
 
     def _execute(self, check: bool, pos_args: list[str]) -> int:
-        return inspect.why(self._chosen(pos_args), self._write, check=check)
+        return reports.why(self._chosen(pos_args), self._write, check=check)
 
 
 class Verify(_OverEntries):
-    """Whether every byte on disk is what the manifests say."""
+    """Hash every file again and compare it with what the manifests say."""
 
     name = "cache-verify"
     doc_purpose = "hash all cached weights again, and name each bad file"
     cmd_options = ()
 
     def _execute(self, pos_args: list[str]) -> int:
-        return inspect.verify(self._chosen(pos_args), self._write)
+        return reports.verify(self._chosen(pos_args), self._write)

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.request import Layout, Request, StoreKind
+from truss_cache_tasks.model.request import Layout, Request
 from truss_cache_tasks.store.locks import LockFile
 from truss_cache_tasks.store.tree import FileTree
 
@@ -93,6 +93,8 @@ def place_of(request: Request, hub: Path, model_cache: Path, mount_root: Path | 
             return CacheRoot(mount_root / mount.relative_to("/") if mount_root else mount, Layout.MOUNT)
         case Layout.VOLUME | Layout.BUCKET:
             return CacheRoot(model_cache, request.layout)
+        case _:
+            assert_never(request.layout)
 
 
 def is_commit(revision: str) -> bool:
@@ -102,7 +104,7 @@ def is_commit(revision: str) -> bool:
 
 def pin_name(request: Request) -> str | None:
     """Return the name under which a root keeps this request's pin; None where nothing can move."""
-    if request.source.kind is not StoreKind.HUGGINGFACE or is_commit(request.revision):
+    if not request.source.store.is_hub or is_commit(request.revision):
         return None
     return f"{request.source.root}@{request.revision}"
 

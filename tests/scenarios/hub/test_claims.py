@@ -12,6 +12,7 @@ from machine import FILES, read
 from servers.hub import Rights
 
 from truss_cache_tasks.errors import AccessDenied, DiskError
+from truss_cache_tasks.events import Committed
 
 MAIN = "org/name"
 FOREIGN = "fetched by someone else, and not yet proven with this project's credential file"
@@ -37,7 +38,7 @@ def test_the_manifest_of_another_project_is_claimed_without_a_request(machine, r
     assert ours.verdicts() == {MAIN: "whole, but not yet claimed by this project"}
     assert ours.run()[MAIN].files == 0
     assert ours.fresh
-    assert ours.said == ["whole already: claimed, nothing fetched"]
+    assert [event.how for event in ours.recorder.of(Committed)] == ["claimed"]
     assert machine.asked() == []
 
 
@@ -175,9 +176,10 @@ def test_a_whole_manifest_on_a_read_only_root_is_fresh_without_a_claim(edit, mac
     read_only()
     ours = machine.truss(entry(MAIN, **edit))
     assert ours.fresh
-    from truss_cache_tasks.operations import Run, fetch
+    from truss_cache_tasks.operations.fetch import fetch
+    from truss_cache_tasks.operations.run import RunContext
 
-    assert fetch(ours.target(), Run("again")).files == 0
+    assert fetch(ours.target(), RunContext(id="again")).files == 0
     other = machine.truss(entry(MAIN, allow_patterns=["*.json"], **edit))
     with pytest.raises(DiskError, match="not writable") as error:
         other.run()

@@ -11,7 +11,7 @@ import pytest
 from entries import entry
 from machine import FILES, Machine, flip, read
 
-from truss_cache_tasks.errors import DiskError, TransientError
+from truss_cache_tasks.errors import DiskError, PermanentError
 
 MAIN = "org/name"
 LAYOUTS = [{}, {"mount_location": "/m"}, {"use_volume": True, "volume_folder": "v"}]
@@ -20,7 +20,7 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["hub", "mount", "volum
 
 def folder_of(machine, truss) -> Path:
     target = truss.target()
-    from truss_cache_tasks.operations import current_manifest
+    from truss_cache_tasks.operations.context import current_manifest
 
     return target.place.root / current_manifest(target).folder
 
@@ -135,7 +135,7 @@ def test_offline_what_is_fresh_is_fresh_and_what_is_stale_an_error_without_a_req
     assert offline.run() == {}
     (folder_of(machine, offline) / "config.json").unlink()
     offline.run()  # a repair asks nobody
-    with pytest.raises(TransientError, match="HF_HUB_OFFLINE"):
+    with pytest.raises(PermanentError, match="HF_HUB_OFFLINE"):
         machine.truss(entry(MAIN, **layout), HF_HUB_OFFLINE="1").run()
     assert machine.asked() == []
     assert read(folder_of(machine, offline)) == {"config.json": b"{}"}

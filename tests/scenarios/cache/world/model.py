@@ -238,7 +238,7 @@ class World:
     def targets(self, project: str) -> list[tuple[Entry, Any, bool]]:
         """Return the project's entries as (entry, our EntryContext, whether it is judged fresh)."""
         from truss_cache_tasks.app.workspace import open_workspace
-        from truss_cache_tasks.operations import judge_target
+        from truss_cache_tasks.operations.context import judge_target
 
         found = open_workspace(self.base / project).targets
         return [

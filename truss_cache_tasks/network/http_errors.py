@@ -1,0 +1,79 @@
+"""Translates what the network raises to TransientError, or to PermanentError where trying again cannot help."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import urllib3
+
+from truss_cache_tasks.errors import PermanentError, TransientError
+from truss_cache_tasks.network.exchange import AnswerTooLong
+
+
+@contextmanager
+def network_errors(subject: str, host: str) -> Iterator[None]:
+    """Translate what the network raises in the block. Messages hold a host, never a URL: its query may be signed."""
+    try:
+        yield
+    except (UnicodeError, urllib3.exceptions.LocationValueError) as exc:  # an empty or too long label, a blank
+        raise PermanentError(f"{subject}: {host[:60]}: no host can have this name", hint="Check the endpoint.") from exc
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
+        causes = tuple(_causes(exc))
+        for cause in causes:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise PermanentError(
+                    f"{subject}: {host}: its certificate is not trusted: {cause.verify_message}",
+                    hint="Set SSL_CERT_FILE to the CA bundle of your network.",
+                ) from exc
+            if str(cause).startswith("Tunnel connection failed: 4"):  # http.client's words; the proxy's status follows
+                raise PermanentError(
+                    f"{subject}: {host}: the proxy refuses: {str(cause).partition(': ')[2]}",
+                    hint="Check the proxy and its password in HTTPS_PROXY.",
+                ) from exc
+        through = "the proxy to " if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) else ""
+        raise TransientError(
+            f"{subject}: {through}{host}: {_words(causes)}",
+            hint="Run it again when the network is back: what is complete is kept.",
+        ) from exc
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    """Yield `exc` and what it wraps, outermost first; urllib3 keeps causes in `args` and `original_error` too."""
+    seen: set[int] = set()
+    ahead = [exc]
+    while ahead:
+        found = ahead.pop(0)
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        ahead += [arg for arg in found.args if isinstance(arg, BaseException)]
+        ahead += [found.__cause__, found.__context__]
+
+
+def _words(causes: tuple[BaseException, ...]) -> str:
+    """Say what happened in a few plain words; the innermost cause that we know decides."""
+    for cause in reversed(causes):
+        for kind, words in _WORDS.items():
+            if isinstance(cause, kind):
+                return words
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+    return "the connection broke"
+
+
+_WORDS: dict[type[BaseException], str] = {
+    socket.gaierror: "the name cannot be resolved",
+    http.client.RemoteDisconnected: "the connection was closed without an answer",
+    http.client.IncompleteRead: "the connection was closed early",
+    TimeoutError: "timed out",
+    urllib3.exceptions.TimeoutError: "timed out",
+    ssl.SSLError: "TLS failed",
+    AnswerTooLong: "headers, chunks or trailers without an end",
+    http.client.LineTooLong: "headers, chunks or trailers without an end",
+    http.client.HTTPException: "an answer that is not HTTP",  # after all others of http.client
+}

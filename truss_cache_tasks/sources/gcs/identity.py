@@ -1,0 +1,159 @@
+"""Who asks Google Cloud Storage: a service account's key, application-default credentials, or nobody."""
+
+from __future__ import annotations
+
+import json
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC
+from typing import Any
+from urllib.parse import urlsplit
+
+from truss_cache_tasks.errors import CredentialError, TransientError
+from truss_cache_tasks.model.stores import Credential
+from truss_cache_tasks.network.exchange import ExchangeLimits
+from truss_cache_tasks.network.retry import NEVER, is_passing, retry_after_s
+
+SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
+METADATA_S = 1.0  # is there a metadata server? One question; google.auth asks three times for 3 s
+
+# google.auth.default() reads the process's environment; these decide what it finds
+AMBIENT_VARIABLES = (
+    "GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "HOME", "NO_GCE_CHECK", "GCE_METADATA_HOST", "GCE_METADATA_IP",
+)  # fmt: skip
+_ambient: dict[tuple[str | None, ...], Identity | None] = {}
+_ambient_lock = threading.Lock()
+
+
+class Identity:
+    """Credentials of google.auth with the place they come from; refreshed under a lock, shared by entries."""
+
+    def __init__(self, credentials: Any, origin: str, request: Any) -> None:
+        self.credentials = credentials
+        self.origin = origin
+        self._request = request
+        self._lock = threading.Lock()
+
+    def headers(self) -> tuple[dict[str, str], float | None]:
+        """Return headers for a request now, and when they expire (seconds since the epoch). Raises google's errors."""
+        with self._lock:
+            if not self.credentials.valid:
+                self.credentials.refresh(self._request)
+            found: dict[str, str] = {}
+            self.credentials.apply(found)
+            expiry = self.credentials.expiry  # naive, in UTC
+        return {name.title(): value for name, value in found.items()}, (
+            expiry.replace(tzinfo=UTC).timestamp() if expiry else None
+        )
+
+
+def from_key(credential: Credential, env: Mapping[str, str], limits: ExchangeLimits) -> Identity:
+    """Return the identity of a service account; `find_credential` has judged its JSON, but not the RSA key in it.
+
+    Raises:
+        CredentialError: the private key is none.
+    """
+    from google.oauth2 import service_account
+
+    info = json.loads(credential.fields["json"].reveal())
+    try:
+        credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)  # type: ignore[no-untyped-call]
+        credentials.sign_bytes(b"")  # a key of another kind loads, and fails only here
+    except Exception:  # google.auth, cryptography and its backends raise a dozen classes here, none fit to show
+        raise CredentialError(
+            f"{credential.origin}: private_key is not a readable RSA key",
+            hint="Download the key of the service account again.",
+        ) from None
+    return Identity(credentials, f"{credential.origin} ({info['client_email']})", asking(env, limits))
+
+
+def from_environment(env: Mapping[str, str], limits: ExchangeLimits) -> Identity | None:
+    """Return application-default credentials, looked up once a process; None for anonymous."""
+    key = tuple(env.get(name) for name in AMBIENT_VARIABLES)
+    with _ambient_lock:
+        if key not in _ambient:
+            _ambient[key] = _application_default(env, limits)
+        return _ambient[key]
+
+
+def _application_default(env: Mapping[str, str], limits: ExchangeLimits) -> Identity | None:
+    import google.auth
+    from google.auth import compute_engine
+    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+
+    # gcloud's login is what a laptop has; its missing quota project matters to other services than this one
+    warnings.filterwarnings("ignore", "Your application has authenticated using end user credentials", UserWarning)
+    named = env.get("GOOGLE_APPLICATION_CREDENTIALS")
+    try:
+        credentials, _ = google.auth.default(scopes=SCOPES, request=asking(env, limits, seeking=True))
+    except (DefaultCredentialsError, ValueError, OSError) as exc:
+        if named:
+            raise CredentialError(
+                f"GOOGLE_APPLICATION_CREDENTIALS: {named} cannot be used as a credential", hint="Correct the variable."
+            ) from exc
+        if "were not found" not in str(exc):  # the one message for "nothing anywhere"; the class is the same for all
+            raise CredentialError(
+                "gcloud's application-default login cannot be used",
+                hint="Run `gcloud auth application-default login` again.",
+            ) from exc
+        return None
+    if isinstance(credentials, compute_engine.Credentials):
+        identity = Identity(credentials, "the metadata server's service account", asking(env, limits))
+        try:
+            identity.headers()
+        except GoogleAuthError:  # a machine without a service account
+            return None
+        return identity
+    return Identity(credentials, "GOOGLE_APPLICATION_CREDENTIALS" if named else "gcloud's login", asking(env, limits))
+
+
+def asking(env: Mapping[str, str], limits: ExchangeLimits, *, seeking: bool = False) -> Any:
+    """Return google.auth's transport, bounded; a token server that is busy raises TransientError there.
+
+    While `seeking`, a metadata server that does not answer once, shortly, is not there, and is not asked again.
+    """
+    from google.auth.exceptions import TransportError
+    from google.auth.transport.requests import Request
+
+    from truss_cache_tasks.sources.gcs.session import bounded_session
+
+    shortly = replace(limits, connect_s=METADATA_S, head_s=METADATA_S)
+    ask = Request(bounded_session(env, limits, NEVER))
+    seek = Request(bounded_session(env, shortly, NEVER))
+    absent = env.get("NO_GCE_CHECK") == "true"
+
+    def request(
+        url: str, method: str = "GET", body: Any = None, headers: Any = None, timeout: float | None = None, **more: Any
+    ) -> Any:
+        nonlocal absent
+        if not (seeking and "metadata-flavor" in (headers or {})):
+            return _unless_busy(url, ask(url, method, body=body, headers=headers, **more))
+        try:
+            if not absent:
+                return seek(url, method, body=body, headers=headers, **more)
+        except TransportError:
+            absent = True
+        return _Nobody()
+
+    return request
+
+
+def _unless_busy(url: str, response: Any) -> Any:
+    """Return `response`, or raise what google's libraries would try again by rules of their own."""
+    if not is_passing(response.status):
+        return response
+    error = TransientError(
+        f"{urlsplit(url).netloc}: the token server answered {response.status}", hint="Wait, and run again."
+    )
+    error.retry_after_s = retry_after_s(response.headers)
+    raise error
+
+
+class _Nobody:
+    """The answer of a metadata server that is not there; google.auth tries other errors again, with pauses."""
+
+    status = 404
+    headers: Mapping[str, str] = {}
+    data = b""

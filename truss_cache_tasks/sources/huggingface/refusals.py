@@ -1,0 +1,162 @@
+"""What the Hub's refusals mean, in our errors: pure, so that a refused API call and refused bytes read alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, TransientError
+from truss_cache_tasks.network.exchange import TooSlow, find_cause
+from truss_cache_tasks.network.proxies import proxy_refuses, proxy_status
+from truss_cache_tasks.network.retry import PermanentError, is_passing, retry_after_s
+
+
+@dataclass(frozen=True)
+class Words:
+    """The wording of refusals for one repo and one token.
+
+    Args:
+        repo: `org/name`.
+        endpoint: URL of the Hub, without a slash at its end.
+        origin: where the token was found; None without a token.
+        looked_up: the places where a token was looked for, for the reader who has none.
+    """
+
+    repo: str
+    endpoint: str
+    origin: str | None
+    looked_up: str
+
+    def refusal(self, status: int, headers: Mapping[str, str], path: str | None = None) -> CacheTaskError:
+        """Word an error answer to a GET of the bytes at `path`, or else to an API call.
+
+        The Hub tells its reason in `X-Error-Code`; a token that it does not know gets a 401 without one.
+        """
+        code, said = header(headers, "X-Error-Code"), header(headers, "X-Error-Message")
+        what = self.repo if path is None else f"{self.repo}: {path}"
+        if is_passing(status):
+            return self._unavailable(what, status, retry_after_s(headers))
+        if status == 407:
+            return proxy_refuses(what, status)
+        match code:
+            case "GatedRepo":
+                error: CacheTaskError = self._gated(what, said)
+            case "RevisionNotFound":
+                error = NotFound(f"{what}: its commit is gone", hint="Run again with -a to resolve the revision.")
+            case "EntryNotFound":
+                error = NotFound(f"{what}: no such file at this commit", hint="Run again with -a to list again.")
+            case _ if "disabled" in said:
+                error = AccessDenied(f"{what}: the Hub has disabled this repo", hint=f"See {self.page} for the reason.")
+            case "" if status == 401 and self.origin is not None:
+                error = AccessDenied(
+                    f"{what}: the Hub does not know the token of {self.origin}",
+                    hint=f"Replace it by a valid one from {self.endpoint}/settings/tokens, or remove it.",
+                )
+            case _ if status in (401, 404):
+                error = self._no_repo()
+            case _ if status == 403:
+                error = self._forbidden(what, said, reading=path is not None)
+            case _:
+                error = AccessDenied(f"{what}: the Hub refuses ({status} {said})", hint=f"Check {self.page}.")
+        return error
+
+    def no_revision(self, revision: str, near: str | None, names: tuple[str, ...]) -> NotFound:
+        """Word a revision that does not resolve; `near` and the first `names` are what the repo has instead."""
+        hint = "Check `revision`."
+        if names:
+            hint = f"Did you mean '{near}'?" if near else f"It has {', '.join(names)}, and commits."
+        return NotFound(f"{self.repo}: no revision '{revision}'", hint=hint)
+
+    def lost_commit(self, commit: str, revision: str) -> NotFound:
+        """Word a pinned commit that the repo has no more."""
+        return NotFound(
+            f"{self.repo}: commit {commit}, which stands for revision '{revision}', is gone",
+            hint="Run again with -a to resolve the revision.",
+        )
+
+    def unreachable(self, host: str, error: Exception) -> CacheTaskError:
+        """Word a failure of the HTTP library."""
+        kind = type(error).__name__
+        if "Timeout" in kind or isinstance(error, TooSlow):
+            why = find_cause(error, TooSlow) or "no answer in time"
+            return TransientError(f"{host}: {why}", hint="Check the network, or run again.")
+        if isinstance(error, UnicodeError):  # of the codec for names of hosts
+            return PermanentError(f"{host}: names a host that none can be called", hint="Check HF_ENDPOINT.")
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            hint = "Let SSL_CERT_FILE name the bundle that has its CA."
+            return PermanentError(f"{host}: its certificate is not trusted", hint=hint)
+        if (status := proxy_status(error)) is not None:
+            return proxy_refuses(host, status)
+        why = str(error) if kind == "ConnectError" else kind  # the text of other kinds can quote a header
+        return TransientError(
+            f"{host}: cannot be reached ({why})", hint="Check the network, HF_ENDPOINT and HTTPS_PROXY."
+        )
+
+    def offline(self) -> PermanentError:
+        """Word a call that huggingface_hub's own switch forbids."""
+        hint = "Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to fetch."
+        return PermanentError(f"{self.repo}: huggingface_hub is offline (HF_HUB_OFFLINE)", hint=hint)
+
+    def not_a_hub(self) -> PermanentError:
+        """Word an answer that makes no sense."""
+        hint = "Check HF_ENDPOINT, and the network for a login page."
+        return PermanentError(f"{self.repo}: the answer is not that of a Hub", hint=hint)
+
+    @property
+    def page(self) -> str:
+        """The repo's page, where access is requested."""
+        return f"{self.endpoint}/{self.repo}"
+
+    def _unavailable(self, what: str, status: int, wait_s: float | None) -> TransientError:
+        asks = "" if wait_s is None else f", and asks to wait {wait_s:.0f} s"
+        if status == 429:
+            hint = "Run again later." if self.origin else "Run again later; with a token the limit is higher."
+            error = TransientError(f"{what}: too many requests, says the Hub (429){asks}", hint=hint)
+        else:
+            error = TransientError(f"{what}: the Hub answers {status}{asks}", hint="Run again later.")
+        error.retry_after_s = wait_s
+        return error
+
+    def _gated(self, what: str, said: str) -> AccessDenied:
+        if self.origin is None:
+            return AccessDenied(
+                f"{what}: this repo is gated, and no token was found ({self.looked_up})",
+                hint=f"Request access at {self.page}, then provide a token of that account.",
+            )
+        if "fine-grained" in said:
+            return AccessDenied(
+                f"{what}: this repo is gated, and the token of {self.origin} does not cover gated repos",
+                hint=f"Allow it to read public gated repos at {self.endpoint}/settings/tokens.",
+            )
+        return AccessDenied(
+            f"{what}: this repo is gated, and the account of the token of {self.origin} has no access",
+            hint=f"Request access at {self.page} with that account.",
+        )
+
+    def _no_repo(self) -> NotFound:
+        if self.origin is None:
+            return NotFound(
+                f"{self.repo}: no such repo, or it is private and no token was found ({self.looked_up})",
+                hint=f"Check `repo_id` at {self.page}; a private repo needs a token.",
+            )
+        return NotFound(
+            f"{self.repo}: no such repo, or it is private and the token of {self.origin} may not see it",
+            hint=f"Check `repo_id` at {self.page}, with the account of that token.",
+        )
+
+    def _forbidden(self, what: str, said: str, *, reading: bool) -> AccessDenied:
+        because = f"403, {said}" if said else "403"
+        if self.origin is None:
+            hint = f"Provide a token of an account that may; {self.looked_up}."
+            return AccessDenied(f"{what}: the Hub refuses without a token ({because})", hint=hint)
+        may = "may list this repo, not read its files" if reading else "may not list this repo"
+        return AccessDenied(
+            f"{what}: the token of {self.origin} {may} ({because})",
+            hint=f"Let it read the contents of {self.repo} at {self.endpoint}/settings/tokens.",
+        )
+
+
+def header(headers: Mapping[str, str], name: str) -> str:
+    """Return a header by its name in any case, as one line of at most 200 characters; "" where there is none."""
+    value = next((value for key, value in headers.items() if key.lower() == name.lower()), "")
+    return " ".join(value.split())[:200]

@@ -1,0 +1,109 @@
+"""Who asks S3: a credential file or secret, else boto3's own chain, else nobody."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from truss_cache_tasks.config.credentials import find_credential
+from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.errors import CredentialError
+from truss_cache_tasks.model.stores import NoCredential
+from truss_cache_tasks.sources.s3.refusals import credential_error
+
+FALLBACK_REGION = "us-east-1"  # answers for buckets of every region with where they are
+
+
+@dataclass(frozen=True, repr=False)
+class Identity:
+    """A credential and where it came from.
+
+    Args:
+        origin: for people; "" for anonymous.
+        credentials: botocore's, perhaps refreshing themselves; None for anonymous.
+        session: botocore's, bound to them; makes clients under `SESSIONS` only.
+        region: as configured beside the credential or in the environment.
+    """
+
+    origin: str
+    credentials: Any
+    session: Any
+    region: str
+
+    def __repr__(self) -> str:
+        return f"Identity({self.origin or 'anonymous'!r})"
+
+
+SESSIONS = threading.RLock()  # botocore's sessions are not made for threads; its clients are
+_chains: dict[tuple[tuple[str, str], ...], Identity] = {}
+
+
+def identify(entry: Entry, settings: Settings) -> Identity:
+    """Return the identity of `entry` by the order of docs/how-to/credentials.md.
+
+    boto3's chain may ask the metadata server (1 s, once): it is resolved once a process for each environment, and only
+    where no file or secret was found.
+
+    Raises:
+        CredentialError: a file, a profile or a token service cannot be used.
+    """
+    region = settings.env.get("AWS_REGION") or settings.env.get("AWS_DEFAULT_REGION") or ""
+    found = find_credential(entry, settings)
+    with SESSIONS:
+        if isinstance(found, NoCredential):
+            return _chain(settings.env, region)
+        fields = {name: secret.reveal() for name, secret in found.fields.items()}
+        return _with_keys(
+            found.origin,
+            fields["aws_access_key_id"],
+            fields["aws_secret_access_key"],
+            fields.get("aws_session_token"),
+            fields.get("aws_region") or region or FALLBACK_REGION,
+        )
+
+
+def _with_keys(origin: str, key: str, secret: str, token: str | None, region: str) -> Identity:
+    from botocore.session import Session
+
+    if not all(value.isascii() and value.isprintable() and value for value in (key, secret, token or "-")):
+        # Here, because in a header it would fail as a network error that quotes the value.
+        raise CredentialError(
+            f"{origin}: a key is empty or holds a character that no AWS key has (a line break, a typographic quote)",
+            hint="Copy the keys again, without what surrounds them.",
+        )
+    session = Session()
+    session.set_credentials(key, secret, token or None)
+    return Identity(origin, session.get_credentials(), session, region)
+
+
+def _chain(env: Mapping[str, str], region: str) -> Identity:
+    """Return what boto3's chain finds; the variables of `env` go first, as they do there."""
+    key, secret = env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")
+    if key and secret:
+        token = env.get("AWS_SESSION_TOKEN") or env.get("AWS_SECURITY_TOKEN")
+        return _with_keys("AWS_ACCESS_KEY_ID", key, secret, token, region or FALLBACK_REGION)
+    which = tuple(sorted((name, value) for name, value in env.items() if name.startswith("AWS_") or name == "HOME"))
+    if which not in _chains:
+        _chains[which] = _ask_chain(env, region)
+    return _chains[which]
+
+
+def _ask_chain(env: Mapping[str, str], region: str) -> Identity:
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
+    session = Session()
+    session.set_config_variable("metadata_service_timeout", 1)
+    session.set_config_variable("metadata_service_num_attempts", 1)
+    try:
+        if env.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+            session.get_component("credential_provider").remove("iam-role")
+        credentials = session.get_credentials()
+        region = region or session.get_config_variable("region") or FALLBACK_REGION
+    except BotoCoreError as error:
+        raise credential_error(error) from error
+    origin = f"boto3's chain ({credentials.method})" if credentials else ""
+    return Identity(origin, credentials, session, region)

@@ -1,0 +1,316 @@
+"""S3 and what speaks its protocol: botocore lists, looks and signs; the bytes are read by URL and headers."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, SourceChanged
+from truss_cache_tasks.model.listing import (
+    Digest,
+    Listing,
+    Location,
+    Pages,
+    RemoteFile,
+    listed_file,
+    shown,
+    wrong_answer,
+)
+from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, ExchangeLimits
+from truss_cache_tasks.network.proxies import authorities
+from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
+from truss_cache_tasks.sources.objects import under_prefix
+from truss_cache_tasks.sources.s3.digests import digest_of_head, head_of_answer
+from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity, identify
+from truss_cache_tasks.sources.s3.refusals import Asked, in_our_words, refusal_of_body
+from truss_cache_tasks.sources.s3.signing import signed_headers
+
+SIGNED_FOR_S = 600  # S3 takes a signed header for 15 minutes; clocks differ, and a request may wait its turn
+CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}  # a whole answer tells them, one of a range does not
+PART_LOOKS = 8  # HEADs side by side where only they know the parts
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Where the listing found the bucket: the URL above its keys, and the region to sign for."""
+
+    url: str
+    region: str
+
+
+class S3Source:
+    """The objects below `s3://bucket/prefix`. Safe to use from many threads; asks nobody until it is asked."""
+
+    def __init__(
+        self,
+        entry: Entry,
+        settings: Settings,
+        *,
+        limits: ExchangeLimits = DEFAULT_LIMITS,
+        cancel: CancelToken = NEVER,
+    ) -> None:
+        """Bind the entry; `limits` are of each request, `cancel` ends its waits."""
+        self._entry = entry
+        self._settings = settings
+        self._limits, self._cancel = limits, cancel
+        self._source = entry.request.source
+        self._lock = threading.Lock()
+        self._connected: tuple[Any, Identity] | None = None
+        self._bucket: _Bucket | None = None
+        self._digests: dict[RemoteFile, Digest | None] = {}
+
+    def __repr__(self) -> str:
+        return f"S3Source({str(self._source)!r})"
+
+    # The two questions
+
+    def listing(self, pinned: str | None = None) -> Listing:
+        """Return every object below the prefix; a bucket has no revision, so `pinned` is not read.
+
+        Raises:
+            NothingSelected: nothing is there, or folder markers alone.
+        """
+        prefix = self._source.prefix
+        if not prefix:
+            return under_prefix(self._objects(""), self._source)
+        below = list(self._objects(prefix + "/"))
+        try:
+            return under_prefix([*below, *self._itself(prefix)], self._source)
+        except AccessDenied:  # a policy may allow the prefix `m/*` and not `m`
+            if not below:
+                raise
+            return under_prefix(below, self._source)
+
+    def locate(self, file: RemoteFile) -> Location:
+        """Sign a GET of `file` anew at each call; `look` asks once (HEAD), and may raise SourceChanged."""
+        assert self._bucket is not None, "what is located was listed"
+        url = f"{self._bucket.url}/{urllib.parse.quote(file.key, safe='/~')}"
+        etag = f'"{file.version}"'
+        headers, expires = CHECKSUMS, None
+        _, identity = self._client()
+        if identity.credentials is not None:
+            with in_our_words(self._asked(file)), SESSIONS:  # a credential that refreshes itself does so once
+                keys = identity.credentials.get_frozen_credentials()
+            now = time.time()
+            headers = signed_headers(url, CHECKSUMS, self._bucket.region, keys, now)
+            expires = now + SIGNED_FOR_S
+        return Location(
+            url,
+            {"If-Match": etag, **headers},
+            validator=etag,
+            expires=expires,
+            look=partial(self._look, file),
+            digest_of=partial(self._digest_of, file),
+        )
+
+    def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
+        """Return the error for a GET of `file`'s bytes that S3 refused with `status`, `headers` and `body`."""
+        return refusal_of_body(self._asked(file), status, headers, body)
+
+    # Listing
+
+    def _objects(self, prefix: str) -> Iterator[RemoteFile]:
+        store = str(self._source)
+        pages = Pages(store)
+        cursor: dict[str, str] = {}
+        while True:
+            page = self._page(Prefix=prefix, **cursor)
+            found = self._files(page)
+            yield from found
+            token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
+            pages.take((file.key for file in found), token)
+            if token:
+                cursor = {"ContinuationToken": token}
+            elif page.get("IsTruncated"):
+                raise wrong_answer(store, "a page that is not the last, and names no next one", "its token")
+            else:
+                return
+
+    def _itself(self, key: str) -> Iterator[RemoteFile]:
+        """Yield the object named `key`, if there is one: of all keys that begin so it sorts first."""
+        page = self._page(Prefix=key, MaxKeys=1)
+        yield from (found for found in self._files(page) if found.key == key)
+
+    def _page(self, **what: Any) -> Mapping[str, Any]:
+        def ask() -> Mapping[str, Any]:
+            client, _ = self._client()
+            with in_our_words(self._asked()):
+                page: Mapping[str, Any] = client.list_objects_v2(Bucket=self._source.root, **what)
+                return page
+
+        return run_with_retries(ask, self._limits.retry, self._cancel)
+
+    def _files(self, page: Mapping[str, Any]) -> list[RemoteFile]:
+        return [_remote_file(str(self._source), found) for found in page.get("Contents", ())]
+
+    # Looking at one object
+
+    def _look(self, file: RemoteFile) -> Digest | None:
+        if file in self._digests:
+            return self._digests[file]
+        client, _ = self._client()
+        head = self._head(client, file)
+        etag = _plain(head.get("ETag"))
+        if etag != file.version or head.get("ContentLength") != file.size:
+            raise SourceChanged(
+                f"s3://{self._source.root}/{file.key}: replaced since it was listed (ETag {shown(etag)}, "
+                f"listed {file.version})",
+                hint="Run again: it is listed anew.",
+            )
+        digest = digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
+        self._digests[file] = digest
+        return digest
+
+    def _digest_of(self, file: RemoteFile, headers: Mapping[str, str]) -> Digest | None:
+        """Read what a whole GET says as HEAD says it; a composite checksum costs requests for the parts."""
+        client, _ = self._client()
+        head = {**head_of_answer(headers), "ContentLength": file.size}
+        return digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
+
+    def _head(self, client: Any, file: RemoteFile) -> Mapping[str, Any]:
+        from botocore.exceptions import ClientError
+
+        where = {"Bucket": self._source.root, "Key": file.key}
+        with in_our_words(self._asked(file)):
+            try:
+                head: Mapping[str, Any] = client.head_object(**where, ChecksumMode="ENABLED")
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (400, 403):
+                    raise
+                # The refusal of a HEAD has no body; that of a GET says why.
+                client.get_object(**where, Range="bytes=0-0")["Body"].close()
+                raise
+        return head
+
+    def _look_at_parts(self, client: Any, file: RemoteFile, count: int) -> Sequence[Mapping[str, Any]]:
+        """Return the exact Size of each of the `count` parts of `file`, () if they cannot be learnt.
+
+        Beside it stand the checksums of the part where the store tells them: S3 itself does, either way.
+
+        Equal sizes are not assumed: a wrong guess would call good bytes corrupt. The first HEAD shows whether the store
+        knows parts at all (one that does not might answer `?attributes` with the whole object). GetObjectAttributes
+        tells a thousand parts at once, but is a permission of its own and not everywhere; more HEADs need none.
+        """
+        from botocore.exceptions import ClientError
+
+        where = {"Bucket": self._source.root, "Key": file.key}
+
+        def look(number: int) -> Mapping[str, Any]:
+            head: Mapping[str, Any] = client.head_object(**where, PartNumber=number, ChecksumMode="ENABLED")
+            return {**head, "Size": head["ContentLength"]}
+
+        with in_our_words(self._asked(file)), ThreadPoolExecutor(PART_LOOKS) as pool:
+            try:
+                first = look(1)
+                if first.get("PartsCount") != count:
+                    return ()
+                with suppress(ClientError):
+                    parts = _attributed_parts(client, where)
+                    if len(parts) == count and sum(part["Size"] for part in parts) == file.size:
+                        return parts
+                return [first, *pool.map(look, range(2, count + 1))]
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                    raise  # for now, not for ever: without sizes the file would stay unverified
+                return ()
+
+    # The way there
+
+    def _client(self) -> tuple[Any, Identity]:
+        with self._lock:
+            if self._connected is None:
+                self._connected = self._connect()
+            return self._connected
+
+    def _connect(self) -> tuple[Any, Identity]:
+        import botocore
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+
+        from truss_cache_tasks.sources.s3.session import BoundedSession
+
+        identity = identify(self._entry, self._settings)
+        env = self._settings.env
+        config = Config(
+            # By name: botocore's default still pre-signs with version 2.
+            signature_version="s3v4" if identity.credentials is not None else botocore.UNSIGNED,
+            retries={"mode": "standard", "total_max_attempts": 1},  # what is tried again is our business
+            response_checksum_validation="when_required",
+        )
+        try:
+            with SESSIONS:
+                # As awscli does it. Nobody reads an object's time, and dateutil takes longer for a page than S3 does.
+                parsers = identity.session.get_component("response_parser_factory")
+                parsers.set_parser_defaults(timestamp_parser=lambda text: text)
+                client = identity.session.create_client(
+                    "s3",
+                    region_name=identity.region,
+                    endpoint_url=_endpoint(env),
+                    config=config,
+                )
+                verify = authorities(env) or identity.session.get_config_variable("ca_bundle") or True
+        except (ValueError, BotoCoreError) as error:
+            raise ConfigError(
+                f"{self._source}: no client for region {identity.region!r} and this endpoint ({type(error).__name__})",
+                hint="Correct aws_region, AWS_REGION or AWS_ENDPOINT_URL_S3 (a whole URL).",
+            ) from error
+        session = BoundedSession(client.meta.endpoint_url, verify, self._limits, self._cancel)
+        session.plug_into(client)
+        client.meta.events.register("after-call.s3.ListObjectsV2", self._note_bucket)
+        return client, identity
+
+    def _note_bucket(self, http_response: Any, context: Mapping[str, Any], **_: Any) -> None:
+        """Keep the URL that botocore chose and the region that it signed for, after it followed a redirect, if any.
+
+        (`generate_presigned_url` would tell another: the global endpoint, whatever the region.)
+        """
+        region = str(context.get("signing", {}).get("region") or context.get("client_region"))
+        self._bucket = _Bucket(http_response.url.partition("?")[0].rstrip("/"), region)
+
+    def _asked(self, file: RemoteFile | None = None) -> Asked:
+        client, identity = self._client()
+        return Asked(
+            source=self._source,
+            what=f"s3://{self._source.root}/{file.key}" if file else str(self._source),
+            action="s3:GetObject" if file else "s3:ListBucket",
+            origin=identity.origin,
+            endpoint=urllib.parse.urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2],
+            region=client.meta.region_name,
+        )
+
+
+def _endpoint(env: Mapping[str, str]) -> str | None:
+    if env.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return None
+    return env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or None
+
+
+def _remote_file(store: str, found: Mapping[str, Any]) -> RemoteFile:
+    key = found.get("Key")
+    return listed_file(store, path=key, size=found.get("Size"), version=_plain(found.get("ETag")), key=key)
+
+
+def _plain(etag: object) -> object:
+    return etag.removeprefix("W/").strip('"') if isinstance(etag, str) else etag
+
+
+def _attributed_parts(client: Any, where: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    marker = 0
+    while True:
+        page = client.get_object_attributes(**where, ObjectAttributes=["ObjectParts"], PartNumberMarker=marker)
+        parts = page.get("ObjectParts", {})
+        found += parts.get("Parts", ())
+        following = int(parts.get("NextPartNumberMarker") or 0)
+        if not parts.get("IsTruncated") or following <= marker:
+            return found
+        marker = following

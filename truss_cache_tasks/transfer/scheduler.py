@@ -1,0 +1,262 @@
+"""The threads of a process, which it gives to the files of all its pulls: jobs in, results out."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+
+from truss_cache_tasks.errors import CacheTaskError, Stopped
+from truss_cache_tasks.events import Reporter
+from truss_cache_tasks.network.cancel import WorkerToken
+from truss_cache_tasks.transfer.context import ProcessState, TransferContext, this_process
+from truss_cache_tasks.transfer.download import Download, DownloadWorker
+from truss_cache_tasks.transfer.job import Done, Failed, Job
+from truss_cache_tasks.transfer.limits import Limits, Network
+
+_POLL_S = 0.1  # how often a waiting pull looks whether the process is to stop
+_LOST_S = 1.0  # after which an idle thread looks by itself: a signal handler that raises may have cost it its call
+
+
+def run(jobs: Iterable[Job], reporter: Reporter, limits: Limits, network: Network) -> Iterator[Done | Failed]:
+    """See `transfer.pull`."""
+    process = this_process()
+    pull = _Pull(
+        TransferContext(limits=limits, network=network, reporter=reporter, process=process, token=WorkerToken())
+    )
+    scheduler = _scheduler_of(process)
+    more = True
+    try:
+        scheduler.open(pull)
+        supply = iter(jobs)
+        while True:
+            while more and not process.stopping and len(pull.running) < limits.files:
+                try:
+                    job = next(supply)
+                except StopIteration:
+                    more = False
+                else:
+                    scheduler.take(pull, job)
+            if not pull.running:
+                break
+            yield scheduler.result(pull)
+        if more:
+            raise Stopped("stopped before all files were asked for", hint="Run it again: what is complete is kept.")
+    finally:
+        scheduler.close(pull)
+
+
+def _scheduler_of(process: ProcessState) -> _Scheduler:
+    with process.lock:
+        if process.scheduler is None:
+            process.scheduler = _Scheduler(process)
+        scheduler: _Scheduler = process.scheduler
+        return scheduler
+
+
+class _Pull:
+    """The files of one call of `pull`, and how they ended."""
+
+    def __init__(self, context: TransferContext) -> None:
+        self.context = context
+        self.running: list[Download] = []  # taken and not yet yielded
+        self.waiting: list[tuple[int, int, Download]] = []  # a heap of those that no thread began, the largest first
+        self.begun: list[Download] = []
+        # SimpleQueue, not Queue: a signal handler may interrupt `get`, which then holds no lock.
+        self.ended: queue.SimpleQueue[tuple[Download, Done | BaseException]] = queue.SimpleQueue()
+        self.host: str | None = None  # that one of its files was last read from
+        self.gives_up_at: float | None = None  # once the process is to stop
+
+    @property
+    def at_work(self) -> int:
+        """Threads that are at its files, and do not wait."""
+        return sum(download.workers - download.waiting for download in self.begun)
+
+    @property
+    def wanted(self) -> int:
+        """Threads that could begin something now."""
+        return len(self.waiting) + sum(download.wanted() for download in self.begun)
+
+    def drop(self, download: Download) -> None:
+        """Forget a file that ended or was given up."""
+        if download in self.begun:
+            self.begun.remove(download)
+        elif self.waiting:
+            self.waiting = [entry for entry in self.waiting if entry[2] is not download]
+            heapq.heapify(self.waiting)
+
+
+class _WorkerPool:
+    """The threads that serve pulls until there is none; the next pulls get another pool."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+        self.idle = 0  # those that are at no file: they wait, or look for one
+        self.is_over = False
+
+
+class _Scheduler:
+    """One for each process: gives its threads parts of files, whichever pull they belong to.
+
+    A file that no thread is at comes first: of a pull that has no thread at all, else the largest of all pulls. Then
+    the one that has the fewest threads. A host has no more threads than connections.
+    """
+
+    def __init__(self, process: ProcessState) -> None:
+        self._process = process
+        self._pulls: list[_Pull] = []
+        self._pool = _WorkerPool()
+        self._numbers = itertools.count()  # the first of equals goes first
+        # Of all of the above and of the pulls' files. `with` takes the lock itself, never the condition: that enters in
+        # Python, and a signal handler that raises there would leave it locked for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # workers alone wait for it
+
+    # -- for the thread that called `pull`
+
+    def open(self, pull: _Pull) -> None:
+        """Begin to serve `pull`."""
+        with self._lock:
+            self._pulls.append(pull)
+
+    def take(self, pull: _Pull, job: Job) -> None:
+        """Begin `job` as soon as its turn comes."""
+        download = Download(job, pull.context, self._wake, partial(self._set_host, pull))
+        with self._lock:
+            pull.running.append(download)
+            heapq.heappush(pull.waiting, (-job.file.size, next(self._numbers), download))
+        self._wake()
+
+    def result(self, pull: _Pull) -> Done | Failed:
+        """Return the end of the next job of `pull`. Raises what a worker met that is no CacheTaskError."""
+        while True:
+            try:
+                download, end = pull.ended.get(timeout=_POLL_S)
+            except queue.Empty:
+                if not self._process.stopping:
+                    self._wake()  # some may have gone away
+                    continue
+                pull.gives_up_at = pull.gives_up_at or time.monotonic() + pull.context.limits.stop_s
+                if time.monotonic() < pull.gives_up_at:
+                    continue
+                download, end = pull.running[0], Stopped("stopped before it was complete")
+                download.close()
+                with self._lock:
+                    pull.drop(download)
+            if download not in pull.running:
+                continue  # given up before
+            pull.running.remove(download)
+            if isinstance(end, Done):
+                return end
+            if isinstance(end, CacheTaskError):
+                return Failed(download.job, end)
+            raise end
+
+    def close(self, pull: _Pull) -> None:
+        """Cancel what runs of `pull`, and wait for its threads: none of its partials is written to after this."""
+        if os.getpid() != self._process.pid:
+            return  # a fork's copy of a pull: threads and connections are the parent's
+        for download in pull.running:
+            download.close()
+        with self._lock:
+            self._pulls = [other for other in self._pulls if other is not pull]
+            pull.waiting.clear()
+            pull.begun = [download for download in pull.begun if download.workers]
+            pool = self._pool
+            if not self._pulls:
+                pool.is_over, self._pool = True, _WorkerPool()
+                self._changed.notify_all()
+        until = time.monotonic() + pull.context.limits.stop_s
+        while pull.begun and (left := until - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                pull.ended.get(timeout=left)
+        for thread in pool.threads if pool.is_over else ():
+            if thread.ident is not None:  # else its start was interrupted
+                thread.join(max(0.0, until - time.monotonic()))
+
+    # -- for the workers
+
+    def _wake(self) -> None:
+        """Begin or wake threads for what can be done now."""
+        with self._lock:
+            wanted = sum(min(self._room(there), sum(pull.wanted for pull in there)) for there in self._by_host())
+            pool = self._pool
+            self._changed.notify(wanted)
+            for _ in range(wanted - pool.idle):
+                name = f"transfer-{len(pool.threads)}"
+                thread = threading.Thread(target=self._work, args=(pool,), name=name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # this user may have no more of them
+                    if pool.threads:
+                        return
+                    raise
+                pool.threads.append(thread)
+                pool.idle += 1
+
+    def _set_host(self, pull: _Pull, host: str) -> None:
+        if pull.host == host:
+            return
+        with self._lock:
+            pull.host = host
+        self._wake()  # as many may begin as that host gives connections
+
+    def _by_host(self) -> Iterable[list[_Pull]]:
+        """Return the pulls that share a host's connections; one that does not know its host yet is by itself."""
+        found: dict[str | _Pull, list[_Pull]] = {}
+        for pull in self._pulls:
+            found.setdefault(pull.host if pull.host is not None else pull, []).append(pull)
+        return found.values()
+
+    def _room(self, there: Sequence[_Pull]) -> int:
+        """How many further threads may be at files of these pulls, which share a host; 0 at least."""
+        most = max(pull.context.limits.connections for pull in there)
+        return max(0, min(most, self._process.allowed(there[0].host)) - sum(pull.at_work for pull in there))
+
+    def _work(self, pool: _WorkerPool) -> None:
+        while (begun := self._next(pool)) is not None:
+            pull, download, worker = begun
+            failure: BaseException | None = None
+            try:
+                worker.context.token.check()
+                worker.run()
+            except BaseException as exc:  # nothing may end a thread but `_next`: the caller waits for this job's end
+                failure = exc
+            end = download.remove_worker(worker, failure)
+            with self._lock:
+                pool.idle += 1
+                if end is not None:
+                    pull.drop(download)
+            if end is not None:
+                pull.ended.put((download, end))
+            else:
+                self._wake()
+
+    def _next(self, pool: _WorkerPool) -> tuple[_Pull, Download, DownloadWorker] | None:
+        """Return a worker of a file that wants one; None once the pool is over."""
+        with self._lock:
+            while not pool.is_over:
+                chosen = self._choose()
+                if chosen is not None:
+                    pool.idle -= 1
+                    pull, download = chosen
+                    return pull, download, download.add_worker()
+                self._changed.wait(_LOST_S)
+            return None
+
+    def _choose(self) -> tuple[_Pull, Download] | None:
+        pulls = [pull for there in self._by_host() if self._room(there) for pull in there]
+        fresh = [pull for pull in pulls if pull.waiting]
+        if fresh:
+            pull = min(fresh, key=lambda pull: (pull.at_work > 0, pull.waiting[0]))
+            download = heapq.heappop(pull.waiting)[2]
+            pull.begun.append(download)
+            return pull, download
+        wanting = [(pull, download) for pull in pulls for download in pull.begun if download.wanted()]
+        return min(wanting, key=lambda one: (one[1].workers, -one[1].job.file.size), default=None)
