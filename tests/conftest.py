@@ -1,7 +1,7 @@
 """Fixtures for every test: real servers, started once, and a folder that holds a Truss with all that it touches.
 
-A test is `slow` where it lies below scenarios/, or has a fixture that starts a server or a process (`STARTERS`). Another
-one that starts either fails, and wants the mark itself.
+A test is `slow` where it lies below scenarios/, or has a fixture that starts a server or a process (`STARTERS`).
+Another one that starts either fails, and wants the mark itself.
 """
 
 from __future__ import annotations

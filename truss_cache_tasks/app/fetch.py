@@ -70,7 +70,7 @@ def fetch_side_by_side(
         work.clear()
         cancel()
         for thread in threads:
-            if thread.ident is not None:
+            if thread.is_alive():  # the interrupt may have come before it was started, or while it was
                 thread.join(_GRACE_S)
         raise
     return ended
