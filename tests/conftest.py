@@ -10,7 +10,7 @@ import pytest
 from servers.hub import Hub
 from trusses import Truss
 
-pytest.register_assert_rewrite("contract")
+pytest.register_assert_rewrite("truss_cache_tasks.sources.testing")
 pytest_plugins = ["servers.fixtures_s3", "servers.fixtures_gcs", "servers.fixtures_network"]
 
 

@@ -26,7 +26,6 @@ from urllib.parse import urlsplit
 
 import entries
 import pytest
-from contract import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, digest_of, read
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -47,6 +46,7 @@ from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import PermanentError, RetryLimits
 from truss_cache_tasks.sources.gcs import GcsSource
+from truss_cache_tasks.sources.testing import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, digest_of, read
 
 pytest_plugins = ["servers.fixtures_gcs"]
 
@@ -83,7 +83,7 @@ class Place:
 
     def at(self, uri: str, **fields: Any) -> GcsSource:
         entry = entries.entry(uri, config=self.root / "config.yaml", **fields)
-        return GcsSource(entry, entries.settings(self.root / "secrets", **self.env), limits=QUICK)
+        return entries.open_with(GcsSource, entry, entries.settings(self.root / "secrets", **self.env), limits=QUICK)
 
     def source(self, **fields: Any) -> GcsSource:
         return self.at(f"gs://{self.bucket}/{self.prefix}", **fields)
@@ -488,8 +488,8 @@ from truss_cache_tasks.sources.gcs import GcsSource
 
 def ask(uri):
     entry = entries.entry(uri, config=Path(sys.argv[1]) / "config.yaml")
-    source = GcsSource(entry, entries.settings(**os.environ))
     try:
+        source = entries.open_with(GcsSource, entry, entries.settings(**os.environ))
         files = source.listing().files
         return [source.locate(files[0]).headers.get("Authorization"), [file.path for file in files]]
     except CacheTaskError as exc:
@@ -737,8 +737,8 @@ def test_the_metadata_server_is_not_asked_when(ambient_store: Place, why: str) -
 
 def test_importing_and_opening_the_source_imports_nothing_of_google() -> None:
     script = (
-        "import sys, entries; from truss_cache_tasks.sources import open_source\n"
-        "open_source(entries.entry('gs://b/m'), entries.settings())\n"
+        "import sys, entries; from truss_cache_tasks.sources.gcs import GcsSource\n"
+        "entries.open_with(GcsSource, entries.entry('gs://b/m'), entries.settings())\n"
         "print([name for name in sys.modules if name.partition('.')[0] in ('google', 'requests', 'urllib3')])"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

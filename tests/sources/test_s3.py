@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract import DATA, SourceContract, by_path, digest_of, read, read_digest, said
-from entries import entry, settings
+from entries import entry, open_with, settings
 from servers.s3 import Keys, PartChecksums, S3Server, Watched, region_stub, watched
 
 from truss_cache_tasks.errors import (
@@ -33,6 +32,7 @@ from truss_cache_tasks.errors import (
 from truss_cache_tasks.model.listing import Digest, RemoteFile
 from truss_cache_tasks.sources.s3 import S3Source
 from truss_cache_tasks.sources.s3.digests import digest_of_head
+from truss_cache_tasks.sources.testing import DATA, SourceContract, by_path, digest_of, read, read_digest, said
 
 pytest_plugins = ["servers.fixtures_s3"]
 
@@ -70,7 +70,9 @@ class Place:
         self.server.client().delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}")
 
     def at(self, uri: str, keys: Keys | None, **entry_fields: Any) -> S3Source:
-        return S3Source(entry(uri, config=config_with(self.folder, keys), **entry_fields), settings(**self.server.env))
+        return open_with(
+            S3Source, entry(uri, config=config_with(self.folder, keys), **entry_fields), settings(**self.server.env)
+        )
 
     def source(self, **entry_fields: Any) -> S3Source:
         return self.at(f"s3://{self.bucket}/{self.prefix}", self.keys, **entry_fields)
@@ -402,7 +404,7 @@ def through(seen: Watched, place: Place) -> S3Source:
     """Return a source of `place` that asks by way of `seen`."""
     env = {**place.server.env, "AWS_ENDPOINT_URL_S3": seen.url}
     uri = f"s3://{place.bucket}/{place.prefix}"
-    return S3Source(entry(uri, config=config_with(place.folder, place.keys)), settings(**env))
+    return open_with(S3Source, entry(uri, config=config_with(place.folder, place.keys)), settings(**env))
 
 
 # Locations
@@ -515,7 +517,7 @@ def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place
 
 def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path):
     env = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
-    source = S3Source(entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
+    source = open_with(S3Source, entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9 cannot be reached"):
         source.listing()
 
@@ -528,7 +530,9 @@ def test_an_endpoint_that_answers_in_html_is_unavailable_by_name(tmp_path: Path)
 
 @pytest.mark.parametrize("url", ["nonsense", "http://"])
 def test_an_endpoint_that_is_no_url_is_a_config_error(url: str, tmp_path: Path):
-    source = S3Source(entry("s3://bkt/m", config=config_with(tmp_path, UNKNOWN)), settings(AWS_ENDPOINT_URL_S3=url))
+    source = open_with(
+        S3Source, entry("s3://bkt/m", config=config_with(tmp_path, UNKNOWN)), settings(AWS_ENDPOINT_URL_S3=url)
+    )
     with pytest.raises(ConfigError, match="endpoint"):
         source.listing()
 
@@ -560,7 +564,7 @@ EXPLAINED: list[tuple[int, str, type[Exception], str]] = [
 
 @pytest.mark.parametrize(("status", "body", "kind", "words"), EXPLAINED)
 def test_a_refused_read_is_explained(status: int, body: str, kind: type[Exception], words: str, tmp_path: Path):
-    source = S3Source(entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings())
+    source = open_with(S3Source, entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings())
     error = source.explain(
         RemoteFile("a", 1, "e", "m/a"), status, {}, f"<?xml version='1.0'?><Error>{body}</Error>".encode()
     )
@@ -595,10 +599,12 @@ def test_the_environment_is_the_credential_where_no_file_is(store: Place):
     store.put("a.bin", b"a")
     uri = f"s3://{store.bucket}/{store.prefix}"
     env = store.server.env | store.server.identities["ro"].env()
-    source = S3Source(entry(uri, config=config_with(store.folder, None)), settings(**env))
+    source = open_with(S3Source, entry(uri, config=config_with(store.folder, None)), settings(**env))
     (file,) = source.listing().files
     assert read(source.locate(file)).data == b"a"
-    wrong = S3Source(entry(uri, config=config_with(store.folder, None)), settings(**{**env, **UNKNOWN.env()}))
+    wrong = open_with(
+        S3Source, entry(uri, config=config_with(store.folder, None)), settings(**{**env, **UNKNOWN.env()})
+    )
     with pytest.raises(AccessDenied, match="AWS_ACCESS_KEY_ID"):
         wrong.listing()
 
@@ -607,7 +613,7 @@ def test_the_file_goes_before_the_environment(store: Place):
     store.put("a.bin", b"a")
     uri = f"s3://{store.bucket}/{store.prefix}"
     config = config_with(store.folder, store.keys)
-    assert S3Source(entry(uri, config=config), settings(**store.server.env, **UNKNOWN.env())).listing().files
+    assert open_with(S3Source, entry(uri, config=config), settings(**store.server.env, **UNKNOWN.env())).listing().files
 
 
 def test_a_profile_is_the_credential_where_nothing_else_is(store: Place, monkeypatch: pytest.MonkeyPatch):
@@ -618,7 +624,7 @@ def test_a_profile_is_the_credential_where_nothing_else_is(store: Place, monkeyp
         monkeypatch.setenv(name, value)  # boto3's chain reads the process's environment
     store.put("a.bin", b"a")
     uri = f"s3://{store.bucket}/{store.prefix}"
-    assert S3Source(entry(uri, config=config_with(store.folder, None)), settings(**env)).listing().files
+    assert open_with(S3Source, entry(uri, config=config_with(store.folder, None)), settings(**env)).listing().files
 
 
 @pytest.mark.parametrize("token", ["tok\nen", "tok“en”"])
@@ -627,7 +633,7 @@ def test_a_key_that_no_header_can_carry_is_a_credential_error_and_not_shown(on_m
     uri = f"s3://{on_moto.bucket}/{on_moto.prefix}"
     env = on_moto.server.env | Keys(good.access, good.secret, token).env()
     with pytest.raises(CredentialError, match="AWS_ACCESS_KEY_ID: a key") as caught:
-        S3Source(entry(uri, config=config_with(on_moto.folder, None)), settings(**env)).listing()
+        open_with(S3Source, entry(uri, config=config_with(on_moto.folder, None)), settings(**env)).listing()
     assert not [value for value in (good.access, good.secret, token) if value in said(caught.value)]
 
 
@@ -645,7 +651,7 @@ def test_a_role_that_the_token_service_refuses_is_no_matter_of_the_bucket(
         }
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        source = S3Source(entry("s3://bkt/m", config=config_with(tmp_path, None)), settings(**env))
+        source = open_with(S3Source, entry("s3://bkt/m", config=config_with(tmp_path, None)), settings(**env))
         with pytest.raises(CredentialError) as caught:
             source.listing()
     assert "a-web-identity-token" not in said(caught.value)
@@ -657,7 +663,7 @@ def test_a_profile_that_does_not_exist_is_a_credential_error(on_moto: Place, mon
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(CredentialError, match="ProfileNotFound"):
-        S3Source(entry("s3://bkt/m", config=config_with(on_moto.folder, None)), settings(**env)).listing()
+        open_with(S3Source, entry("s3://bkt/m", config=config_with(on_moto.folder, None)), settings(**env)).listing()
 
 
 class Metadata:
@@ -701,7 +707,7 @@ def metadata(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Metada
 
 def listed_by(place: Place, keys: Keys | None, env: Mapping[str, str]) -> None:
     uri = f"s3://{place.bucket}/{place.prefix}"
-    S3Source(entry(uri, config=config_with(place.folder, keys)), settings(**env)).listing()
+    open_with(S3Source, entry(uri, config=config_with(place.folder, keys)), settings(**env)).listing()
 
 
 def test_the_metadata_server_is_not_asked_where_keys_are_given(on_seaweed: Place, metadata: Metadata):
@@ -749,7 +755,8 @@ LISTING = (
 
 
 def far(url: str, folder: Path) -> S3Source:
-    return S3Source(
+    return open_with(
+        S3Source,
         entry("s3://far/m", config=config_with(folder, UNKNOWN)),
         settings(AWS_ENDPOINT_URL_S3=url, AWS_EC2_METADATA_DISABLED="true"),
     )

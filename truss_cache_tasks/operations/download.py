@@ -11,7 +11,7 @@ from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
 from truss_cache_tasks.model.plan import PlannedFile
-from truss_cache_tasks.sources import Source
+from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store import blobs, partials
 from truss_cache_tasks.store.held import LocalBlob
 from truss_cache_tasks.store.layout import CacheRoot, blob_id
@@ -66,7 +66,7 @@ class Mover:
             CacheTaskError: the first failure, after all ended; `fetched` has what came all the same.
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
-        network = transfer.Network.from_env(self.settings.env)
+        network = self.settings.network
         pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
         try:
             for outcome in pulled:

@@ -21,6 +21,7 @@ from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.reads import TooMuch
 from truss_cache_tasks.transfer.wording import network_errors
+from truss_cache_tasks.version import USER_AGENT
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 # What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
@@ -186,7 +187,7 @@ def _get(
     Range is kept on the way, credentials are not.
     """
     url, limits = location.url, means.limits
-    sent = {"Accept-Encoding": "identity", "User-Agent": "truss-cache-tasks", **location.headers, **headers}
+    sent = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT, **location.headers, **headers}
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
         with network_errors(file, host):
