@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     TransientError,
 )
-from truss_cache_tasks.model.listing import Digest, RemoteFile
+from truss_cache_tasks.model.listing import Digest, FilePin, Pins, RemoteFile
 from truss_cache_tasks.sources.s3 import S3Source
 from truss_cache_tasks.sources.s3.digests import digest_of_head
 from truss_cache_tasks.sources.testing import DATA, SourceContract, by_path, digest_of, read, read_digest, said
@@ -133,6 +133,70 @@ class TestMoto(S3Contract):
     @pytest.fixture
     def store(self, moto: S3Server, tmp_path: Path) -> Place:
         return place(moto, tmp_path)
+
+
+@pytest.fixture(params=["seaweed", "moto"])
+def versioned(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place in a bucket of its own that keeps replaced and deleted versions."""
+    server: S3Server = request.getfixturevalue(request.param)
+    found = place(server, tmp_path)
+    found.bucket = f"versions-{uuid.uuid4().hex[:12]}"
+    found.keys = server.identities["admin"]
+    client = server.client()
+    client.create_bucket(Bucket=found.bucket)
+    client.put_bucket_versioning(Bucket=found.bucket, VersioningConfiguration={"Status": "Enabled"})
+    return found
+
+
+def put_version(store: Place, path: str, data: bytes, **extra: Any) -> FilePin:
+    """Store a version and return its pin, as a lock file has it."""
+    key = f"{store.prefix}/{path}"
+    made = store.server.client().put_object(Bucket=store.bucket, Key=key, Body=data, **extra)
+    return FilePin(key, made["ETag"].strip('"'), made["VersionId"])
+
+
+def test_pinned_versions_are_listed_and_read_and_none_else(versioned: Place):
+    first = put_version(versioned, "a.bin", b"first")
+    gone = put_version(versioned, "sub/b+ ~.bin", b"deleted")
+    put_version(versioned, "a.bin", b"second, longer")
+    put_version(versioned, "c.bin", b"another")
+    versioned.delete("sub/b+ ~.bin")
+    source = versioned.source()
+    files = by_path(source.listing(Pins(files=(first, gone))))
+    assert {path: (file.size, file.version_id) for path, file in files.items()} == {
+        "a.bin": (5, first.version_id),
+        "sub/b+ ~.bin": (7, gone.version_id),
+    }
+    assert {path: read(source.locate(file)).data for path, file in files.items()} == {
+        "a.bin": b"first",
+        "sub/b+ ~.bin": b"deleted",
+    }
+    assert read(source.locate(files["a.bin"]), "bytes=1-2").data == b"ir"
+    assert by_path(versioned.source().listing())["a.bin"].size == 14  # without pins: what is there now
+
+
+def test_the_digest_of_a_pinned_version_is_its_own(versioned: Place):
+    first = put_version(versioned, "a.bin", b"first", ChecksumAlgorithm="SHA256")
+    put_version(versioned, "a.bin", b"second", ChecksumAlgorithm="SHA256")
+    source = versioned.source()
+    (file,) = source.listing(Pins(files=(first,))).files
+    location = source.locate(file)
+    assert location.look is not None
+    for digest in (location.look(), read_digest(location, read(location))):
+        assert digest is not None
+        assert digest_of(b"first", digest) == digest
+
+
+def test_a_pinned_version_that_is_gone_or_another_is_not_found(versioned: Place):
+    first = put_version(versioned, "a.bin", b"first")
+    versioned.server.client().delete_object(Bucket=versioned.bucket, Key=first.key, VersionId=first.version_id)
+    second = put_version(versioned, "a.bin", b"second")
+    with pytest.raises(NotFound, match=f"a.bin is pinned at {first.version_id}, and it is gone") as caught:
+        versioned.source().listing(Pins(files=(first,)))
+    S3Contract.is_well_said(caught.value, versioned)
+    other = replace(second, version=first.version)
+    with pytest.raises(NotFound, match=f"and the store has {second.version}"):
+        versioned.source().listing(Pins(files=(other,)))
 
 
 @pytest.fixture(params=["seaweed", "moto"])
