@@ -10,7 +10,10 @@ from functools import partial
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
+from truss_cache_tasks.events import Published, Received, Verified
+from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import PlannedFile
+from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store import blobs, partials
 from truss_cache_tasks.store.held import LocalBlob
@@ -19,28 +22,11 @@ from truss_cache_tasks.store.locks import try_lock
 from truss_cache_tasks.store.partials import Partial
 
 
-@dataclass
-class Run:
-    """One invocation, shared by its entries.
-
-    Args:
-        id: of the invocation: entries of one run that resolve the same moving revision end on one commit.
-        say: takes one line for people.
-        report: takes the bytes that arrive.
-        stopped: whether a signal told us to stop.
-    """
-
-    id: str
-    say: Callable[[str], None] = lambda _line: None
-    report: transfer.Report = transfer.silent
-    stopped: Callable[[], bool] = lambda: False
-
-
 class Mover:
     """One pull: takes locks and opens partials as `transfer` asks for jobs, publishes what is done."""
 
     def __init__(
-        self, source: Source, settings: Settings, place: CacheRoot, run: Run, came: Callable[[PlannedFile], bool]
+        self, source: Source, settings: Settings, place: CacheRoot, run: RunContext, came: Callable[[PlannedFile], bool]
     ):
         """Begin.
 
@@ -67,7 +53,7 @@ class Mover:
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
         network = self.settings.network
-        pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
+        pulled = transfer.pull(self._jobs(missing), self._received, limits=limits, network=network)
         try:
             for outcome in pulled:
                 self._land(outcome)
@@ -105,10 +91,13 @@ class Mover:
                 locate,
                 temporary,
                 self.source.explain,
-                self.run.say,
+                lambda line: self.run.warn(line.removeprefix("warning: ")),
                 self.settings.accept_unverified,
                 planned.identity,
             )
+
+    def _received(self, file: RemoteFile, size: int) -> None:
+        self.run.report(Received(path=file.path, size=size))
 
     def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
         assert isinstance(outcome.job, _Job)
@@ -128,6 +117,8 @@ class Mover:
                 self.lost.append(planned)
             else:
                 self.fetched[planned.identity] = held
+                self.run.report(Verified(path=planned.file.path, size=planned.file.size, digest=held.digest))
+                self.run.report(Published(path=planned.file.path, size=held.size))
         finally:
             temporary.close()
             release()

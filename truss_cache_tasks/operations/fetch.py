@@ -11,16 +11,17 @@ from pathlib import Path
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.credentials import find_credential
 from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, PermanentError, SourceChanged
+from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.listing import Listing, Pins
 from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Need, Verdict
-from truss_cache_tasks.network.cancel import StopPoll
 from truss_cache_tasks.operations.context import EntryContext, current_manifest, judge_target
-from truss_cache_tasks.operations.download import Mover, Run
+from truss_cache_tasks.operations.download import Mover
 from truss_cache_tasks.operations.forecast import replay
+from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store import blobs, claims, disk, partials, stock
 from truss_cache_tasks.store.commit import Author, Overtaken, claim_only, commit
@@ -45,16 +46,43 @@ class Outcome:
     manifest: Manifest
     files: int = 0
     size: int = 0
+    how: How = "fetched"
 
 
-def fetch(target: EntryContext, run: Run, *, force: bool = False) -> Outcome:
+def fetch(target: EntryContext, run: RunContext, *, force: bool = False) -> Outcome:
     """Make the entry fresh: do the least that its verdict asks for, or with `force` re-hash and resolve everything.
 
     Raises:
         CacheTaskError: one cause and one remedy; what was good before is still in place.
     """
-    if not force and judge_target(target).fresh and (manifest := current_manifest(target)) is not None:
-        return Outcome(manifest)  # without a lock: nothing may be writable
+    run = run.for_entry(target.name)
+    verdict = judge_target(target)
+    lists = verdict.need is Need.FETCH
+    run.report(Started(reasons=() if force else verdict.reasons, lists=lists and not force, forced=force))
+    try:
+        outcome = _make_fresh(target, run, verdict, force=force)
+    except CacheTaskError as error:
+        run.report(Failed(error=error))
+        raise
+    run.report(_committed(outcome))
+    return outcome
+
+
+def _committed(outcome: Outcome) -> Committed:
+    manifest = outcome.manifest
+    return Committed(
+        how=outcome.how,
+        files=len(manifest.files),
+        size=manifest.size,
+        unverified=sum(not file.digest for file in manifest.files),
+        fetched_files=outcome.files,
+        fetched_size=outcome.size,
+    )
+
+
+def _make_fresh(target: EntryContext, run: RunContext, verdict: Verdict, *, force: bool) -> Outcome:
+    if not force and verdict.fresh and (manifest := current_manifest(target)) is not None:
+        return Outcome(manifest, how="fresh")  # without a lock: nothing may be writable
     with (
         contextlib.ExitStack() as opened,
         disk.disk_errors(f"cannot use the cache {target.place.root}"),
@@ -65,7 +93,8 @@ def fetch(target: EntryContext, run: Run, *, force: bool = False) -> Outcome:
             opened.enter_context(place.tree.kept_open())
         _open_root(target.place)
         try:
-            with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped):
+            waits = run.waits_for("entry", str(target.place.root))
+            with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped, waits):
                 try:
                     return _fetch_locked(target, run, force=force)
                 except CacheTaskError:
@@ -81,52 +110,50 @@ def fetch(target: EntryContext, run: Run, *, force: bool = False) -> Outcome:
             raise
 
 
-def _fetch_locked(target: EntryContext, run: Run, *, force: bool) -> Outcome:
+def _fetch_locked(target: EntryContext, run: RunContext, *, force: bool) -> Outcome:
     verdict = judge_target(target)
     manifest = current_manifest(target)
     if manifest is not None and not force:
         if verdict.fresh:
-            return Outcome(manifest)
+            return Outcome(manifest, how="fresh")
         if verdict.need is Need.CLAIM and _claim(target, manifest, run):
-            run.say("whole already: claimed, nothing fetched")
-            return Outcome(manifest)
+            return Outcome(manifest, how="claimed")
         if verdict.need is Need.REPAIR and (repaired := _repair(target, manifest, run)):
-            run.say("whole already: records put right, nothing fetched")
-            return Outcome(repaired)
+            return Outcome(repaired, how="repaired")
     return _fetch_online(target, run, judge_target(target), force=force)
 
 
-def _claim(target: EntryContext, manifest: Manifest, run: Run) -> bool:
+def _claim(target: EntryContext, manifest: Manifest, run: RunContext) -> bool:
     """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
     _remember(target, run)
 
     def is_whole() -> bool:
         return judge_target(target).need <= Need.CLAIM and current_manifest(target) == manifest
 
-    return claim_only(target.place, manifest, _author(target, target.place, run), is_whole)
+    return claim_only(target.place, manifest, _author(target, target.place, run), is_whole, run.waits_for_root)
 
 
-def _fetch_online(target: EntryContext, run: Run, verdict: Verdict, *, force: bool) -> Outcome:
+def _fetch_online(target: EntryContext, run: RunContext, verdict: Verdict, *, force: bool) -> Outcome:
     if target.settings.offline and target.entry.request.source.store.is_hub:
         raise PermanentError(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
     source = _open_source(target, run)
     cleaned = _is_cleaned(target)
     try:
         return _Fetch(target, source, run, rehash=force or cleaned).bring(verdict, resolve=force)
-    except SourceChanged:
-        run.say("the source changed meanwhile: listing it again")
+    except SourceChanged as exc:
+        run.report(Relisting(cause=str(exc)))
         return _Fetch(target, source, run, rehash=False).bring(verdict, resolve=force)
 
 
-def _open_source(target: EntryContext, run: Run) -> Source:
+def _open_source(target: EntryContext, run: RunContext) -> Source:
     from truss_cache_tasks.sources.registry import open_source  # a no-op opens none
 
     settings, entry = target.settings, target.entry
-    network = replace(settings.network, base=entry.config.parent, cancel=StopPoll(run.stopped))
+    network = replace(settings.network, base=entry.config.parent, cancel=run.cancel, reporter=run.reporter)
     return open_source(entry.request, find_credential(entry, settings), network)
 
 
-def _repair(target: EntryContext, manifest: Manifest, run: Run) -> Manifest | None:
+def _repair(target: EntryContext, manifest: Manifest, run: RunContext) -> Manifest | None:
     """Put visible files and records right from bytes that are here, asking nobody; None if bytes are missing."""
     plan = replay(target.entry.request, manifest)
     if superseded(target.place, plan, target.neighbours()) or target.is_replaced(manifest):
@@ -140,14 +167,16 @@ def _repair(target: EntryContext, manifest: Manifest, run: Run) -> Manifest | No
     _check_space(target.place, _copied(target.place, held.values()))
     _remember(target, run)
     with contextlib.suppress(Overtaken):  # then the run lists at the new pin
-        return commit(target.place, plan, held, _author(target, target.place, run), pinned=None, stopped=run.stopped)
+        author = _author(target, target.place, run)
+        on_wait = run.waits_for_root
+        return commit(target.place, plan, held, author, pinned=None, stopped=run.stopped, on_wait=on_wait)
     return None
 
 
 class _Fetch:
     """One online fetch of one entry."""
 
-    def __init__(self, target: EntryContext, source: Source, run: Run, *, rehash: bool) -> None:
+    def __init__(self, target: EntryContext, source: Source, run: RunContext, *, rehash: bool) -> None:
         self.target = target
         self.source = source
         self.run = run
@@ -175,14 +204,16 @@ class _Fetch:
         plan = make_plan(target.entry.request, listing)
         _refuse_case_clashes(plan, target.place)
         for warning in plan.warnings:
-            self.run.say(f"warning: {warning}")
+            self.run.warn(warning)
         others = target.neighbours()
         unsure = contested(target.place, plan, others)
+        held = self._stock(plan)
+        self.run.report(_planned(plan, held))
         if target.behind is not None and self._goes_through(target.behind, listing):
-            self._look(target.place, plan, self._stock(plan))  # before bytes come for the hub cache
+            self._look(target.place, plan, held)  # before bytes come for the hub cache
             self._fill_hub(target.behind, listing)
-        for _ in range(_LOOKS):
             held = self._stock(plan)
+        for _ in range(_LOOKS):
             self._look(target.place, plan, held)
             self._move(target.place, unsure, held)
             settle(target.place, plan, unsure, others, held)
@@ -192,6 +223,7 @@ class _Fetch:
             manifest = self._commit(target.place, plan, held)
             if manifest is not None:
                 return Outcome(manifest, self.files, self.size)
+            held = self._stock(plan)
         raise _keeps_changing(target.place)
 
     def _pinned(self, *, resolve: bool) -> str | None:
@@ -218,7 +250,8 @@ class _Fetch:
         manifest = None
         with contextlib.suppress(Vanished):
             held = _linkable(place, plan, held, self.run)
-            manifest = commit(place, plan, held, author, pinned=self.pins[place.root], stopped=self.run.stopped)
+            pinned, on_wait = self.pins[place.root], self.run.waits_for_root
+            manifest = commit(place, plan, held, author, pinned=pinned, stopped=self.run.stopped, on_wait=on_wait)
         self.rehash = self.rehash or manifest is None
         return manifest
 
@@ -233,7 +266,8 @@ class _Fetch:
         """Bring a repo with plain files into the hub cache first, which the plain files are then linked to."""
         plan = make_plan(self.target.hub_request, listing)
         _open_root(behind)
-        with locked(behind.lock(f"entry-{_request_key(self.target, behind)}"), self.run.stopped):
+        waits = self.run.waits_for("entry", str(behind.root))
+        with locked(behind.lock(f"entry-{_request_key(self.target, behind)}"), self.run.stopped, waits):
             self._fill_hub_locked(behind, plan)
 
     def _fill_hub_locked(self, behind: CacheRoot, plan: Plan) -> None:
@@ -269,7 +303,8 @@ class _Fetch:
                 self.files += len(mover.fetched)
                 self.size += sum(one.size for one in mover.fetched.values())
             if mover.busy:  # another process fetches these: wait for one, holding nothing, then look again
-                with locked(place.blob_lock(blob_id(mover.busy[0].identity, place.layout)), self.run.stopped):
+                lock = place.blob_lock(blob_id(mover.busy[0].identity, place.layout))
+                with locked(lock, self.run.stopped, self.run.waits_for("file", mover.busy[0].file.path)):
                     pass
             missing = [planned for planned in mover.busy + mover.lost if not came(planned)]
         raise _keeps_changing(place)
@@ -279,7 +314,7 @@ class _Fetch:
         _remember(self.target, self.run)
         owner = _author(self.target, place, self.run).owner
         ids = {blob_id(planned.identity, place.layout) for planned in missing}
-        with locked(place.lock("root"), self.run.stopped):
+        with locked(place.lock("root"), self.run.stopped, self.run.waits_for_root):
             note_unfinished(place, _request_key(self.target, place), owner, blobs=ids)
 
     def _came(self, place: CacheRoot, held: dict[str, LocalBlob], since: int, planned: PlannedFile) -> bool:
@@ -295,16 +330,26 @@ class _Fetch:
         transfer.probe(file, partial(self.source.locate, file), self.source.explain, network=network)
 
 
-def _remember(target: EntryContext, run: Run) -> None:
+def _planned(plan: Plan, held: Mapping[str, LocalBlob]) -> Planned:
+    missing = {file.identity: file.file.size for file in plan.files if file.identity not in held}
+    return Planned(
+        files=len(plan.files),
+        size=sum(file.file.size for file in plan.files),
+        missing_files=len(missing),
+        missing_size=sum(missing.values()),
+    )
+
+
+def _remember(target: EntryContext, run: RunContext) -> None:
     """Note which roots this project uses, before anything of it is written there."""
-    remember_roots(target.settings, target.project, run.say)
+    remember_roots(target.settings, target.project, run.warn)
 
 
 def _request_key(target: EntryContext, place: CacheRoot) -> str:
     return request_key(target.entry.request if place is target.place else target.hub_request)
 
 
-def _author(target: EntryContext, place: CacheRoot, run: Run, *, resolved: bool = False) -> Author:
+def _author(target: EntryContext, place: CacheRoot, run: RunContext, *, resolved: bool = False) -> Author:
     claim = target.name if place == target.place else target.behind_claim
     replace = target.settings.replace
     return Author(target.project, claim, target.name, target.fingerprint, run.id, resolved, replace)
@@ -322,7 +367,7 @@ def _open_root(place: CacheRoot) -> None:
         place.tree.make_folder("snapshots")
 
 
-def _linkable(place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], run: Run) -> dict[str, LocalBlob]:
+def _linkable(place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], run: RunContext) -> dict[str, LocalBlob]:
     """Return `held` with the bytes of a hub repo where its snapshots can link to them: in its blobs.
 
     A file that is in the snapshot itself, as huggingface_hub puts it where there are no links, stays there.
@@ -332,7 +377,8 @@ def _linkable(place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], run: 
         for planned in plan.files:
             one = found[planned.identity]
             if one.root is not place.tree or one.at != planned.path:
-                found[planned.identity] = blobs.bring_home(place, planned, one, run.stopped)
+                waits = run.waits_for("file", planned.file.path)
+                found[planned.identity] = blobs.bring_home(place, planned, one, run.stopped, waits)
     return found
 
 

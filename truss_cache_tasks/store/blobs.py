@@ -15,7 +15,7 @@ from truss_cache_tasks.store import partials
 from truss_cache_tasks.store.disk import disk_errors, token
 from truss_cache_tasks.store.held import LocalBlob, held_file, place_file
 from truss_cache_tasks.store.layout import STAGED, CacheRoot, blob_id, bytes_of, bytes_of_blob
-from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.locks import OnWait, locked
 from truss_cache_tasks.store.partials import Partial
 
 STAGING = f"{RECORDS}/blobs"
@@ -102,7 +102,13 @@ def settle_in(place: CacheRoot, held: Iterable[LocalBlob]) -> None:
         place.tree.remove_hollow(STAGING)
 
 
-def bring_home(place: CacheRoot, planned: PlannedFile, held: LocalBlob, stopped: Callable[[], bool]) -> LocalBlob:
+def bring_home(
+    place: CacheRoot,
+    planned: PlannedFile,
+    held: LocalBlob,
+    stopped: Callable[[], bool],
+    on_wait: OnWait = lambda _lock: None,
+) -> LocalBlob:
     """Put bytes that lie elsewhere on this machine (a mount, a volume) into the hub's blobs, linked where possible.
 
     Raises:
@@ -114,7 +120,10 @@ def bring_home(place: CacheRoot, planned: PlannedFile, held: LocalBlob, stopped:
     shared = bytes_of_blob(place, path)
     if shared is not None and shared.root is place.hub_tree and held.is_file(shared.stat):
         return held  # it lies in the store that huggingface_hub shares between repos, and its link is there
-    with locked(place.blob_lock(os.path.basename(path)), stopped), disk_errors(f"cannot write below {place.root}"):
+    with (
+        locked(place.blob_lock(os.path.basename(path)), stopped, on_wait),
+        disk_errors(f"cannot write below {place.root}"),
+    ):
         temporary = f"{partials.FOLDER}/{os.path.basename(path)}.{token()}"
         is_users = held.root not in (place.tree, place.hub_tree) and not held.ours
         stat = place_file(held, place.tree, temporary, stopped, link=not is_users)

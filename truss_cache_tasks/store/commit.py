@@ -14,7 +14,7 @@ from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import blobs, claims, links
 from truss_cache_tasks.store.held import LocalBlob, Vanished
 from truss_cache_tasks.store.layout import CacheRoot, pin_name
-from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.locks import OnWait, locked
 from truss_cache_tasks.store.manifest import note_hidden, read_all, write_manifest
 from truss_cache_tasks.store.neighbours import contested, neighbours, settle
 from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_locked, seen_from, way_between
@@ -66,6 +66,7 @@ def commit(
     *,
     pinned: Pin | None,
     stopped: Callable[[], bool],
+    on_wait: OnWait = lambda _lock: None,
 ) -> Manifest | None:
     """Make the plan visible, record it, pin it and claim it: under the locks of all roots that its paths lie in.
 
@@ -92,7 +93,7 @@ def commit(
     def paths() -> set[str]:
         return {file.path for file in plan.files}.union(*(manifest.paths for manifest in read_all(place)))
 
-    with roots_locked(place, paths, stopped) as around:
+    with roots_locked(place, paths, stopped, on_wait) as around:
         moving = pin_name(plan.request)
         pin = claims.read_pins(place).get(moving) if moving else None
         if pin is not None and pin != pinned and pin.commit != plan.revision:
@@ -192,13 +193,19 @@ def _forget_notes(place: CacheRoot, key: str, author: Author) -> None:
             keep_unfinished(place, noted, noted.claims - {author.owner})
 
 
-def claim_only(place: CacheRoot, manifest: Manifest, author: Author, is_whole: Callable[[], bool]) -> bool:
+def claim_only(
+    place: CacheRoot,
+    manifest: Manifest,
+    author: Author,
+    is_whole: Callable[[], bool],
+    on_wait: OnWait = lambda _lock: None,
+) -> bool:
     """Claim a manifest that is whole as it is; False if it is not any more, which only the root's lock can tell.
 
     Args:
         is_whole: judges the entry again.
     """
-    with locked(place.lock("root")):
+    with locked(place.lock("root"), on_wait=on_wait):
         if not is_whole():
             return False
         _claim(place, manifest, author)

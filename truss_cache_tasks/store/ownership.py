@@ -19,7 +19,7 @@ from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.disk import is_writable
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.locks import OnWait, locked
 from truss_cache_tasks.store.manifest import are_all_readable, read_all
 from truss_cache_tasks.store.unfinished import read_unfinished
 
@@ -52,7 +52,10 @@ def _is_trusted(records: str, top: str) -> bool:
 
 @contextmanager
 def roots_locked(
-    place: CacheRoot, paths: Callable[[], Collection[str]], stopped: Callable[[], bool] = lambda: False
+    place: CacheRoot,
+    paths: Callable[[], Collection[str]],
+    stopped: Callable[[], bool] = lambda: False,
+    on_wait: OnWait = lambda _lock: None,
 ) -> Iterator[list[CacheRoot]]:
     """Hold the locks of the roots in which any of these paths lies, and lend these roots, as they are under the locks.
 
@@ -69,10 +72,10 @@ def roots_locked(
         with ExitStack() as held:
             for root in around:
                 if root is place:
-                    held.enter_context(locked(root.lock("root"), stopped))
+                    held.enter_context(locked(root.lock("root"), stopped, on_wait))
                 elif is_writable(root.records):
                     with suppress(DiskError):  # what keeps us from its lock keeps everybody
-                        held.enter_context(locked(root.lock("root"), stopped))
+                        held.enter_context(locked(root.lock("root"), stopped, on_wait))
             place.tree.look_anew()
             now = roots_around(place, paths())
             if [root.root for root in now] == [root.root for root in around]:

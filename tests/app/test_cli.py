@@ -1,0 +1,312 @@
+"""`truss-cache`: commands, exit statuses, what they print, and what a no-op imports."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+from pathlib import Path
+
+import pytest
+from servers.hub import Hub
+from trusses import BIN, Ran, Truss, tree
+
+TWO = """
+    model_cache:
+      - repo_id: org/one
+      - repo_id: org/two
+"""
+
+
+@pytest.fixture
+def two(truss: Truss, hub: Hub) -> Truss:
+    hub.create("org/one").commit({"one.bin": b"1" * 20_000, "sub/more.bin": b"m" * 1_500})
+    hub.create("org/two").commit({"two.bin": b"2" * 20_000})
+    truss.config(TWO)
+    return truss
+
+
+def test_run_fetches_all_and_then_nothing(two: Truss, hub: Hub) -> None:
+    first = two.cli()
+    assert (first.code, first.out) == (0, "")
+    assert "org/one: 2 files, 21.5 kB (all verified); fetched 2 files, 21.5 kB in " in first.err
+    hub.requests.clear()
+    second = two.cli("run")
+    assert (second.code, second.out, second.err) == (0, "", "2 entries fresh, nothing to do\n")
+    assert hub.requests == []
+    assert two.doit().out.count("-- ") == 3, "doit and truss-cache share their records"
+
+
+def test_run_takes_names_and_the_config_by_f(two: Truss, hub: Hub) -> None:
+    moved = two.root / "elsewhere"
+    two.folder.rename(moved)
+    two.folder.mkdir()
+    done = two.cli("run", "org/two", "-f", str(moved))
+    assert done.code == 0, done.text
+    assert not (two.hub_cache / "models--org--one").exists()
+    other = two.cli("-f", str(moved / "config.yaml"))
+    assert (other.code, "1 entry fresh already\n" in other.err) == (0, True), other.text
+
+
+def test_a_failed_entry_is_named_and_the_others_are_fetched(two: Truss) -> None:
+    two.config(TWO + "      - repo_id: org/none\n")
+    done = two.cli()
+    assert (done.code, done.out) == (1, "")
+    assert done.err.count("hint: ") == 1
+    assert done.err.endswith("1 entry of 3 failed: org/none\n")
+    assert "Traceback" not in done.err
+    assert sorted(path.name for path in two.hub_cache.glob("models--*")) == ["models--org--one", "models--org--two"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["fetch"],
+        ["--chek"],
+        ["-n"],
+        ["run", "--dry-run"],
+        ["--check"],
+        ["clean", "-a"],
+        ["clean", "--replace"],
+        ["why", "--accept-unverified"],
+        ["--follow-links"],
+        ["why", "-n"],
+        ["key", "org/one"],
+        ["run", "org/tow"],
+        ["clean", "org/tow"],
+        ["help", "me"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_refused_and_nothing_is_fetched(two: Truss, hub: Hub, line: list[str]) -> None:
+    done = two.cli(*line)
+    assert (done.code, done.out if line[0] != "help" else "") == (3, "")
+    assert "Traceback" not in done.err
+    assert hub.requests == []
+
+
+def test_a_broken_config_is_one_line_and_a_hint(two: Truss) -> None:
+    two.config("model_cache:\n  - repo_id: org/one\n    revison: v1\n")
+    for command in (["run"], ["why"], ["verify"], ["clean"], ["key"]):
+        done = two.cli(*command)
+        said = "config.yaml:3: model_cache[0].revison: unknown key\nhint: Did you mean revision?\n"
+        assert (done.code, done.out, done.err) == (3, "", said)
+
+
+def test_a_config_without_entries_says_so_once(two: Truss) -> None:
+    two.config("model_name: none\n")
+    for command in (["run"], ["why", "--check"], ["verify"], ["clean"]):
+        done = two.cli(*command)
+        assert (done.code, done.err) == (0, "warning: config.yaml: no model_cache entries, nothing to fetch\n")
+
+
+def test_why_names_what_changed_and_what_a_run_would_do(two: Truss, hub: Hub) -> None:
+    assert two.cli("why").out.count("not fetched yet") == 2
+    assert two.cli("why", "--check").code == 1
+    assert two.cli().code == 0
+    hub.requests.clear()
+    fresh = two.cli("why", "--check")
+    assert (fresh.code, fresh.out) == (0, "org/one: fresh\norg/two: fresh\n")
+
+    (one,) = two.hub_cache.glob("models--org--one/snapshots/*/one.bin")
+    os.utime(one)
+    touched = two.cli("why", "--check", "org/one")
+    assert touched.code == 0, "whole and only touched: --check hashes it to know"
+    assert re.search(r"one\.bin is touched .*\n  -> a run puts it right and asks no server\n", touched.out)
+    one.resolve().write_bytes(b"x" * 20_000)
+    damaged = two.cli("why", "--check")
+    assert damaged.code == 1
+    assert damaged.out.endswith("  -> a run fetches 20.0 kB\norg/two: fresh\n"), damaged.out
+    two.config(TWO.replace("org/two", "org/two\n        revision: v2"))
+    changed = two.doit("cache-why", "--check", "cache_weights:org/two")
+    assert changed.code == 1
+    assert changed.out.startswith("cache_weights:org/two: stale\n  revision: 'main' -> 'v2'\n  -> a run ")
+    assert hub.requests == [], "it asks no network"
+
+
+def test_on_a_terminal_reasons_wrap(two: Truss) -> None:
+    assert two.cli().code == 0
+    names = ", ".join(f'"part-{number}.bin"' for number in range(20))
+    two.config(TWO.replace("org/one", f"org/one\n        allow_patterns: [{names}]"))
+    piped = two.cli("why", "org/one")
+    assert any("part-0.bin" in line and "part-19.bin" in line for line in piped.out.splitlines())
+    ours, theirs = pty.openpty()
+    command = ["sh", "-c", f"stty cols 80 <{os.ttyname(theirs)}; exec truss-cache why org/one >{os.ttyname(theirs)}"]
+    assert two.run(command).code == 0
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    lines = shown.replace("\r", "").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) >= 6
+    assert all(line.startswith("  ") for line in lines[1:])
+
+
+def test_verify_names_each_bad_file(two: Truss, hub: Hub) -> None:
+    assert two.cli("verify").code == 1
+    assert two.cli().code == 0
+    hub.requests.clear()
+    good = two.cli("verify")
+    assert (good.code, good.out) == (0, "org/one: good, 2 files, 21.5 kB\norg/two: good, 1 file, 20.0 kB\n")
+    (one,) = two.hub_cache.glob("models--org--one/snapshots/*/one.bin")
+    stat = one.stat()
+    one.resolve().write_bytes(b"x" + b"1" * 19_999)
+    os.utime(one, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    for bad in (two.cli("verify"), two.doit("cache-verify")):
+        assert bad.code == 1
+        assert "org/one: 1 bad of 2 files" in bad.out
+        assert f"  {one.relative_to(two.hub_cache / 'models--org--one')}: got xxh3-128 " in bad.out
+        assert bad.err.count("hint: ") == 1
+    assert hub.requests == []
+
+
+def test_clean_takes_names_and_dry_runs(two: Truss) -> None:
+    assert two.cli().code == 0
+    dry = two.cli("clean", "-n")
+    assert (dry.code, dry.out) == (0, "would remove 6 paths, 41,500 bytes\n")
+    assert two.cli("clean", "org/two").out == "removed 2 paths, 20,000 bytes\n"
+    assert two.cli("clean").out == "removed 4 paths, 21,500 bytes\n"
+    assert two.cli("clean").out == "nothing to remove\n"
+    assert not list(two.hub_cache.glob("models--*"))
+
+
+def test_key_is_the_same_everywhere_and_changes_with_what_is_asked(two: Truss, hub: Hub, tmp_path: Path) -> None:
+    key = two.cli("key").out
+    assert re.fullmatch(r"[0-9a-f]{64}\n", key)
+    other = Truss(tmp_path / "elsewhere", hub=hub)
+    other.config(TWO.replace("org/one", "org/one\n        ignore_patterns: []"))
+    assert other.cli("key").out == key
+    other.config(TWO.replace("org/two", "org/two\n        revision: v2"))
+    assert other.cli("key").out not in ("", key)
+
+
+def test_help_fits_80_columns_and_lists_our_variables(two: Truss) -> None:
+    for command in (["--help"], ["help"], ["help", "env"]):
+        done = two.cli(*command)
+        assert (done.code, done.err) == (0, "")
+        assert [line for line in done.out.splitlines() if len(line) > 80] == []
+    assert "TRUSS_CACHE_DEBUG" in done.out
+
+
+BREAKS = """
+import sys
+import truss_cache_tasks.{module} as module
+def broken(*args, **kwargs):
+    raise ZeroDivisionError("secret-value")
+module.{name} = broken
+from truss_cache_tasks.app.cli import main
+sys.exit(main([]))
+"""
+
+
+MISTAKES = [("app.cli", "open_workspace"), ("operations.context", "gather"), ("app.fetch", "fetch")]
+
+
+@pytest.mark.parametrize(("module", "name"), MISTAKES)
+def test_a_mistake_of_ours_is_one_line_and_2(two: Truss, module: str, name: str) -> None:
+    done = two.python(BREAKS.format(module=module, name=name))
+    assert done.code == 2, done.text
+    assert "Traceback" not in done.text
+    assert "secret-value" not in done.text
+    assert "internal error: ZeroDivisionError" in done.err
+    debug = two.python(BREAKS.format(module=module, name=name), TRUSS_CACHE_DEBUG="1")
+    assert (debug.code, "Traceback" in debug.err) == (2, True)
+
+
+@pytest.mark.parametrize(("module", "name"), MISTAKES[1:])
+@pytest.mark.parametrize("how", [[], ["-n", "2", "-P", "process"]])
+def test_a_mistake_of_ours_in_a_task_is_one_line_and_2(two: Truss, how: list[str], module: str, name: str) -> None:
+    two.dodo(f"""
+        import multiprocessing
+        import truss_cache_tasks.{module} as module
+        multiprocessing.set_start_method("fork")  # a child has what is broken here, as with the default before 3.14
+        def broken(*args, **kwargs):
+            raise ZeroDivisionError("secret-value")
+        module.{name} = broken
+        from truss_cache_tasks import task_cache_weights
+    """)
+    done = two.doit("run", *how)
+    assert done.code == 2, done.text
+    assert "internal error: ZeroDivisionError" in done.out
+    listed = two.doit("list", "--all", "--status")
+    assert (listed.code, listed.out.count("R ")) == (0, 3)
+    for text in (done.text, listed.text):
+        assert "Traceback" not in text
+        assert "secret-value" not in text
+
+
+HEAVY = {"boto3", "botocore", "awscrt", "google", "huggingface_hub", "urllib3", "requests", "httpx", "xxhash", "rich"}
+HEAVY |= {"concurrent.futures", "socket", "ssl", "http", "asyncio", "subprocess", "random", "logging", "shutil", "uuid"}
+
+
+def test_a_no_op_imports_no_sdk(two: Truss) -> None:
+    assert two.cli().code == 0
+    code = """
+        import sys
+        from {module} import {main} as main
+        status = {call}
+        print(*sorted(sys.modules))
+        sys.exit(status)
+    """
+    alone = two.python(code.format(module="truss_cache_tasks.app.cli", main="main", call="main([])"))
+    assert (alone.code, alone.err) == (0, "2 entries fresh, nothing to do\n")
+    assert not (HEAVY | {"doit"}) & set(alone.out.split())
+    why = two.python(code.format(module="truss_cache_tasks.app.cli", main="main", call="main(['why'])"))
+    assert not (HEAVY | {"doit"}) & set(why.out.split())
+    doit = two.python(code.format(module="doit.doit_cmd", main="DoitMain", call="main().run([])"))
+    assert doit.code == 0, doit.text
+    two.dodo("def task_plain(): return {'actions': ['true'], 'uptodate': [True]}")
+    for _ in range(2):  # a no-op of doit without us, its database included
+        plain = two.python(code.format(module="doit.doit_cmd", main="DoitMain", call="main().run([])"))
+    its_own = set(plain.out.split())
+    assert not (HEAVY & set(doit.out.split())) - its_own
+
+
+def in_shell(truss: Truss, line: str, **env: str) -> Ran:
+    return truss.run(["bash", "-c", line.replace("CLI", str(BIN / "truss-cache"))], **env)
+
+
+def test_a_closed_pipe_is_no_traceback(two: Truss) -> None:
+    for unbuffered in ("", "1"):
+        done = in_shell(two, "CLI why | true; exit ${PIPESTATUS[0]}", PYTHONUNBUFFERED=unbuffered)
+        assert done.code in (0, 1)
+        assert done.err == ""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_exit_status(two: Truss, closed: str) -> None:
+    for command in ("", "", "why --check", "verify", "key", "help", "clean -n", "clean"):
+        done = in_shell(two, f"CLI {command} {closed}")
+        assert done.code == 0, (command, done.text)
+        assert "internal error" not in done.err
+    assert in_shell(two, f"CLI why --check {closed}").code == 1
+    assert in_shell(two, f"CLI --no {closed}").code == 3
+    assert sorted(path.name for path in two.folder.iterdir()) == ["config.yaml", "dodo.py"]
+
+
+@pytest.mark.parametrize("how", ["2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}", "2>/dev/full"])
+def test_nobody_who_reads_stderr_changes_no_exit_status(two: Truss, how: str) -> None:
+    for command, code in (("", 0), ("", 0), ("why", 0), ("run org/none", 3), ("--no", 3), ("clean", 0)):
+        done = in_shell(two, f"CLI {command} {how}")
+        assert (done.code, done.err) == (code, ""), command
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_stdout_is_one_line_and_1(two: Truss, unbuffered: str) -> None:
+    assert two.cli().code == 0
+    for command in ("why", "verify", "key", "help", "--help", "help env", "clean -n", "clean"):
+        done = in_shell(two, f"CLI {command} >/dev/full", PYTHONUNBUFFERED=unbuffered)
+        assert done.code == 1, command
+        assert done.err == "cannot write to stdout: No space left on device\n", command
+    assert not list(two.hub_cache.glob("models--*")), "the work is done all the same"
+    assert in_shell(two, "CLI >/dev/full").code == 0, "a run writes nothing there"
+    assert in_shell(two, "CLI why >/dev/full 2>/dev/full").code == 1
+
+
+def test_what_is_published_is_what_the_hub_has(two: Truss) -> None:
+    assert two.cli().code == 0
+    assert {path.rsplit("/", 1)[-1] for path in tree(two.hub_cache) if "/snapshots/" in path} == {
+        "one.bin",
+        "more.bin",
+        "two.bin",
+    }
