@@ -126,7 +126,7 @@ def test_a_row_that_would_take_another_ones_place_is_refused() -> None:
         dataclasses.replace(SHELF, kind="gcs"),
         dataclasses.replace(SHELF, uri_form=UriForm.REPO),
     ):
-        with pytest.raises(ValueError, match="shelf|s3"):
+        with pytest.raises(ValueError, match=r"shelf|s3"):
             register_store(wrong)
     assert find_store("shelf") is None
 

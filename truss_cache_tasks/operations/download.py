@@ -10,8 +10,7 @@ from functools import partial
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
-from truss_cache_tasks.events import Published, Received, Verified
-from truss_cache_tasks.model.listing import RemoteFile
+from truss_cache_tasks.events import Published
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
@@ -53,7 +52,7 @@ class Mover:
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
         network = self.settings.network
-        pulled = transfer.pull(self._jobs(missing), self._received, limits=limits, network=network)
+        pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
         try:
             for outcome in pulled:
                 self._land(outcome)
@@ -91,13 +90,9 @@ class Mover:
                 locate,
                 temporary,
                 self.source.explain,
-                lambda line: self.run.warn(line.removeprefix("warning: ")),
                 self.settings.accept_unverified,
                 planned.identity,
             )
-
-    def _received(self, file: RemoteFile, size: int) -> None:
-        self.run.report(Received(path=file.path, size=size))
 
     def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
         assert isinstance(outcome.job, _Job)
@@ -117,7 +112,6 @@ class Mover:
                 self.lost.append(planned)
             else:
                 self.fetched[planned.identity] = held
-                self.run.report(Verified(path=planned.file.path, size=planned.file.size, digest=held.digest))
                 self.run.report(Published(path=planned.file.path, size=held.size))
         finally:
             temporary.close()
