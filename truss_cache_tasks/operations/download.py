@@ -13,7 +13,7 @@ from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChang
 from truss_cache_tasks.events import Published
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.sources import Source
+from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store import blobs, partials
 from truss_cache_tasks.store.held import LocalBlob
 from truss_cache_tasks.store.layout import CacheRoot, blob_id
@@ -51,7 +51,7 @@ class Mover:
             CacheTaskError: the first failure, after all ended; `fetched` has what came all the same.
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
-        network = transfer.Network.from_env(self.settings.env)
+        network = self.settings.network
         pulled = transfer.pull(
             self._jobs(missing), self.run.reporter, cancel=self.run.cancel, limits=limits, network=network
         )

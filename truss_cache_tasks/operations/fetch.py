@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from truss_cache_tasks import transfer
+from truss_cache_tasks.config.credentials import find_credential
 from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, PermanentError, SourceChanged
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import request_key
-from truss_cache_tasks.model.listing import Listing
+from truss_cache_tasks.model.listing import Listing, Pins
 from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.request import Layout
@@ -21,7 +22,7 @@ from truss_cache_tasks.operations.context import EntryContext, current_manifest,
 from truss_cache_tasks.operations.download import Mover
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.sources import Source, open_source
+from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store import blobs, claims, disk, partials, stock
 from truss_cache_tasks.store.commit import Author, Overtaken, claim_only, commit
 from truss_cache_tasks.store.held import LocalBlob, Vanished
@@ -135,13 +136,21 @@ def _claim(target: EntryContext, manifest: Manifest, run: RunContext) -> bool:
 def _fetch_online(target: EntryContext, run: RunContext, verdict: Verdict, *, force: bool) -> Outcome:
     if target.settings.offline and target.entry.request.source.store.is_hub:
         raise PermanentError(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
-    source = open_source(target.entry, target.settings, run.cancel)
+    source = _open_source(target, run)
     cleaned = _is_cleaned(target)
     try:
         return _Fetch(target, source, run, rehash=force or cleaned).bring(verdict, resolve=force)
     except SourceChanged as exc:
         run.report(Relisting(cause=str(exc)))
         return _Fetch(target, source, run, rehash=False).bring(verdict, resolve=force)
+
+
+def _open_source(target: EntryContext, run: RunContext) -> Source:
+    from truss_cache_tasks.sources.registry import open_source  # a no-op opens none
+
+    settings, entry = target.settings, target.entry
+    network = replace(settings.network, base=entry.config.parent, cancel=run.cancel, reporter=run.reporter)
+    return open_source(entry.request, find_credential(entry, settings), network)
 
 
 def _repair(target: EntryContext, manifest: Manifest, run: RunContext) -> Manifest | None:
@@ -184,7 +193,7 @@ class _Fetch:
             self.pins = {place.root: self._pin_in(place) for place in self.target.places}
             pinned = overtaken or self._pinned(resolve=resolve)
             self.resolved = pinned is None
-            listing = self.source.listing(pinned)
+            listing = self.source.listing(Pins(revision=pinned or ""))
             try:
                 return self._carry_out(listing, verdict)
             except Overtaken as exc:
@@ -317,7 +326,7 @@ class _Fetch:
 
     def _prove(self, plan: Plan) -> None:
         file = min((f.file for f in plan.files), key=lambda f: (f.size == 0, f.size))
-        network = transfer.Network.from_env(self.target.settings.env)
+        network = self.target.settings.network
         locate = partial(self.source.locate, file)
         transfer.probe(file, locate, self.source.explain, reporter=self.run.reporter, network=network)
 
