@@ -27,7 +27,7 @@ from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.operations import Outcome, Run, fetch, make_target, project_entries
-from truss_cache_tasks.store.remove import Cleaned
+from truss_cache_tasks.store.clean import Cleaned
 
 BIG, OTHER = random.Random(1).randbytes(60_000), random.Random(2).randbytes(40_000)
 FILES = {
@@ -65,7 +65,7 @@ class Machine:
         config = self.root / project / "config.yaml"
         blank = Project("", "", {})
         roots = [make_target(entry, blank, settings, self.model_cache) for entry in entries]
-        known = {str(p.root) for t in roots for p in (t.place, t.behind) if p is not None}
+        known = {str(p.path) for t in roots for p in (t.place, t.behind) if p is not None}
         owner = Project(project, str(config), project_entries(entries), tuple(sorted(known)))
         targets = tuple(make_target(entry, owner, settings, self.model_cache) for entry in entries)
         return Trussed(Workspace(config, settings, self.model_cache, targets, owner, ()))

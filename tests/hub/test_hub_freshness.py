@@ -22,7 +22,7 @@ def folder_of(machine, truss) -> Path:
     target = truss.target()
     from truss_cache_tasks.operations import current_manifest
 
-    return target.place.root / current_manifest(target).folder
+    return target.place.path / current_manifest(target).folder
 
 
 def state(root: Path) -> dict[str, tuple[int, int, int]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from truss_cache_tasks.app import display, signals
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.operations import EntryContext, Forecast, current_manifest, hub_manifest
-from truss_cache_tasks.store.verify import bad_files
+from truss_cache_tasks.store.local_blobs import find_bad_files
 
 Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the name people know it by, ...)
 Write = Callable[..., object]  # of lines, as display.write
@@ -65,10 +65,10 @@ def verify(chosen: Chosen, write: Write) -> int:
             write(f"{label}: not fetched")
             bad = True
             continue
-        lines = bad_files(target.place, manifest, signals.stopped)
+        lines = find_bad_files(target.place, manifest, signals.stopped)
         if target.behind is not None and (behind := hub_manifest(target)) is not None:
-            hub = os.path.basename(target.behind.root)
-            lines += [f"{hub}/{line}" for line in bad_files(target.behind, behind, signals.stopped)]
+            hub = os.path.basename(target.behind.path)
+            lines += [f"{hub}/{line}" for line in find_bad_files(target.behind, behind, signals.stopped)]
         bad = bad or bool(lines)
         unverified = sum(not file.digest for file in manifest.files)
         note = f", {unverified:,} unverified by the store" if unverified else ""

@@ -26,11 +26,14 @@ from truss_cache_tasks.operations import (
     project_entries,
 )
 from truss_cache_tasks.store.claims import read_pins
+from truss_cache_tasks.store.clean import Cleaned, clean, roots_of
+from truss_cache_tasks.store.conflicts import ShownFiles, find_shown_files
 from truss_cache_tasks.store.disk import disk_errors
+from truss_cache_tasks.store.flat_layout import flat_root
+from truss_cache_tasks.store.hub_layout import hub_root
 from truss_cache_tasks.store.known_roots import forget_empty_roots, known_roots
-from truss_cache_tasks.store.layout import CacheRoot, pin_name
-from truss_cache_tasks.store.neighbours import Shown, shown_by_config
-from truss_cache_tasks.store.remove import Cleaned, clean, roots_of
+from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.names import pin_name
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 
@@ -53,7 +56,7 @@ class Workspace:
     run: str = field(default_factory=lambda: os.urandom(16).hex())
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     cleaned: Cleaned = field(default_factory=Cleaned)
-    _shown: dict[Path, Shown] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
+    _shown: dict[Path, ShownFiles] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
 
     def warn(self) -> None:
         """Say the config's warnings, once a process."""
@@ -92,10 +95,10 @@ class Workspace:
         self, target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]
     ) -> Forecast:
         """Say what a run would do to an entry; what the entries show is read once for each root."""
-        if target.place.root not in self._shown and verdict.need > Need.CLAIM:
-            with disk_errors(f"cannot look at {target.place.root}"):
-                self._shown[target.place.root] = shown_by_config(target.place, self.project)
-        shown = self._shown.get(target.place.root)
+        if target.place.path not in self._shown and verdict.need > Need.CLAIM:
+            with disk_errors(f"cannot look at {target.place.path}"):
+                self._shown[target.place.path] = find_shown_files(target.place, self.project)
+        shown = self._shown.get(target.place.path)
         return forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
 
     def clean(self, names: Iterable[str] | None, *, dry: bool) -> Cleaned:
@@ -117,19 +120,16 @@ class Workspace:
 
     def _all_places(self) -> list[CacheRoot]:
         """Every root where this project may have claims: of its entries, of the hub cache, and those it had once."""
-        places = {p.root: p for t in self.targets for p in (t.place, t.behind) if p is not None}
-        places.setdefault(self.model_cache, CacheRoot(self.model_cache, Layout.BUCKET))
-        hubs = {p.hub for p in places.values() if p.hub is not None} | {self.settings.hub_cache()}
+        places = {p.path: p for t in self.targets for p in (t.place, t.behind) if p is not None}
+        places.setdefault(self.model_cache, flat_root(self.model_cache))
+        hubs = {p.layout.hub for p in places.values() if p.layout.hub is not None} | {self.settings.hub_cache()}
         for hub in hubs:
             for repo in hub.glob("models--*"):
-                places.setdefault(repo, CacheRoot(repo, Layout.HUB, hub))
+                places.setdefault(repo, hub_root(repo))
         known = {root for place in places.values() for root in roots_of(place, self.project.id)}
         known |= known_roots(self.settings, self.project)
-        for root in sorted(known - {str(path) for path in places}):
-            hub_root = Path(root).name.startswith("models--")
-            places[Path(root)] = CacheRoot(
-                Path(root), *((Layout.HUB, Path(root).parent) if hub_root else (Layout.MOUNT,))
-            )
+        for path in map(Path, sorted(known - {str(path) for path in places})):
+            places[path] = hub_root(path) if path.name.startswith("models--") else flat_root(path)
         return list(places.values())
 
 
@@ -172,7 +172,7 @@ def open_workspace(
         id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
         config=str(config.path),
         entries=project_entries(config.entries),
-        roots=tuple(sorted({str(p.root) for t in roots for p in (t.place, t.behind) if p is not None})),
+        roots=tuple(sorted({str(p.path) for t in roots for p in (t.place, t.behind) if p is not None})),
     )
     targets = tuple(make_target(entry, project, settings, cache) for entry in config.entries)
     _refuse_own_source(targets)
@@ -187,7 +187,7 @@ def _refuse_own_source(targets: Iterable[EntryContext]) -> None:
             continue
         names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: target.entry.request.folder}
         theirs = Path(os.path.realpath(target.entry.config.parent / source.root))
-        ours = Path(os.path.realpath(target.place.root / names.get(target.place.layout, "")))
+        ours = Path(os.path.realpath(target.place.path / names.get(target.entry.request.layout, "")))
         if theirs == ours or theirs in ours.parents:
             raise ConfigError(
                 f"{target.entry.where}.repo_id: the cache folder {ours} is, or lies in, the source {theirs}",

@@ -70,6 +70,27 @@ class Evidence:
     writable: bool = True
 
 
+@dataclass(frozen=True)
+class Status:
+    """What the disk says of one entry, and what follows from it.
+
+    It holds as long as the locks under which it was read: what was decided before a lock is read again inside it.
+    """
+
+    evidence: Evidence
+    verdict: Verdict
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest of what the entry asks, None without a usable one."""
+        return self.evidence.manifest
+
+    @property
+    def fresh_manifest(self) -> Manifest | None:
+        """The manifest if a run would do nothing, else None."""
+        return self.evidence.manifest if self.verdict.fresh else None
+
+
 def judge(request: Request, seen: Evidence) -> Verdict:
     """Hold what was asked against what is there. The costliest need wins; every reason is kept."""
     found: list[tuple[Need, str]] = []

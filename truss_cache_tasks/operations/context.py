@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 from truss_cache_tasks.config.credentials import fingerprint
 from truss_cache_tasks.config.entries import Entry
@@ -13,12 +14,15 @@ from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.records import Manifest, Project
 from truss_cache_tasks.model.request import Layout, Request, StoreKind
-from truss_cache_tasks.model.status import Need, Verdict, judge
+from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, judge
+from truss_cache_tasks.store.conflicts import OtherEntries, ShownFiles, find_shown_files, is_replaced_by_another_version
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.evidence import gather
-from truss_cache_tasks.store.layout import CacheRoot, bytes_of, hub_place, place_of
-from truss_cache_tasks.store.manifest import Unreadable, read_manifest
-from truss_cache_tasks.store.neighbours import Neighbours, Shown, is_replaced_by_another, shown_by_config
+from truss_cache_tasks.store.flat_layout import flat_root
+from truss_cache_tasks.store.hub_layout import hub_root
+from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.manifest import read_manifest
+from truss_cache_tasks.store.record_file import Unreadable
+from truss_cache_tasks.store.root_state import RootState, gather_evidence
 
 BEHIND = "+hub"  # suffix of the claim that an entry with plain files has on the hub cache behind them
 
@@ -65,36 +69,57 @@ class EntryContext:
 
     def is_replaced(self, manifest: Manifest) -> bool:
         """Whether another entry, of any config, shows another version of an object of this one's manifest."""
-        return is_replaced_by_another(self.place, manifest, self.project, (self.name, self.behind_claim))
+        return is_replaced_by_another_version(
+            RootState(self.place), manifest, self.project, (self.name, self.behind_claim)
+        )
 
-    def neighbours(self, shown: Shown | None = None) -> Neighbours:
-        """Return what the config's other entries show; nothing collides in the hub cache, where a path says its bytes.
+    def other_entries(self, shown: ShownFiles | None = None) -> OtherEntries:
+        """Return what the config's other entries show.
 
         Args:
-            shown: shown_by_config(self.place, self.project), where it is known.
+            shown: find_shown_files(self.place, self.project), where it is known.
         """
-        if self.place.layout is Layout.HUB:
-            shown = Shown()
-        return Neighbours(shown or shown_by_config(self.place, self.project), (self.name, self.behind_claim))
+        return OtherEntries(shown or find_shown_files(self.place, self.project), (self.name, self.behind_claim))
 
 
 def make_target(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> EntryContext:
     """Resolve where `entry` lives on this machine."""
     request = entry.request
-    hub = settings.hub_cache(entry.hub_env)
-    place = place_of(request, hub, model_cache, settings.mount_root)
-    plain = request.source.kind is StoreKind.HUGGINGFACE and place.layout is not Layout.HUB
-    return EntryContext(entry, project, settings, place, hub_place(request, hub) if plain else None)
+    in_hub = hub_request(request)
+    repo = settings.hub_cache(entry.hub_env) / f"models--{request.source.root.replace('/', '--')}"
+    match request.layout:
+        case Layout.HUB:
+            place = hub_root(repo)
+        case Layout.MOUNT:
+            mount, prefix = Path(request.folder), settings.mount_root
+            place = flat_root(prefix / mount.relative_to("/") if prefix else mount)
+        case Layout.VOLUME | Layout.BUCKET:
+            place = flat_root(model_cache)
+        case _:
+            assert_never(request.layout)
+    return EntryContext(entry, project, settings, place, hub_root(repo) if in_hub else None)
+
+
+def hub_request(request: Request) -> Request | None:
+    """Return what the hub cache is asked for behind plain files of a Hub repo; None for any other request."""
+    if request.source.kind is not StoreKind.HUGGINGFACE or request.layout == Layout.HUB:
+        return None
+    return replace(request, layout=Layout.HUB, folder="")
+
+
+def read_status(target: EntryContext) -> Status:
+    """Judge one entry, offline and by stat alone. What cannot be looked at makes it stale; its run meets the error."""
+    try:
+        with disk_errors(f"cannot look at {target.place.path}"), target.place.tree.kept_open():
+            seen = gather_evidence(target.place, target.entry.request, target.project, target.name, target.fingerprint)
+    except DiskError as error:
+        return Status(Evidence(), Verdict(Need.FETCH, (str(error),)))
+    return Status(seen, judge(target.entry.request, seen))
 
 
 def judge_target(target: EntryContext) -> Verdict:
-    """Judge one entry, offline and by stat alone. What cannot be looked at makes it stale; its run meets the error."""
-    try:
-        with disk_errors(f"cannot look at {target.place.root}"), target.place.tree.kept_open():
-            seen = gather(target.place, target.entry.request, target.project, target.name, target.fingerprint)
-    except DiskError as error:
-        return Verdict(Need.FETCH, (str(error),))
-    return judge(target.entry.request, seen)
+    """Return the verdict of `read_status`."""
+    return read_status(target).verdict
 
 
 def current_manifest(target: EntryContext) -> Manifest | None:
@@ -131,7 +156,7 @@ def _apart(target: EntryContext, behind: CacheRoot) -> Manifest | None:
 
 def _inode(place: CacheRoot, path: str) -> tuple[int, int] | None:
     try:
-        found = bytes_of(place, path)
+        found = place.layout.find_bytes(path)
     except OSError:
         return None
     return (found.stat.st_dev, found.stat.st_ino) if found is not None else None
@@ -142,6 +167,6 @@ def project_entries(entries: Sequence[Entry]) -> dict[str, str]:
     keys: dict[str, str] = {}
     for entry in entries:
         keys[entry.name] = entry.key
-        if entry.request.source.kind is StoreKind.HUGGINGFACE and entry.request.layout is not Layout.HUB:
-            keys[entry.name + BEHIND] = request_key(replace(entry.request, layout=Layout.HUB, folder=""))
+        if (in_hub := hub_request(entry.request)) is not None:
+            keys[entry.name + BEHIND] = request_key(in_hub)
     return keys

@@ -12,9 +12,9 @@ from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.sources import Source
-from truss_cache_tasks.store import blobs, partials
-from truss_cache_tasks.store.held import LocalBlob
-from truss_cache_tasks.store.layout import CacheRoot, blob_id
+from truss_cache_tasks.store import partials
+from truss_cache_tasks.store.blob import LocalBlob
+from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import try_lock
 from truss_cache_tasks.store.partials import Partial
 
@@ -78,15 +78,16 @@ class Mover:
                 temporary.leave()
                 release()
             self._open.clear()
-        blobs.sync_names(self.place, self.fetched.values())
+        partials.sync_names(self.place, self.fetched.values())
         if self.error is not None:
             raise self.error
 
     def _jobs(self, missing: Sequence[PlannedFile]) -> Iterator[transfer.Job]:
+        layout = self.place.layout
         for planned in sorted(missing, key=lambda planned: -planned.file.size):  # a large one last would run alone
             if self.error is not None:
                 return
-            release = try_lock(self.place.blob_lock(blob_id(planned.identity, self.place.layout)))
+            release = try_lock(layout.blob_lock(layout.blob_id(planned.identity)))
             if release is None:
                 self.busy.append(planned)
                 continue
@@ -121,7 +122,7 @@ class Mover:
                     temporary.leave()
                 self.error = self.error or outcome.error
                 return
-            held = blobs.publish(
+            held = partials.publish(
                 self.place, planned, temporary, outcome.digest, xxh3=outcome.xxh3, stopped=self.run.stopped
             )
             if held is None:

@@ -14,25 +14,27 @@ from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.listing import Listing
 from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
-from truss_cache_tasks.model.request import Layout, StoreKind
+from truss_cache_tasks.model.request import StoreKind
 from truss_cache_tasks.model.status import Need, Verdict
 from truss_cache_tasks.network.retry import StopPoll
-from truss_cache_tasks.operations.context import EntryContext, current_manifest, judge_target
+from truss_cache_tasks.operations.context import EntryContext, current_manifest, judge_target, read_status
 from truss_cache_tasks.operations.download import Mover, Run
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.sources import Source, open_source
-from truss_cache_tasks.store import blobs, claims, disk, partials, stock
-from truss_cache_tasks.store.commit import Author, Overtaken, claim_only, commit
-from truss_cache_tasks.store.held import LocalBlob, Vanished
+from truss_cache_tasks.store import claims, disk, partials
+from truss_cache_tasks.store.blob import LocalBlob, Vanished
+from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
+from truss_cache_tasks.store.commit import Claimant, PinMoved, claim_if_whole, commit
+from truss_cache_tasks.store.conflicts import find_conflicts, is_another_version_shown, resolve_conflicts
+from truss_cache_tasks.store.fetch_notes import note_fetch
 from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roots
-from truss_cache_tasks.store.layout import CacheRoot, blob_id, pin_name
+from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
-from truss_cache_tasks.store.neighbours import contested, settle, superseded
-from truss_cache_tasks.store.ownership import own_paths, roots_around
-from truss_cache_tasks.store.remove import forget_hollow
-from truss_cache_tasks.store.sight import look
-from truss_cache_tasks.store.sweep import forget_empty_note
-from truss_cache_tasks.store.unfinished import note_unfinished
+from truss_cache_tasks.store.manifest import last_commit
+from truss_cache_tasks.store.names import pin_name
+from truss_cache_tasks.store.root_state import read_states
+from truss_cache_tasks.store.visible_paths import check_paths
 
 _LOOKS = 100  # at a disk on which other processes remove what was found, before it is an error
 
@@ -56,13 +58,13 @@ def fetch(target: EntryContext, run: Run, *, force: bool = False) -> Outcome:
         return Outcome(manifest)  # without a lock: nothing may be writable
     with (
         contextlib.ExitStack() as opened,
-        disk.disk_errors(f"cannot use the cache {target.place.root}"),
+        disk.disk_errors(f"cannot use the cache {target.place.path}"),
         disk.import_errors(),
     ):
         _check_writable(target)
         for place in target.places:
             opened.enter_context(place.tree.kept_open())
-        _open_root(target.place)
+        target.place.layout.make_folders()
         try:
             with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped):
                 try:
@@ -74,7 +76,7 @@ def fetch(target: EntryContext, run: Run, *, force: bool = False) -> Outcome:
                     raise
         except CacheTaskError:
             for place in target.places:
-                forget_hollow(place)
+                remove_empty_folders(place)
             with contextlib.suppress(DiskError):
                 forget_empty_roots(target.settings, target.project)
             raise
@@ -86,23 +88,21 @@ def _fetch_locked(target: EntryContext, run: Run, *, force: bool) -> Outcome:
     if manifest is not None and not force:
         if verdict.fresh:
             return Outcome(manifest)
-        if verdict.need is Need.CLAIM and _claim(target, manifest, run):
+        if verdict.need is Need.CLAIM and (claimed := _claim(target, run)):
             run.say("whole already: claimed, nothing fetched")
-            return Outcome(manifest)
+            return Outcome(claimed)
         if verdict.need is Need.REPAIR and (repaired := _repair(target, manifest, run)):
             run.say("whole already: records put right, nothing fetched")
             return Outcome(repaired)
     return _fetch_online(target, run, judge_target(target), force=force)
 
 
-def _claim(target: EntryContext, manifest: Manifest, run: Run) -> bool:
+def _claim(target: EntryContext, run: Run) -> Manifest | None:
     """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
     _remember(target, run)
 
-    def is_whole() -> bool:
-        return judge_target(target).need <= Need.CLAIM and current_manifest(target) == manifest
-
-    return claim_only(target.place, manifest, _author(target, target.place, run), is_whole)
+    status = claim_if_whole(target.place, _author(target, target.place, run), lambda: read_status(target))
+    return status.manifest if status.verdict.need <= Need.CLAIM else None
 
 
 def _fetch_online(target: EntryContext, run: Run, verdict: Verdict, *, force: bool) -> Outcome:
@@ -120,17 +120,15 @@ def _fetch_online(target: EntryContext, run: Run, verdict: Verdict, *, force: bo
 def _repair(target: EntryContext, manifest: Manifest, run: Run) -> Manifest | None:
     """Put visible files and records right from bytes that are here, asking nobody; None if bytes are missing."""
     plan = replay(target.entry.request, manifest)
-    if superseded(target.place, plan, target.neighbours()) or target.is_replaced(manifest):
+    if is_another_version_shown(target.place, plan, target.other_entries()) or target.is_replaced(manifest):
         return None
-    held = stock.take_stock(target.places, plan.files, rehash=False, stopped=run.stopped)
+    held = find_local_blobs(target.places, plan.files, rehash=False, stopped=run.stopped)
     if any(planned.identity not in held for planned in plan.files):
         return None
-    held = {planned.identity: held[planned.identity] for planned in plan.files}
-    with contextlib.suppress(Vanished):
-        held = _linkable(target.place, plan, held, run)
     _check_space(target.place, _copied(target.place, held.values()))
     _remember(target, run)
-    with contextlib.suppress(Overtaken):  # then the run lists at the new pin
+    with contextlib.suppress(PinMoved, Vanished):  # then the run lists, at the new pin
+        held = _adopted(target.place, plan, held, run)
         return commit(target.place, plan, held, _author(target, target.place, run), pinned=None, stopped=run.stopped)
     return None
 
@@ -152,13 +150,13 @@ class _Fetch:
         """List, plan, move what is missing, commit; once more, at its commit, if another run pinned one meanwhile."""
         overtaken: str | None = None
         while True:
-            self.pins = {place.root: self._pin_in(place) for place in self.target.places}
+            self.pins = {place.path: self._pin_in(place) for place in self.target.places}
             pinned = overtaken or self._pinned(resolve=resolve)
             self.resolved = pinned is None
             listing = self.source.listing(pinned)
             try:
                 return self._carry_out(listing, verdict)
-            except Overtaken as exc:
+            except PinMoved as exc:
                 overtaken = exc.commit
 
     def _carry_out(self, listing: Listing, verdict: Verdict) -> Outcome:
@@ -167,8 +165,8 @@ class _Fetch:
         _refuse_case_clashes(plan, target.place)
         for warning in plan.warnings:
             self.run.say(f"warning: {warning}")
-        others = target.neighbours()
-        unsure = contested(target.place, plan, others)
+        others = target.other_entries()
+        unsure = find_conflicts(target.place, plan, others)
         if target.behind is not None and self._goes_through(target.behind, listing):
             self._look(target.place, plan, self._stock(plan))  # before bytes come for the hub cache
             self._fill_hub(target.behind, listing)
@@ -176,7 +174,7 @@ class _Fetch:
             held = self._stock(plan)
             self._look(target.place, plan, held)
             self._move(target.place, unsure, held)
-            settle(target.place, plan, unsure, others, held)
+            resolve_conflicts(target.place, plan, unsure, others, held)
             self._move(target.place, plan.files, held)
             if verdict.unproven and not self.files:
                 self._prove(plan)
@@ -196,34 +194,33 @@ class _Fetch:
 
     def _goes_through(self, behind: CacheRoot, listing: Listing) -> bool:
         """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
-        pin = self.pins[behind.root]
+        pin = self.pins[behind.path]
         agreed = pin is None or self.resolved or pin.commit == listing.revision
-        one_disk = disk.device_of(behind.root) == disk.device_of(self.target.place.root)
-        return agreed and one_disk and disk.is_writable(behind.root)
+        one_disk = disk.device_of(behind.path) == disk.device_of(self.target.place.path)
+        return agreed and one_disk and disk.is_writable(behind.path)
 
     def _commit(self, place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob]) -> Manifest | None:
         """Commit; None if a held file vanished meanwhile: then no stat is believed any more."""
         _remember(self.target, self.run)
         author = _author(self.target, place, self.run, resolved=self.resolved)
-        held = {planned.identity: held[planned.identity] for planned in plan.files}
         manifest = None
         with contextlib.suppress(Vanished):
-            held = _linkable(place, plan, held, self.run)
-            manifest = commit(place, plan, held, author, pinned=self.pins[place.root], stopped=self.run.stopped)
+            held = _adopted(place, plan, held, self.run)
+            manifest = commit(place, plan, held, author, pinned=self.pins[place.path], stopped=self.run.stopped)
         self.rehash = self.rehash or manifest is None
         return manifest
 
     def _look(self, place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob]) -> None:
         """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
-        around = roots_around(place, (file.path for file in plan.files))
-        owned, replace = own_paths(place, around), self.target.settings.replace
+        owned = read_states(place, (file.path for file in plan.files)).own_paths()
+        replace = self.target.settings.replace
         leaving = owned - {file.path for file in plan.files}  # as far as the commit needs them to
-        look(place, plan, held, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
+        check_paths(place, plan, held, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
 
     def _fill_hub(self, behind: CacheRoot, listing: Listing) -> None:
         """Bring a repo with plain files into the hub cache first, which the plain files are then linked to."""
         plan = make_plan(self.target.hub_request, listing)
-        _open_root(behind)
+        behind.layout.make_folders()
         with locked(behind.lock(f"entry-{_request_key(self.target, behind)}"), self.run.stopped):
             self._fill_hub_locked(behind, plan)
 
@@ -238,7 +235,7 @@ class _Fetch:
 
     def _stock(self, plan: Plan) -> dict[str, LocalBlob]:
         places = self.target.places
-        return stock.take_stock(places, plan.files, rehash=self.rehash, stopped=self.run.stopped)
+        return find_local_blobs(places, plan.files, rehash=self.rehash, stopped=self.run.stopped)
 
     def _move(self, place: CacheRoot, files: Sequence[PlannedFile], held: dict[str, LocalBlob]) -> None:
         """Fetch those of `files` that are not held, each under its blob's lock, and add them to `held`."""
@@ -247,7 +244,7 @@ class _Fetch:
         _check_space(place, coming + _copied(place, held.values()))
         if missing:
             self._note(place, missing)
-        since = stock.last_commit(place)
+        since = last_commit(place.tree)
         for _ in range(_LOOKS):
             if not missing:
                 return
@@ -260,7 +257,7 @@ class _Fetch:
                 self.files += len(mover.fetched)
                 self.size += sum(one.size for one in mover.fetched.values())
             if mover.busy:  # another process fetches these: wait for one, holding nothing, then look again
-                with locked(place.blob_lock(blob_id(mover.busy[0].identity, place.layout)), self.run.stopped):
+                with locked(place.layout.blob_lock(place.layout.blob_id(mover.busy[0].identity)), self.run.stopped):
                     pass
             missing = [planned for planned in mover.busy + mover.lost if not came(planned)]
         raise _keeps_changing(place)
@@ -269,15 +266,15 @@ class _Fetch:
         """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
         _remember(self.target, self.run)
         owner = _author(self.target, place, self.run).owner
-        ids = {blob_id(planned.identity, place.layout) for planned in missing}
+        ids = {place.layout.blob_id(planned.identity) for planned in missing}
         with locked(place.lock("root"), self.run.stopped):
-            note_unfinished(place, _request_key(self.target, place), owner, blobs=ids)
+            note_fetch(place, _request_key(self.target, place), owner, blobs=ids)
 
     def _came(self, place: CacheRoot, held: dict[str, LocalBlob], since: int, planned: PlannedFile) -> bool:
         """Judge again what a lock was taken for."""
-        if not stock.arrived(place, planned, since):
+        if not place.layout.may_have_arrived(place.layout.blob_id(planned.identity), since):
             return False
-        held.update(stock.take_stock([place], [planned], rehash=self.rehash, stopped=self.run.stopped))
+        held.update(find_local_blobs([place], [planned], rehash=self.rehash, stopped=self.run.stopped))
         return planned.identity in held
 
     def _prove(self, plan: Plan) -> None:
@@ -295,10 +292,10 @@ def _request_key(target: EntryContext, place: CacheRoot) -> str:
     return request_key(target.entry.request if place is target.place else target.hub_request)
 
 
-def _author(target: EntryContext, place: CacheRoot, run: Run, *, resolved: bool = False) -> Author:
+def _author(target: EntryContext, place: CacheRoot, run: Run, *, resolved: bool = False) -> Claimant:
     claim = target.name if place == target.place else target.behind_claim
     replace = target.settings.replace
-    return Author(target.project, claim, target.name, target.fingerprint, run.id, resolved, replace)
+    return Claimant(target.project, claim, target.name, target.fingerprint, run.id, resolved, replace)
 
 
 def _is_cleaned(target: EntryContext) -> bool:
@@ -308,28 +305,17 @@ def _is_cleaned(target: EntryContext) -> bool:
     return any(claim.cleaned for entries in found for name, claim in entries.items() if name in names)
 
 
-def _open_root(place: CacheRoot) -> None:
-    if place.layout is Layout.HUB:  # before our records: scan_cache_dir() warns of a repo that has no snapshots
-        place.tree.make_folder("snapshots")
-
-
-def _linkable(place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], run: Run) -> dict[str, LocalBlob]:
-    """Return `held` with the bytes of a hub repo where its snapshots can link to them: in its blobs.
-
-    A file that is in the snapshot itself, as huggingface_hub puts it where there are no links, stays there.
-    """
-    found = dict(held)
-    if place.layout is Layout.HUB:
-        for planned in plan.files:
-            one = found[planned.identity]
-            if one.root is not place.tree or one.at != planned.path:
-                found[planned.identity] = blobs.bring_home(place, planned, one, run.stopped)
-    return found
+def _adopted(place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], run: Run) -> dict[str, LocalBlob]:
+    """Return the blobs of the plan where its paths can show them. Raises Vanished."""
+    return {
+        planned.identity: place.layout.adopt_blob(planned, held[planned.identity], run.stopped)
+        for planned in plan.files
+    }
 
 
 def _keeps_changing(place: CacheRoot) -> DiskError:
     return DiskError(
-        f"{place.root}: other processes keep removing what was found or fetched",
+        f"{place.path}: other processes keep removing what was found or fetched",
         hint="Find what cleans this cache, and run the command again.",
     )
 
@@ -338,22 +324,22 @@ def _check_writable(target: EntryContext) -> None:
     folder = target.place.records
     if not disk.is_writable(folder):
         raise DiskError(
-            f"the cache folder {target.place.root} is not writable",
+            f"the cache folder {target.place.path} is not writable",
             hint="Make it writable, or choose another: HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT.",
         )
 
 
 def _copied(place: CacheRoot, held: Iterable[LocalBlob]) -> int:
     """Bytes that must be copied to this disk from another one."""
-    here = disk.device_of(place.root)
+    here = disk.device_of(place.path)
     return sum(one.size for one in held if one.device != here)
 
 
 def _check_space(place: CacheRoot, needed: int) -> None:
-    free = disk.free_bytes(place.root)
+    free = disk.free_bytes(place.path)
     if needed > free:
         raise DiskError(
-            f"not enough space for {place.root}: {needed:,} bytes are to come, {free:,} are free",
+            f"not enough space for {place.path}: {needed:,} bytes are to come, {free:,} are free",
             hint="Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
         )
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from truss_cache_tasks.errors import Collision
 from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import Plan, PlannedFile
-from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.model.records import FileRecord, Manifest, parse_digest
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.status import Need, Verdict
 from truss_cache_tasks.operations.context import EntryContext, current_manifest
-from truss_cache_tasks.store import blobs, stock
+from truss_cache_tasks.store.conflicts import ShownFiles, find_conflicts, is_another_version_shown
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.layout import bytes_of
-from truss_cache_tasks.store.neighbours import Shown, contested, superseded
+from truss_cache_tasks.store.local_blobs import find_local_blobs
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,12 @@ class Forecast:
 
 
 def forecast(
-    target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: Shown | None = None
+    target: EntryContext,
+    verdict: Verdict,
+    *,
+    hashing: bool,
+    stopped: Callable[[], bool],
+    shown: ShownFiles | None = None,
 ) -> Forecast:
     """Say what a run would do, asking no network and writing nothing.
 
@@ -43,30 +47,30 @@ def forecast(
     """
     if verdict.need <= Need.CLAIM:
         return Forecast(verdict, False, 0)
-    with disk_errors(f"cannot look at {target.place.root}"):
+    with disk_errors(f"cannot look at {target.place.path}"):
         return _forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
 
 
 def _forecast(
-    target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: Shown | None
+    target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: ShownFiles | None
 ) -> Forecast:
     manifest = current_manifest(target)
     if manifest is None or verdict.need is Need.FETCH:
         return Forecast(verdict, True, None)
     plan = replay(target.entry.request, manifest)
     try:
-        others = target.neighbours(shown)
-        contested(target.place, plan, others)
-        overtaken = superseded(target.place, plan, others) or target.is_replaced(manifest)
+        others = target.other_entries(shown)
+        find_conflicts(target.place, plan, others)
+        overtaken = is_another_version_shown(target.place, plan, others) or target.is_replaced(manifest)
     except Collision:  # the run says which, and fails
         overtaken = True
     if overtaken:
         return Forecast(verdict, True, None)
     if not hashing and verdict.need is Need.REPAIR:
-        present = {record.identity for record in manifest.files if bytes_of(target.place, record.path)}
+        present = {record.identity for record in manifest.files if target.place.layout.find_bytes(record.path)}
         missing = sum(planned.file.size for planned in plan.files if planned.identity not in present)
         return Forecast(verdict, True, missing)
-    held = stock.take_stock(target.places, plan.files, rehash=False, stopped=stopped)
+    held = find_local_blobs(target.places, plan.files, rehash=False, stopped=stopped)
     missing = sum({f.identity: f.file.size for f in plan.files if f.identity not in held}.values())
     return Forecast(verdict, verdict.need > Need.REPAIR or missing > 0, missing)
 
@@ -87,5 +91,5 @@ def replay(request: Request, manifest: Manifest) -> Plan:
 
 def _remote(record: FileRecord) -> RemoteFile:
     if record.stored_size is None:
-        return RemoteFile(record.path, record.size, "", "", blobs.as_digest(record.digest))
+        return RemoteFile(record.path, record.size, "", "", parse_digest(record.digest))
     return RemoteFile(record.path, record.stored_size, "", "", encoding="gzip")

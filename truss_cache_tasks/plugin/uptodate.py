@@ -17,7 +17,7 @@ META = "truss_cache"  # the key of our part of a task's meta, which doit carries
 
 def values_of(target: EntryContext, manifest: Manifest) -> dict[str, str]:
     """Return what other tasks get from an entry: `path`, `revision`, `snapshot_key`."""
-    path = target.place.root / manifest.folder
+    path = target.place.path / manifest.folder
     return {"path": str(path), "revision": manifest.revision, "snapshot_key": manifest.snapshot}
 
 

@@ -197,7 +197,7 @@ class FileTree:
                 return
             folder = _parent(folder)
 
-    def remove_hollow(self, folder: str) -> None:
+    def remove_empty_tree(self, folder: str) -> None:
         """Remove a folder that holds nothing but empty folders, as a killed run may leave it; any other stays."""
         if not self.is_folder(folder):
             return
@@ -210,7 +210,7 @@ class FileTree:
         """Remove a folder with all that it holds."""
         for path in list(self.files_below(folder)):
             self.unlink(path)
-        self.remove_hollow(folder)
+        self.remove_empty_tree(folder)
 
     # The way there
 

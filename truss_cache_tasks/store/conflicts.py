@@ -1,28 +1,32 @@
-"""Find the other entries of a config at the paths of an entry: two may share a path only with the same bytes."""
+"""Find where entries of one config show other bytes at one path: two may share a path only with the same bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from truss_cache_tasks.errors import Collision
 from truss_cache_tasks.model.plan import Plan, PlannedFile
-from truss_cache_tasks.model.records import FileRecord, Manifest, Project
-from truss_cache_tasks.store import claims
-from truss_cache_tasks.store.blobs import as_text
-from truss_cache_tasks.store.held import LocalBlob
+from truss_cache_tasks.model.records import FileRecord, Manifest, Project, digest_text
+from truss_cache_tasks.store.blob import LocalBlob
+from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.manifest import read_all
-from truss_cache_tasks.store.ownership import folders_of
+from truss_cache_tasks.store.names import folders_of
+from truss_cache_tasks.store.root_state import RootState
 
 
-class Shown:
-    """What the entries of one config show in nested roots, by absolute path: built once for any number of questions."""
+@dataclass(frozen=True)
+class ShownFiles:
+    """What the entries of one config show in nested roots, by absolute path: built once for any number of questions.
 
-    def __init__(self) -> None:
-        self.files: dict[str, list[tuple[str, FileRecord]]] = {}  # path -> (claim name, its record) of each
-        self.folders: dict[str, set[str]] = {}  # folder -> claim names with files in it
+    Args:
+        files: path -> (claim name, its record) of each entry that shows one there.
+        folders: folder -> claim names with files in it.
+    """
+
+    files: dict[str, list[tuple[str, FileRecord]]] = field(default_factory=dict)
+    folders: dict[str, set[str]] = field(default_factory=dict)
 
     def add(self, name: str, path: str, record: FileRecord) -> None:
         """Note that the claim `name` shows `record` at `path`."""
@@ -32,7 +36,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class OtherEntries:
     """What the other entries of a config show.
 
     Args:
@@ -40,48 +44,48 @@ class Neighbours:
         names: of the claims of the entry itself, which do not count.
     """
 
-    shown: Shown
+    shown: ShownFiles
     names: Collection[str]
 
     def at(self, path: str) -> tuple[str, FileRecord] | None:
         """Return (claim name, its record) of another entry's file at this absolute path."""
         return next((one for one in self.shown.files.get(path, ()) if one[0] not in self.names), None)
 
-    def in_conflict(self, path: str) -> str | None:
+    def folder_conflict(self, path: str) -> str | None:
         """Return the claim name of another entry that needs a folder where `path` is, or has a file above it."""
         above = (there[0] for folder in folders_of(path) if (there := self.at(folder)) is not None)
         return next(above, None) or next(iter(self.shown.folders.get(path, set()) - set(self.names)), None)
 
 
-def shown_by_config(place: CacheRoot, project: Project) -> Shown:
-    """Return what the entries that this config has now show in this root, and in the roots above and below it."""
-    found = Shown()
-    for root in sorted({str(place.root), *project.roots}):
-        if not _is_nested(root, str(place.root)):
+def find_shown_files(root: CacheRoot, project: Project, known: Iterable[RootState] = ()) -> ShownFiles:
+    """Return what the entries that this config has now show in this root, and in the roots above and below it.
+
+    Nothing in the hub cache, where a path names its bytes: no entries can collide there.
+
+    Args:
+        known: states of roots that were read already.
+    """
+    found = ShownFiles()
+    if root.layout.paths_name_bytes:
+        return found
+    states = {str(state.root.path): state for state in known}
+    for path in sorted({str(root.path), *project.roots}):
+        if not _is_nested(path, str(root.path)):
             continue
-        there = CacheRoot(Path(root), place.layout)
+        state = states.get(path) or RootState(flat_root(Path(path)))
         owners = {
             claim.request: name
-            for name, claim in claims.claims_of(there, project).entries.items()
+            for name, claim in state.claims_of(project).entries.items()
             if project.entries.get(name) == claim.request and not claim.cleaned
         }
-        for manifest in read_all(there) if owners else ():
+        for manifest in state.manifests.readable if owners else ():
             if manifest.key in owners:
                 for record in manifest.shown:
-                    found.add(owners[manifest.key], f"{root}/{record.path}", record)
+                    found.add(owners[manifest.key], f"{path}/{record.path}", record)
     return found
 
 
-def neighbours(place: CacheRoot, project: Project, names: Collection[str]) -> Neighbours:
-    """Return what the other entries of this config show now.
-
-    Args:
-        names: of the claims of the entry itself.
-    """
-    return Neighbours(shown_by_config(place, project), names)
-
-
-def contested(place: CacheRoot, plan: Plan, others: Neighbours) -> list[PlannedFile]:
+def find_conflicts(root: CacheRoot, plan: Plan, others: OtherEntries) -> list[PlannedFile]:
     """Return the files whose bytes must be seen before it is known whether they collide (no common digest).
 
     Raises:
@@ -89,8 +93,8 @@ def contested(place: CacheRoot, plan: Plan, others: Neighbours) -> list[PlannedF
     """
     unsure = []
     for planned in plan.files if others.shown.files else ():
-        path = f"{place.root}/{planned.path}"
-        if (other := others.in_conflict(path)) is not None:
+        path = f"{root.path}/{planned.path}"
+        if (other := others.folder_conflict(path)) is not None:
             raise _collision(plan, planned, other)
         there = others.at(path)
         if there is None:
@@ -98,7 +102,7 @@ def contested(place: CacheRoot, plan: Plan, others: Neighbours) -> list[PlannedF
         name, record = there
         if planned.identity == record.identity or planned.origin == record.origin:
             continue  # the same bytes, or one object seen at two times: the newer wins
-        mine = as_text(planned.file.digest, planned.file.encoding)
+        mine = digest_text(planned.file.digest, planned.file.encoding)
         if mine and mine.partition(":")[0] == record.digest.partition(":")[0]:
             if mine != record.digest or planned.file.size != (record.stored_size or record.size):
                 raise _collision(plan, planned, name)
@@ -107,16 +111,36 @@ def contested(place: CacheRoot, plan: Plan, others: Neighbours) -> list[PlannedF
     return unsure
 
 
-def superseded(place: CacheRoot, plan: Plan, others: Neighbours) -> bool:
+def resolve_conflicts(
+    root: CacheRoot,
+    plan: Plan,
+    unsure: Iterable[PlannedFile],
+    others: OtherEntries,
+    blobs: Mapping[str, LocalBlob],
+) -> None:
+    """Compare the bytes themselves. Raises Collision as `find_conflicts` does.
+
+    Args:
+        unsure: of `find_conflicts`; all of them are in `blobs`.
+    """
+    for planned in unsure:
+        there = others.at(f"{root.path}/{planned.path}")
+        if there is not None and blobs[planned.identity].xxh3 != there[1].xxh3:
+            raise _collision(plan, planned, there[0])
+
+
+def is_another_version_shown(root: CacheRoot, plan: Plan, others: OtherEntries) -> bool:
     """Whether another entry shows another version of an object of `plan`: only a listing can tell the newer one."""
-    shown = ((planned, others.at(f"{place.root}/{planned.path}")) for planned in plan.files)
+    shown = ((planned, others.at(f"{root.path}/{planned.path}")) for planned in plan.files)
     return any(
         there is not None and there[1].origin == planned.origin and there[1].identity != planned.identity
         for planned, there in shown
     )
 
 
-def is_replaced_by_another(place: CacheRoot, manifest: Manifest, project: Project, names: Collection[str]) -> bool:
+def is_replaced_by_another_version(
+    state: RootState, manifest: Manifest, project: Project, names: Collection[str]
+) -> bool:
     """Whether a living claim shows another version of an object where `manifest` had it: a listing tells the newer.
 
     Args:
@@ -125,19 +149,10 @@ def is_replaced_by_another(place: CacheRoot, manifest: Manifest, project: Projec
     mine = {file.path: file for file in manifest.files if file.path in manifest.hidden}
     if not mine:
         return False
-    live = claims.live_keys(place, project, but=names) - {manifest.key}
-    theirs = [file for other in read_all(place) if other.key in live for file in other.shown if file.path in mine]
+    live = set(state.live_keys(project, but=names)) - {manifest.key}
+    others = (other for other in state.manifests.readable if other.key in live)
+    theirs = [file for other in others for file in other.shown if file.path in mine]
     return any(file.origin == mine[file.path].origin and file.identity != mine[file.path].identity for file in theirs)
-
-
-def settle(
-    place: CacheRoot, plan: Plan, unsure: Iterable[PlannedFile], others: Neighbours, held: Mapping[str, LocalBlob]
-) -> None:
-    """Compare the bytes themselves. Raises Collision as `contested` does."""
-    for planned in unsure:
-        there = others.at(f"{place.root}/{planned.path}")
-        if there is not None and held[planned.identity].xxh3 != there[1].xxh3:
-            raise _collision(plan, planned, there[0])
 
 
 def _is_nested(one: str, other: str) -> bool:
