@@ -3,7 +3,7 @@
 doit                    # cache_weights
 doit test lint
 doit bench --quick       # without it: all that docs/benchmarks.md reports
-doit fuzz --steps 5000 --seed 1     # what tests/scenarios/test_world.py does in 300 steps
+doit fuzz --steps 5000 --seed 1     # what tests/scenarios/cache/test_world.py does in 300 steps
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def task_bench() -> dict[str, Any]:
 def task_fuzz() -> dict[str, Any]:
     """Take many random steps of users, stores and deaths on one cache, and check every promise after each."""
     return {
-        "actions": [f"{sys.executable} tests/scenarios/world/fuzz.py --steps %(steps)s --seed %(seed)s"],
+        "actions": [f"{sys.executable} tests/scenarios/cache/world/fuzz.py --steps %(steps)s --seed %(seed)s"],
         "params": [
             {"name": "steps", "long": "steps", "type": int, "default": 5_000},
             {"name": "seed", "long": "seed", "type": int, "default": 1},

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from buckets.conftest import before_gcs, on_gcs
+from scenarios.buckets.conftest import before_gcs, on_gcs
 from servers.hub import Hub
 from trusses import Ran, Truss, tree
 

@@ -20,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from entries import settings as process
+from recorder import Recorder
 from servers.hub import Hub
 
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.model.records import Project
-from truss_cache_tasks.operations import Outcome, Run, fetch, make_target, project_entries
+from truss_cache_tasks.operations.context import make_target, project_entries
+from truss_cache_tasks.operations.fetch import Outcome, fetch
+from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.store.clean import Cleaned
 
 BIG, OTHER = random.Random(1).randbytes(60_000), random.Random(2).randbytes(40_000)
@@ -90,7 +93,7 @@ class Trussed:
     """One config on one machine, for one invocation."""
 
     workspace: Workspace
-    said: list[str] = field(default_factory=list)
+    recorder: Recorder = field(default_factory=Recorder)
 
     def target(self, name: str | None = None) -> Any:
         return next(t for t in self.workspace.targets if name in (None, t.name))
@@ -108,7 +111,7 @@ class Trussed:
         for target in self.workspace.targets:
             fresh = self.workspace.judge(target).fresh
             if (not names or target.name in names) and (force or not fresh):
-                run = Run(self.workspace.run, self.said.append)
+                run = RunContext(id=self.workspace.run, reporter=self.recorder)
                 done[target.name] = fetch(target, run, force=force and fresh)
         return done
 

@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 
 from truss_cache_tasks.errors import CacheTaskError
 
+How = Literal["fetched", "claimed", "repaired", "fresh"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
@@ -29,7 +31,7 @@ class Started(Event):
     """Work on a stale entry began.
 
     Attributes:
-        reasons: why the entry is stale, one clause each; () where a run is forced.
+        reasons: why the entry is stale, one clause each; () where a run is forced, or it is fresh meanwhile.
         lists: whether the store is certainly listed; else the files on disk may suffice.
         forced: everything is hashed and resolved again.
     """
@@ -88,11 +90,11 @@ class Retrying(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting(Event):
-    """Another process holds a lock that is needed; told once for each wait.
+    """Another process, or another entry of this one, holds a lock that is needed: told once, after a second.
 
     Attributes:
         lock: what it protects: the entry, one file that is being fetched, or the records of a cache root.
-        path: of the file, or of the root.
+        path: of the cache root, where `lock` is "file" of the file in its store's listing.
     """
 
     lock: Literal["entry", "file", "root"]
@@ -130,12 +132,13 @@ class Committed(Event):
     """The entry is fresh.
 
     Attributes:
-        how: `fetched` from its store (or found whole after a listing), `claimed` as it was, or `repaired` offline.
+        how: `fetched` from its store (or found whole after a listing), `claimed` as it was, `repaired` offline, or
+            `fresh`: another process had done it.
         files, size, unverified: of the whole entry; size in bytes, `unverified` files without a digest of the store.
         fetched_files, fetched_size: of these, what this run received.
     """
 
-    how: Literal["fetched", "claimed", "repaired"]
+    how: How
     files: int
     size: int
     unverified: int

@@ -11,7 +11,7 @@
         ... hub.url ... hub.requests ... hub.leaks
 
 Two sockets: the Hub at 127.0.0.1, and its CDN at localhost, to which LFS files redirect and which must never see a
-token. tests/test_hub_stand_in.py has huggingface_hub as its judge.
+token. tests/servers/test_hub.py has huggingface_hub as its judge.
 """
 
 from __future__ import annotations

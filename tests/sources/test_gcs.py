@@ -278,7 +278,7 @@ def test_a_prefix_with_nothing_says_so(store: Place, marker: bool) -> None:
 
 
 def test_a_stored_gzip_object_is_listed_as_one_to_decode_and_comes_as_it_is_stored(store: Place) -> None:
-    """Its size and digest are those of the stored bytes; tests/scenarios/test_stored_gzip.py has what users see."""
+    """Its size and digest are those of the stored bytes; scenarios/cache/test_stored_gzip.py has what users see."""
     packed = gzip.compress(b'{"a": 1}' * 500, mtime=0)
     store.gcs.put(store.bucket, f"{store.prefix}/config.json", packed, encoding="gzip")
     source = store.source()

@@ -17,7 +17,8 @@ from trusses import Truss, tree
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.records import Claims, Pin
-from truss_cache_tasks.operations import forecast, judge_target
+from truss_cache_tasks.operations.context import judge_target
+from truss_cache_tasks.operations.forecast import forecast
 from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims, write_pin
 from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.root_state import RootState

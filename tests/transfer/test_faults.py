@@ -5,8 +5,8 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from transfer.conftest import FAST, Scratch, job_for, pull_one
 
+from transfer.conftest import FAST, Scratch, job_for, pull_one
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import (
     AccessDenied,

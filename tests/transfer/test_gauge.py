@@ -6,8 +6,8 @@ import math
 import ssl
 
 import pytest
-from transfer.conftest import job_for, pull_one
 
+from transfer.conftest import job_for, pull_one
 from truss_cache_tasks import transfer
 from truss_cache_tasks.transfer.gauge import Gauge
 from truss_cache_tasks.transfer.process import this_process

@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import replace
 
 import pytest
-from transfer.conftest import FAST, job_for, pull_one
 
+from transfer.conftest import FAST, job_for, pull_one
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import IntegrityError
 from truss_cache_tasks.model.listing import Digest

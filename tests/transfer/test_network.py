@@ -6,8 +6,8 @@ import pytest
 from servers.certificates import make_authority
 from servers.faults import fault_server
 from servers.proxy import proxying
-from transfer.conftest import FAST, job_for, pull_one
 
+from transfer.conftest import FAST, job_for, pull_one
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import ConfigError, TransientError
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from itertools import accumulate
 
 import pytest
+
 from transfer.conftest import FAST, Scratch, job_for, pull_one
 from transfer.test_resume import Journalled
-
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import IntegrityError, TransientError
 from truss_cache_tasks.model.hashing import Hasher

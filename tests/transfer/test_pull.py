@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import pytest
 from servers.faults import FaultServer
-from transfer.conftest import FAST, Scratch, job_for, pull_one
 
+from transfer.conftest import FAST, Scratch, job_for, pull_one
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import AccessDenied, DiskError, Stopped, TransientError
 from truss_cache_tasks.model.listing import Location

@@ -11,8 +11,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from transfer.conftest import FAST, Scratch, job_for, pull_one, sha256
 
+from transfer.conftest import FAST, Scratch, job_for, pull_one, sha256
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import TransientError
 from truss_cache_tasks.model.listing import RemoteFile

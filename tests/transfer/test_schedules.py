@@ -4,9 +4,9 @@ import random
 from dataclasses import replace
 
 import pytest
+
 from transfer.conftest import FAST, job_for, sha256
 from transfer.test_pieces import composite
-
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import IntegrityError, SourceChanged, TransientError
 

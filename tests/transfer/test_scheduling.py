@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from servers.faults import fault_server
 from servers.tools import wait_until
-from transfer.conftest import FAST, job_for
 
+from transfer.conftest import FAST, job_for
 from truss_cache_tasks import transfer
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from servers.certificates import make_authority
 from servers.faults import fault_server
-from transfer.conftest import FAST, job_for, pull_one
 
+from transfer.conftest import FAST, job_for, pull_one
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import AccessDenied, TransientError
 

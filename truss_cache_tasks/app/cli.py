@@ -12,12 +12,11 @@ from typing import Any, NoReturn
 
 from truss_cache_tasks.app import display, signals
 from truss_cache_tasks.app import reports as inspect
-from truss_cache_tasks.app.run import fetch_with_display
 from truss_cache_tasks.app.workspace import Workspace, open_workspace
 from truss_cache_tasks.config.settings import VARIABLES
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, DiskError, Stopped
 from truss_cache_tasks.model.records import FORMAT
-from truss_cache_tasks.operations import EntryContext
+from truss_cache_tasks.operations.context import EntryContext
 
 DONE, FAILED, INTERNAL, MISUSED = 0, 1, 2, 3
 _SIDE_BY_SIDE = 4  # entries at once; they share the engine's connections
@@ -174,6 +173,8 @@ def _fetch_all(workspace: Workspace, stale: Sequence[EntryContext], *, force: bo
 
 
 def _fetch_one(target: EntryContext, run_id: str, *, force: bool) -> int:
+    from truss_cache_tasks.app.run import fetch_with_display  # a no-op fetches nothing
+
     try:
         fetch_with_display(target, run_id, target.name, force=force)
     except Stopped:

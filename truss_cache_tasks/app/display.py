@@ -14,14 +14,14 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, assert_never
 
 from truss_cache_tasks.config.settings import read_settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
-from truss_cache_tasks.model.listing import RemoteFile
-from truss_cache_tasks.operations import Outcome
+from truss_cache_tasks.events import Committed, Event, Received, Relisting, Retrying, Started, Waiting, Warned
 
 _EVERY_S = 10.0
+_EVERY_RETRY_S = 5.0
 _lock = threading.Lock()
 _warned: set[str] = set()
 _lost: list[OSError] = []  # of writes to stdout
@@ -164,43 +164,88 @@ def in_files(count: int) -> str:
 
 
 class EntryDisplay:
-    """The lines of one entry: at its start, every 10 s, and at its end."""
+    """A Reporter that shows one entry: lines at its start, every 10 s, at what people should know, and at its end."""
 
     def __init__(self, label: str) -> None:
         self.label = label
         self._moved = 0
         self._began = time.monotonic()
+        self._retry_shown = -_EVERY_RETRY_S
         self._over = threading.Event()
-        self._count = threading.Lock()
+        self._lock = threading.Lock()
 
-    def start(self, what: str, why: str) -> None:
-        """Say what is done to the entry, and why; then a line every 10 s."""
-        self.say(f"{what} ({why})")
-        threading.Thread(target=self._tick, name="truss-cache-display", daemon=True).start()
+    def __call__(self, event: Event, /) -> None:
+        """Show `event`, from any thread."""
+        match event:
+            case Received():
+                with self._lock:
+                    self._moved += event.size
+            case Started():
+                self._say(_started(event))
+                threading.Thread(target=self._tick, name="truss-cache-display", daemon=True).start()
+            case Retrying():
+                if self._is_time_for_a_retry():
+                    self._say(_retrying(event))
+            case Waiting():
+                self._say(_waiting(event))
+            case Relisting():
+                self._say("the source changed meanwhile: listing it again")
+            case Warned():
+                self._say(f"warning: {event.message}")
+            case Committed():
+                self._say(*_committed(event, max(time.monotonic() - self._began, 1e-3)))
 
-    def say(self, line: str) -> None:
-        """Say one line about this entry."""
-        say(f"{self.label}: {line}")
-
-    def report(self, _file: RemoteFile, size: int) -> None:
-        """Count bytes that arrived, from any thread."""
-        with self._count:
-            self._moved += size
-
-    def end(self, outcome: Outcome | None) -> None:
-        """Say what came of it; None: it failed, and the error says the rest."""
+    def close(self) -> None:
+        """End the lines that come by themselves."""
         self._over.set()
-        if outcome is None:
-            return
-        seconds = max(time.monotonic() - self._began, 1e-3)
-        unverified = sum(not file.digest for file in outcome.manifest.files)
-        rate = f", {in_bytes(outcome.size / seconds)}/s" if outcome.size else ""
-        total = f"{in_files(len(outcome.manifest.files))}, {in_bytes(outcome.manifest.size)}"
-        trust = f"{unverified} unverified: the store has no digest" if unverified else "all verified"
-        self.say(
-            f"{total} ({trust}); fetched {in_files(outcome.files)}, {in_bytes(outcome.size)} in {seconds:.1f} s{rate}"
-        )
+
+    def _say(self, *lines: str) -> None:
+        say(*(f"{self.label}: {line}" for line in lines))
+
+    def _is_time_for_a_retry(self) -> bool:
+        """Whether the last line about a retry is some seconds old: a server in trouble fails many files at once."""
+        with self._lock:
+            now = time.monotonic()
+            is_time = now - self._retry_shown >= _EVERY_RETRY_S
+            if is_time:
+                self._retry_shown = now
+            return is_time
 
     def _tick(self) -> None:
         while not self._over.wait(_EVERY_S):
-            self.say(f"{in_bytes(self._moved)} after {time.monotonic() - self._began:.0f} s")
+            self._say(f"{in_bytes(self._moved)} after {time.monotonic() - self._began:.0f} s")
+
+
+def _started(event: Started) -> str:
+    why = "forced: everything is hashed again" if event.forced else "; ".join(event.reasons) or "fresh"
+    return f"{'fetching' if event.lists else 'checking'} ({why})"
+
+
+def _retrying(event: Retrying) -> str:
+    what = f"retrying {event.path}" if event.path else "listing again"
+    return f"{what} in {event.delay_s:.1f} s: {event.cause}"
+
+
+def _waiting(event: Waiting) -> str:
+    match event.lock:
+        case "entry":
+            what = "fetches this entry"
+        case "file":
+            what = f"fetches {event.path}"
+        case "root":
+            what = f"changes {event.path}"
+        case _:
+            assert_never(event.lock)
+    return f"waiting for another process that {what}"
+
+
+def _committed(event: Committed, seconds: float) -> list[str]:
+    """Return the last lines of an entry: what was done, and what came."""
+    done = {
+        "claimed": ["whole already: claimed, nothing fetched"],
+        "repaired": ["whole already: records put right, nothing fetched"],
+    }
+    rate = f", {in_bytes(event.fetched_size / seconds)}/s" if event.fetched_size else ""
+    trust = f"{event.unverified} unverified: the store has no digest" if event.unverified else "all verified"
+    came = f"{in_files(event.fetched_files)}, {in_bytes(event.fetched_size)} in {seconds:.1f} s{rate}"
+    return [*done.get(event.how, []), f"{in_files(event.files)}, {in_bytes(event.size)} ({trust}); fetched {came}"]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 
 from truss_cache_tasks.app import display, signals
 from truss_cache_tasks.app.workspace import Workspace
-from truss_cache_tasks.operations import EntryContext, Forecast, current_manifest, hub_manifest
+from truss_cache_tasks.operations.context import EntryContext, current_manifest, hub_manifest
+from truss_cache_tasks.operations.forecast import Forecast
 from truss_cache_tasks.store.local_blobs import find_bad_files
 
 Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the name people know it by, ...)

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from truss_cache_tasks import transfer
+from truss_cache_tasks.network.retry import StopPoll
 
 _state = {"stopped": False}
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
@@ -34,6 +35,9 @@ class Interrupted(SystemExit):
 def stopped() -> bool:
     """Whether a signal told this process to stop."""
     return _state["stopped"]
+
+
+CANCEL = StopPoll(stopped)  # a signal cancels it
 
 
 def install() -> None:

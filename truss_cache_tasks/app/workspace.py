@@ -16,15 +16,8 @@ from truss_cache_tasks.errors import ConfigError, DiskError
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.model.request import Layout, StoreKind
 from truss_cache_tasks.model.status import Need, Verdict
-from truss_cache_tasks.operations import (
-    BEHIND,
-    EntryContext,
-    Forecast,
-    forecast,
-    judge_target,
-    make_target,
-    project_entries,
-)
+from truss_cache_tasks.operations.context import BEHIND, EntryContext, judge_target, make_target, project_entries
+from truss_cache_tasks.operations.forecast import Forecast, forecast
 from truss_cache_tasks.store.claims import read_pins
 from truss_cache_tasks.store.clean import Cleaned, clean, roots_of
 from truss_cache_tasks.store.conflicts import ShownFiles, find_shown_files

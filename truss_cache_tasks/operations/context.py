@@ -12,10 +12,17 @@ from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import request_key
+from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.model.records import Manifest, Project
 from truss_cache_tasks.model.request import Layout, Request, StoreKind
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, judge
-from truss_cache_tasks.store.conflicts import OtherEntries, ShownFiles, find_shown_files, is_replaced_by_another_version
+from truss_cache_tasks.store.conflicts import (
+    OtherEntries,
+    ShownFiles,
+    find_shown_files,
+    is_another_version_shown,
+    is_replaced_by_another_version,
+)
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.hub_layout import hub_root
@@ -24,7 +31,8 @@ from truss_cache_tasks.store.manifest import read_manifest
 from truss_cache_tasks.store.record_file import Unreadable
 from truss_cache_tasks.store.root_state import RootState, gather_evidence
 
-BEHIND = "+hub"  # suffix of the claim that an entry with plain files has on the hub cache behind them
+HUB_SUFFIX = "+hub"  # of the claim that an entry with plain files has on the hub cache behind them
+BEHIND = HUB_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -32,15 +40,25 @@ class EntryContext:
     """One entry, and everything on this machine that it means.
 
     Args:
-        place: where its files go.
-        behind: the hub cache's folder for its repo, when `place` holds plain files of a Hub repo; else None.
+        root: where its files go.
+        hub_root: the hub cache's folder for its repo, when `root` holds plain files of a Hub repo; else None.
     """
 
     entry: Entry
     project: Project
     settings: Settings
-    place: CacheRoot
-    behind: CacheRoot | None
+    root: CacheRoot
+    hub_root: CacheRoot | None
+
+    @property
+    def place(self) -> CacheRoot:
+        """The name of `root` before."""
+        return self.root
+
+    @property
+    def behind(self) -> CacheRoot | None:
+        """The name of `hub_root` before."""
+        return self.hub_root
 
     @property
     def name(self) -> str:
@@ -48,38 +66,47 @@ class EntryContext:
         return self.entry.name
 
     @property
-    def behind_claim(self) -> str:
-        """The name of this entry's claim on `behind`."""
-        return self.name + BEHIND
+    def claims(self) -> tuple[str, str]:
+        """The names of the claims that this entry may have."""
+        return self.name, self.name + HUB_SUFFIX
 
     @property
-    def hub_request(self) -> Request:
-        """What `behind` is asked for."""
-        return replace(self.entry.request, layout=Layout.HUB, folder="")
-
-    @property
-    def places(self) -> list[CacheRoot]:
+    def roots(self) -> list[CacheRoot]:
         """The roots where bytes of this entry may lie."""
-        return [self.place] if self.behind is None else [self.place, self.behind]
+        return [self.root] if self.hub_root is None else [self.root, self.hub_root]
 
     @property
     def fingerprint(self) -> str | None:
         """Of the credential file that is there now."""
         return fingerprint(self.entry, self.settings)
 
-    def is_replaced(self, manifest: Manifest) -> bool:
-        """Whether another entry, of any config, shows another version of an object of this one's manifest."""
-        return is_replaced_by_another_version(
-            RootState(self.place), manifest, self.project, (self.name, self.behind_claim)
-        )
+    def request_in(self, root: CacheRoot) -> Request:
+        """Return what is asked of `root`, one of `roots`."""
+        request = self.entry.request
+        return request if root == self.root else hub_request(request) or request
 
-    def other_entries(self, shown: ShownFiles | None = None) -> OtherEntries:
-        """Return what the config's other entries show.
+    def claim_in(self, root: CacheRoot) -> str:
+        """Return the name of this entry's claim in `root`, one of `roots`."""
+        return self.name if root == self.root else self.name + HUB_SUFFIX
+
+    def other_entries(self, root: CacheRoot, shown: ShownFiles | None = None) -> OtherEntries:
+        """Return what the config's other entries show in `root`, and in the roots above and below it.
 
         Args:
-            shown: find_shown_files(self.place, self.project), where it is known.
+            shown: find_shown_files(root, self.project), where it is known.
         """
-        return OtherEntries(shown or find_shown_files(self.place, self.project), (self.name, self.behind_claim))
+        return OtherEntries(shown or find_shown_files(root, self.project), self.claims)
+
+    def is_replaced(self, plan: Plan, manifest: Manifest, others: OtherEntries) -> bool:
+        """Whether another entry, of any config, shows another version of an object of this one's manifest.
+
+        Args:
+            plan: that the manifest carried out.
+            others: `other_entries` of `root`.
+        """
+        return is_another_version_shown(self.root, plan, others) or is_replaced_by_another_version(
+            RootState(self.root), manifest, self.project, self.claims
+        )
 
 
 def make_target(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> EntryContext:
@@ -89,15 +116,15 @@ def make_target(entry: Entry, project: Project, settings: Settings, model_cache:
     repo = settings.hub_cache(entry.hub_env) / f"models--{request.source.root.replace('/', '--')}"
     match request.layout:
         case Layout.HUB:
-            place = hub_root(repo)
+            root = hub_root(repo)
         case Layout.MOUNT:
             mount, prefix = Path(request.folder), settings.mount_root
-            place = flat_root(prefix / mount.relative_to("/") if prefix else mount)
+            root = flat_root(prefix / mount.relative_to("/") if prefix else mount)
         case Layout.VOLUME | Layout.BUCKET:
-            place = flat_root(model_cache)
+            root = flat_root(model_cache)
         case _:
             assert_never(request.layout)
-    return EntryContext(entry, project, settings, place, hub_root(repo) if in_hub else None)
+    return EntryContext(entry, project, settings, root, hub_root(repo) if in_hub else None)
 
 
 def hub_request(request: Request) -> Request | None:
@@ -144,7 +171,7 @@ def hub_manifest(target: EntryContext) -> Manifest | None:
 
 def _apart(target: EntryContext, behind: CacheRoot) -> Manifest | None:
     try:
-        manifest = read_manifest(behind, request_key(target.hub_request))
+        manifest = read_manifest(behind, request_key(target.request_in(behind)))
     except Unreadable:
         return None
     shown = current_manifest(target)
@@ -168,5 +195,5 @@ def project_entries(entries: Sequence[Entry]) -> dict[str, str]:
     for entry in entries:
         keys[entry.name] = entry.key
         if (in_hub := hub_request(entry.request)) is not None:
-            keys[entry.name + BEHIND] = request_key(in_hub)
+            keys[entry.name + HUB_SUFFIX] = request_key(in_hub)
     return keys

@@ -1,4 +1,4 @@
-"""Moving what is missing: locks and partials in, published blobs out; `transfer` carries the bytes between."""
+"""Fetch what is missing: locks and partials in, published blobs out; `transfer` carries the bytes between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from functools import partial
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
+from truss_cache_tasks.events import Published, Received, Verified
+from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import PlannedFile
+from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources import Source
 from truss_cache_tasks.store import partials
 from truss_cache_tasks.store.blob import LocalBlob
@@ -19,55 +22,44 @@ from truss_cache_tasks.store.locks import try_lock
 from truss_cache_tasks.store.partials import Partial
 
 
-@dataclass
-class Run:
-    """One invocation, shared by its entries.
+class Pull:
+    """One call of `transfer`: takes locks and opens partials as it asks for jobs, publishes what is done.
 
-    Args:
-        id: of the invocation: entries of one run that resolve the same moving revision end on one commit.
-        say: takes one line for people.
-        report: takes the bytes that arrive.
-        stopped: whether a signal told us to stop.
+    Attributes:
+        fetched: what came, by identity.
+        busy: what others hold the lock of.
+        lost: what came, and another process took: where locks do not work.
     """
 
-    id: str
-    say: Callable[[str], None] = lambda _line: None
-    report: transfer.Report = transfer.silent
-    stopped: Callable[[], bool] = lambda: False
-
-
-class Mover:
-    """One pull: takes locks and opens partials as `transfer` asks for jobs, publishes what is done."""
-
     def __init__(
-        self, source: Source, settings: Settings, place: CacheRoot, run: Run, came: Callable[[PlannedFile], bool]
+        self, source: Source, settings: Settings, root: CacheRoot, run: RunContext, came: Callable[[PlannedFile], bool]
     ):
         """Begin.
 
         Args:
-            place: whose blobs the files become.
-            came: whether somebody else brought a file meanwhile; asked when its lock is held.
+            root: whose blobs the files become.
+            came: whether another process brought a file meanwhile; asked when its lock is held.
         """
         self.source = source
         self.settings = settings
-        self.place = place
+        self.root = root
         self.run = run
         self.came = came
         self.fetched: dict[str, LocalBlob] = {}
         self.busy: list[PlannedFile] = []
-        self.lost: list[PlannedFile] = []  # came, and another process took them: where locks do not work
+        self.lost: list[PlannedFile] = []
         self.error: CacheTaskError | None = None
         self._open: dict[str, tuple[PlannedFile, Partial, Callable[[], None]]] = {}
 
-    def pull(self, missing: Sequence[PlannedFile]) -> None:
-        """Bring `missing` into `fetched`, save what others hold the lock of (`busy`).
+    def fetch(self, missing: Sequence[PlannedFile]) -> None:
+        """Fetch `missing` into `fetched`, save what is `busy` or `lost`.
 
         Raises:
             CacheTaskError: the first failure, after all ended; `fetched` has what came all the same.
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
         network = transfer.Network.from_env(self.settings.env)
-        pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
+        pulled = transfer.pull(self._jobs(missing), self._received, limits=limits, network=network)
         try:
             for outcome in pulled:
                 self._land(outcome)
@@ -78,12 +70,12 @@ class Mover:
                 temporary.leave()
                 release()
             self._open.clear()
-        partials.sync_names(self.place, self.fetched.values())
+        partials.sync_names(self.root, self.fetched.values())
         if self.error is not None:
             raise self.error
 
     def _jobs(self, missing: Sequence[PlannedFile]) -> Iterator[transfer.Job]:
-        layout = self.place.layout
+        layout = self.root.layout
         for planned in sorted(missing, key=lambda planned: -planned.file.size):  # a large one last would run alone
             if self.error is not None:
                 return
@@ -95,7 +87,7 @@ class Mover:
                 if self.came(planned):
                     release()
                     continue
-                temporary = partials.open_partial(self.place, planned)
+                temporary = partials.open_partial(self.root, planned)
             except BaseException:
                 release()
                 raise
@@ -106,10 +98,13 @@ class Mover:
                 locate,
                 temporary,
                 self.source.explain,
-                self.run.say,
+                lambda line: self.run.warn(line.removeprefix("warning: ")),
                 self.settings.accept_unverified,
                 planned.identity,
             )
+
+    def _received(self, file: RemoteFile, size: int) -> None:
+        self.run.report(Received(path=file.path, size=size))
 
     def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
         assert isinstance(outcome.job, _Job)
@@ -122,13 +117,15 @@ class Mover:
                     temporary.leave()
                 self.error = self.error or outcome.error
                 return
-            held = partials.publish(
-                self.place, planned, temporary, outcome.digest, xxh3=outcome.xxh3, stopped=self.run.stopped
+            blob = partials.publish(
+                self.root, planned, temporary, outcome.digest, xxh3=outcome.xxh3, stopped=self.run.stopped
             )
-            if held is None:
+            if blob is None:
                 self.lost.append(planned)
             else:
-                self.fetched[planned.identity] = held
+                self.fetched[planned.identity] = blob
+                self.run.report(Verified(path=planned.file.path, size=planned.file.size, digest=blob.digest))
+                self.run.report(Published(path=planned.file.path, size=blob.size))
         finally:
             temporary.close()
             release()

@@ -1,42 +1,50 @@
-"""The one place that knows the order of the steps: judge, list, plan, take stock, move, commit."""
+"""Fetch one entry: the order of the steps of a run, and which of them are done again when other processes interfere.
+
+1. Read the status, without a lock. Fresh: done.
+2. Wait for another process that fetches this entry; read the status again under the entry's lock.
+3. Claim what is whole, or put it right from bytes that are on this disk. Neither asks a server.
+4. List the source at the pinned revision, and plan. If another run moves the pin meanwhile: once more.
+5. Find what is on this disk; look at all paths; fetch what is missing; commit. If blobs vanish meanwhile: once more.
+   An entry with plain files of a Hub repo does this for the hub cache first, where its files are then linked from.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, SourceChanged, TransientError
+from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.listing import Listing
 from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.request import StoreKind
-from truss_cache_tasks.model.status import Need, Verdict
-from truss_cache_tasks.network.retry import StopPoll
-from truss_cache_tasks.operations.context import EntryContext, current_manifest, judge_target, read_status
-from truss_cache_tasks.operations.download import Mover, Run
+from truss_cache_tasks.model.status import Need, Status
+from truss_cache_tasks.operations.context import EntryContext, read_status
+from truss_cache_tasks.operations.download import Pull
 from truss_cache_tasks.operations.forecast import replay
+from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources import Source, open_source
 from truss_cache_tasks.store import claims, disk, partials
 from truss_cache_tasks.store.blob import LocalBlob, Vanished
 from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
 from truss_cache_tasks.store.commit import Claimant, PinMoved, claim_if_whole, commit
-from truss_cache_tasks.store.conflicts import find_conflicts, is_another_version_shown, resolve_conflicts
+from truss_cache_tasks.store.conflicts import Conflicts, find_conflicts
 from truss_cache_tasks.store.fetch_notes import note_fetch
 from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roots
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import last_commit
-from truss_cache_tasks.store.names import pin_name
-from truss_cache_tasks.store.root_state import read_states
+from truss_cache_tasks.store.root_state import RootState, read_states
 from truss_cache_tasks.store.visible_paths import check_paths
 
-_LOOKS = 100  # at a disk on which other processes remove what was found, before it is an error
+_ATTEMPTS = 100  # on a disk where other processes remove what was found, before it is an error
 
 
 @dataclass
@@ -46,308 +54,378 @@ class Outcome:
     manifest: Manifest
     files: int = 0
     size: int = 0
+    how: How = "fetched"
 
 
-def fetch(target: EntryContext, run: Run, *, force: bool = False) -> Outcome:
-    """Make the entry fresh: do the least that its verdict asks for, or with `force` re-hash and resolve everything.
+def fetch(context: EntryContext, run: RunContext, *, force: bool = False) -> Outcome:
+    """Make the entry fresh: do the least that its status asks for, or with `force` re-hash and resolve everything.
 
     Raises:
         CacheTaskError: one cause and one remedy; what was good before is still in place.
     """
-    if not force and judge_target(target).fresh and (manifest := current_manifest(target)) is not None:
-        return Outcome(manifest)  # without a lock: nothing may be writable
+    run = run.for_entry(context.name)
+    status = read_status(context)
+    run.report(_started(status, force=force))
+    try:
+        if not force and status.fresh_manifest is not None:
+            outcome = Outcome(status.fresh_manifest, how="fresh")  # without a lock: nothing may be writable
+        else:
+            outcome = _fetch_stale(context, run, force=force)
+    except CacheTaskError as error:
+        run.report(Failed(error=error))
+        raise
+    run.report(_committed(outcome))
+    return outcome
+
+
+def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outcome:
     with (
-        contextlib.ExitStack() as opened,
-        disk.disk_errors(f"cannot use the cache {target.place.path}"),
+        disk.disk_errors(f"cannot use the cache {context.root.path}"),
         disk.import_errors(),
+        _opened_roots(context),
+        _wait_for_other_process(context, context.root, run),
     ):
-        _check_writable(target)
-        for place in target.places:
-            opened.enter_context(place.tree.kept_open())
-        target.place.layout.make_folders()
+        status = read_status(context)  # again: another process may have made it fresh, or taken it away
+        if not force and status.verdict.need is Need.CLAIM:
+            status = _claim(context, run)
+            if status.manifest is not None and status.verdict.need <= Need.CLAIM:
+                return Outcome(status.manifest, how="claimed")
+        if not force and status.fresh_manifest is not None:
+            return Outcome(status.fresh_manifest, how="fresh")
+        if not force and status.verdict.need is Need.REPAIR and (manifest := _repair(context, run, status)):
+            return Outcome(manifest, how="repaired")
+        return _fetch_online(context, run, status, force=force)
+
+
+@contextlib.contextmanager
+def _opened_roots(context: EntryContext) -> Iterator[None]:
+    """Make the entry's root, and keep its folders open, for the block. If that fails, remove what stayed empty."""
+    if not disk.is_writable(context.root.records):
+        raise DiskError(
+            f"the cache folder {context.root.path} is not writable",
+            hint="Make it writable, or choose another: HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT.",
+        )
+    with contextlib.ExitStack() as opened:
+        for root in context.roots:
+            opened.enter_context(root.tree.kept_open())
+        context.root.layout.make_folders()
         try:
-            with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped):
-                try:
-                    return _fetch_locked(target, run, force=force)
-                except CacheTaskError:
-                    for place in target.places:
-                        owner = _author(target, place, run).owner
-                        forget_empty_note(place, _request_key(target, place), owner)
-                    raise
+            yield
         except CacheTaskError:
-            for place in target.places:
-                remove_empty_folders(place)
+            for root in context.roots:
+                remove_empty_folders(root)
             with contextlib.suppress(DiskError):
-                forget_empty_roots(target.settings, target.project)
+                forget_empty_roots(context.settings, context.project)
             raise
 
 
-def _fetch_locked(target: EntryContext, run: Run, *, force: bool) -> Outcome:
-    verdict = judge_target(target)
-    manifest = current_manifest(target)
-    if manifest is not None and not force:
-        if verdict.fresh:
-            return Outcome(manifest)
-        if verdict.need is Need.CLAIM and (claimed := _claim(target, run)):
-            run.say("whole already: claimed, nothing fetched")
-            return Outcome(claimed)
-        if verdict.need is Need.REPAIR and (repaired := _repair(target, manifest, run)):
-            run.say("whole already: records put right, nothing fetched")
-            return Outcome(repaired)
-    return _fetch_online(target, run, judge_target(target), force=force)
+@contextlib.contextmanager
+def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunContext) -> Iterator[None]:
+    """Hold the lock of the entry in `root` for the block, which waits for another process that fetches it.
+
+    If the block fails, its note of what it may have left is forgotten if nothing is left.
+    """
+    key = request_key(context.request_in(root))
+    with locked(root.lock(f"entry-{key}"), run.stopped, run.waits_for("entry", str(root.path))):
+        try:
+            yield
+        except CacheTaskError:
+            forget_empty_note(root, key, (context.project.id, context.claim_in(root)))
+            raise
 
 
-def _claim(target: EntryContext, run: Run) -> Manifest | None:
+def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
-    _remember(target, run)
-
-    status = claim_if_whole(target.place, _author(target, target.place, run), lambda: read_status(target))
-    return status.manifest if status.verdict.need <= Need.CLAIM else None
-
-
-def _fetch_online(target: EntryContext, run: Run, verdict: Verdict, *, force: bool) -> Outcome:
-    if target.settings.offline and target.entry.request.source.kind is StoreKind.HUGGINGFACE:
-        raise TransientError(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
-    source = open_source(target.entry, target.settings, StopPoll(run.stopped))
-    cleaned = _is_cleaned(target)
-    try:
-        return _Fetch(target, source, run, rehash=force or cleaned).bring(verdict, resolve=force)
-    except SourceChanged:
-        run.say("the source changed meanwhile: listing it again")
-        return _Fetch(target, source, run, rehash=False).bring(verdict, resolve=force)
+    _remember_roots(context, run)
+    claimant = _claimant(context, context.root, run)
+    return claim_if_whole(context.root, claimant, partial(read_status, context), run.waits_for_root)
 
 
-def _repair(target: EntryContext, manifest: Manifest, run: Run) -> Manifest | None:
-    """Put visible files and records right from bytes that are here, asking nobody; None if bytes are missing."""
-    plan = replay(target.entry.request, manifest)
-    if is_another_version_shown(target.place, plan, target.other_entries()) or target.is_replaced(manifest):
+def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest | None:
+    """Put visible files and records right from bytes that are here, asking no server; None if bytes are missing."""
+    assert status.manifest is not None
+    root, plan = context.root, replay(context.entry.request, status.manifest)
+    if context.is_replaced(plan, status.manifest, context.other_entries(root)):
         return None
-    held = find_local_blobs(target.places, plan.files, rehash=False, stopped=run.stopped)
-    if any(planned.identity not in held for planned in plan.files):
+    blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=run.stopped)
+    if any(planned.identity not in blobs for planned in plan.files):
         return None
-    _check_space(target.place, _copied(target.place, held.values()))
-    _remember(target, run)
-    with contextlib.suppress(PinMoved, Vanished):  # then the run lists, at the new pin
-        held = _adopted(target.place, plan, held, run)
-        return commit(target.place, plan, held, _author(target, target.place, run), pinned=None, stopped=run.stopped)
+    _check_space(root, (), blobs.values())
+    _remember_roots(context, run)
+    with contextlib.suppress(PinMoved, Vanished):  # then the source is listed, at the new pin
+        return _commit(plan, blobs, _claimant(context, root, run), root, run, pinned=None)
     return None
 
 
-class _Fetch:
-    """One online fetch of one entry."""
+def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, force: bool) -> Outcome:
+    """Fetch from the source; list it once more if an object was replaced after it was listed."""
+    if context.settings.offline and context.entry.request.source.kind is StoreKind.HUGGINGFACE:
+        raise TransientError(
+            f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
+        )
+    source = open_source(context.entry, context.settings, run.cancel)
+    online = _OnlineFetch(context, source, run, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
+    try:
+        return online.retry_if_pin_moved(resolve=force)
+    except SourceChanged as exc:
+        run.report(Relisting(cause=str(exc)))
+        again = _OnlineFetch(context, source, run, rehash=False, prove=status.verdict.unproven)
+        return again.retry_if_pin_moved(resolve=force)
 
-    def __init__(self, target: EntryContext, source: Source, run: Run, *, rehash: bool) -> None:
-        self.target = target
+
+class _OnlineFetch:
+    """One online fetch of one entry.
+
+    Attributes:
+        rehash: the stat of a file is not believed.
+        prove: the credential file has not been shown to open these bytes; a file that comes is a proof.
+        files, size: what came; size in bytes.
+        pins: by the path of a root, as they were when the revision was listed.
+        resolved: this fetch asked what the revision stands for.
+    """
+
+    def __init__(self, context: EntryContext, source: Source, run: RunContext, *, rehash: bool, prove: bool) -> None:
+        self.context = context
         self.source = source
         self.run = run
         self.rehash = rehash
+        self.prove = prove
         self.files = 0
         self.size = 0
-        self.pins: dict[Path, Pin | None] = {}  # by root, as they were when the revision was listed
-        self.resolved = False  # this fetch asked what the revision stands for
+        self.pins: dict[Path, Pin | None] = {}
+        self.resolved = False
 
-    def bring(self, verdict: Verdict, *, resolve: bool) -> Outcome:
-        """List, plan, move what is missing, commit; once more, at its commit, if another run pinned one meanwhile."""
-        overtaken: str | None = None
+    def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
+        """List and bring; once more, at its commit, if another run pinned one meanwhile.
+
+        Args:
+            resolve: ask what the revision stands for, unless this very run did already.
+        """
+        moved_to: str | None = None
         while True:
-            self.pins = {place.path: self._pin_in(place) for place in self.target.places}
-            pinned = overtaken or self._pinned(resolve=resolve)
+            request = self.context.entry.request
+            self.pins = {root.path: RootState(root).pin_of(request) for root in self.context.roots}
+            pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
+            pinned = moved_to or (pins[0].commit if pins else None)
             self.resolved = pinned is None
-            listing = self.source.listing(pinned)
             try:
-                return self._carry_out(listing, verdict)
+                return self._bring(self.source.listing(pinned))
             except PinMoved as exc:
-                overtaken = exc.commit
+                moved_to = exc.commit
 
-    def _carry_out(self, listing: Listing, verdict: Verdict) -> Outcome:
-        target = self.target
-        plan = make_plan(target.entry.request, listing)
-        _refuse_case_clashes(plan, target.place)
+    def _bring(self, listing: Listing) -> Outcome:
+        """Plan, refuse what cannot be shown, and bring the files: through the hub cache if that is due."""
+        root = self.context.root
+        plan = make_plan(self.context.entry.request, listing)
+        _refuse_case_clashes(plan, root)
         for warning in plan.warnings:
-            self.run.say(f"warning: {warning}")
-        others = target.other_entries()
-        unsure = find_conflicts(target.place, plan, others)
-        if target.behind is not None and self._goes_through(target.behind, listing):
-            self._look(target.place, plan, self._stock(plan))  # before bytes come for the hub cache
-            self._fill_hub(target.behind, listing)
-        for _ in range(_LOOKS):
-            held = self._stock(plan)
-            self._look(target.place, plan, held)
-            self._move(target.place, unsure, held)
-            resolve_conflicts(target.place, plan, unsure, others, held)
-            self._move(target.place, plan.files, held)
-            if verdict.unproven and not self.files:
-                self._prove(plan)
-            manifest = self._commit(target.place, plan, held)
-            if manifest is not None:
-                return Outcome(manifest, self.files, self.size)
-        raise _keeps_changing(target.place)
+            self.run.warn(warning)
+        conflicts = find_conflicts(root, plan, self.context.other_entries(root))
+        blobs = self._find_blobs(plan)
+        self.run.report(_planned(plan, blobs))
+        hub_root = self.context.hub_root
+        if hub_root is not None and self._goes_through(hub_root, listing):
+            self._check_paths(root, plan, blobs)
+            self._bring_to_hub(hub_root, listing)
+            blobs = self._find_blobs(plan)
+        manifest = self._retry_if_blobs_vanished(root, plan, blobs, conflicts)
+        return Outcome(manifest, self.files, self.size)
 
-    def _pinned(self, *, resolve: bool) -> str | None:
-        """Return the commit that the revision stands for; with `resolve` only what this very run resolved it to."""
-        pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
-        return pins[0].commit if pins else None
-
-    def _pin_in(self, place: CacheRoot) -> Pin | None:
-        name = pin_name(self.target.entry.request)
-        return claims.read_pins(place).get(name) if name else None
-
-    def _goes_through(self, behind: CacheRoot, listing: Listing) -> bool:
+    def _goes_through(self, hub_root: CacheRoot, listing: Listing) -> bool:
         """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
-        pin = self.pins[behind.path]
+        pin = self.pins[hub_root.path]
         agreed = pin is None or self.resolved or pin.commit == listing.revision
-        one_disk = disk.device_of(behind.path) == disk.device_of(self.target.place.path)
-        return agreed and one_disk and disk.is_writable(behind.path)
+        one_disk = disk.device_of(hub_root.path) == disk.device_of(self.context.root.path)
+        return agreed and one_disk and disk.is_writable(hub_root.path)
 
-    def _commit(self, place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob]) -> Manifest | None:
-        """Commit; None if a held file vanished meanwhile: then no stat is believed any more."""
-        _remember(self.target, self.run)
-        author = _author(self.target, place, self.run, resolved=self.resolved)
-        manifest = None
-        with contextlib.suppress(Vanished):
-            held = _adopted(place, plan, held, self.run)
-            manifest = commit(place, plan, held, author, pinned=self.pins[place.path], stopped=self.run.stopped)
-        self.rehash = self.rehash or manifest is None
-        return manifest
+    def _bring_to_hub(self, hub_root: CacheRoot, listing: Listing) -> None:
+        plan = make_plan(self.context.request_in(hub_root), listing)
+        conflicts = find_conflicts(hub_root, plan, self.context.other_entries(hub_root))
+        hub_root.layout.make_folders()
+        with _wait_for_other_process(self.context, hub_root, self.run):
+            self._retry_if_blobs_vanished(hub_root, plan, self._find_blobs(plan), conflicts)
 
-    def _look(self, place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob]) -> None:
+    def _retry_if_blobs_vanished(
+        self, root: CacheRoot, plan: Plan, blobs: dict[str, LocalBlob], conflicts: Conflicts
+    ) -> Manifest:
+        """Look at the paths, fetch what is missing, commit; once more if a blob vanished meanwhile.
+
+        Args:
+            blobs: what is on this disk already, by identity.
+        """
+        for _ in range(_ATTEMPTS):
+            self._check_paths(root, plan, blobs)
+            self._fetch_missing(root, conflicts.undecided, blobs)
+            conflicts.resolve(blobs)
+            self._fetch_missing(root, plan.files, blobs)
+            self._prove_access(plan)
+            _remember_roots(self.context, self.run)
+            claimant = _claimant(self.context, root, self.run, resolved=self.resolved)
+            try:
+                return _commit(plan, blobs, claimant, root, self.run, pinned=self.pins[root.path])
+            except Vanished:
+                self.rehash = True
+                blobs = self._find_blobs(plan)
+        raise _keeps_changing(root)
+
+    def _find_blobs(self, plan: Plan) -> dict[str, LocalBlob]:
+        return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, stopped=self.run.stopped)
+
+    def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[str, LocalBlob]) -> None:
         """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
-        owned = read_states(place, (file.path for file in plan.files)).own_paths()
-        replace = self.target.settings.replace
-        leaving = owned - {file.path for file in plan.files}  # as far as the commit needs them to
-        check_paths(place, plan, held, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
+        paths = {file.path for file in plan.files}
+        owned, replace = read_states(root, paths).own_paths(), self.context.settings.replace
+        leaving = owned - paths  # as far as the commit needs them to
+        check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
 
-    def _fill_hub(self, behind: CacheRoot, listing: Listing) -> None:
-        """Bring a repo with plain files into the hub cache first, which the plain files are then linked to."""
-        plan = make_plan(self.target.hub_request, listing)
-        behind.layout.make_folders()
-        with locked(behind.lock(f"entry-{_request_key(self.target, behind)}"), self.run.stopped):
-            self._fill_hub_locked(behind, plan)
-
-    def _fill_hub_locked(self, behind: CacheRoot, plan: Plan) -> None:
-        for _ in range(_LOOKS):
-            held = self._stock(plan)
-            self._look(behind, plan, held)
-            self._move(behind, plan.files, held)
-            if self._commit(behind, plan, held) is not None:
-                return
-        raise _keeps_changing(behind)
-
-    def _stock(self, plan: Plan) -> dict[str, LocalBlob]:
-        places = self.target.places
-        return find_local_blobs(places, plan.files, rehash=self.rehash, stopped=self.run.stopped)
-
-    def _move(self, place: CacheRoot, files: Sequence[PlannedFile], held: dict[str, LocalBlob]) -> None:
-        """Fetch those of `files` that are not held, each under its blob's lock, and add them to `held`."""
-        missing = list({f.identity: f for f in files if f.identity not in held}.values())
-        coming = sum(planned.file.size for planned in missing) - partials.left_bytes(place, missing)
-        _check_space(place, coming + _copied(place, held.values()))
+    def _fetch_missing(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[str, LocalBlob]) -> None:
+        """Fetch those of `files` that are not in `blobs`, each under its blob's lock, and add them."""
+        missing = list({file.identity: file for file in files if file.identity not in blobs}.values())
+        _check_space(root, missing, blobs.values())
         if missing:
-            self._note(place, missing)
-        since = last_commit(place.tree)
-        for _ in range(_LOOKS):
+            self._note_fetch(root, missing)
+        came = partial(self._came_meanwhile, root, blobs, last_commit(root.tree))
+        for _ in range(_ATTEMPTS):
             if not missing:
                 return
-            came = partial(self._came, place, held, since)
-            mover = Mover(self.source, self.target.settings, place, self.run, came)
+            pull = Pull(self.source, self.context.settings, root, self.run, came)
             try:
-                mover.pull(missing)
+                pull.fetch(missing)
             finally:
-                held.update(mover.fetched)
-                self.files += len(mover.fetched)
-                self.size += sum(one.size for one in mover.fetched.values())
-            if mover.busy:  # another process fetches these: wait for one, holding nothing, then look again
-                with locked(place.layout.blob_lock(place.layout.blob_id(mover.busy[0].identity)), self.run.stopped):
-                    pass
-            missing = [planned for planned in mover.busy + mover.lost if not came(planned)]
-        raise _keeps_changing(place)
+                blobs.update(pull.fetched)
+                self.files += len(pull.fetched)
+                self.size += sum(blob.size for blob in pull.fetched.values())
+            if pull.busy:
+                self._wait_for_blob(root, pull.busy[0])
+            missing = [planned for planned in pull.busy + pull.lost if not came(planned)]
+        raise _keeps_changing(root)
 
-    def _note(self, place: CacheRoot, missing: Iterable[PlannedFile]) -> None:
+    def _note_fetch(self, root: CacheRoot, missing: Iterable[PlannedFile]) -> None:
         """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
-        _remember(self.target, self.run)
-        owner = _author(self.target, place, self.run).owner
-        ids = {place.layout.blob_id(planned.identity) for planned in missing}
-        with locked(place.lock("root"), self.run.stopped):
-            note_fetch(place, _request_key(self.target, place), owner, blobs=ids)
+        _remember_roots(self.context, self.run)
+        key = request_key(self.context.request_in(root))
+        owner = (self.context.project.id, self.context.claim_in(root))
+        ids = {root.layout.blob_id(planned.identity) for planned in missing}
+        with locked(root.lock("root"), self.run.stopped, self.run.waits_for_root):
+            note_fetch(root, key, owner, blobs=ids)
 
-    def _came(self, place: CacheRoot, held: dict[str, LocalBlob], since: int, planned: PlannedFile) -> bool:
-        """Judge again what a lock was taken for."""
-        if not place.layout.may_have_arrived(place.layout.blob_id(planned.identity), since):
+    def _came_meanwhile(self, root: CacheRoot, blobs: dict[str, LocalBlob], since: int, planned: PlannedFile) -> bool:
+        """Whether another process brought these bytes: decided again under the blob's lock."""
+        if not root.layout.may_have_arrived(root.layout.blob_id(planned.identity), since):
             return False
-        held.update(find_local_blobs([place], [planned], rehash=self.rehash, stopped=self.run.stopped))
-        return planned.identity in held
+        blobs.update(find_local_blobs([root], [planned], rehash=self.rehash, stopped=self.run.stopped))
+        return planned.identity in blobs
 
-    def _prove(self, plan: Plan) -> None:
-        file = min((f.file for f in plan.files), key=lambda f: (f.size == 0, f.size))
-        network = transfer.Network.from_env(self.target.settings.env)
+    def _wait_for_blob(self, root: CacheRoot, planned: PlannedFile) -> None:
+        """Wait, holding nothing, for another process that fetches these bytes."""
+        lock = root.layout.blob_lock(root.layout.blob_id(planned.identity))
+        with locked(lock, self.run.stopped, self.run.waits_for("file", planned.file.path)):
+            pass
+
+    def _prove_access(self, plan: Plan) -> None:
+        """Ask for the first byte of a file, if a proof of access is due and no file came."""
+        if not self.prove or self.files:
+            return
+        file = min((planned.file for planned in plan.files), key=lambda file: (file.size == 0, file.size))
+        network = transfer.Network.from_env(self.context.settings.env)
         transfer.probe(file, partial(self.source.locate, file), self.source.explain, network=network)
+        self.prove = False
 
 
-def _remember(target: EntryContext, run: Run) -> None:
-    """Note which roots this project uses, before anything of it is written there."""
-    remember_roots(target.settings, target.project, run.say)
-
-
-def _request_key(target: EntryContext, place: CacheRoot) -> str:
-    return request_key(target.entry.request if place is target.place else target.hub_request)
-
-
-def _author(target: EntryContext, place: CacheRoot, run: Run, *, resolved: bool = False) -> Claimant:
-    claim = target.name if place == target.place else target.behind_claim
-    replace = target.settings.replace
-    return Claimant(target.project, claim, target.name, target.fingerprint, run.id, resolved, replace)
-
-
-def _is_cleaned(target: EntryContext) -> bool:
-    """Whether a clean took this entry's bytes, or would have if no other claim had held them: no stat is believed."""
-    found = [claims.claims_of(place, target.project).entries for place in target.places]
-    names = (target.name, target.behind_claim)
-    return any(claim.cleaned for entries in found for name, claim in entries.items() if name in names)
-
-
-def _adopted(place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], run: Run) -> dict[str, LocalBlob]:
-    """Return the blobs of the plan where its paths can show them. Raises Vanished."""
-    return {
-        planned.identity: place.layout.adopt_blob(planned, held[planned.identity], run.stopped)
+def _commit(
+    plan: Plan,
+    blobs: Mapping[str, LocalBlob],
+    claimant: Claimant,
+    root: CacheRoot,
+    run: RunContext,
+    *,
+    pinned: Pin | None,
+) -> Manifest:
+    """Put the blobs where the root's paths can show them, and commit. Raises Vanished and PinMoved."""
+    adopted = {
+        planned.identity: root.layout.adopt_blob(
+            planned, blobs[planned.identity], run.stopped, run.waits_for("file", planned.file.path)
+        )
         for planned in plan.files
     }
+    return commit(root, plan, adopted, claimant, pinned=pinned, stopped=run.stopped, on_wait=run.waits_for_root)
 
 
-def _keeps_changing(place: CacheRoot) -> DiskError:
+def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolved: bool = False) -> Claimant:
+    return Claimant(
+        project=context.project,
+        claim=context.claim_in(root),
+        entry=context.name,
+        fingerprint=context.fingerprint,
+        run=run.id,
+        resolved=resolved,
+        replace=context.settings.replace,
+    )
+
+
+def _remember_roots(context: EntryContext, run: RunContext) -> None:
+    """Note which roots this project uses, before anything of it is written there."""
+    remember_roots(context.settings, context.project, run.warn)
+
+
+def _is_cleaned(context: EntryContext) -> bool:
+    """Whether a clean took this entry's bytes, or would have if no other claim had held them: no stat is believed."""
+    found = [claims.claims_of(root, context.project).entries for root in context.roots]
+    return any(claim.cleaned for entries in found for name, claim in entries.items() if name in context.claims)
+
+
+def _keeps_changing(root: CacheRoot) -> DiskError:
     return DiskError(
-        f"{place.path}: other processes keep removing what was found or fetched",
+        f"{root.path}: other processes keep removing what was found or fetched",
         hint="Find what cleans this cache, and run the command again.",
     )
 
 
-def _check_writable(target: EntryContext) -> None:
-    folder = target.place.records
-    if not disk.is_writable(folder):
-        raise DiskError(
-            f"the cache folder {target.place.path} is not writable",
-            hint="Make it writable, or choose another: HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT.",
-        )
-
-
-def _copied(place: CacheRoot, held: Iterable[LocalBlob]) -> int:
-    """Bytes that must be copied to this disk from another one."""
-    here = disk.device_of(place.path)
-    return sum(one.size for one in held if one.device != here)
-
-
-def _check_space(place: CacheRoot, needed: int) -> None:
-    free = disk.free_bytes(place.path)
+def _check_space(root: CacheRoot, missing: Sequence[PlannedFile], blobs: Iterable[LocalBlob]) -> None:
+    """Refuse to begin what does not fit on the disk: what is fetched, and what is copied from other disks."""
+    coming = sum(planned.file.size for planned in missing) - partials.left_bytes(root, missing)
+    here = disk.device_of(root.path)
+    needed = coming + sum(blob.size for blob in blobs if blob.device != here)
+    free = disk.free_bytes(root.path)
     if needed > free:
         raise DiskError(
-            f"not enough space for {place.path}: {needed:,} bytes are to come, {free:,} are free",
+            f"not enough space for {root.path}: {needed:,} bytes are to come, {free:,} are free",
             hint="Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
         )
 
 
-def _refuse_case_clashes(plan: Plan, place: CacheRoot) -> None:
+def _refuse_case_clashes(plan: Plan, root: CacheRoot) -> None:
     clash = case_clashes(plan.files)
-    if clash and place.records.exists() and place.records.with_name(place.records.name.upper()).exists():
+    if clash and root.records.exists() and root.records.with_name(root.records.name.upper()).exists():
         raise Collision(
             f"{plan.request.source}: {clash[0]!r} and {clash[1]!r} are one file on this disk, which is blind to case",
             hint="Drop one of them with ignore_patterns, or use a case-sensitive disk.",
         )
+
+
+def _started(status: Status, *, force: bool) -> Started:
+    if force:
+        return Started(reasons=(), lists=False, forced=True)
+    return Started(reasons=status.verdict.reasons, lists=status.verdict.need is Need.FETCH, forced=False)
+
+
+def _planned(plan: Plan, blobs: Mapping[str, LocalBlob]) -> Planned:
+    missing = {file.identity: file.file.size for file in plan.files if file.identity not in blobs}
+    return Planned(
+        files=len(plan.files),
+        size=sum(file.file.size for file in plan.files),
+        missing_files=len(missing),
+        missing_size=sum(missing.values()),
+    )
+
+
+def _committed(outcome: Outcome) -> Committed:
+    manifest = outcome.manifest
+    return Committed(
+        how=outcome.how,
+        files=len(manifest.files),
+        size=manifest.size,
+        unverified=sum(not file.digest for file in manifest.files),
+        fetched_files=outcome.files,
+        fetched_size=outcome.size,
+    )

@@ -12,7 +12,7 @@ from truss_cache_tasks.model.records import FileRecord, Manifest, parse_digest
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.status import Need, Verdict
 from truss_cache_tasks.operations.context import EntryContext, current_manifest
-from truss_cache_tasks.store.conflicts import ShownFiles, find_conflicts, is_another_version_shown
+from truss_cache_tasks.store.conflicts import ShownFiles, find_conflicts
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 
@@ -47,7 +47,7 @@ def forecast(
     """
     if verdict.need <= Need.CLAIM:
         return Forecast(verdict, False, 0)
-    with disk_errors(f"cannot look at {target.place.path}"):
+    with disk_errors(f"cannot look at {target.root.path}"):
         return _forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
 
 
@@ -59,19 +59,19 @@ def _forecast(
         return Forecast(verdict, True, None)
     plan = replay(target.entry.request, manifest)
     try:
-        others = target.other_entries(shown)
-        find_conflicts(target.place, plan, others)
-        overtaken = is_another_version_shown(target.place, plan, others) or target.is_replaced(manifest)
+        others = target.other_entries(target.root, shown)
+        find_conflicts(target.root, plan, others)
+        overtaken = target.is_replaced(plan, manifest, others)
     except Collision:  # the run says which, and fails
         overtaken = True
     if overtaken:
         return Forecast(verdict, True, None)
     if not hashing and verdict.need is Need.REPAIR:
-        present = {record.identity for record in manifest.files if target.place.layout.find_bytes(record.path)}
+        present = {record.identity for record in manifest.files if target.root.layout.find_bytes(record.path)}
         missing = sum(planned.file.size for planned in plan.files if planned.identity not in present)
         return Forecast(verdict, True, missing)
-    held = find_local_blobs(target.places, plan.files, rehash=False, stopped=stopped)
-    missing = sum({f.identity: f.file.size for f in plan.files if f.identity not in held}.values())
+    blobs = find_local_blobs(target.roots, plan.files, rehash=False, stopped=stopped)
+    missing = sum({f.identity: f.file.size for f in plan.files if f.identity not in blobs}.values())
     return Forecast(verdict, verdict.need > Need.REPAIR or missing > 0, missing)
 
 

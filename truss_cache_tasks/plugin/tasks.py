@@ -14,7 +14,7 @@ from doit.exceptions import InvalidTask
 from truss_cache_tasks.app import display
 from truss_cache_tasks.app.workspace import Workspace, open_workspace
 from truss_cache_tasks.errors import ConfigError
-from truss_cache_tasks.operations import EntryContext
+from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.plugin.actions import Clean, Fail, FetchAction
 from truss_cache_tasks.plugin.uptodate import META, GroupJudgement, Judgement
 

@@ -10,7 +10,7 @@ from doit.dependency import UptodateCalculator
 from truss_cache_tasks.app import display, signals
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.model.records import Manifest
-from truss_cache_tasks.operations import EntryContext, current_manifest
+from truss_cache_tasks.operations.context import EntryContext, current_manifest
 
 META = "truss_cache"  # the key of our part of a task's meta, which doit carries to its child processes
 

@@ -16,11 +16,11 @@ from truss_cache_tasks.model.status import Need, Status, same_mtime
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blob import LocalBlob
 from truss_cache_tasks.store.clean import sweep
-from truss_cache_tasks.store.conflicts import OtherEntries, find_conflicts, find_shown_files, resolve_conflicts
+from truss_cache_tasks.store.conflicts import OtherEntries, find_conflicts, find_shown_files
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.fetch_notes import forget_paths, keep_note, note_fetch, read_notes
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.locks import OnWait, locked
 from truss_cache_tasks.store.manifest import write_manifest
 from truss_cache_tasks.store.names import pin_name
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states
@@ -78,6 +78,7 @@ def commit(
     *,
     pinned: Pin | None,
     stopped: Callable[[], bool],
+    on_wait: OnWait = lambda _lock: None,
 ) -> Manifest:
     """Make the plan visible, record it, pin it and claim it: under the locks of all roots that its paths lie in.
 
@@ -103,7 +104,7 @@ def commit(
     def paths(state: RootState) -> set[str]:
         return planned.union(*(manifest.paths for manifest in state.manifests.readable))
 
-    with locked_states(root, paths, stopped) as states:
+    with locked_states(root, paths, stopped, on_wait) as states:
         pin = states.own.pin_of(plan.request)
         if pin is not None and pin != pinned and pin.commit != plan.revision:
             raise PinMoved(pin.commit)
@@ -126,7 +127,7 @@ def _refuse_changed(plan: Plan, blobs: Mapping[str, LocalBlob], claimant: Claima
         blob.stat()
     # entries that run side by side could not see each other before
     others = OtherEntries(find_shown_files(root, claimant.project, states.around), (claimant.claim,))
-    resolve_conflicts(root, plan, find_conflicts(root, plan, others), others, blobs)
+    find_conflicts(root, plan, others).resolve(blobs)
 
 
 def _show(
@@ -245,13 +246,18 @@ def _forget_notes(root: CacheRoot, key: str, claimant: Claimant) -> None:
             keep_note(root, note, note.claims - {claimant.owner})
 
 
-def claim_if_whole(root: CacheRoot, claimant: Claimant, read_status: Callable[[], Status]) -> Status:
+def claim_if_whole(
+    root: CacheRoot,
+    claimant: Claimant,
+    read_status: Callable[[], Status],
+    on_wait: OnWait = lambda _lock: None,
+) -> Status:
     """Claim a manifest that is whole as it is, if it still is once the root's lock is held.
 
     Returns:
         The status under the lock: its need is CLAIM or NOTHING if the manifest is claimed now.
     """
-    with locked(root.lock("root")):
+    with locked(root.lock("root"), on_wait=on_wait):
         status = read_status()
         if status.manifest is not None and status.verdict.need <= Need.CLAIM:
             _write_claim(RootState(root), status.manifest, claimant)

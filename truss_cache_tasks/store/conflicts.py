@@ -85,13 +85,41 @@ def find_shown_files(root: CacheRoot, project: Project, known: Iterable[RootStat
     return found
 
 
-def find_conflicts(root: CacheRoot, plan: Plan, others: OtherEntries) -> list[PlannedFile]:
-    """Return the files whose bytes must be seen before it is known whether they collide (no common digest).
+@dataclass(frozen=True)
+class Conflicts:
+    """Files of a plan that lie at paths of other entries, and whose bytes must be seen: no digest tells them apart.
+
+    Args:
+        undecided: these files; () where there is nothing to compare.
+    """
+
+    root: CacheRoot
+    plan: Plan
+    others: OtherEntries
+    undecided: tuple[PlannedFile, ...]
+
+    def resolve(self, blobs: Mapping[str, LocalBlob]) -> None:
+        """Compare the bytes themselves.
+
+        Args:
+            blobs: by identity, of all files that are undecided.
+
+        Raises:
+            Collision: names the path and both entries.
+        """
+        for planned in self.undecided:
+            there = self.others.at(f"{self.root.path}/{planned.path}")
+            if there is not None and blobs[planned.identity].xxh3 != there[1].xxh3:
+                raise _collision(self.plan, planned, there[0])
+
+
+def find_conflicts(root: CacheRoot, plan: Plan, others: OtherEntries) -> Conflicts:
+    """Compare a plan with what other entries show, as far as the listing can tell.
 
     Raises:
-        Collision: names the path and both entries, as far as the listing can tell.
+        Collision: names the path and both entries.
     """
-    unsure = []
+    undecided = []
     for planned in plan.files if others.shown.files else ():
         path = f"{root.path}/{planned.path}"
         if (other := others.folder_conflict(path)) is not None:
@@ -107,26 +135,8 @@ def find_conflicts(root: CacheRoot, plan: Plan, others: OtherEntries) -> list[Pl
             if mine != record.digest or planned.file.size != (record.stored_size or record.size):
                 raise _collision(plan, planned, name)
         else:
-            unsure.append(planned)
-    return unsure
-
-
-def resolve_conflicts(
-    root: CacheRoot,
-    plan: Plan,
-    unsure: Iterable[PlannedFile],
-    others: OtherEntries,
-    blobs: Mapping[str, LocalBlob],
-) -> None:
-    """Compare the bytes themselves. Raises Collision as `find_conflicts` does.
-
-    Args:
-        unsure: of `find_conflicts`; all of them are in `blobs`.
-    """
-    for planned in unsure:
-        there = others.at(f"{root.path}/{planned.path}")
-        if there is not None and blobs[planned.identity].xxh3 != there[1].xxh3:
-            raise _collision(plan, planned, there[0])
+            undecided.append(planned)
+    return Conflicts(root, plan, others, tuple(undecided))
 
 
 def is_another_version_shown(root: CacheRoot, plan: Plan, others: OtherEntries) -> bool:

@@ -15,7 +15,7 @@ from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob, link_or_copy, show_file
 from truss_cache_tasks.store.disk import token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
-from truss_cache_tasks.store.locks import LockFile, unlink_unless_locked
+from truss_cache_tasks.store.locks import LockFile, OnWait, unlink_unless_locked
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.names import LOCKS, PARTIALS, STAGED, STAGING, folders_of
 from truss_cache_tasks.store.tree import FileTree
@@ -55,7 +55,9 @@ class FlatLayout:
     def before_publish(self, blob: str, mtime_ns: int) -> None:
         """Do nothing: the name of a blob says that it is ours."""
 
-    def adopt_blob(self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool]) -> LocalBlob:
+    def adopt_blob(
+        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait
+    ) -> LocalBlob:
         """Return `blob` as it is: a path can show bytes from anywhere."""
         return blob
 

@@ -17,7 +17,7 @@ from truss_cache_tasks.store.blob import FoundFile, LocalBlob, Taken, Vanished, 
 from truss_cache_tasks.store.blob import show_file as show_file_itself
 from truss_cache_tasks.store.disk import MOVE_AWAY, NO_LINKS, disk_errors, token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
-from truss_cache_tasks.store.locks import LockFile, locked, unlink_unless_locked
+from truss_cache_tasks.store.locks import LockFile, OnWait, locked, unlink_unless_locked
 from truss_cache_tasks.store.names import BLOB_ID, LOCKS, PARTIALS, PUBLISHED, REMOVED, is_commit
 from truss_cache_tasks.store.tree import FileTree
 
@@ -71,7 +71,9 @@ class HubLayout:
         finally:
             os.close(descriptor)
 
-    def adopt_blob(self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool]) -> LocalBlob:
+    def adopt_blob(
+        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait
+    ) -> LocalBlob:
         """Put bytes that lie elsewhere on this machine (a mount, a volume) into the repo's blobs, linked if possible.
 
         A file that is in the snapshot itself, as huggingface_hub puts it where there are no links, stays there.
@@ -86,7 +88,7 @@ class HubLayout:
         if shared is not None and shared.tree is self.hub_tree and blob.is_file(shared.stat):
             return blob  # it lies in the store that huggingface_hub shares between repos, and its link is there
         with (
-            locked(self.blob_lock(os.path.basename(path)), stopped),
+            locked(self.blob_lock(os.path.basename(path)), stopped, on_wait),
             disk_errors(f"cannot write below {self.tree.path}"),
         ):
             temporary = f"{PARTIALS}/{os.path.basename(path)}.{token()}"

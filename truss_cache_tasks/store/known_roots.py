@@ -31,13 +31,13 @@ def known_roots(settings: Settings, project: Project) -> set[str]:
         return set()
 
 
-def remember_roots(settings: Settings, project: Project, say: Callable[[str], None]) -> None:
-    """Note the roots of the config, beside those that it had before. Warns where that cannot be written."""
+def remember_roots(settings: Settings, project: Project, warn: Callable[[str], object]) -> None:
+    """Note the roots of the config, beside those that it had before. Calls `warn` where that cannot be written."""
     if not set(project.roots) <= known_roots(settings, project):
         try:
             _write(settings, project, add=project.roots)
         except DiskError as error:
-            say(f"warning: {error}: `clean` will not find this cache after an edit of its path")
+            warn(f"{error}: `clean` will not find this cache after an edit of its path")
 
 
 def forget_empty_roots(settings: Settings, project: Project) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob
-from truss_cache_tasks.store.locks import LockFile
+from truss_cache_tasks.store.locks import LockFile, OnWait
 from truss_cache_tasks.store.names import LOCKS
 from truss_cache_tasks.store.tree import FileTree
 
@@ -77,7 +77,9 @@ class BlobLayout(Protocol):
     def before_publish(self, blob: str, mtime_ns: int, /) -> None:
         """Note that the file that is about to be renamed to `blob` is ours, where its name does not say so."""
 
-    def adopt_blob(self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], /) -> LocalBlob:
+    def adopt_blob(
+        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait, /
+    ) -> LocalBlob:
         """Return `blob` where a path of this root can show it: the hub cache links to blobs of the same repo alone.
 
         Raises:

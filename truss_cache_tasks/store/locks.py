@@ -19,6 +19,7 @@ from truss_cache_tasks.store.tree import FileTree
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.25
+_REPORTED_AFTER_S = 1.0  # entries that run side by side wait for each other for less
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class LockFile:
 
     def __str__(self) -> str:
         return str(self.tree.path / self.path)
+
+
+OnWait = Callable[[LockFile], object]
 
 
 def try_lock(lock: LockFile) -> Callable[[], None] | None:
@@ -83,13 +87,22 @@ def _release(descriptor: int, lock: LockFile) -> None:
 
 
 @contextlib.contextmanager
-def locked(lock: LockFile, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Hold the lock for the block; waits for its holder, and raises Stopped when told to stop meanwhile."""
-    wait = _FIRST_WAIT_S
+def locked(
+    lock: LockFile, stopped: Callable[[], bool] = lambda: False, on_wait: OnWait = lambda _lock: None
+) -> Iterator[None]:
+    """Hold the lock for the block; waits for its holder, and raises Stopped when told to stop meanwhile.
+
+    Args:
+        on_wait: called once, when the lock was held by another for a second.
+    """
+    wait, waited = _FIRST_WAIT_S, 0.0
     while (release := try_lock(lock)) is None:
         if stopped():
             raise Stopped(f"stopped while waiting for {lock}")
         time.sleep(wait)
+        if waited < _REPORTED_AFTER_S <= waited + wait:
+            on_wait(lock)
+        waited += wait
         wait = min(wait * 1.5, _LONGEST_WAIT_S)
     try:
         yield

@@ -24,7 +24,7 @@ from truss_cache_tasks.store.disk import is_writable
 from truss_cache_tasks.store.fetch_notes import FetchNote, read_notes
 from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.locks import OnWait, locked
 from truss_cache_tasks.store.manifest import Manifests, note_hidden, read_manifest, read_manifests
 from truss_cache_tasks.store.names import pin_name
 from truss_cache_tasks.store.record_file import Unreadable
@@ -184,7 +184,10 @@ def read_states(root: CacheRoot, paths: Iterable[str]) -> NestedStates:
 
 @contextmanager
 def locked_states(
-    root: CacheRoot, paths: Callable[[RootState], Collection[str]], stopped: Callable[[], bool] = lambda: False
+    root: CacheRoot,
+    paths: Callable[[RootState], Collection[str]],
+    stopped: Callable[[], bool] = lambda: False,
+    on_wait: OnWait = lambda _lock: None,
 ) -> Iterator[NestedStates]:
     """Hold the locks of the roots in which any of these paths lies; return their states, as they are under the locks.
 
@@ -201,10 +204,10 @@ def locked_states(
         with ExitStack() as locks:
             for one in around:
                 if one is root:
-                    locks.enter_context(locked(one.lock("root"), stopped))
+                    locks.enter_context(locked(one.lock("root"), stopped, on_wait))
                 elif is_writable(one.records):
                     with suppress(DiskError):  # what keeps us from its lock keeps everybody
-                        locks.enter_context(locked(one.lock("root"), stopped))
+                        locks.enter_context(locked(one.lock("root"), stopped, on_wait))
             root.tree.look_anew()
             state = RootState(root)
             now = _roots_around(root, paths(state))

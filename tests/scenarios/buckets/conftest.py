@@ -1,0 +1,79 @@
+"""A store of each kind with a counting front before it, and a Truss that may read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers.gcs import Gcs
+from servers.s3 import S3Server
+from trusses import Truss
+
+from scenarios.buckets.front import Front, front_of
+from scenarios.buckets.stores import Folder, GcsStore, S3Store, Store, own_prefix
+
+
+@pytest.fixture(scope="session")
+def before_seaweed(seaweed: S3Server) -> Iterator[Front]:
+    with front_of(seaweed.url) as front:
+        yield front
+
+
+@pytest.fixture(scope="session")
+def before_moto(moto: S3Server) -> Iterator[Front]:
+    with front_of(moto.url) as front:
+        yield front
+
+
+@pytest.fixture(scope="session")
+def before_gcs(gcs: Gcs) -> Iterator[Front]:
+    with front_of(gcs.url) as front:
+        yield front
+
+
+@pytest.fixture
+def on_seaweed(seaweed: S3Server, before_seaweed: Front) -> S3Store:
+    return S3Store(before_seaweed, seaweed.bucket, own_prefix(), seaweed)
+
+
+@pytest.fixture
+def on_moto(moto: S3Server, before_moto: Front) -> S3Store:
+    return S3Store(before_moto, moto.bucket, own_prefix(), moto)
+
+
+@pytest.fixture
+def on_gcs(gcs: Gcs, before_gcs: Front) -> GcsStore:
+    return GcsStore(before_gcs, gcs.bucket(own_prefix()), own_prefix(), gcs)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Folder:
+    return Folder(Front(), "", "", tmp_path / "source")
+
+
+@pytest.fixture(params=["seaweed", "moto", "gcs"])
+def bucket(request: pytest.FixtureRequest) -> Store:
+    """A bucket store: each of the real servers in turn."""
+    store: Store = request.getfixturevalue(f"on_{request.param}")
+    return store
+
+
+@pytest.fixture(params=["seaweed", "gcs"])
+def vendor(request: pytest.FixtureRequest) -> Store:
+    """One server for each vendor, where two S3 servers would show the same."""
+    store: Store = request.getfixturevalue(f"on_{request.param}")
+    return store
+
+
+@pytest.fixture(params=["seaweed", "gcs", "disk"])
+def anywhere(request: pytest.FixtureRequest) -> Store:
+    """One server for each vendor, and a local folder."""
+    store: Store = request.getfixturevalue(f"on_{request.param}")
+    return store
+
+
+@pytest.fixture
+def truss(tmp_path: Path) -> Truss:
+    """A Truss without a Hub; `store.give(truss)` lets it read."""
+    return Truss(tmp_path)

@@ -1,0 +1,114 @@
+"""What a run tells its Reporter: values, with the entry's name, in the order in which things happen."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from entries import entry
+from machine import FILES, Machine
+from recorder import Recorder
+from servers.hub import Hub, Repo
+
+from truss_cache_tasks.errors import NotFound
+from truss_cache_tasks.events import (
+    Committed,
+    Failed,
+    Planned,
+    Published,
+    Received,
+    Started,
+    Verified,
+    Waiting,
+)
+from truss_cache_tasks.operations.fetch import fetch
+from truss_cache_tasks.operations.run import RunContext
+
+MAIN = "org/name"
+BLOBS = {content: path for path, content in FILES.items()}  # equal files come once
+
+
+def test_a_fetch_tells_of_its_plan_and_of_each_file(machine: Machine, repo: Repo) -> None:
+    truss = machine.truss(entry(MAIN))
+    truss.run()
+    events = truss.recorder.events
+    assert {event.entry for event in events} == {MAIN}
+    total, missing = sum(map(len, FILES.values())), sum(map(len, BLOBS))
+    assert events[0] == Started(entry=MAIN, reasons=("not fetched yet",), lists=True, forced=False)
+    assert events[1] == Planned(
+        entry=MAIN, files=len(FILES), size=total, missing_files=len(BLOBS), missing_size=missing
+    )
+    assert sum(event.size for event in truss.recorder.of(Received)) == missing
+    for kind in (Verified, Published):
+        assert sum(event.size for event in truss.recorder.of(kind)) == missing
+        assert len(truss.recorder.of(kind)) == len(BLOBS)
+    assert {event.digest.partition(":")[0] for event in truss.recorder.of(Verified)} == {"sha256", "git-sha1"}
+    assert events[-1] == Committed(
+        entry=MAIN,
+        how="fetched",
+        files=len(FILES),
+        size=total,
+        unverified=0,
+        fetched_files=len(BLOBS),
+        fetched_size=missing,
+    )
+
+
+def test_what_is_here_already_is_not_planned_to_come(machine: Machine, repo: Repo) -> None:
+    machine.truss(entry(MAIN, allow_patterns=["fp16/model.bin"])).run()
+    truss = machine.truss(entry(MAIN, allow_patterns=["fp16/model.bin", "empty.txt", "config.json"]))
+    truss.run()
+    (planned,) = truss.recorder.of(Planned)
+    assert (planned.files, planned.missing_files, planned.missing_size) == (3, 2, 2)
+    assert truss.recorder.of(Committed)[0].fetched_size == 2
+
+
+def test_a_failure_is_the_last_that_is_told(machine: Machine, hub: Hub) -> None:
+    truss = machine.truss(entry("org/none"))
+    with pytest.raises(NotFound) as raised:
+        truss.run()
+    assert truss.recorder.events[-1] == Failed(entry="org/none", error=raised.value)
+    assert not truss.recorder.of(Committed)
+
+
+HOLD = """
+import sys
+from truss_cache_tasks.store.locks import LockFile, try_lock
+from truss_cache_tasks.store.tree import FileTree
+held = try_lock(LockFile(FileTree(sys.argv[1]), sys.argv[2]))
+print(bool(held), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("what", ["entry", "file", "root"])
+def test_a_wait_for_another_process_is_told_once(machine: Machine, repo: Repo, in_background, what: str) -> None:
+    truss = machine.truss(entry(MAIN, allow_patterns=["config.json"]))
+    place = truss.target().place
+    key = truss.target().entry.key
+    (config,) = {tree["config.json"].etag for tree in repo.trees.values()}
+    lock, path = {
+        "entry": (place.lock(f"entry-{key}"), str(place.root)),
+        "file": (place.blob_lock(config), "config.json"),
+        "root": (place.lock("root"), str(place.root)),
+    }[what]
+    command = [sys.executable, "-c", HOLD, str(lock.root.path), lock.path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "True\n"
+        run = in_background(truss.run)
+        assert truss.recorder.wait_for(Waiting) == Waiting(entry=MAIN, lock=what, path=path)
+        assert not truss.recorder.of(Committed)
+        child.communicate("")
+    assert run()[MAIN].files == 1
+    assert len(truss.recorder.of(Waiting)) == 1
+
+
+def test_nothing_is_told_of_a_cache_that_is_fresh_but_that_it_is(machine: Machine, repo: Repo) -> None:
+    truss = machine.truss(entry(MAIN))
+    truss.run()
+    recorder = Recorder()
+    fetch(truss.target(), RunContext(id="again", reporter=recorder))
+    assert [type(event) for event in recorder.events] == [Started, Committed]
+    assert recorder.of(Committed)[0].how == "fresh"

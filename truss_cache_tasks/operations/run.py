@@ -1,0 +1,55 @@
+"""RunContext: what the steps of one entry's run are given beside the entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from truss_cache_tasks.errors import Stopped
+from truss_cache_tasks.events import Event, Reporter, Waiting, Warned, for_entry, ignore_events
+from truss_cache_tasks.network.retry import NEVER, CancelToken
+from truss_cache_tasks.store.locks import LockFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunContext:
+    """One invocation, as an entry sees it.
+
+    Attributes:
+        id: of the invocation: entries of one run that resolve the same moving revision end on one commit.
+        reporter: told of what happens, from any thread.
+        cancel: ends the run early, with Stopped.
+    """
+
+    id: str
+    reporter: Reporter = ignore_events
+    cancel: CancelToken = NEVER
+
+    def for_entry(self, entry: str) -> RunContext:
+        """Return the context whose events carry the name of `entry`."""
+        return replace(self, reporter=for_entry(self.reporter, entry))
+
+    def report(self, event: Event) -> None:
+        """Tell the Reporter of `event`."""
+        self.reporter(event)
+
+    def warn(self, message: str) -> None:
+        """Report a warning, one line without `warning: `."""
+        self.reporter(Warned(message=message))
+
+    def waits_for(self, lock: Literal["entry", "file"], path: str) -> Callable[[LockFile], None]:
+        """Return what reports a wait for the lock of the entry, or of a file of it."""
+        return lambda _lock: self.reporter(Waiting(lock=lock, path=path))
+
+    def waits_for_root(self, lock: LockFile) -> None:
+        """Report a wait for the lock of a cache root."""
+        self.reporter(Waiting(lock="root", path=str(lock.tree.path)))
+
+    def stopped(self) -> bool:
+        """Whether the run is cancelled."""
+        try:
+            self.cancel.check()
+        except Stopped:
+            return True
+        return False
