@@ -89,9 +89,9 @@ def test_a_wait_for_another_process_is_told_once(machine: Machine, repo: Repo, i
     key = truss.target().entry.key
     (config,) = {tree["config.json"].etag for tree in repo.trees.values()}
     lock, path = {
-        "entry": (place.lock(f"entry-{key}"), str(place.root)),
-        "file": (place.blob_lock(config), "config.json"),
-        "root": (place.lock("root"), str(place.root)),
+        "entry": (place.lock(f"entry-{key}"), str(place.path)),
+        "file": (place.layout.blob_lock(config), "config.json"),
+        "root": (place.lock("root"), str(place.path)),
     }[what]
     command = [sys.executable, "-c", HOLD, str(lock.root.path), lock.path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
