@@ -93,7 +93,7 @@ def test_a_wait_for_another_process_is_told_once(machine: Machine, repo: Repo, i
         "file": (place.layout.blob_lock(config), "config.json"),
         "root": (place.lock("root"), str(place.path)),
     }[what]
-    command = [sys.executable, "-c", HOLD, str(lock.root.path), lock.path]
+    command = [sys.executable, "-c", HOLD, str(lock.tree.path), lock.path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "True\n"
