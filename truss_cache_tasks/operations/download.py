@@ -3,26 +3,102 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
+from truss_cache_tasks.errors import CacheTaskError, DiskError, IntegrityError, SourceChanged
 from truss_cache_tasks.events import Published, Received, Verified
+from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import PlannedFile
+from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources import Source
-from truss_cache_tasks.store import partials
+from truss_cache_tasks.store import disk, partials
 from truss_cache_tasks.store.blob import LocalBlob
+from truss_cache_tasks.store.fetch_notes import note_fetch
+from truss_cache_tasks.store.known_roots import remember_roots
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import try_lock
+from truss_cache_tasks.store.local_blobs import find_local_blobs
+from truss_cache_tasks.store.locks import locked, try_lock
+from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.partials import Partial
 
+ATTEMPTS = 100  # on a disk where other processes remove what was found, before it is an error
 
-class Pull:
+
+class BlobFetcher:
+    """Fetches what one entry misses, whichever root gets it.
+
+    Attributes:
+        files, size: what came; size in bytes.
+    """
+
+    def __init__(self, context: EntryContext, source: Source, run: RunContext) -> None:
+        self.context = context
+        self.source = source
+        self.run = run
+        self.files = 0
+        self.size = 0
+
+    def fetch_missing(
+        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[str, LocalBlob], *, rehash: bool
+    ) -> None:
+        """Fetch those of `files` that are not in `blobs`, each under its blob's lock, and add them.
+
+        Args:
+            root: whose blobs the files become.
+            rehash: believe no stat of what another process brought meanwhile.
+        """
+        missing = list({file.identity: file for file in files if file.identity not in blobs}.values())
+        check_space(root, missing, blobs.values())
+        if missing:
+            self._note_fetch(root, missing)
+        came = partial(self._came_meanwhile, root, blobs, last_commit(root.tree), rehash)
+        for _ in range(ATTEMPTS):
+            if not missing:
+                return
+            pull = _Pull(self.source, self.context.settings, root, self.run, came)
+            try:
+                pull.fetch(missing)
+            finally:
+                blobs.update(pull.fetched)
+                self.files += len(pull.fetched)
+                self.size += sum(blob.size for blob in pull.fetched.values())
+            if pull.busy:
+                self._wait_for_other_process(root, pull.busy[0])
+            missing = [planned for planned in pull.busy + pull.lost if not came(planned)]
+        raise keeps_changing(root)
+
+    def _note_fetch(self, root: CacheRoot, missing: Iterable[PlannedFile]) -> None:
+        """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
+        context = self.context
+        remember_roots(context.settings, context.project, self.run.warn)
+        ids = {root.layout.blob_id(planned.identity) for planned in missing}
+        with locked(root.lock("root"), self.run.stopped, self.run.waits_for_root):
+            owner = (context.project.id, context.claim_in(root))
+            note_fetch(root, request_key(context.request_in(root)), owner, blobs=ids)
+
+    def _came_meanwhile(
+        self, root: CacheRoot, blobs: dict[str, LocalBlob], since_ns: int, rehash: bool, planned: PlannedFile
+    ) -> bool:
+        """Whether another process brought these bytes: decided again under the blob's lock."""
+        if not root.layout.may_have_arrived(root.layout.blob_id(planned.identity), since_ns):
+            return False
+        blobs.update(find_local_blobs([root], [planned], rehash=rehash, stopped=self.run.stopped))
+        return planned.identity in blobs
+
+    def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
+        """Wait, holding nothing, for another process that fetches these bytes."""
+        lock = root.layout.blob_lock(root.layout.blob_id(planned.identity))
+        with locked(lock, self.run.stopped, self.run.waits_for("file", planned.file.path)):
+            pass
+
+
+class _Pull:
     """One call of `transfer`: takes locks and opens partials as it asks for jobs, publishes what is done.
 
     Attributes:
@@ -134,3 +210,24 @@ class Pull:
 @dataclass(frozen=True)
 class _Job(transfer.Job):
     identity: str = ""
+
+
+def check_space(root: CacheRoot, missing: Sequence[PlannedFile], blobs: Iterable[LocalBlob]) -> None:
+    """Refuse to begin what does not fit on the disk: what is fetched, and what is copied from other disks."""
+    coming = sum(planned.file.size for planned in missing) - partials.left_bytes(root, missing)
+    here = disk.device_of(root.path)
+    needed = coming + sum(blob.size for blob in blobs if blob.device != here)
+    free = disk.free_bytes(root.path)
+    if needed > free:
+        raise DiskError(
+            f"not enough space for {root.path}: {needed:,} bytes are to come, {free:,} are free",
+            hint="Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
+        )
+
+
+def keeps_changing(root: CacheRoot) -> DiskError:
+    """Return the error for a root where whatever is found or fetched is gone again."""
+    return DiskError(
+        f"{root.path}: other processes keep removing what was found or fetched",
+        hint="Find what cleans this cache, and run the command again.",
+    )

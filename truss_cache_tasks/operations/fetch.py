@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,30 +21,26 @@ from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, Sourc
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.listing import Listing
-from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes, make_plan
+from truss_cache_tasks.model.plan import Plan, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.request import StoreKind
 from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.operations.context import EntryContext, read_status
-from truss_cache_tasks.operations.download import Pull
+from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, check_space, keeps_changing
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources import Source, open_source
-from truss_cache_tasks.store import claims, disk, partials
+from truss_cache_tasks.store import claims, disk
 from truss_cache_tasks.store.blob import LocalBlob, Vanished
 from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
 from truss_cache_tasks.store.commit import Claimant, PinMoved, claim_if_whole, commit
 from truss_cache_tasks.store.conflicts import Conflicts, find_conflicts
-from truss_cache_tasks.store.fetch_notes import note_fetch
 from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roots
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
-from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.root_state import RootState, read_states
 from truss_cache_tasks.store.visible_paths import check_paths
-
-_ATTEMPTS = 100  # on a disk where other processes remove what was found, before it is an error
 
 
 @dataclass
@@ -136,7 +132,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
-    _remember_roots(context, run)
+    remember_roots(context.settings, context.project, run.warn)
     claimant = _claimant(context, context.root, run)
     return claim_if_whole(context.root, claimant, partial(read_status, context), run.waits_for_root)
 
@@ -150,8 +146,8 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=run.stopped)
     if any(planned.identity not in blobs for planned in plan.files):
         return None
-    _check_space(root, (), blobs.values())
-    _remember_roots(context, run)
+    check_space(root, (), blobs.values())
+    remember_roots(context.settings, context.project, run.warn)
     with contextlib.suppress(PinMoved, Vanished):  # then the source is listed, at the new pin
         return _commit(plan, blobs, _claimant(context, root, run), root, run, pinned=None)
     return None
@@ -179,7 +175,6 @@ class _OnlineFetch:
     Attributes:
         rehash: the stat of a file is not believed.
         prove: the credential file has not been shown to open these bytes; a file that comes is a proof.
-        files, size: what came; size in bytes.
         pins: by the path of a root, as they were when the revision was listed.
         resolved: this fetch asked what the revision stands for.
     """
@@ -190,8 +185,7 @@ class _OnlineFetch:
         self.run = run
         self.rehash = rehash
         self.prove = prove
-        self.files = 0
-        self.size = 0
+        self.fetcher = BlobFetcher(context, source, run)
         self.pins: dict[Path, Pin | None] = {}
         self.resolved = False
 
@@ -229,7 +223,7 @@ class _OnlineFetch:
             self._bring_to_hub(hub_root, listing)
             blobs = self._find_blobs(plan)
         manifest = self._retry_if_blobs_vanished(root, plan, blobs, conflicts)
-        return Outcome(manifest, self.files, self.size)
+        return Outcome(manifest, self.fetcher.files, self.fetcher.size)
 
     def _goes_through(self, hub_root: CacheRoot, listing: Listing) -> bool:
         """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
@@ -253,20 +247,20 @@ class _OnlineFetch:
         Args:
             blobs: what is on this disk already, by identity.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
-            self._fetch_missing(root, conflicts.undecided, blobs)
+            self.fetcher.fetch_missing(root, conflicts.undecided, blobs, rehash=self.rehash)
             conflicts.resolve(blobs)
-            self._fetch_missing(root, plan.files, blobs)
+            self.fetcher.fetch_missing(root, plan.files, blobs, rehash=self.rehash)
             self._prove_access(plan)
-            _remember_roots(self.context, self.run)
+            remember_roots(self.context.settings, self.context.project, self.run.warn)
             claimant = _claimant(self.context, root, self.run, resolved=self.resolved)
             try:
                 return _commit(plan, blobs, claimant, root, self.run, pinned=self.pins[root.path])
             except Vanished:
                 self.rehash = True
                 blobs = self._find_blobs(plan)
-        raise _keeps_changing(root)
+        raise keeps_changing(root)
 
     def _find_blobs(self, plan: Plan) -> dict[str, LocalBlob]:
         return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, stopped=self.run.stopped)
@@ -278,53 +272,9 @@ class _OnlineFetch:
         leaving = owned - paths  # as far as the commit needs them to
         check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
 
-    def _fetch_missing(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[str, LocalBlob]) -> None:
-        """Fetch those of `files` that are not in `blobs`, each under its blob's lock, and add them."""
-        missing = list({file.identity: file for file in files if file.identity not in blobs}.values())
-        _check_space(root, missing, blobs.values())
-        if missing:
-            self._note_fetch(root, missing)
-        came = partial(self._came_meanwhile, root, blobs, last_commit(root.tree))
-        for _ in range(_ATTEMPTS):
-            if not missing:
-                return
-            pull = Pull(self.source, self.context.settings, root, self.run, came)
-            try:
-                pull.fetch(missing)
-            finally:
-                blobs.update(pull.fetched)
-                self.files += len(pull.fetched)
-                self.size += sum(blob.size for blob in pull.fetched.values())
-            if pull.busy:
-                self._wait_for_blob(root, pull.busy[0])
-            missing = [planned for planned in pull.busy + pull.lost if not came(planned)]
-        raise _keeps_changing(root)
-
-    def _note_fetch(self, root: CacheRoot, missing: Iterable[PlannedFile]) -> None:
-        """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
-        _remember_roots(self.context, self.run)
-        key = request_key(self.context.request_in(root))
-        owner = (self.context.project.id, self.context.claim_in(root))
-        ids = {root.layout.blob_id(planned.identity) for planned in missing}
-        with locked(root.lock("root"), self.run.stopped, self.run.waits_for_root):
-            note_fetch(root, key, owner, blobs=ids)
-
-    def _came_meanwhile(self, root: CacheRoot, blobs: dict[str, LocalBlob], since: int, planned: PlannedFile) -> bool:
-        """Whether another process brought these bytes: decided again under the blob's lock."""
-        if not root.layout.may_have_arrived(root.layout.blob_id(planned.identity), since):
-            return False
-        blobs.update(find_local_blobs([root], [planned], rehash=self.rehash, stopped=self.run.stopped))
-        return planned.identity in blobs
-
-    def _wait_for_blob(self, root: CacheRoot, planned: PlannedFile) -> None:
-        """Wait, holding nothing, for another process that fetches these bytes."""
-        lock = root.layout.blob_lock(root.layout.blob_id(planned.identity))
-        with locked(lock, self.run.stopped, self.run.waits_for("file", planned.file.path)):
-            pass
-
     def _prove_access(self, plan: Plan) -> None:
         """Ask for the first byte of a file, if a proof of access is due and no file came."""
-        if not self.prove or self.files:
+        if not self.prove or self.fetcher.files:
             return
         file = min((planned.file for planned in plan.files), key=lambda file: (file.size == 0, file.size))
         network = transfer.Network.from_env(self.context.settings.env)
@@ -363,35 +313,10 @@ def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolv
     )
 
 
-def _remember_roots(context: EntryContext, run: RunContext) -> None:
-    """Note which roots this project uses, before anything of it is written there."""
-    remember_roots(context.settings, context.project, run.warn)
-
-
 def _is_cleaned(context: EntryContext) -> bool:
     """Whether a clean took this entry's bytes, or would have if no other claim had held them: no stat is believed."""
     found = [claims.claims_of(root, context.project).entries for root in context.roots]
     return any(claim.cleaned for entries in found for name, claim in entries.items() if name in context.claims)
-
-
-def _keeps_changing(root: CacheRoot) -> DiskError:
-    return DiskError(
-        f"{root.path}: other processes keep removing what was found or fetched",
-        hint="Find what cleans this cache, and run the command again.",
-    )
-
-
-def _check_space(root: CacheRoot, missing: Sequence[PlannedFile], blobs: Iterable[LocalBlob]) -> None:
-    """Refuse to begin what does not fit on the disk: what is fetched, and what is copied from other disks."""
-    coming = sum(planned.file.size for planned in missing) - partials.left_bytes(root, missing)
-    here = disk.device_of(root.path)
-    needed = coming + sum(blob.size for blob in blobs if blob.device != here)
-    free = disk.free_bytes(root.path)
-    if needed > free:
-        raise DiskError(
-            f"not enough space for {root.path}: {needed:,} bytes are to come, {free:,} are free",
-            hint="Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
-        )
 
 
 def _refuse_case_clashes(plan: Plan, root: CacheRoot) -> None:
