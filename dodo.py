@@ -2,7 +2,7 @@
 
 doit                    # cache_weights
 doit test lint
-doit bench --quick       # without it: all that docs/benchmarks.md reports
+doit bench --quick       # without it: all that docs/explanation/benchmarks.md reports
 doit fuzz --steps 5000 --seed 1     # what tests/scenarios/cache/test_world.py does in 300 steps
 """
 
@@ -33,8 +33,13 @@ def task_lint() -> dict[str, Any]:
     return {"actions": [f"{BIN}/{command}" for command in commands], "verbosity": 2}
 
 
+def task_docs() -> dict[str, Any]:
+    """Write docs/reference/api.md from the docstrings of the public API."""
+    return {"actions": [f"{sys.executable} docs/reference/make_api.py"]}
+
+
 def task_bench() -> dict[str, Any]:
-    """Measure what docs/benchmarks.md reports, and write it there; --quick: with little data, and only printed."""
+    """Measure, and write docs/explanation/benchmarks.md; --quick: with little data, and only printed."""
 
     def downloads(quick: bool) -> str:
         return f"{sys.executable} benchmarks/run.py {'--quick' if quick else '--write'}"

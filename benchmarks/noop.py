@@ -1,6 +1,6 @@
 """What a no-op costs: `truss-cache` and `doit cache_weights` on a fresh cache, as whole processes.
 
-    python benchmarks/noop.py [RUNS]        # default 15; prints the table of docs/benchmarks.md
+    python benchmarks/noop.py [RUNS]        # default 15; prints the table of docs/explanation/benchmarks.md
 
 Each row is one process, RUNS times, the commands taking turns: its wall time, and the CPU time that it took itself,
 which other work on the machine disturbs less. `python -c pass` and `doit list` of an empty dodo.py are what Python and

@@ -9,7 +9,7 @@ Run it with the Python that truss_cache_tasks is installed in. The peers get an 
 --full     also what takes long (4 x 2 GiB)
 --only     one or some of the cases: see --help
 --disk     destinations below DIR in place of tmpfs; each peer is timed with its `sync -f`
---write    into docs/benchmarks.md, between its bench marks, and docs/benchmarks.svg
+--write    into docs/explanation/benchmarks.md, between its bench marks, and docs/explanation/benchmarks.svg
 
 Contenders take turns, each on an empty folder; one round that is not counted warms the page cache. A time is the
 median, CPU that of the process and its children, RSS the most of one of them (below 30 MB it cannot be told: a child
@@ -36,7 +36,7 @@ from cases import CASES, FULL, QUICK, Bench, Table
 from measuring import NotDone, Track
 from servers import Skipped
 
-DOCS = peers.HERE.parent / "docs"
+DOCS = peers.HERE.parent / "docs" / "explanation"
 MARKS = re.compile(r"(<!-- bench:begin -->\n).*(<!-- bench:end -->)", re.DOTALL)
 
 

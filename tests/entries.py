@@ -7,15 +7,8 @@ from typing import Any
 
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.model.request import Layout, Request, SourceRef, StoreKind
-
-KINDS = {
-    "hf": StoreKind.HUGGINGFACE,
-    "gs": StoreKind.GCS,
-    "gcs": StoreKind.GCS,
-    "s3": StoreKind.S3,
-    "file": StoreKind.LOCAL,
-}
+from truss_cache_tasks.model.request import Layout, Request, SourceRef
+from truss_cache_tasks.model.stores import store_of
 
 
 def entry(uri: str, *, config: Path = Path("/nowhere/config.yaml"), **fields: Any) -> Entry:
@@ -28,17 +21,17 @@ def entry(uri: str, *, config: Path = Path("/nowhere/config.yaml"), **fields: An
     ('gs://b/m/fp16', 'main')
     """
     scheme, found, rest = uri.partition("://")
-    kind = KINDS[scheme] if found else StoreKind.HUGGINGFACE
+    store = store_of(scheme if found else "hf")
     rest = rest if found else uri
-    root, _, prefix = rest.partition("/") if kind in (StoreKind.GCS, StoreKind.S3) else (rest, "", "")
-    revision = fields.pop("revision", "main" if kind is StoreKind.HUGGINGFACE else "")
+    root, _, prefix = rest.partition("/") if store.is_bucket else (rest, "", "")
+    revision = fields.pop("revision", "main" if store.is_hub else "")
     allow, ignore = fields.pop("allow_patterns", None), fields.pop("ignore_patterns", None)
     volume, mount = fields.get("volume_folder"), fields.get("mount_location")
-    plain = Layout.HUB if kind is StoreKind.HUGGINGFACE else Layout.BUCKET
+    plain = Layout.HUB if store.is_hub else Layout.BUCKET
     form = Layout.MOUNT if mount else Layout.VOLUME if fields.get("use_volume") else plain
     request = Request(
-        source=SourceRef(kind, root, prefix.strip("/")),
-        revision=revision if kind is StoreKind.HUGGINGFACE else "",
+        source=SourceRef(store.scheme, root, prefix.strip("/")),
+        revision=revision if store.is_hub else "",
         allow=None if allow is None else tuple(allow),
         ignore=tuple(ignore or ()),
         layout=form,

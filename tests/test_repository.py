@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import runpy
 import shutil
 import subprocess
 from dataclasses import asdict
@@ -31,6 +32,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ON_DISK = (ROOT / "docs" / "on-disk-format.md").read_text()
 QUICKSTART, TESTS = re.findall(r"^```sh\n(sh \.ci/venv[^\n]*)\n```", README, re.MULTILINE)
+PAGES = sorted(path for path in ROOT.rglob("*.md") if not path.relative_to(ROOT).parts[0].startswith("."))
+NOT_PAGES = ("docs/letter.txt", "docs/a.b")  # files of made-up repos
 KEYS = re.findall(r"```yaml\n(.*?)```\n\n```json\n(.*?)\n```\n\n`([0-9a-f]{64})`", ON_DISK, re.DOTALL)
 
 
@@ -54,6 +57,12 @@ def links_leading_out(repository: Path) -> list[str]:
             if target.startswith("/") or not inside:
                 out.append(name)
     return out
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def records(kind: str) -> list[Any]:
@@ -139,9 +148,10 @@ def test_no_committed_link_is_absolute_or_leads_out_of_the_repository(tmp_path: 
     assert links_leading_out(repo) == ["absolute-into-itself", "docs/absolute", "docs/parent", "through"]
 
 
-def test_every_variable_is_in_the_readme_with_its_meaning():
+def test_every_variable_is_in_the_reference_with_its_meaning():
+    lines = (ROOT / "docs" / "reference" / "environment.md").read_text().splitlines()
     for variable in VARIABLES:
-        row = next((line for line in README.splitlines() if line.startswith(f"| `{variable.name}` |")), "")
+        row = next((line for line in lines if line.startswith(f"| `{variable.name}` |")), "")
         assert row, variable.name
         said = row.replace("`", "")
         assert variable.meaning.partition(":")[0].split(",")[0] in said, variable.name
@@ -149,26 +159,51 @@ def test_every_variable_is_in_the_readme_with_its_meaning():
 
 
 def test_no_doc_and_no_example_offers_a_variable_that_nothing_reads():
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(p for p in tracked() if "examples" in p.parts)]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(p for p in tracked() if "examples" in p.parts)]
     texts = [page.read_text() for page in pages if page.suffix in (".md", ".py", ".yaml")]
     offered = {name for text in texts for name in re.findall(r"\bTRUSS_[A-Z_]*[A-Z]\b", text)}
     assert offered == {variable.name for variable in VARIABLES}
 
 
-def test_every_command_is_in_the_readme():
-    row = next(line for line in README.splitlines() if line.startswith("| `truss-cache ["))
+def test_every_command_is_in_the_reference():
+    lines = (ROOT / "docs" / "reference" / "commands.md").read_text().splitlines()
+    row = next(line for line in lines if line.startswith("| `truss-cache ["))
     named = row.partition("[")[2].partition("]")[0].replace("help env", "help").split(", ")
     assert set(named) == set(COMMANDS)
 
 
-@pytest.mark.parametrize(
-    "doc", [README, *((ROOT / "docs").rglob("*.md"))], ids=lambda doc: getattr(doc, "name", "README")
-)
-def test_every_link_leads_somewhere(doc: str | Path):
-    text, folder = (doc, ROOT) if isinstance(doc, str) else (doc.read_text(), doc.parent)
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
         if "://" not in target:
-            assert (folder / target).exists(), target
+            there = page.parent / target if target else page
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+def test_every_page_is_linked_from_the_readme_or_from_a_page_that_is():
+    found: set[Path] = set()
+    to_read = {ROOT / "README.md"}
+    while to_read:
+        page = to_read.pop()
+        found.add(page)
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            linked = (page.parent / target).resolve()
+            to_read |= ({linked, *linked.glob("*.md")} & set(PAGES)) - found
+    assert found == set(PAGES)
+
+
+def test_every_page_that_the_code_cites_is_there():
+    for path in tracked():
+        if path.suffix == ".py" and path != Path(__file__):
+            for cited in re.findall(r"\bdocs/[a-z][\w/.-]*\w", path.read_text()):
+                assert cited in NOT_PAGES or list(ROOT.glob(f"{cited}*")), (path, cited)
+
+
+def test_the_api_page_is_made_of_the_docstrings():
+    made = runpy.run_path(str(ROOT / "docs" / "reference" / "make_api.py"))["page"]()
+    assert (ROOT / "docs" / "reference" / "api.md").read_text() == made, "run `doit docs`"
 
 
 def test_the_docs_write_out_a_key_for_every_form():
@@ -245,7 +280,7 @@ def test_the_documented_tree_has_the_names_of_the_code():
 
 def test_each_message_of_the_docs_is_in_the_code():
     source = "".join(path.read_text() for path in (ROOT / "truss_cache_tasks").rglob("*.py"))
-    rows = re.findall(r"^\| [`(].*", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| [`(].*", (ROOT / "docs" / "reference" / "errors.md").read_text(), re.MULTILINE)
     assert len(rows) > 25
     for row in rows:
         for quoted in re.findall(r"`([^`]+)`", row.split(" | ")[0]):

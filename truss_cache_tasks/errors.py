@@ -1,4 +1,25 @@
-"""Every error this package raises, one class per thing the reader can do next."""
+"""Every error that this package raises, one class for each thing that its reader can do next.
+
+```text
+CacheTaskError
+|-- ConfigError        edit config.yaml, or one of our variables
+|-- NothingSelected    fix a pattern
+|-- NotFound           fix a name
+|-- AccessDenied       fix the credential, or get the permission
+|-- CredentialError    fix a credential file
+|-- WrongAnswer        look at the server
+|-- IntegrityError     run again, then look at the server
+|-- DiskError          free space, or make the disk writable
+|   `-- ForeignFile    move the file away, or let it be replaced
+|-- Collision          give one of two entries a folder of its own
+|-- UnsafeName         ignore the name by a pattern
+|-- LeadsOut           copy what a link leads to, ignore or allow it
+|-- TransientError     wait: the only class that is retried
+|-- PermanentError     fix the network, the proxy or the endpoint
+|-- SourceChanged      list again
+`-- Stopped            run again
+```
+"""
 
 from __future__ import annotations
 
@@ -79,7 +100,11 @@ class TransientError(CacheTaskError):
     retry_after_s: float | None = None
 
 
-class SourceChanged(TransientError):
+class PermanentError(CacheTaskError):
+    """The network or the endpoint fails, and waiting does not help: an untrusted certificate, a proxy that refuses."""
+
+
+class SourceChanged(CacheTaskError):
     """The object was replaced after it was listed: list again."""
 
 

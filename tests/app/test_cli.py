@@ -199,7 +199,7 @@ sys.exit(main([]))
 """
 
 
-MISTAKES = [("app.cli", "open_workspace"), ("operations.context", "gather"), ("app.run", "fetch")]
+MISTAKES = [("app.cli", "open_workspace"), ("operations.context", "gather"), ("app.fetch", "fetch")]
 
 
 @pytest.mark.parametrize(("module", "name"), MISTAKES)

@@ -11,9 +11,10 @@ import pytest
 from rights import rights_of_files_count
 
 from truss_cache_tasks import Entry, load_config
-from truss_cache_tasks.config.credentials import Credential, Secret, find_credential, fingerprint
+from truss_cache_tasks.config.credentials import find_credential, fingerprint
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
+from truss_cache_tasks.model.stores import Credential, NoCredential, Secret
 
 S3 = {"aws_access_key_id": "AKID", "aws_secret_access_key": "sekrit", "aws_region": "eu-west-1"}
 GCS = {
@@ -44,7 +45,8 @@ class World:
         return Settings(secrets_dirs=(self.mounted, self.etc), env=self.env, cwd=self.truss)
 
     def find(self, entry: Entry) -> Credential | None:
-        return find_credential(entry, self.settings)
+        found = find_credential(entry, self.settings)
+        return None if isinstance(found, NoCredential) else found
 
     def refused(self, entry: Entry) -> str:
         with pytest.raises(CredentialError) as caught:

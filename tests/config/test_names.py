@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from truss_cache_tasks import load_config
 from truss_cache_tasks.config.names import name_entries
 from truss_cache_tasks.config.uris import is_repo_id
-from truss_cache_tasks.model.request import SourceRef, StoreKind
+from truss_cache_tasks.model.request import SourceRef
 
 
 def names(folder, *entries: str) -> list[str]:
@@ -66,7 +66,7 @@ def test_names_that_become_equal_by_replacement_stay_apart(tmp_path):
 
 SOURCES = st.builds(
     SourceRef,
-    st.sampled_from([StoreKind.HUGGINGFACE, StoreKind.S3, StoreKind.LOCAL]),
+    st.sampled_from(["hf", "s3", "file"]),
     st.sampled_from(["a/b", "a", "-", "a/b@v1", "a/b#2", "=", "*"]),
     st.sampled_from(["", "p", "p@v1", "p#2", "p\t*"]),
 )

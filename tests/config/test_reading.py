@@ -1,4 +1,4 @@
-"""What a config.yaml means, field by field (DESIGN section 1)."""
+"""What a config.yaml means, field by field (docs/contract.md)."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from truss_cache_tasks import Config, Entry, load_config
-from truss_cache_tasks.model.request import Layout, Request, SourceRef, StoreKind
+from truss_cache_tasks.model.request import Layout, Request, SourceRef
 
 
 def write(folder: Path, text: str, name: str = "config.yaml") -> Path:
@@ -45,14 +45,14 @@ model_cache:
     assert entry.where == f"{tmp_path}/config.yaml:3: model_cache[0]"
     assert (entry.config, entry.data_dir) == (tmp_path / "config.yaml", tmp_path / "data")
     assert entry.request == Request(
-        SourceRef(StoreKind.GCS, "bucket", "models/sd"), "", ("*.safetensors", "*.json"), (), Layout.VOLUME, "sd/fp16"
+        SourceRef("gs", "bucket", "models/sd"), "", ("*.safetensors", "*.json"), (), Layout.VOLUME, "sd/fp16"
     )
 
 
 def test_a_bare_hub_entry_is_main_of_the_hub_layout(tmp_path):
     entry = one(tmp_path, "model_cache:\n- repo_id: org/name\n")
     assert (entry.name, entry.revision) == ("org/name", "main")
-    assert entry.request == Request(SourceRef(StoreKind.HUGGINGFACE, "org/name"), "main", None, (), Layout.HUB)
+    assert entry.request == Request(SourceRef("hf", "org/name"), "main", None, (), Layout.HUB)
     assert (entry.runtime_secret_name, entry.secret_is_named) == ("hf_access_token", False)
     assert (entry.allow_patterns, entry.ignore_patterns, entry.volume_folder, entry.mount_location) == (None,) * 4
 
@@ -145,7 +145,7 @@ def test_a_config_without_entries_is_no_error(text, tmp_path):
     ],
 )
 def test_every_form_that_real_configs_have_is_read(text, tmp_path):
-    assert one(tmp_path, text).request.source == SourceRef(StoreKind.HUGGINGFACE, "org/name")
+    assert one(tmp_path, text).request.source == SourceRef("hf", "org/name")
 
 
 def test_a_mapping_is_named_without_an_index(tmp_path):
@@ -186,9 +186,7 @@ weights:
 """
     first, second, third, fourth = read(tmp_path, text).entries
     assert (first.repo_id, first.revision, first.mount_location) == ("hf://org/name@v2", "v2", "/models//a/")
-    assert first.request == Request(
-        SourceRef(StoreKind.HUGGINGFACE, "org/name"), "v2", None, (), Layout.MOUNT, "/models/a"
-    )
+    assert first.request == Request(SourceRef("hf", "org/name"), "v2", None, (), Layout.MOUNT, "/models/a")
     assert (first.runtime_secret_name, first.secret_is_named) == ("mine", True)
     assert (second.runtime_secret_name, second.secret_is_named) == ("hf_access_token", False)
     assert (second.revision, second.request.allow) == ("", ("**/*.bin",))

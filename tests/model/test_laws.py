@@ -21,7 +21,7 @@ from truss_cache_tasks.model.listing import Digest, Listing, RemoteFile
 from truss_cache_tasks.model.patterns import select
 from truss_cache_tasks.model.plan import make_plan
 from truss_cache_tasks.model.records import FileRecord, Manifest
-from truss_cache_tasks.model.request import Dialect, Layout, Request, SourceRef, StoreKind
+from truss_cache_tasks.model.request import Dialect, Layout, Request, SourceRef
 from truss_cache_tasks.store.manifest import Unreadable, from_json, to_json
 
 settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=60)
@@ -123,9 +123,9 @@ assert select([{path!r}], [{pattern!r}], dialect=Dialect.{dialect.name}) == ()
 
 
 SOURCES = st.one_of(
-    st.builds(SourceRef, st.just(StoreKind.HUGGINGFACE), st.just("org/name")),
-    st.builds(SourceRef, st.sampled_from([StoreKind.GCS, StoreKind.S3]), NAME, st.just("") | PATH),
-    st.builds(SourceRef, st.just(StoreKind.LOCAL), PATH),
+    st.builds(SourceRef, st.just("hf"), st.just("org/name")),
+    st.builds(SourceRef, st.sampled_from(["gs", "s3"]), NAME, st.just("") | PATH),
+    st.builds(SourceRef, st.just("file"), PATH),
 )
 REQUESTS = st.builds(
     Request,
@@ -177,7 +177,7 @@ def test_any_change_of_an_input_changes_the_key(request, data) -> None:
 
 
 def test_no_patterns_and_an_empty_list_of_them_are_two_requests() -> None:
-    request = Request(SourceRef(StoreKind.HUGGINGFACE, "org/name"), "main", None, (), Layout.HUB)
+    request = Request(SourceRef("hf", "org/name"), "main", None, (), Layout.HUB)
     assert request_key(request) != request_key(replace(request, allow=()))
 
 
@@ -248,9 +248,7 @@ def test_no_path_of_a_plan_escapes_and_no_two_are_one(names, request, single) ->
         request, allow=None, ignore=(), folder="" if request.layout in (Layout.HUB, Layout.MOUNT) else "v"
     )
     files = tuple(RemoteFile(name, 1, "v", name, Digest("sha256", "0" * 64)) for name in names if name)
-    listing = Listing(
-        "0" * 40, files[:1] if single else files, single=single and request.source.kind is not StoreKind.HUGGINGFACE
-    )
+    listing = Listing("0" * 40, files[:1] if single else files, single=single and not request.source.store.is_hub)
     assume(listing.files)
     try:
         plan = make_plan(request, listing)

@@ -7,14 +7,14 @@ import pytest
 from truss_cache_tasks.errors import NothingSelected
 from truss_cache_tasks.model.listing import Listing, RemoteFile
 from truss_cache_tasks.model.plan import case_clashes, make_plan
-from truss_cache_tasks.model.request import Layout, Request, SourceRef, StoreKind
+from truss_cache_tasks.model.request import Layout, Request, SourceRef
 
 NAMES = (".gitattributes", "README.md", "config.json", "model-q4.GGUF", "model.safetensors")
 
 
 def plan_of(*names: str, allow: tuple[str, ...] | None = None):
     files = tuple(RemoteFile(name, 1, "v", name) for name in names)
-    return make_plan(Request(SourceRef(StoreKind.S3, "b"), "", allow, (), Layout.BUCKET), Listing("", files))
+    return make_plan(Request(SourceRef("s3", "b"), "", allow, (), Layout.BUCKET), Listing("", files))
 
 
 @pytest.mark.parametrize(("pattern", "nearest"), [("*.gguf", "model-q4.GGUF"), ("*.sfetensors", "model.safetensors")])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from trusses import Truss, tree
 
 from truss_cache_tasks import load_config
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 BUCKET = "example-truss-weights/models/llm"
@@ -274,7 +278,7 @@ def test_private_gcs_runs_with_the_key_in_its_file(example: Truss, gcs: Gcs):
 
 
 @running("hf-cache-alias")
-def test_the_redeploy_of_the_readme_brings_the_main_that_moved(example: Truss, hub: Hub):
+def test_the_redeploy_of_the_docs_brings_the_main_that_moved(example: Truss, hub: Hub):
     repo = hub.create(MINILM)
     first = repo.commit({"config.json": b"{}", "model.safetensors": b"the first"})
     assert example.doit("cache_weights").code == 0
@@ -298,3 +302,35 @@ def test_the_redeploy_of_the_readme_brings_the_main_that_moved(example: Truss, h
     again = example.doit("run", "-a", "cache_weights")
     assert "fetched 1 file" in again.err, again.text  # config.json is in both commits
     assert (folder / "refs" / "main").read_text() == third
+
+
+def runs(page: Path) -> list[tuple[str, list[str]]]:
+    """Return each `doit` command line of a page's captured runs, with the lines that the page shows below it."""
+    found: list[tuple[str, list[str]]] = []
+    for block in re.findall(r"^ *```console\n(.*?)^ *```$", page.read_text(), re.DOTALL | re.MULTILINE):
+        for line in textwrap.dedent(block).splitlines():
+            if line.startswith("$ "):
+                found.append((line.rpartition("doit ")[2], []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
+def timeless(lines: Iterable[str]) -> list[str]:
+    return sorted(re.sub(r"in [\d.]+ s, [\d.]+ .?B/s$", "in T s", line) for line in lines)
+
+
+@running("quickstart")
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial/first-run.md"])
+def test_a_captured_run_is_what_the_quickstart_prints(example: Truss, page: str):
+    (dodo,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    example.dodo(dodo)
+    config = example.folder / "config.yaml"
+    captured = runs(ROOT / page)
+    assert len(captured) >= 3
+    for command, shown in captured:
+        if command == "cache-why":
+            config.write_text(re.sub(r"    allow_patterns:\n .*\n", "", config.read_text()))
+        ran = example.doit(*command.split())
+        assert ran.code == 0, ran.text
+        assert timeless(ran.text.splitlines()) == timeless(shown)

@@ -1,4 +1,4 @@
-"""Every block of docs/image.md runs as it stands, in order, with buildah and a base image without a network.
+"""Every block of docs/how-to/image.md runs as it stands, in order, with buildah and a base image without a network.
 
 The page's `docker` and `buildah` are wrappers around one real buildah, whose storage is the test's own. Its
 `python:3.11-slim` is empty but for a venv: the machine's /usr, the Python of the tests and their packages are mounted
@@ -22,7 +22,7 @@ from servers.tools import require
 from trusses import Ran, Truss, tree
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "image.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "image.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 FETCH, BUILD_BY_DOCKER, BUILD, BUILD_WITHIN, BUILD_AT_0 = [text for kind, text in BLOCKS if kind == "sh"]
 DOCKERFILE, DOCKERFILE_WITHIN = [text for kind, text in BLOCKS if kind == "dockerfile"]

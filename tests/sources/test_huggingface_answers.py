@@ -11,7 +11,7 @@ import pytest
 from entries import entry, settings
 from servers.hub import Hub, Repo
 
-from truss_cache_tasks.errors import CacheTaskError, NotFound, TransientError, WrongAnswer
+from truss_cache_tasks.errors import CacheTaskError, NotFound, PermanentError, WrongAnswer
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 
 SHA256, SHA1 = "a" * 64, "b" * 40
@@ -137,14 +137,14 @@ def test_a_commit_that_is_no_commit_is_a_wrong_answer(sha, hub, repo, tmp_path) 
 @pytest.mark.parametrize("call", ["revision", "tree"])
 def test_an_answer_that_is_no_json_of_a_hub_is_no_answer_of_a_hub(call, answer, hub, repo, tmp_path) -> None:
     lie(hub, call, answer)
-    with pytest.raises(TransientError, match="the answer is not that of a Hub"):
+    with pytest.raises(PermanentError, match="the answer is not that of a Hub"):
         open_hub(hub, tmp_path).listing()
 
 
 @pytest.mark.parametrize(("call", "answer"), [("revision", []), ("revision", {}), ("tree", {}), ("tree", {"0": FILE})])
 def test_an_answer_of_another_shape_is_no_answer_of_a_hub(call, answer, hub, repo, tmp_path) -> None:
     lie(hub, call, answer)
-    with pytest.raises(TransientError, match="the answer is not that of a Hub"):
+    with pytest.raises(PermanentError, match="the answer is not that of a Hub"):
         open_hub(hub, tmp_path).listing()
 
 

@@ -32,7 +32,7 @@ from truss_cache_tasks.errors import (
 )
 from truss_cache_tasks.model.listing import Digest, RemoteFile
 from truss_cache_tasks.sources.s3 import S3Source
-from truss_cache_tasks.sources.s3_digest import digest_of_head
+from truss_cache_tasks.sources.s3.digests import digest_of_head
 
 pytest_plugins = ["servers.fixtures_s3"]
 

@@ -7,7 +7,7 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truss_cache_tasks.sources.s3_signing import signed_headers
+from truss_cache_tasks.sources.s3.signing import signed_headers
 
 word = st.text("abcXYZ019/+=", min_size=1, max_size=40)
 

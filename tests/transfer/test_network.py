@@ -9,7 +9,7 @@ from servers.proxy import proxying
 
 from transfer.conftest import FAST, job_for, pull_one
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import ConfigError, TransientError
+from truss_cache_tasks.errors import ConfigError, PermanentError, TransientError
 
 BODY = bytes(range(256)) * 1024
 SECRETS = {"Authorization": "Bearer hush", "Cookie": "hush", "x-amz-security-token": "hush", "If-Match": '"v1"'}
@@ -75,7 +75,7 @@ def test_a_redirect_to_a_host_that_can_be_none_fails_its_own_file_alone(server, 
     bad = job_for(server.add("/bad", BODY, *[f"redirect:{target}"] * 9), BODY, path="bad")
     good = job_for(server.add("/good", BODY), BODY, path="good")
     ends = {end.job.file.path: end for end in transfer.pull([bad, good], limits=FAST)}
-    assert isinstance(ends["bad"].error, TransientError)
+    assert isinstance(ends["bad"].error, PermanentError | TransientError)
     assert isinstance(ends["good"], transfer.Done)
 
 
@@ -101,14 +101,14 @@ def test_a_redirects_password_is_not_in_the_host_that_a_proxy_sees(server):
 
 def test_a_redirect_loop_ends_at_once(server):
     error = pull_one(job_for(server.add("/w", BODY, "redirect-loop"), BODY)).error
-    assert isinstance(error, TransientError)
+    assert isinstance(error, PermanentError)
     assert len(server.asked) == FAST.redirects + 1
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://x/y", "http://[bad", "http://h:port/", "http://a..b/"])
 def test_a_redirect_to_something_else_is_not_followed(server, target):
     error = pull_one(job_for(server.add("/w", BODY, f"redirect:{target}"), BODY)).error
-    assert isinstance(error, TransientError)
+    assert isinstance(error, PermanentError)
     assert len(server.asked) == 1
 
 
@@ -121,7 +121,7 @@ def test_https_with_the_bundle_of_the_network(secure, authority):
 
 def test_an_untrusted_certificate_is_final_at_once_and_names_the_remedy(secure):
     error = pull_one(job_for(secure.add("/w", BODY), BODY)).error
-    assert isinstance(error, TransientError)
+    assert isinstance(error, PermanentError)
     assert "certificate is not trusted" in str(error)
     assert "tried" not in str(error)
     assert "SSL_CERT_FILE" in error.hint

@@ -16,7 +16,7 @@ from servers.faults import FaultServer
 
 from transfer.conftest import FAST, Scratch, job_for, pull_one
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import AccessDenied, DiskError, Stopped, TransientError
+from truss_cache_tasks.errors import AccessDenied, DiskError, SourceChanged, Stopped
 from truss_cache_tasks.model.listing import Location
 
 BODY = bytes(range(256)) * 1024
@@ -396,7 +396,7 @@ def test_importing_it_loads_no_library_and_a_local_pull_no_urllib3(tmp_path):
 
 
 def test_a_local_file_that_changed_or_is_gone_is_told_as_such(tmp_path):
-    from truss_cache_tasks.errors import NotFound, SourceChanged
+    from truss_cache_tasks.errors import NotFound
 
     source = tmp_path / "a b+ü.bin"
     source.write_bytes(BODY)
@@ -412,7 +412,6 @@ def test_a_local_file_that_changed_or_is_gone_is_told_as_such(tmp_path):
 
 
 def test_a_local_file_that_changes_while_it_is_read_is_told_as_such(tmp_path):
-    from truss_cache_tasks.errors import SourceChanged
 
     source = tmp_path / "w"
     source.write_bytes(BODY)
@@ -459,7 +458,7 @@ def test_a_probe_of_a_local_file_opens_it(tmp_path):
     job = job_for((tmp_path / "w").as_uri(), BODY)
     transfer.probe(job.file, job.locate)
     (tmp_path / "w").unlink()
-    with pytest.raises(TransientError):
+    with pytest.raises(SourceChanged):
         transfer.probe(job.file, job.locate)
 
 

@@ -1,213 +1,241 @@
-"""`truss-cache`: the same without a dodo.py. Imports no doit; all entries are tried, side by side."""
+"""`truss-cache`: the work of the doit tasks without a dodo.py and without doit."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import threading
-from collections import deque
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from truss_cache_tasks.app import display, signals
-from truss_cache_tasks.app import reports as inspect
+from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.workspace import Workspace, open_workspace
 from truss_cache_tasks.config.settings import VARIABLES
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, DiskError, Stopped
 from truss_cache_tasks.model.records import FORMAT
 from truss_cache_tasks.operations.context import EntryContext
 
+if TYPE_CHECKING:
+    from truss_cache_tasks.operations.fetch import Outcome
+
 DONE, FAILED, INTERNAL, MISUSED = 0, 1, 2, 3
-_SIDE_BY_SIDE = 4  # entries at once; they share the engine's connections
 
-COMMANDS = {
-    "run": "fetch what is stale (the default)",
-    "clean": "invalidate: remove these weights and their claims",
-    "why": "say which entries are fresh, or which input changed",
-    "verify": "hash everything again, and name each bad file",
-    "key": "print the portable cache key for CI",
-    "help": "`help env` lists our environment variables",
-}
-
-# `truss-cache -n` must not fetch
-_BELONGS = {"always": "run", "replace": "run", "accept_unverified": "run", "dry_run": "clean", "check": "why"}
 _EPILOG = """\
-exit status: 0 done; 1 an entry failed, the others were fetched; 2 our mistake;
-3 config or command line wrong, or a clean incomplete; 130, 143 stopped by
-SIGINT, SIGTERM: run it again for the rest"""
+`truss-cache COMMAND --help` lists the options of a command.
+
+exit status: 0 done; 1 an entry failed, the others were fetched; 2 internal
+error; 3 config or command line wrong, or a clean incomplete; 130, 143 stopped
+by SIGINT, SIGTERM: run it again for the rest"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of `truss-cache`.
+
+    Attributes:
+        purpose: one line for the list of commands.
+        run: does it and returns the exit status.
+        options: of this command alone: (flags, keywords of `add_argument`).
+        takes: what follows the command: the metavar and the help of its positional arguments; None for nothing.
+    """
+
+    purpose: str
+    run: Callable[[argparse.Namespace], int]
+    options: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
+    takes: tuple[str, str] | None = ("ENTRY", "entries by name; default: all")
 
 
 class _Parser(argparse.ArgumentParser):
+    """Writes through `output`, and exits with 3 for a command line that is wrong."""
+
     def error(self, message: str) -> NoReturn:
-        display.say(*self.format_usage().splitlines(), f"{self.prog}: {message}")
+        output.notify(*self.format_usage().splitlines(), f"{self.prog}: {message}")
         raise SystemExit(MISUSED)
 
     def print_help(self, file: Any = None) -> None:
-        display.write(*self.format_help().splitlines())
+        output.write(*self.format_help().splitlines())
+
+
+_formatter = partial(argparse.RawDescriptionHelpFormatter, width=80)  # asking for the terminal's imports shutil
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status of DESIGN section 4."""
-    display.open_closed()
+    """Run one command; returns the exit status that docs/contract.md lists."""
+    output.open_closed_streams()
     try:
         status = _answer(argv)
     except SystemExit as exc:  # --help, a refused command line, a signal
         status = int(exc.code or DONE)
-    unwritten = display.flush_output()
+    unwritten = output.flush_output()
     if unwritten is None:
         return status
     if not isinstance(unwritten, BrokenPipeError):  # that reader has seen enough
-        display.say(f"cannot write to stdout: {unwritten.strerror}")
+        output.notify(f"cannot write to stdout: {unwritten.strerror}")
     return status or FAILED
 
 
 def _answer(argv: Sequence[str] | None) -> int:
-    parser = _parser()
-    options = parser.parse_intermixed_args(argv)  # else `why --check NAME` is refused
-    for given, command in _BELONGS.items():
-        if getattr(options, given) and options.command != command:
-            parser.error(f"--{given.replace('_', '-')} belongs to `{command}`, not to `{options.command}`")
-    if options.names and options.command == "key":
-        parser.error("`key` is for the whole config: it takes no entries")
+    name, arguments = _split(sys.argv[1:] if argv is None else argv)
+    if name is None and not {"-h", "--help"}.isdisjoint(arguments):
+        return _print_help()
+    command = COMMANDS[name or "run"]
+    options = _parser(name or "run", command).parse_intermixed_args(arguments)  # else `why NAME --check NAME` fails
     try:
-        return _dispatch(options)
+        return command.run(options)
     except ConfigError as error:
-        display.say(*display.worded(error))
+        output.notify(*output.format_error(error))
         return MISUSED
     except CacheTaskError as error:
-        display.say(*display.worded(error))
+        output.notify(*output.format_error(error))
         return FAILED
     except Exception as exc:
-        display.say(display.internal(exc))
+        output.notify(output.format_internal_error(exc))
         return INTERNAL
 
 
-def _parser() -> _Parser:
-    about = "\n".join(f"  {name:8}{what}" for name, what in COMMANDS.items())
+def _split(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the command, None without one, and the arguments for its parser: options may come before it.
+
+    >>> _split(["-f", "sd", "why", "--check", "org/one"])
+    ('why', ['-f', 'sd', '--check', 'org/one'])
+    >>> _split(["-a", "org/one"])
+    (None, ['-a', 'org/one'])
+    """
+    is_value = False
+    for at, argument in enumerate(argv):
+        if is_value:
+            is_value = False
+        elif argument == "--" or not argument.startswith("-"):
+            if argument not in COMMANDS:
+                break
+            return argument, [*argv[:at], *argv[at + 1 :]]
+        else:
+            is_value = argument == "--config" or re.fullmatch("-[a-z]*f", argument) is not None
+    return None, list(argv)
+
+
+def _parser(name: str, command: Command) -> _Parser:
+    """Return the parser of one command: the options that all have, and its own."""
+    parser = _Parser(
+        prog=f"truss-cache {name}",
+        description=command.purpose[0].upper() + command.purpose[1:] + ".",
+        formatter_class=_formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-f", "--config", help="config.yaml, or the folder that holds it")
+    for flags, keywords in command.options:
+        parser.add_argument(*flags, **keywords)
+    if command.takes is not None:
+        metavar, what = command.takes
+        parser.add_argument("names", nargs="*", metavar=metavar, help=what)
+    return parser
+
+
+def _print_help() -> int:
+    about = "\n".join(f"  {name:8}{command.purpose}" for name, command in COMMANDS.items())
     parser = _Parser(
         prog="truss-cache",
         usage="%(prog)s [COMMAND] [-f CONFIG] [OPTION ...] [ENTRY ...]",
         description="Fetch the weights of a Truss's model_cache entries, once, verified.\n\ncommands:\n" + about,
         epilog=_EPILOG,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),  # asking for it imports shutil
-        allow_abbrev=False,
+        formatter_class=_formatter,
     )
-    parser.add_argument("command", nargs="?", default="run", choices=COMMANDS, metavar="COMMAND", help="default: run")
-    parser.add_argument("names", nargs="*", metavar="ENTRY", help="entries by name; default: all")
     parser.add_argument("-f", "--config", help="config.yaml, or the folder that holds it")
-    parser.add_argument("-a", "--always", action="store_true", help="run: hash and resolve everything again")
-    parser.add_argument("--replace", action="store_true", help="run: replace files at our paths that we did not make")
-    parser.add_argument("--accept-unverified", action="store_true", help="run: take files whose ETag is no MD5 of them")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="clean: print what would go, remove nothing")
-    parser.add_argument("--check", action="store_true", help="why: exit 1 unless a run would ask no server")
-    return parser
-
-
-def _dispatch(options: argparse.Namespace) -> int:
-    if options.command == "help":
-        return _help(options.names)
-    workspace = open_workspace(options.config, replace=options.replace, accept_unverified=options.accept_unverified)
-    targets = _chosen(workspace, options.names)
-    labelled = [(target.name, workspace, target) for target in targets]
-    workspace.warn()
-    match options.command:
-        case "run":
-            return _run(workspace, targets, always=options.always)
-        case "clean":
-            return _clean(workspace, options.names or None, dry=options.dry_run)
-        case "why":
-            return inspect.why(labelled, display.write, check=options.check)
-        case "verify":
-            return inspect.verify(labelled, display.write)
-        case _:
-            display.write(cache_key(workspace))
-            return DONE
-
-
-def _chosen(workspace: Workspace, names: Sequence[str]) -> list[EntryContext]:
-    known = {target.name: target for target in workspace.targets}
-    for name in names:
-        if name not in known:
-            there = ", ".join(known) or "none"
-            raise ConfigError(f"no entry is called {name!r}", hint=f"The entries of this config: {there}.")
-    return [known[name] for name in dict.fromkeys(names)] if names else list(workspace.targets)
-
-
-def _run(workspace: Workspace, targets: Sequence[EntryContext], *, always: bool) -> int:
-    signals.install()
-    stale = [target for target in targets if not workspace.judge(target).fresh or always]
-    failed = _fetch_all(workspace, stale, force=always) if stale else {}
-    if fresh := len(targets) - len(stale):
-        display.say(f"{in_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")
-    if failed:
-        display.say(f"{in_entries(len(failed))} of {len(targets)} failed: {', '.join(failed)}")
-    return max(failed.values(), default=DONE)
-
-
-def _fetch_all(workspace: Workspace, stale: Sequence[EntryContext], *, force: bool) -> dict[str, int]:
-    """Fetch these entries side by side; return the status of each that failed, by name."""
-    work = deque(stale)
-    failed: dict[str, int] = {}
-
-    def worker() -> None:
-        while not signals.stopped():
-            try:
-                target = work.popleft()
-            except IndexError:
-                return
-            if status := _fetch_one(target, workspace.run, force=force):
-                failed[target.name] = status
-
-    threads = [threading.Thread(target=worker, daemon=True) for _ in range(min(_SIDE_BY_SIDE, len(stale)))]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    except signals.Interrupted:
-        for thread in threads:
-            thread.join(1.0)  # they let go of their temporaries and locks
-        raise
-    return failed
-
-
-def _fetch_one(target: EntryContext, run_id: str, *, force: bool) -> int:
-    from truss_cache_tasks.app.run import fetch_with_display  # a no-op fetches nothing
-
-    try:
-        fetch_with_display(target, run_id, target.name, force=force)
-    except Stopped:
-        return FAILED  # the signal's handler said it
-    except CacheTaskError as error:
-        display.say(*display.worded(error, target.name))
-        return FAILED
-    except Exception as exc:
-        display.say(f"{target.name}: {display.internal(exc)}")
-        return INTERNAL
+    parser.print_help()
     return DONE
 
 
-def _clean(workspace: Workspace, names: Sequence[str] | None, *, dry: bool) -> int:
+def _open(
+    options: argparse.Namespace, *, replace: bool = False, accept_unverified: bool = False
+) -> tuple[Workspace, list[EntryContext]]:
+    """Return the workspace, and the entries that the command line names."""
+    workspace = open_workspace(options.config, replace=replace, accept_unverified=accept_unverified)
+    entries = workspace.choose(options.names or None)
+    workspace.warn()
+    return workspace, entries
+
+
+def _run(options: argparse.Namespace) -> int:
+    workspace, entries = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
+    signals.install()
+    stale = [entry for entry in entries if not workspace.judge(entry).fresh or options.always]
+    failed = _fetch_all(stale, workspace.run, force=options.always) if stale else {}
+    if fresh := len(entries) - len(stale):
+        output.notify(f"{_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")
+    if failed:
+        output.notify(f"{_entries(len(failed))} of {len(entries)} failed: {', '.join(failed)}")
+    return max(failed.values(), default=DONE)
+
+
+def _entries(count: int) -> str:
+    return output.format_count(count, "entry", "entries")
+
+
+def _fetch_all(stale: Sequence[EntryContext], run_id: str, *, force: bool) -> dict[str, int]:
+    """Fetch these entries side by side; return the exit status of each that failed, by name."""
+    from truss_cache_tasks.app.fetch import fetch_side_by_side, fetch_with_display  # a no-op fetches nothing
+
+    def fetch_one(entry: EntryContext) -> Outcome:
+        try:
+            return fetch_with_display(entry, run_id, entry.name, force=force)
+        except Stopped:  # the signal's handler told it
+            raise
+        except CacheTaskError as error:
+            output.notify(*output.format_error(error, entry.name))
+            raise
+        except Exception as exc:
+            output.notify(f"{entry.name}: {output.format_internal_error(exc)}")
+            raise
+
+    ended = fetch_side_by_side(stale, fetch_one)
+    return {
+        name: FAILED if isinstance(end, CacheTaskError) else INTERNAL
+        for name, end in ended.items()
+        if isinstance(end, BaseException)
+    }
+
+
+def _clean(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app.reports import format_cleaned, format_left
+
+    workspace, _ = _open(options)
     signals.install()
     failure: DiskError | None = None
     try:
-        workspace.clean(names, dry=dry)
+        workspace.clean(options.names or None, dry=options.dry_run)
     except DiskError as error:  # of one root; the others are cleaned
         failure = error
     done = workspace.cleaned
-    for line in display.removed(done.files, done.size, done.kept, dry=dry):
-        display.write(line)
+    output.write(*format_cleaned(done.files, done.size, done.kept, dry=options.dry_run))
     if done.left:
-        display.say(*display.left_over(done.left))
+        output.notify(*format_left(done.left))
     if failure is not None:
-        display.say(*display.worded(failure))
+        output.notify(*output.format_error(failure))
     return MISUSED if done.left or failure is not None else DONE
 
 
-def in_entries(count: int) -> str:
-    """Return `1 entry`, `2 entries`."""
-    return f"{count:,} {'entry' if count == 1 else 'entries'}"
+def _why(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app import reports
+
+    workspace, entries = _open(options)
+    return reports.why([(entry.name, workspace, entry) for entry in entries], output.write, check=options.check)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app import reports
+
+    workspace, entries = _open(options)
+    return reports.verify([(entry.name, workspace, entry) for entry in entries], output.write)
+
+
+def _key(options: argparse.Namespace) -> int:
+    workspace = open_workspace(options.config)
+    workspace.warn()
+    output.write(cache_key(workspace))
+    return DONE
 
 
 def cache_key(workspace: Workspace) -> str:
@@ -216,10 +244,48 @@ def cache_key(workspace: Workspace) -> str:
     return hashlib.sha256("\n".join([f"format {FORMAT}", *keys]).encode()).hexdigest()
 
 
-def _help(names: Sequence[str]) -> int:
-    if list(names) != ["env"]:
-        _parser().print_help()
-        return DONE if not names else MISUSED
-    for variable in VARIABLES:
-        display.write(variable.name, f"    {variable.meaning}", f"    default: {variable.default}")
-    return DONE
+def _help(options: argparse.Namespace) -> int:
+    match options.names:
+        case []:
+            return _print_help()
+        case ["env"]:
+            for variable in VARIABLES:
+                output.write(variable.name, f"    {variable.meaning}", f"    default: {variable.default}")
+            return DONE
+        case [name] if name in COMMANDS:
+            _parser(name, COMMANDS[name]).print_help()
+            return DONE
+        case names:
+            _parser("help", COMMANDS["help"]).error(f"no such topic: {' '.join(names)}")
+
+
+def _flag(*flags: str, what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return flags, {"action": "store_true", "help": what}
+
+
+COMMANDS = {
+    "run": Command(
+        "fetch what is stale (the default)",
+        _run,
+        (
+            _flag("-a", "--always", what="hash and resolve everything again"),
+            _flag("--replace", what="replace files at our paths that we did not make"),
+            _flag("--accept-unverified", what="take files whose ETag is no MD5 of them"),
+        ),
+    ),
+    "clean": Command(
+        "invalidate: remove these weights and their claims",
+        _clean,
+        (_flag("-n", "--dry-run", what="print what would go, remove nothing"),),
+    ),
+    "why": Command(
+        "say which entries are fresh, or which input changed",
+        _why,
+        (_flag("--check", what="exit 1 unless a run would ask no server"),),
+    ),
+    "verify": Command("hash everything again, and name each bad file", _verify),
+    "key": Command("print the portable cache key for CI", _key, takes=None),
+    "help": Command(
+        "list the commands, `help env` our environment variables", _help, takes=("TOPIC", "env, or a command")
+    ),
+}

@@ -1,4 +1,4 @@
-"""cache-why and cache-verify, for doit's commands and the console script alike."""
+"""What `why`, `verify` and `clean` print, for doit's commands and the console script alike."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from truss_cache_tasks.app import display, signals
+from truss_cache_tasks.app import output, signals
+from truss_cache_tasks.app.output import format_bytes, format_count
 from truss_cache_tasks.app.workspace import Workspace
-from truss_cache_tasks.operations.context import EntryContext, current_manifest, hub_manifest
-from truss_cache_tasks.operations.forecast import Forecast
-from truss_cache_tasks.store.local_blobs import find_bad_files
+from truss_cache_tasks.operations.context import EntryContext
 
-Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the name people know it by, ...)
-Write = Callable[..., object]  # of lines, as display.write
+if TYPE_CHECKING:
+    from truss_cache_tasks.operations.forecast import Forecast
+    from truss_cache_tasks.operations.verify import Verification
+
+Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the name that is printed, ...)
+Write = Callable[..., object]  # of lines, as output.write
 
 
 def why(chosen: Chosen, write: Write, *, check: bool) -> int:
@@ -25,60 +29,76 @@ def why(chosen: Chosen, write: Write, *, check: bool) -> int:
     """
     signals.install()
     asking = False
-    for label, workspace, target in chosen:
-        verdict = workspace.judge(target)
+    for label, workspace, entry in chosen:
+        verdict = workspace.judge(entry)
         if verdict.fresh:
             write(f"{label}: fresh")
             continue
-        seen = workspace.forecast(target, verdict, hashing=check, stopped=signals.stopped)
-        asking = asking or seen.asks
+        forecast = workspace.forecast(entry, verdict, hashing=check, stopped=signals.stopped)
+        asking = asking or forecast.asks
         write(f"{label}: stale")
-        for line in (*verdict.reasons, f"-> {_would(seen)}"):
+        for line in (*verdict.reasons, f"-> {_format_forecast(forecast)}"):
             write(*_wrapped(line))
     return int(check and asking)
 
 
-def _would(seen: Forecast) -> str:
-    if not seen.asks:
+def _format_forecast(forecast: Forecast) -> str:
+    if not forecast.asks:
         return "a run puts it right and asks no server"
-    if seen.size is None:
+    if forecast.size is None:
         return "a run lists it and fetches what is missing"
-    if not seen.size:
+    if not forecast.size:
         return "a run hashes or asks, and fetches no bytes if all is well"
-    return f"a run fetches {display.in_bytes(seen.size)}"
+    return f"a run fetches {format_bytes(forecast.size)}"
 
 
 def _wrapped(line: str) -> list[str]:
     """Indent a line; wrapped on a terminal alone, so that a pipe gets each reason on one line."""
     width = max(os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else sys.maxsize, 40)
     wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
-    return wrapper.wrap(display.escaped(line))  # before it is wrapped, which makes a space of a newline
+    return wrapper.wrap(output.escaped(line))  # before it is wrapped, which makes a space of a newline
 
 
 def verify(chosen: Chosen, write: Write) -> int:
-    """Re-hash everything on disk against the manifests; name each bad file. Returns 1 if any is bad, else 0."""
+    """Hash everything again and write of each entry whether it is good; name each bad file.
+
+    Returns:
+        1 if any file is bad or any entry was not fetched, else 0.
+    """
+    from truss_cache_tasks.operations.verify import verify as verify_entry
+
     signals.install()
-    bad = False
-    for label, workspace, target in chosen:
+    is_bad = False
+    for label, workspace, entry in chosen:
         workspace.warn()
-        manifest = current_manifest(target)
-        if manifest is None:
-            write(f"{label}: not fetched")
-            bad = True
-            continue
-        lines = find_bad_files(target.place, manifest, signals.stopped)
-        if target.behind is not None and (behind := hub_manifest(target)) is not None:
-            hub = os.path.basename(target.behind.path)
-            lines += [f"{hub}/{line}" for line in find_bad_files(target.behind, behind, signals.stopped)]
-        bad = bad or bool(lines)
-        unverified = sum(not file.digest for file in manifest.files)
-        note = f", {unverified:,} unverified by the store" if unverified else ""
-        state = f"{len(lines):,} bad of " if lines else "good, "
-        write(f"{label}: {state}{display.in_files(len(manifest.files))}, {display.in_bytes(manifest.size)}{note}")
-        for line in lines:
+        found = verify_entry(entry, signals.stopped)
+        is_bad = is_bad or bool(found.bad) or found.manifest is None
+        write(f"{label}: {_format_verification(found)}")
+        for line in found.bad:
             write(*_wrapped(line))
-    if bad:
-        display.say(
-            "hint: Run `doit run -a cache_weights` (or `truss-cache -a`), which fetches what is bad or missing."
-        )
-    return int(bad)
+    if is_bad:
+        output.notify("hint: Run `doit run -a cache_weights` or `truss-cache -a`: it fetches what is bad or missing.")
+    return int(is_bad)
+
+
+def _format_verification(found: Verification) -> str:
+    if found.manifest is None:
+        return "not fetched"
+    files = found.manifest.files
+    unverified = sum(not file.digest for file in files)
+    note = f", {unverified:,} unverified by the store" if unverified else ""
+    state = f"{len(found.bad):,} bad of " if found.bad else "good, "
+    return f"{state}{format_count(len(files), 'file')}, {format_bytes(found.manifest.size)}{note}"
+
+
+def format_cleaned(files: int, size: int, kept: Iterable[str], *, dry: bool) -> list[str]:
+    """Return the lines about what a clean removed, or would remove, and what it kept and why."""
+    verb = "would remove" if dry else "removed"
+    first = f"{verb} {format_count(files, 'path')}, {size:,} bytes" if files else "nothing to remove"
+    return [first, *(f"kept {line}" for line in kept)]
+
+
+def format_left(left: Iterable[str]) -> list[str]:
+    """Return the lines about what a clean could not remove, and the hint."""
+    lines = (f"  {line}" for line in left)
+    return ["the clean is incomplete, could not remove:", *lines, "hint: Remove the cause, then clean again."]

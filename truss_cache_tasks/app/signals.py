@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.network.retry import StopPoll
+from truss_cache_tasks.network.cancel import StopPoll
 
 _state = {"stopped": False}
 _HANDLED = (signal.SIGINT, signal.SIGTERM)

@@ -5,28 +5,28 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from truss_cache_tasks.app import display
+from truss_cache_tasks.app import output
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
-from truss_cache_tasks.errors import ConfigError, DiskError
+from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import Project
-from truss_cache_tasks.model.request import Layout, StoreKind
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Need, Verdict
-from truss_cache_tasks.operations.context import BEHIND, EntryContext, judge_target, make_target, project_entries
-from truss_cache_tasks.operations.forecast import Forecast, forecast
+from truss_cache_tasks.operations.context import EntryContext, judge_target, make_target, project_entries
 from truss_cache_tasks.store.claims import read_pins
-from truss_cache_tasks.store.clean import Cleaned, clean, roots_of
 from truss_cache_tasks.store.conflicts import ShownFiles, find_shown_files
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.flat_layout import flat_root
-from truss_cache_tasks.store.hub_layout import hub_root
-from truss_cache_tasks.store.known_roots import forget_empty_roots, known_roots
-from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.names import pin_name
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.operations.forecast import Forecast
+    from truss_cache_tasks.store.clean import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 
@@ -48,14 +48,20 @@ class Workspace:
     warnings: tuple[str, ...]
     run: str = field(default_factory=lambda: os.urandom(16).hex())
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    cleaned: Cleaned = field(default_factory=Cleaned)
     _shown: dict[Path, ShownFiles] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
+
+    @cached_property
+    def cleaned(self) -> Cleaned:
+        """What cleans of this process removed, all together."""
+        from truss_cache_tasks.store.clean import Cleaned
+
+        return Cleaned()
 
     def warn(self) -> None:
         """Say the config's warnings, once a process."""
-        display.warn_once(self.warnings)
+        output.warn_once(self.warnings)
         if not self.targets:
-            display.warn_once((f"{self.path.name}: no model_cache entries, nothing to fetch",))
+            output.warn_once((f"{self.path.name}: no model_cache entries, nothing to fetch",))
 
     def judge(self, target: EntryContext) -> Verdict:
         """Judge an entry and remember the verdict. A mistake of ours makes it stale; its run meets the mistake anew."""
@@ -63,7 +69,7 @@ class Workspace:
         try:
             verdict = judge_target(target)
         except Exception as exc:
-            verdict = Verdict(Need.FETCH, (display.internal(exc),))
+            verdict = Verdict(Need.FETCH, (output.format_internal_error(exc),))
         self.verdicts[target.name] = verdict
         return verdict
 
@@ -92,38 +98,36 @@ class Workspace:
             with disk_errors(f"cannot look at {target.place.path}"):
                 self._shown[target.place.path] = find_shown_files(target.place, self.project)
         shown = self._shown.get(target.place.path)
+        from truss_cache_tasks.operations.forecast import forecast
+
         return forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
 
-    def clean(self, names: Iterable[str] | None, *, dry: bool) -> Cleaned:
-        """Invalidate these entries; None: the whole config, gone entries too."""
-        claims = None if names is None else {claim for name in names for claim in (name, name + BEHIND)}
-        errors: list[DiskError] = []
-        with disk_errors("cannot clean"):
-            for place in self._all_places():
-                try:
-                    clean(place, self.project, claims, self.cleaned, dry=dry)
-                except DiskError as error:  # the other roots are cleaned all the same
-                    errors.append(error)
-            if not dry:
-                forget_empty_roots(self.settings, self.project)
-        if errors:
-            self.cleaned.left += map(str, errors[1:])
-            raise errors[0]
-        return self.cleaned
+    def choose(self, names: Iterable[str] | None) -> list[EntryContext]:
+        """Return the entries of these names, once each; None: all. Raises ConfigError for a name that none has."""
+        if names is None:
+            return list(self.targets)
+        known = {target.name: target for target in self.targets}
+        for name in (names := list(dict.fromkeys(names))):
+            if name not in known:
+                raise ConfigError(
+                    f"no entry is called {name!r}", hint=f"The entries of this config: {', '.join(known) or 'none'}."
+                )
+        return [known[name] for name in names]
 
-    def _all_places(self) -> list[CacheRoot]:
-        """Every root where this project may have claims: of its entries, of the hub cache, and those it had once."""
-        places = {p.path: p for t in self.targets for p in (t.place, t.behind) if p is not None}
-        places.setdefault(self.model_cache, flat_root(self.model_cache))
-        hubs = {p.layout.hub for p in places.values() if p.layout.hub is not None} | {self.settings.hub_cache()}
-        for hub in hubs:
-            for repo in hub.glob("models--*"):
-                places.setdefault(repo, hub_root(repo))
-        known = {root for place in places.values() for root in roots_of(place, self.project.id)}
-        known |= known_roots(self.settings, self.project)
-        for path in map(Path, sorted(known - {str(path) for path in places})):
-            places[path] = hub_root(path) if path.name.startswith("models--") else flat_root(path)
-        return list(places.values())
+    def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
+        """Invalidate these entries, adding to `cleaned`; None: the whole config, gone entries too."""
+        from truss_cache_tasks.operations.clean import clean
+
+        clean(
+            self.targets,
+            names,
+            self.cleaned,
+            project=self.project,
+            settings=self.settings,
+            model_cache=self.model_cache,
+            dry=dry,
+        )
+        return self.cleaned
 
 
 def open_workspace(
@@ -176,7 +180,7 @@ def _refuse_own_source(targets: Iterable[EntryContext]) -> None:
     """Refuse a `file://` entry whose cache folder is, or lies in, its own source, which `clean` would take away."""
     for target in targets:
         source = target.entry.request.source
-        if source.kind is not StoreKind.LOCAL:
+        if not source.store.is_local:
             continue
         names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: target.entry.request.folder}
         theirs = Path(os.path.realpath(target.entry.config.parent / source.root))

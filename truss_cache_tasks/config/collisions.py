@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.errors import ConfigError
-from truss_cache_tasks.model.request import Layout, Request, StoreKind
+from truss_cache_tasks.model.request import Layout, Request
 
 
 def refuse_collisions(entries: Iterable[Entry]) -> None:
@@ -41,7 +41,7 @@ def _owned(request: Request) -> list[tuple[Hashable, str, str]]:
     if request.layout is Layout.MOUNT:
         message = f"mount_location {request.folder!r} is that of"
         return [(("mount", request.folder), message, "Give each entry a mount_location of its own.")]
-    if request.layout is Layout.BUCKET and request.source.kind is StoreKind.LOCAL:
+    if request.layout is Layout.BUCKET and request.source.store.is_local:
         name = request.source.root.rpartition("/")[2]
         hint = "Rename one folder, or set use_volume and a volume_folder."
         return [(("model cache", name), f"{name!r} goes to the same folder as", hint)]

@@ -7,74 +7,40 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, assert_never
 
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.request import StoreKind
+from truss_cache_tasks.model.stores import Credential, JsonCredential, NoCredential, Secret, TokenCredential
 
 _LARGEST = 1 << 20  # bytes of a credential file
-_HUB_TOKENS = ("hf_", "api_org_")  # what the tokens of users and of organisations begin with
-_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_DATA_FILES = {StoreKind.GCS: "service_account.json", StoreKind.S3: "s3_credentials.json"}
-_S3_REQUIRED = ("aws_access_key_id", "aws_secret_access_key")
-_S3_OPTIONAL = ("aws_region", "aws_session_token")
-_GCS_REQUIRED = ("client_email", "private_key")
-# What a service-account file names itself; the newer Truss form of the secret leaves it out.
-_GOOGLE_TOKENS = "https://oauth2.googleapis.com/token"
 
 
-class Secret:
-    """A value that must not be printed; `reveal()` is the only way to it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the secret itself, for the one request that needs it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "***"
-
-    __str__ = __repr__
-
-
-@dataclass(frozen=True)
-class Credential:
-    """What an entry authenticates with.
-
-    Args:
-        origin: where it was found, for people (`data/s3_credentials.json`, `HF_TOKEN`); never a value.
-        fields: Hugging Face: `token`. S3: `aws_access_key_id`, `aws_secret_access_key`, and where given `aws_region`,
-            `aws_session_token`. GCS: `json`, the whole service-account file as text.
-    """
-
-    origin: str
-    fields: Mapping[str, Secret]
-
-
-def find_credential(entry: Entry, settings: Settings) -> Credential | None:
-    """Return the entry's credential by the order of DESIGN section 5, as far as it is a file, a variable or the login
-    token; None where only the vendor's ambient chain or anonymous access is left.
+def find_credential(entry: Entry, settings: Settings) -> Credential | NoCredential:
+    """Return the entry's credential as far as it is a file, a variable or the login token: files in the data folder,
+    secrets, variables, login, in this order. NoCredential where only the vendor's own chain or anonymous access is
+    left.
 
     Raises:
-        CredentialError: the file is there and cannot be used; names the key that is missing, never a value.
+        CredentialError: the file is there and cannot be used; names the field that is missing, never a value.
     """
     path = next(filter(_is_there, _files(entry, settings)), None)
-    if entry.request.source.kind is StoreKind.HUGGINGFACE:
-        return _named_token(path, entry) if path else _ambient_token(settings)
-    if path is None:
-        return None
-    origin = _shown(path, entry)
-    text = _text(path, origin)
-    fields = _s3_fields(text, origin) if entry.request.source.kind is StoreKind.S3 else _gcs_fields(text, origin)
-    return Credential(origin, fields)
+    match entry.request.source.store.credential:
+        case TokenCredential() as spec:
+            if path is not None:
+                return _named_token(path, entry, spec)
+            return _ambient_token(spec, settings) or _no_token(entry, spec, settings)
+        case JsonCredential() as spec:
+            if path is None:
+                return _no_file(entry, spec)
+            origin = _shown(path, entry)
+            return Credential(origin, _fields(_text(path, origin), spec, origin))
+        case None:
+            return NoCredential()
+        case spec:
+            assert_never(spec)
 
 
 def fingerprint(entry: Entry, settings: Settings) -> str | None:
@@ -94,14 +60,35 @@ def fingerprint(entry: Entry, settings: Settings) -> str | None:
 
 def _files(entry: Entry, settings: Settings) -> Iterator[Path]:
     """Yield where this entry's credential file may be, the first that is there is the one."""
-    kind = entry.request.source.kind
-    if kind is StoreKind.LOCAL:
-        return
-    if kind in _DATA_FILES:
-        yield entry.data_dir / _DATA_FILES[kind]
-    if kind is StoreKind.HUGGINGFACE or entry.secret_is_named:
-        for folder in settings.secrets_dirs:
-            yield folder / entry.runtime_secret_name
+    has_secret = entry.secret_is_named
+    match entry.request.source.store.credential:
+        case None:
+            return
+        case TokenCredential() as spec:
+            has_secret = has_secret or spec.is_hub
+        case JsonCredential() as spec:
+            yield entry.data_dir / spec.file
+        case spec:
+            assert_never(spec)
+    if has_secret:
+        yield from _secrets(entry, settings)
+
+
+def _secrets(entry: Entry, settings: Settings) -> list[Path]:
+    return [folder / entry.runtime_secret_name for folder in settings.secrets_dirs]
+
+
+def _no_token(entry: Entry, spec: TokenCredential, settings: Settings) -> NoCredential:
+    looked_at = [str(path) for path in _files(entry, settings)]
+    if spec.is_hub and not settings.sends_implicit_token:
+        return NoCredential(tuple(looked_at), "HF_HUB_DISABLE_IMPLICIT_TOKEN is set")
+    looked_at += spec.variables[:1]
+    return NoCredential((*looked_at, "the login of `hf auth login`") if spec.is_hub else tuple(looked_at))
+
+
+def _no_file(entry: Entry, spec: JsonCredential) -> NoCredential:
+    secret = [f"the secret {entry.runtime_secret_name}"] if entry.secret_is_named else []
+    return NoCredential((str(entry.data_dir / spec.file), *secret, *spec.ambient))
 
 
 def _is_there(path: Path) -> bool:
@@ -151,30 +138,30 @@ def _token_file(path: Path, origin: str) -> Credential:
     return _token(_text(path, origin), origin)
 
 
-def _named_token(path: Path, entry: Entry) -> Credential:
+def _named_token(path: Path, entry: Entry, spec: TokenCredential) -> Credential:
     """Return the token of a secret, whose name a config that others wrote may have chosen.
 
     Such a config must not send whatever lies among the secrets to a server; only the default name is for the Hub alone.
     """
     credential = _token_file(path, str(path))
     named = entry.runtime_secret_name != DEFAULT_SECRET
-    if named and not credential.fields["token"].reveal().startswith(_HUB_TOKENS):
+    if named and spec.begins_with and not credential.fields["token"].reveal().startswith(spec.begins_with):
         _fail(
             str(path),
-            f"is no token of the Hub, expected one that begins with {' or '.join(_HUB_TOKENS)}",
+            f"is no token of the Hub, expected one that begins with {' or '.join(spec.begins_with)}",
             "Let the entry name no secret, and set HF_TOKEN to a token that its server takes.",
         )
     return credential
 
 
-def _ambient_token(settings: Settings) -> Credential | None:
-    if not settings.sends_implicit_token:
+def _ambient_token(spec: TokenCredential, settings: Settings) -> Credential | None:
+    if spec.is_hub and not settings.sends_implicit_token:
         return None
-    for name in _TOKEN_VARIABLES:
-        if value := settings.env.get(name, "").strip():
+    for name in spec.variables:
+        if value := settings.variable(name).strip():
             return _token(value, name)
     path = settings.token_file()
-    return _token_file(path, str(path)) if _is_there(path) else None
+    return _token_file(path, str(path)) if spec.is_hub and _is_there(path) else None
 
 
 def _token(text: str, origin: str) -> Credential:
@@ -199,32 +186,28 @@ def _mapping(text: str, origin: str) -> dict[str, Any]:
     return found
 
 
-def _s3_fields(text: str, origin: str) -> dict[str, Secret]:
-    """Read both namings: `aws_access_key_id` (Truss v1, BDN) and `access_key_id` (v2); the prefixed one wins."""
+def _fields(text: str, spec: JsonCredential, origin: str) -> dict[str, Secret]:
+    """Return what the source gets of a credential file. Of two namings (`aws_region`, `region`) the longer wins."""
     found = _mapping(text, origin)
+    for name, value in spec.fixed:
+        if found.get(name, value) != value:
+            _fail(origin, f"{name}: want {value}", spec.remedy or f'Write "{name}": "{value}".')
     fields = {}
-    for name in _S3_REQUIRED + _S3_OPTIONAL:
-        given = name if found.get(name) not in (None, "") else name.removeprefix("aws_")
+    for name in spec.required + spec.optional:
+        given = name if found.get(name) not in (None, "") else name.removeprefix(spec.prefix)
         if found.get(given) not in (None, ""):
             fields[name] = Secret(_string(found, given, origin).strip())
-        elif name in _S3_REQUIRED:
-            _fail(origin, f"{name} is missing", f'Add "{name}" to it.')
-    return fields
-
-
-def _gcs_fields(text: str, origin: str) -> dict[str, Secret]:
-    found = _mapping(text, origin)
-    if found.get("type", "service_account") != "service_account":
-        _fail(origin, "type: want service_account", "Download a key of a service account.")
-    for name in _GCS_REQUIRED:
+        elif name in spec.required:
+            _fail(origin, f"{name} is missing", spec.remedy or f'Add "{name}" to it.')
+    added = {}
+    for name, value in spec.defaults:
         if found.get(name) in (None, ""):
-            _fail(origin, f"{name} is missing", "Download the key of the service account again.")
-        _string(found, name, origin)
-    if found.get("token_uri") in (None, ""):
-        text = json.dumps({**found, "token_uri": _GOOGLE_TOKENS})
-    else:
-        _string(found, "token_uri", origin)
-    return {"json": Secret(text)}
+            added[name] = value
+        else:
+            _string(found, name, origin)
+    if spec.is_whole:
+        return {"json": Secret(json.dumps({**found, **added}) if added else text)}
+    return {**{name: Secret(value) for name, value in added.items()}, **fields}
 
 
 def _string(found: Mapping[str, Any], name: str, origin: str) -> str:

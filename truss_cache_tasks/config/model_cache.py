@@ -10,7 +10,8 @@ from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.fields import Refused, Value, did_you_mean, printable
 from truss_cache_tasks.config.folders import RECORDS, volume_folder
 from truss_cache_tasks.config.uris import Parsed, check_revision, parse_repo_id
-from truss_cache_tasks.model.request import Layout, Request, SourceRef, StoreKind
+from truss_cache_tasks.model.request import Layout, Request, SourceRef
+from truss_cache_tasks.model.stores import stores
 
 KNOWN = (
     "repo_id",
@@ -28,7 +29,6 @@ _ELSEWHERE = {
     "auth_secret_name": "Did you mean runtime_secret_name? `auth_secret_name` belongs to the `weights` form.",
     "auth": "Use runtime_secret_name here; `auth` belongs to the `weights` form.",
 }
-_KINDS = ("hf", "gcs", "s3", "azure", "file")
 _SECRET_NAME = re.compile(r"[-._a-zA-Z0-9]{1,253}")  # Truss's own rule for the names under `secrets:`
 
 
@@ -64,11 +64,11 @@ def read_model(value: Value, context: Context) -> Entry:
     revision = _revision(members.get("revision"), parsed)
     form, folder = _layout(value, members, parsed.source, context)
     warn_of_source(members["repo_id"], parsed.source, context)
-    if revision and parsed.source.kind is not StoreKind.HUGGINGFACE:
+    on_hub = parsed.source.store.is_hub
+    if revision and not on_hub:
         context.warnings.append(f"{members['revision'].where}: ignored, only Hugging Face repos have revisions")
     allow, ignore = patterns(members)
     secret = members.get("runtime_secret_name")
-    on_hub = parsed.source.kind is StoreKind.HUGGINGFACE
     wanted = (revision or "main") if on_hub else revision
     return Entry(
         name="",
@@ -126,11 +126,12 @@ def _check_kind(value: Value | None, source: SourceRef) -> None:
     kind = value.string()
     if kind == "azure":
         value.fail("azure is not supported yet", "Use hf, gcs or s3.")
-    if kind not in _KINDS:
-        value.fail(f"unknown kind {kind!r}", did_you_mean(kind, _KINDS) or "Use hf, gcs or s3.")
-    if kind != source.kind.value:
-        scheme = "gs" if source.kind is StoreKind.GCS else source.kind.value
-        what = "a plain repo id is hf" if scheme == "hf" else f"{scheme}:// is {source.kind.value}"
+    kinds = [store.kind for store in stores() if store.kind]
+    if kind not in kinds:
+        value.fail(f"unknown kind {kind!r}", did_you_mean(kind, [*kinds, "azure"]) or "Use hf, gcs or s3.")
+    store = source.store
+    if kind != store.kind:
+        what = "a plain repo id is hf" if store.is_hub else f"{store.scheme}:// is {store.kind or 'of no kind'}"
         value.fail(f"{kind!r} disagrees with repo_id: {what}", "Remove `kind`, or correct the scheme of repo_id.")
 
 
@@ -138,7 +139,7 @@ def _revision(value: Value | None, parsed: Parsed) -> str:
     """Return the entry's revision, "" where it gives none."""
     if value is None or (value.is_string and not value.node.value):
         return parsed.revision
-    revision = value.string() if parsed.source.kind is not StoreKind.HUGGINGFACE else value.parsed(check_revision)
+    revision = value.string() if not parsed.source.store.is_hub else value.parsed(check_revision)
     if parsed.revision and revision != parsed.revision:
         value.fail(f"{revision!r}, but repo_id says @{parsed.revision}", "Keep one of the two.")
     return revision
@@ -153,8 +154,8 @@ def _layout(value: Value, members: dict[str, Value], source: SourceRef, context:
         return Layout.VOLUME, folder
     if folder:
         context.warnings.append(f"{members['volume_folder'].where}: ignored without `use_volume: true`, as in Truss")
-    if source.kind is StoreKind.HUGGINGFACE:
+    if source.store.is_hub:
         return Layout.HUB, ""
-    if source.kind is StoreKind.LOCAL:
+    if source.store.is_local:
         local_name(members["repo_id"], source)
     return Layout.BUCKET, ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from truss_cache_tasks.model.request import SourceRef, StoreKind
+from truss_cache_tasks.model.request import SourceRef
 
 # '=' and '*' are doit's (a variable, a wildcard); white space and control characters break its database listings, and
 # the controls of bidirectional text show a name in another order than it is typed.
@@ -18,7 +18,7 @@ def name_entries(asked: Iterable[tuple[SourceRef, str]]) -> list[str]:
     The first entry of an id has the bare id; a later one gets `@revision` where that is new, else `#n` (n from 2).
     Bare names are given out first, so that no suffix takes the name that a later id would have.
 
-    >>> hub = lambda name, revision: (SourceRef(StoreKind.HUGGINGFACE, name), revision)
+    >>> hub = lambda name, revision: (SourceRef("hf", name), revision)
     >>> name_entries([hub("a/b", "main"), hub("a/b", "v1"), hub("a/b", "v1"), hub("c/d", "main")])
     ['a/b', 'a/b@v1', 'a/b#3', 'c/d']
     """
@@ -44,7 +44,7 @@ def _suffixed(name: str, revision: str, count: int, taken: set[str]) -> str:
 
 
 def _id(source: SourceRef) -> str:
-    if source.kind is StoreKind.LOCAL:
+    if source.store.is_local:
         return source.root.rpartition("/")[2]
     return f"{source.root}/{source.prefix}" if source.prefix else source.root
 

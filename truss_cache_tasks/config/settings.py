@@ -113,6 +113,10 @@ class Settings:
             self._expanded(self.env.get("HF_TOKEN_PATH", os.path.join(self._hub_home(self.env), "token")))
         )
 
+    def variable(self, name: str) -> str:
+        """Return a variable that a store's row names; "" where it is not set."""
+        return self.env.get(name, "")
+
     @property
     def sends_implicit_token(self) -> bool:
         """Whether HF_TOKEN and the login token are used, by huggingface_hub's switch and its words for true."""

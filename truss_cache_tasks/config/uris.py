@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from truss_cache_tasks.config.fields import Refused, did_you_mean
-from truss_cache_tasks.model.request import SourceRef, StoreKind
+from truss_cache_tasks.model.request import SourceRef
+from truss_cache_tasks.model.stores import HUGGINGFACE, Store, UriForm, find_store, stores
 
-SCHEMES = {
-    "hf": StoreKind.HUGGINGFACE,
-    "gs": StoreKind.GCS,
-    "gcs": StoreKind.GCS,
-    "s3": StoreKind.S3,
-    "file": StoreKind.LOCAL,
-}
 LATER = ("azure", "az", "r2", "cw", "https")
 
-_WANTED = "Use hf://, gs://, s3:// or file://."
 # huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a property holds the two together.
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-# Suffixes that S3 reserves for directory buckets and their access points: sessions sign their requests, and their
-# listings have neither order nor digests. https://docs.aws.amazon.com/AmazonS3/latest/userguide/s3-express-differences.html
-_DIRECTORY_BUCKETS = ("--x-s3", "--xa-s3")
 # git check-ref-format: what no branch or tag is called; it also keeps refs/{revision} inside its folder.
 _NO_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^@$")
 
@@ -45,27 +35,27 @@ def parse_repo_id(text: str) -> Parsed:
     """Read `repo_id`: `org/name` or a URI. Raises Refused.
 
     >>> parse_repo_id("gcs://bucket/m/").source
-    SourceRef(kind=<StoreKind.GCS: 'gcs'>, root='bucket', prefix='m')
+    SourceRef(scheme='gs', root='bucket', prefix='m')
     """
     if "://" in text:
         return parse_uri(text)
-    _refuse_credentials(StoreKind.HUGGINGFACE.value, text)
+    _refuse_credentials(HUGGINGFACE.scheme, text)
     if "@" in text and is_repo_id(text.partition("@")[0]):
         raise Refused("the Hub has no '@' in a repo id", f"Write hf://{text}, or a `revision:` of its own.")
     if text.startswith(("./", "../", "/", "~")):
         raise Refused(f"{text!r} is a path, not a repo id", "Write a local folder as file://PATH.")
     check_repo_id(text)
-    return Parsed(SourceRef(StoreKind.HUGGINGFACE, text), "")
+    return Parsed(SourceRef(HUGGINGFACE.scheme, text), "")
 
 
 def parse_source(text: str) -> Parsed:
     """Read `source` of the `weights` form: always a URI, as Truss demands. Raises Refused."""
     if "://" not in text:
-        hint = f"Write hf://{text}." if is_repo_id(text.partition("@")[0]) else _WANTED
+        hint = f"Write hf://{text}." if is_repo_id(text.partition("@")[0]) else _wanted()
         raise Refused("no scheme", hint)
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
-    if scheme in ("gs", "gcs", "s3") and "@" in rest:
+    if (store := find_store(scheme)) and store.is_bucket and "@" in rest:
         raise Refused(f"{scheme}:// has no @revision", "Remove the '@': only hf:// sources have revisions.")
     return parse_uri(text)
 
@@ -74,18 +64,17 @@ def parse_uri(text: str) -> Parsed:
     """Read `scheme://...`. No message repeats what may be a password."""
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
-    if scheme in LATER:
-        raise Refused(f"{scheme}:// is not supported yet", _later_hint(scheme, rest))
-    if scheme == "http":
-        raise Refused("http:// is not supported: anyone on the way could change the weights", _WANTED)
-    if scheme not in SCHEMES:
-        known = list(SCHEMES)
-        near = did_you_mean(scheme, known) or _WANTED
-        raise Refused(f"unknown scheme {scheme!r}", near.replace("?", "://?"))
-    kind = SCHEMES[scheme]
-    if kind is StoreKind.HUGGINGFACE:
-        return _hub(rest)
-    return Parsed(_local(rest) if kind is StoreKind.LOCAL else _bucket(kind, scheme, rest), "")
+    if (store := find_store(scheme)) is None:
+        raise _unknown(scheme, rest)
+    match store.uri_form:
+        case UriForm.REPO:
+            return _repo(store, rest)
+        case UriForm.BUCKET:
+            return Parsed(_bucket(store, scheme, rest), "")
+        case UriForm.FOLDER:
+            return Parsed(_folder(store, rest), "")
+        case _:
+            assert_never(store.uri_form)
 
 
 def is_repo_id(text: str) -> bool:
@@ -120,15 +109,29 @@ def check_revision(text: str) -> str:
     return text
 
 
-def _hub(rest: str) -> Parsed:
+def _unknown(scheme: str, rest: str) -> Refused:
+    if scheme in LATER:
+        return Refused(f"{scheme}:// is not supported yet", _later_hint(scheme, rest))
+    if scheme == "http":
+        return Refused("http:// is not supported: anyone on the way could change the weights", _wanted())
+    near = did_you_mean(scheme, [known for store in stores() for known in store.schemes])
+    return Refused(f"unknown scheme {scheme!r}", near.replace("?", "://?") if near else _wanted())
+
+
+def _wanted() -> str:
+    *others, last = (f"{store.scheme}://" for store in stores())
+    return f"Use {', '.join(others)} or {last}."
+
+
+def _repo(store: Store, rest: str) -> Parsed:
     repo_id, at, revision = rest.partition("@")
     check_repo_id(repo_id)
     if at and not revision:
         raise Refused("nothing follows the '@'", "Write hf://org/name@REVISION, or remove the '@'.")
-    return Parsed(SourceRef(StoreKind.HUGGINGFACE, repo_id), check_revision(revision) if at else "")
+    return Parsed(SourceRef(store.scheme, repo_id), check_revision(revision) if at else "")
 
 
-def _bucket(kind: StoreKind, scheme: str, rest: str) -> SourceRef:
+def _bucket(store: Store, scheme: str, rest: str) -> SourceRef:
     bucket, _, prefix = rest.partition("/")
     hint = f"Write {scheme}://BUCKET/PREFIX."
     if not bucket:
@@ -137,43 +140,48 @@ def _bucket(kind: StoreKind, scheme: str, rest: str) -> SourceRef:
         raise Refused(f"a wildcard in the bucket name {bucket!r}", "Name one bucket; wildcards go into allow_patterns.")
     if not _BUCKET.fullmatch(bucket):
         raise Refused(f"{bucket!r} is no bucket name (letters, digits, '-', '_', '.')", hint)
-    if kind is StoreKind.S3 and bucket.lower().endswith(_DIRECTORY_BUCKETS):
-        raise Refused(
-            f"{bucket!r} names an S3 directory bucket (S3 Express One Zone), which is not supported",
-            "Copy the weights to a general purpose bucket.",
-        )
+    for suffix, what, remedy in store.refused:
+        if bucket.lower().endswith(suffix):
+            raise Refused(f"{bucket!r} names {what}", remedy)
     prefix = prefix.strip("/")
     if {".", ".."} & set(prefix.split("/")):
         raise Refused("'.' or '..' in the prefix", "Write the prefix as the store shows it.")
-    return SourceRef(kind, bucket, prefix)
+    return SourceRef(store.scheme, bucket, prefix)
 
 
-def _local(rest: str) -> SourceRef:
+def _folder(store: Store, rest: str) -> SourceRef:
     root = rest.rstrip("/")
     if not root:
         raise Refused("no folder or file named", "Write file://PATH, relative to config.yaml or absolute.")
     if root.startswith("~"):
         raise Refused("'~' is not expanded", "Write an absolute path, or one relative to config.yaml.")
-    return SourceRef(StoreKind.LOCAL, root)
+    return SourceRef(store.scheme, root)
 
 
 def _refuse_credentials(scheme: str, rest: str) -> None:
     """Refuse `user:password@`, and `user@` where no revision could be meant, repeating nothing of it."""
     hint = "Credentials do not belong into a URI: remove all up to its '@', and see the README for where they go."
     if not _SCHEME.fullmatch(scheme):
-        raise Refused("what stands before the '://' is no scheme", _WANTED)
-    if scheme == StoreKind.LOCAL:
-        held = bool(_LOCAL_USERINFO.match(rest))
-    elif scheme == StoreKind.HUGGINGFACE:
-        held = bool(_USERINFO.match(rest) or _TOKEN.match(rest))
-    else:
-        held = bool(_USERINFO.match(rest)) or "@" in rest.partition("/")[0]
-    if held:
+        raise Refused("what stands before the '://' is no scheme", _wanted())
+    store = find_store(scheme)
+    if _holds_credentials(UriForm.BUCKET if store is None else store.uri_form, rest):
         raise Refused("a user name or password stands in it", hint)
+
+
+def _holds_credentials(form: UriForm, rest: str) -> bool:
+    match form:
+        case UriForm.REPO:
+            return bool(_USERINFO.match(rest) or _TOKEN.match(rest))
+        case UriForm.BUCKET:
+            return bool(_USERINFO.match(rest)) or "@" in rest.partition("/")[0]
+        case UriForm.FOLDER:
+            return bool(_LOCAL_USERINFO.match(rest))
+        case _:
+            assert_never(form)
 
 
 def _later_hint(scheme: str, rest: str) -> str:
     host, _, path = rest.partition("/")
     if scheme == "https" and host in ("huggingface.co", "hf.co") and is_repo_id(path):
         return f"Write {path}."
-    return _WANTED
+    return _wanted()

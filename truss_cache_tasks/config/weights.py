@@ -7,7 +7,7 @@ from truss_cache_tasks.config.fields import Value, did_you_mean
 from truss_cache_tasks.config.folders import mount_location
 from truss_cache_tasks.config.model_cache import Context, patterns, secret_name, warn_of_source
 from truss_cache_tasks.config.uris import parse_source
-from truss_cache_tasks.model.request import Layout, Request, StoreKind
+from truss_cache_tasks.model.request import Layout, Request
 
 KNOWN = ("source", "mount_location", "allow_patterns", "ignore_patterns", "auth_secret_name", "auth")
 _ELSEWHERE = {
@@ -45,7 +45,7 @@ def read_weights(value: Value, context: Context) -> Entry:
     folder = members["mount_location"].parsed(mount_location)
     allow, ignore = patterns(members)
     secret = _secret(members)
-    wanted = (revision or "main") if source.kind is StoreKind.HUGGINGFACE else ""
+    wanted = (revision or "main") if source.store.is_hub else ""
     return Entry(
         name="",
         repo_id=members["source"].string(),

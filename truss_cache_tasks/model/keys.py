@@ -18,8 +18,8 @@ SCHEMA = 1  # of the canonical forms below: another number is another key for ev
 def canonical(request: Request) -> dict[str, Any]:
     """Return the canonical form of `request`: pattern sets sorted and without duplicates, names spelled one way.
 
-    >>> from truss_cache_tasks.model.request import Layout, StoreKind, SourceRef
-    >>> r = Request(SourceRef(StoreKind.GCS, "b", "m"), "", ("*.bin", "*.json", "*.bin"), (), Layout.BUCKET)
+    >>> from truss_cache_tasks.model.request import Layout, SourceRef
+    >>> r = Request(SourceRef("gs", "b", "m"), "", ("*.bin", "*.json", "*.bin"), (), Layout.BUCKET)
     >>> json.dumps(canonical(r), separators=(",", ":"))
     '{"allow":["*.bin","*.json"],"folder":"","form":"bucket","ignore":[],"revision":"","schema":1,"source":"gs://b/m"}'
     """

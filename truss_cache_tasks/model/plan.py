@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import assert_never
 
 from truss_cache_tasks.errors import Collision, NothingSelected, UnsafeName
 from truss_cache_tasks.model.listing import Listing, RemoteFile
 from truss_cache_tasks.model.patterns import select
-from truss_cache_tasks.model.request import Layout, Request, SourceRef, StoreKind
+from truss_cache_tasks.model.request import Layout, Request, SourceRef
 
 RECORDS = ".truss_cache"  # our own folder in every cache root; no file of an entry may lie in it
 
@@ -56,8 +57,7 @@ def make_plan(request: Request, listing: Listing) -> Plan:
         UnsafeName: a selected key holds `..` or NUL, is absolute, or lies in our own folder.
         Collision: two selected keys want one path (`file` and `file/x`, `p//y` and `p/y`).
     """
-    bucket = request.source.kind in (StoreKind.GCS, StoreKind.S3)
-    prefix = request.source.prefix if bucket and not listing.single else ""
+    prefix = "" if listing.single else request.source.prefix
     by_path = {file.path: file for file in listing.files}
     chosen = select(by_path, request.allow, request.ignore, prefix=prefix, dialect=request.dialect)
     if not chosen:
@@ -79,9 +79,9 @@ def make_plan(request: Request, listing: Listing) -> Plan:
 
 def origin(source: SourceRef, file: RemoteFile) -> str:
     """Return the object's own URI; a local one as the user wrote its folder, so that no machine path gets in."""
-    if source.kind is StoreKind.LOCAL:
+    if source.store.is_local:
         return f"{source}/{file.path}"
-    return f"{SourceRef(source.kind, source.root)}/{file.key}"
+    return f"{SourceRef(source.scheme, source.root)}/{file.key}"
 
 
 def identity(source: SourceRef, file: RemoteFile) -> str:
@@ -90,27 +90,27 @@ def identity(source: SourceRef, file: RemoteFile) -> str:
         return f"{file.digest.algorithm}:{file.digest.value}"
     if file.encoding:
         return f"{origin(source, file)}@{file.version} decoded"
-    if source.kind is StoreKind.LOCAL:  # the same words mean another file beside another config
+    if source.store.is_local:  # the same words mean another file beside another config
         return f"file:{hashlib.sha256(file.key.encode()).hexdigest()[:16]}@{file.version}"
     return f"{origin(source, file)}@{file.version}"
 
 
 def _folder(request: Request, listing: Listing) -> str:
     source = request.source
-    name = source.root.rstrip("/").rpartition("/")[2]
     match request.layout:
         case Layout.HUB:
-            folder = f"snapshots/{listing.revision}"
+            return f"snapshots/{listing.revision}"
         case Layout.VOLUME:
-            folder = request.folder
+            return request.folder
         case Layout.MOUNT:
-            folder = ""
-        case Layout.BUCKET if source.kind is StoreKind.LOCAL:
-            folder = "" if listing.single else name
+            return ""
+        case Layout.BUCKET if source.store.is_local:
+            return "" if listing.single else source.root.rstrip("/").rpartition("/")[2]
         case Layout.BUCKET:
             inside = source.prefix.rpartition("/")[0] if listing.single else source.prefix
-            folder = f"{source.root}/{inside}".rstrip("/")
-    return folder
+            return "/".join(filter(None, (source.store.folder, source.root, inside))).rstrip("/")
+        case _:
+            assert_never(request.layout)
 
 
 def _visible(request: Request, folder: str, path: str, *, single: bool) -> str:

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-
-class StoreKind(StrEnum):
-    """The stores, by the name that `kind:` has in a Truss config."""
-
-    HUGGINGFACE = "hf"
-    GCS = "gcs"
-    S3 = "s3"
-    LOCAL = "file"
+from truss_cache_tasks.model.stores import Store, store_of
 
 
 class Layout(StrEnum):
@@ -36,21 +29,25 @@ class SourceRef:
     """A parsed source URI.
 
     Args:
-        kind: the store.
+        scheme: of its store, the first one of the row (model/stores.py).
         root: `org/name`, the bucket, or the path of a `file://` URI as the user wrote it.
         prefix: object prefix without slashes at either end; "" for a whole bucket, a Hub repo and a folder.
 
-    >>> str(SourceRef(StoreKind.GCS, "b", "m/fp16"))
+    >>> str(SourceRef("gs", "b", "m/fp16"))
     'gs://b/m/fp16'
     """
 
-    kind: StoreKind
+    scheme: str
     root: str
     prefix: str = ""
 
     def __str__(self) -> str:
-        scheme = "gs" if self.kind is StoreKind.GCS else self.kind.value
-        return f"{scheme}://{self.root}{'/' + self.prefix if self.prefix else ''}"
+        return f"{self.scheme}://{self.root}{'/' + self.prefix if self.prefix else ''}"
+
+    @property
+    def store(self) -> Store:
+        """The row of its store."""
+        return store_of(self.scheme)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from truss_cache_tasks.model.keys import RequestKey, canonical, request_key
 from truss_cache_tasks.model.records import Claim, Manifest
-from truss_cache_tasks.model.request import Request, StoreKind
+from truss_cache_tasks.model.request import Request
 
 
 class Need(IntEnum):
@@ -105,7 +105,7 @@ def judge(request: Request, seen: Evidence) -> Verdict:
             found.append((Need.FETCH, seen.unreadable or "not fetched yet"))
         unproven = seen.fingerprint is not None and seen.fingerprint not in seen.known_fingerprints
     else:
-        if request.source.kind is StoreKind.LOCAL:
+        if request.source.store.is_local:
             found.extend(_owner(seen, seen.manifest))
         found.extend(_credential(seen, request_key(request)))
         found.extend(_pins(seen, seen.manifest))

@@ -11,8 +11,8 @@ from typing import Any
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.network.exchange import Exchange, ExchangeLimits
-from truss_cache_tasks.network.retry import CancelToken
 
 _POLL_S = 0.25  # how often a read that waits asks whether the work is cancelled
 

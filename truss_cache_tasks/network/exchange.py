@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from truss_cache_tasks.network.retry import CancelToken, RetryLimits
+from truss_cache_tasks.network.cancel import CancelToken
+from truss_cache_tasks.network.retry import RetryLimits
 
 _Error = TypeVar("_Error", bound=BaseException)
 _UNSEEN = 256  # bytes that a read of unknown size counts as

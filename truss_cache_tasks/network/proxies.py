@@ -6,8 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from truss_cache_tasks.errors import ConfigError
-from truss_cache_tasks.network.retry import PermanentError
+from truss_cache_tasks.errors import ConfigError, PermanentError
 
 BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 

@@ -1,19 +1,145 @@
-"""How often a request is tried again, and how long each wait is: the same for listings and for bytes."""
+"""What is tried again, how often, and after which wait: one table and one budget for listings and bytes of every store.
+
+1. `STATUS_RULES` says for each HTTP status whether the request is repeated, the location is asked for again, or the
+   source explains the refusal, which is final.
+2. A source may also know codes in the body of a refusal that mean "later" (S3's SlowDown). It raises `TransientError`
+   for them and for what `is_transient_status` names; that class alone is retried.
+3. `RetryBudget` counts the failures in a row and waits; `run_with_retries` repeats one call within a budget.
+"""
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from email.utils import parsedate_to_datetime
+from enum import Enum, IntEnum, auto
+from typing import TypeVar
 
-from truss_cache_tasks.errors import CacheTaskError, SourceChanged, Stopped, TransientError
+from truss_cache_tasks.errors import CacheTaskError, PermanentError, TransientError
+from truss_cache_tasks.events import Reporter, Retrying, ignore_events
+from truss_cache_tasks.network.cancel import NEVER, CancelToken, StopPoll
 
-PASSING_STATUSES = frozenset({408, 425, 429})  # and every 5xx: another time the answer may be another
+__all__ = [
+    "NEVER",
+    "STATUS_RULES",
+    "Action",
+    "CancelToken",
+    "PermanentError",
+    "Relocate",
+    "RetryBudget",
+    "RetryLimits",
+    "StatusRule",
+    "StopPoll",
+    "is_passing",
+    "is_transient_status",
+    "retry_after_s",
+    "rule_for",
+    "run_with_retries",
+]
 
-_POLL_S = 0.05
 _Result = TypeVar("_Result")
+
+
+# -- what an answer costs
+
+
+class Action(Enum):
+    """What follows an answer that brings neither the listing nor the bytes that were asked for."""
+
+    RETRY = auto()  # repeat the request after a wait
+    REFETCH = auto()  # fetch the bytes of this request again, once; the second time the file has changed
+    EXPLAIN = auto()  # final: the source says what the reader can do
+
+
+class Relocate(IntEnum):
+    """Which locations a status may mean to be out of date: those are asked for again at once, before the action.
+
+    Each member holds for the locations of the members before it, too.
+    """
+
+    NEVER = 0
+    REDIRECTED = 1  # one that redirects led to
+    EXPIRING = 2  # one that expires, as a signed URL does
+    ANY = 3  # its credential may have expired
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusRule:
+    """What follows a status.
+
+    Attributes:
+        action: once no other location is to be had.
+        relocate: the locations that are asked for again first; listings have none.
+        is_overload: the host has too many connections, and gets fewer.
+    """
+
+    action: Action
+    relocate: Relocate = Relocate.NEVER
+    is_overload: bool = False
+
+
+STATUS_RULES: Mapping[int, StatusRule] = {
+    400: StatusRule(action=Action.EXPLAIN, relocate=Relocate.EXPIRING),  # S3 says ExpiredToken so
+    401: StatusRule(action=Action.EXPLAIN, relocate=Relocate.ANY),
+    403: StatusRule(action=Action.EXPLAIN, relocate=Relocate.EXPIRING),
+    404: StatusRule(action=Action.EXPLAIN, relocate=Relocate.REDIRECTED),
+    408: StatusRule(action=Action.RETRY),
+    410: StatusRule(action=Action.EXPLAIN, relocate=Relocate.REDIRECTED),
+    416: StatusRule(action=Action.REFETCH),
+    425: StatusRule(action=Action.RETRY),
+    429: StatusRule(action=Action.RETRY, is_overload=True),
+    503: StatusRule(action=Action.RETRY, is_overload=True),
+}
+_SERVER_ERROR = StatusRule(action=Action.RETRY)  # every other 5xx
+_OTHER = StatusRule(action=Action.EXPLAIN)
+
+
+def rule_for(status: int) -> StatusRule:
+    """Return what follows an answer with `status`.
+
+    >>> rule_for(429).action, rule_for(502).action, rule_for(404).action
+    (<Action.RETRY: 1>, <Action.RETRY: 1>, <Action.EXPLAIN: 3>)
+    """
+    return STATUS_RULES.get(status, _SERVER_ERROR if status >= 500 else _OTHER)
+
+
+def is_transient_status(status: int) -> bool:
+    """Return whether the same request may succeed later."""
+    return rule_for(status).action is Action.RETRY
+
+
+def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Return the seconds that an answer asks to wait; None where it says nothing.
+
+    Either form of `Retry-After`, else the Hub's own `RateLimit`, where no request is left.
+
+    Args:
+        headers: with names in any case.
+        now: seconds since the epoch; None for the clock.
+
+    >>> retry_after_s({"Retry-After": "7"}), retry_after_s({"retry-after": "Thu, 01 Jan 1970 00:00:09 GMT"}, 2)
+    (7.0, 7.0)
+    >>> retry_after_s({"ratelimit": '"api";r=0;t=55'}), retry_after_s({"RateLimit": '"api";r=9;t=55'})
+    (55.0, None)
+    """
+    by_name = {name.lower(): value for name, value in headers.items()}
+    after = by_name.get("retry-after", "").strip()
+    if re.fullmatch("[0-9]{1,9}", after):
+        return float(after)
+    try:
+        return max(0.0, parsedate_to_datetime(after).timestamp() - (time.time() if now is None else now))
+    except (ValueError, OverflowError):
+        spent = re.search(r";r=0;t=([0-9]{1,9})(?![0-9])", by_name.get("ratelimit", ""))
+        return float(spent[1]) if spent else None
+
+
+is_passing = is_transient_status  # the name until every source uses the other
+
+
+# -- how often
 
 
 @dataclass(frozen=True)
@@ -37,51 +163,22 @@ class RetryLimits:
     retry_after_cap_s: float = 60.0
 
 
-class CancelToken(Protocol):
-    """Tells whether to go on, and waits no longer than that."""
-
-    def check(self) -> None:
-        """Raise Stopped if the work is cancelled."""
-        ...
-
-    def wait(self, seconds: float) -> None:
-        """Wait; raise Stopped as soon as the work is cancelled."""
-        ...
-
-
-class StopPoll:
-    """A CancelToken that asks a function, such as a flag that a signal sets."""
-
-    def __init__(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        self._stopped = stopped
-
-    def check(self) -> None:
-        """Raise Stopped if the function says so."""
-        if self._stopped():
-            raise Stopped("stopped before it was complete", hint="Run it again: what is complete is kept.")
-
-    def wait(self, seconds: float) -> None:
-        """Wait, and ask meanwhile."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.check()
-            time.sleep(min(left, _POLL_S))
-        self.check()
-
-
-NEVER = StopPoll()  # cancels nothing
-
-
-class PermanentError(TransientError):
-    """An TransientError that trying again cannot help: an untrusted certificate, redirects without an end."""
-
-
 class RetryBudget:
     """Counts failures in a row: exponential backoff with full jitter, within RetryLimits."""
 
-    def __init__(self, limits: RetryLimits, cancel: CancelToken) -> None:
+    def __init__(
+        self, limits: RetryLimits, cancel: CancelToken, *, reporter: Reporter = ignore_events, path: str = ""
+    ) -> None:
+        """Begin without a failure.
+
+        Args:
+            reporter: told of each wait, as Retrying, before it begins.
+            path: of the file that is fetched; "" for a listing.
+        """
         self._limits = limits
         self._cancel = cancel
+        self._reporter = reporter
+        self._path = path
         self._failures = 0
         self._best = 0  # bytes that were there when the row began
         self._began = 0.0
@@ -93,10 +190,8 @@ class RetryBudget:
             have: bytes that are there; enough new ones begin a new row.
             retry_after: seconds that the server asks for.
         """
-        import random  # a no-op waits for nothing
-
         limits = self._limits
-        self._cancel.check()  # first: a connection that was cut fails in some way too
+        self._cancel.check()  # first: a connection that was shut down by a cancel fails in some way too
         now = time.monotonic()
         if not self._failures or have - self._best >= limits.progress:
             self._failures, self._best, self._began = 0, have, now
@@ -107,53 +202,30 @@ class RetryBudget:
         if self._failures >= limits.attempts or now + delay - self._began > limits.total_s:
             error.args = (f"{error} (tried {self._failures} times)", *error.args[1:])
             raise error
+        self._reporter(Retrying(path=self._path, cause=str(error), attempt=self._failures, delay_s=delay))
         self._cancel.wait(delay)
 
 
-def run_with_retries(attempt: Callable[[], _Result], limits: RetryLimits, cancel: CancelToken) -> _Result:
+def run_with_retries(
+    attempt: Callable[[], _Result],
+    limits: RetryLimits,
+    cancel: CancelToken,
+    *,
+    reporter: Reporter = ignore_events,
+    path: str = "",
+) -> _Result:
     """Return what `attempt` returns, after as many failed ones as `limits` allow.
+
+    Args:
+        reporter, path: see RetryBudget.
 
     Raises:
         Stopped: the work is cancelled.
-        CacheTaskError: the first one that is not TransientError or that is permanent, or the last of a spent budget.
+        CacheTaskError: the first one that is not TransientError, or the last of a spent budget.
     """
-    budget = RetryBudget(limits, cancel)
+    budget = RetryBudget(limits, cancel, reporter=reporter, path=path)
     while True:
         try:
             return attempt()
-        except (SourceChanged, PermanentError):
-            raise
         except TransientError as exc:
             budget.wait(exc, retry_after=exc.retry_after_s)
-
-
-def is_passing(status: int) -> bool:
-    """Whether the request that was answered so may succeed later."""
-    return status in PASSING_STATUSES or status >= 500
-
-
-def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Return the seconds that an answer asks to wait; None where it says nothing.
-
-    Either form of `Retry-After`, else the Hub's own `RateLimit`, where no request is left.
-
-    Args:
-        headers: of any case, or a mapping that knows them in any.
-        now: seconds since the epoch; None for the clock.
-
-    >>> retry_after_s({"Retry-After": "7"}), retry_after_s({"retry-after": "Thu, 01 Jan 1970 00:00:09 GMT"}, 2)
-    (7.0, 7.0)
-    >>> retry_after_s({"ratelimit": '"api";r=0;t=55'}), retry_after_s({"RateLimit": '"api";r=9;t=55'})
-    (55.0, None)
-    """
-    from email.utils import parsedate_to_datetime  # nor reads answers
-
-    told = {name.lower(): value for name, value in headers.items()}
-    after = told.get("retry-after", "").strip()
-    if re.fullmatch("[0-9]{1,9}", after):
-        return float(after)
-    try:
-        return max(0.0, parsedate_to_datetime(after).timestamp() - (time.time() if now is None else now))
-    except (ValueError, OverflowError):
-        spent = re.search(r";r=0;t=([0-9]{1,9})(?![0-9])", told.get("ratelimit", ""))
-        return float(spent[1]) if spent else None

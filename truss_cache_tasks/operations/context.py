@@ -14,7 +14,7 @@ from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.model.records import Manifest, Project
-from truss_cache_tasks.model.request import Layout, Request, StoreKind
+from truss_cache_tasks.model.request import Layout, Request
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, judge
 from truss_cache_tasks.store.conflicts import (
     OtherEntries,
@@ -129,7 +129,7 @@ def make_target(entry: Entry, project: Project, settings: Settings, model_cache:
 
 def hub_request(request: Request) -> Request | None:
     """Return what the hub cache is asked for behind plain files of a Hub repo; None for any other request."""
-    if request.source.kind is not StoreKind.HUGGINGFACE or request.layout == Layout.HUB:
+    if not request.source.store.is_hub or request.layout == Layout.HUB:
         return None
     return replace(request, layout=Layout.HUB, folder="")
 

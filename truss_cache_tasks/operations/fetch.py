@@ -17,13 +17,12 @@ from functools import partial
 from pathlib import Path
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, SourceChanged, TransientError
+from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, PermanentError, SourceChanged
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.listing import Listing
 from truss_cache_tasks.model.plan import Plan, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
-from truss_cache_tasks.model.request import StoreKind
 from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.operations.context import EntryContext, read_status
 from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, check_space, keeps_changing
@@ -155,8 +154,8 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
 
 def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, force: bool) -> Outcome:
     """Fetch from the source; list it once more if an object was replaced after it was listed."""
-    if context.settings.offline and context.entry.request.source.kind is StoreKind.HUGGINGFACE:
-        raise TransientError(
+    if context.settings.offline and context.entry.request.source.store.is_hub:
+        raise PermanentError(
             f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
         )
     source = open_source(context.entry, context.settings, run.cancel)

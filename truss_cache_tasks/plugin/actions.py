@@ -8,7 +8,7 @@ from typing import Any
 from doit.action import BaseAction, PythonAction
 from doit.exceptions import InvalidTask, TaskError, TaskFailed
 
-from truss_cache_tasks.app import display, signals
+from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
 from truss_cache_tasks.operations.context import EntryContext
@@ -32,21 +32,21 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
 
     def execute(self, out: Any = None, err: Any = None) -> TaskFailed | TaskError | None:
         """Make the entry fresh; a task that runs although it was judged fresh was forced (`doit run -a`)."""
-        from truss_cache_tasks.app.run import fetch_with_display  # a no-op fetches nothing
+        from truss_cache_tasks.app.fetch import fetch_with_display  # a no-op fetches nothing
 
         meta = self.task.meta[META]
         try:
             outcome = fetch_with_display(self.target, meta["run"], self.task.name, force=meta.get("force", False))
         except CacheTaskError as error:
-            return TaskFailed(display.escaped(*display.worded(error, self.target.name)))
+            return TaskFailed(output.escaped(*output.format_error(error, self.target.name)))
         except Exception as exc:
-            return TaskError(display.escaped(f"{self.target.name}: {display.internal(exc)}"))
+            return TaskError(output.escaped(f"{self.target.name}: {output.format_internal_error(exc)}"))
         self.values = values_of(self.target, outcome.manifest)
         self.result = result_of(outcome.manifest)
         return None
 
     def __str__(self) -> str:
-        return display.escaped(f"fetch {self.target.entry.request.source}")
+        return output.escaped(f"fetch {self.target.entry.request.source}")
 
     def __repr__(self) -> str:
         return f"<FetchAction {self}>"
@@ -62,7 +62,7 @@ class Fail(BaseAction):  # type: ignore[misc]
 
     def execute(self, out: Any = None, err: Any = None) -> TaskFailed:
         """Fail with the config's error."""
-        return TaskFailed(display.escaped(*display.worded(self.error)))
+        return TaskFailed(output.escaped(*output.format_error(self.error)))
 
     def __str__(self) -> str:
         return "read the config"
@@ -81,6 +81,8 @@ class Clean(PythonAction):  # type: ignore[misc]
 
     def execute(self, out: Any = None, err: Any = None) -> None:
         """Clean; what could not be removed is named, and makes doit exit with 3 (no other failure of a clean does)."""
+        from truss_cache_tasks.app.reports import format_cleaned, format_left  # a no-op cleans nothing
+
         signals.install()
         done = self.workspace.cleaned
         size, files, kept = done.size, done.files, len(done.kept)
@@ -88,15 +90,15 @@ class Clean(PythonAction):  # type: ignore[misc]
         try:
             self.workspace.clean(None if self.name is None else [self.name], dry=dry)
         except CacheTaskError as error:
-            raise InvalidTask(display.escaped(*display.worded(error))) from None
+            raise InvalidTask(output.escaped(*output.format_error(error))) from None
         except Exception as exc:
-            raise InvalidTask(display.internal(exc)) from None
-        lines = display.removed(done.files - files, done.size - size, done.kept[kept:], dry=dry)
+            raise InvalidTask(output.format_internal_error(exc)) from None
+        lines = format_cleaned(done.files - files, done.size - size, done.kept[kept:], dry=dry)
         if done.files > files or self.name is None:
-            (out or sys.stdout).write(display.escaped(*(f"  {line}" for line in lines)) + "\n")
+            (out or sys.stdout).write(output.escaped(*(f"  {line}" for line in lines)) + "\n")
         if done.left:
             left, done.left = done.left, []
-            raise InvalidTask(display.escaped(*display.left_over(left)))
+            raise InvalidTask(output.escaped(*format_left(left)))
 
     def __str__(self) -> str:
-        return display.escaped(f"invalidate {self.name or 'the weights of the whole config'}")
+        return output.escaped(f"invalidate {self.name or 'the weights of the whole config'}")

@@ -6,8 +6,7 @@ from typing import Any
 
 from doit.cmd_base import DoitCmdBase, check_tasks_exist
 
-from truss_cache_tasks.app import display
-from truss_cache_tasks.app import reports as inspect
+from truss_cache_tasks.app import output, reports
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.plugin.actions import FetchAction
 from truss_cache_tasks.plugin.tasks import workspace_of
@@ -36,7 +35,7 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
         ]
 
     def _write(self, *lines: str) -> None:
-        self.outstream.write(display.escaped(*lines) + "\n")
+        self.outstream.write(output.escaped(*lines) + "\n")
 
 
 class Why(_OverEntries):
@@ -56,7 +55,7 @@ class Why(_OverEntries):
     )
 
     def _execute(self, check: bool, pos_args: list[str]) -> int:
-        return inspect.why(self._chosen(pos_args), self._write, check=check)
+        return reports.why(self._chosen(pos_args), self._write, check=check)
 
 
 class Verify(_OverEntries):
@@ -67,4 +66,4 @@ class Verify(_OverEntries):
     cmd_options = ()
 
     def _execute(self, pos_args: list[str]) -> int:
-        return inspect.verify(self._chosen(pos_args), self._write)
+        return reports.verify(self._chosen(pos_args), self._write)

@@ -11,7 +11,7 @@ from typing import Any
 from doit import get_initial_workdir
 from doit.exceptions import InvalidTask
 
-from truss_cache_tasks.app import display
+from truss_cache_tasks.app import output
 from truss_cache_tasks.app.workspace import Workspace, open_workspace
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.operations.context import EntryContext
@@ -66,8 +66,8 @@ def cache_tasks(
             )
         except ConfigError as error:
             if not defer_errors:
-                raise InvalidTask(display.escaped(*display.worded(error))) from None
-            yield {"basename": basename, "actions": [Fail(error)], "doc": display.escaped(f"broken: {error}")}
+                raise InvalidTask(output.escaped(*output.format_error(error))) from None
+            yield {"basename": basename, "actions": [Fail(error)], "doc": output.escaped(f"broken: {error}")}
             return
         yield _group(basename, workspace, clean=clean)
         for target in workspace.targets:
@@ -85,7 +85,7 @@ def _group(basename: str, workspace: Workspace, *, clean: bool) -> dict[str, Any
     return {
         "basename": basename,
         "name": None,
-        "doc": display.escaped(f"Fetch the weights of {os.path.relpath(workspace.path)} into the standard cache paths"),
+        "doc": output.escaped(f"Fetch the weights of {os.path.relpath(workspace.path)} into the standard cache paths"),
         "uptodate": [GroupJudgement(workspace)],
         "clean": [Clean(workspace, None)] if clean else [],
     }
@@ -96,7 +96,7 @@ def _as_task(basename: str, target: EntryContext, workspace: Workspace, *, clean
     return {
         "basename": basename,
         "name": target.name,
-        "doc": display.escaped(f"{target.entry.request.source}{revision}"),
+        "doc": output.escaped(f"{target.entry.request.source}{revision}"),
         "actions": [FetchAction(target)],
         "uptodate": [Judgement(target, workspace)],
         "clean": [Clean(workspace, target.name)] if clean else [],

@@ -7,7 +7,7 @@ from typing import Any
 
 from doit.dependency import UptodateCalculator
 
-from truss_cache_tasks.app import display, signals
+from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.model.records import Manifest
 from truss_cache_tasks.operations.context import EntryContext, current_manifest
@@ -66,7 +66,7 @@ class Judgement(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
 
     def __repr__(self) -> str:
         verdict = self.workspace.verdicts.get(self.target.name)
-        return display.escaped(f"weights: {verdict if verdict is not None else 'not judged'}")
+        return output.escaped(f"weights: {verdict if verdict is not None else 'not judged'}")
 
 
 class GroupJudgement:
@@ -82,4 +82,4 @@ class GroupJudgement:
 
     def __repr__(self) -> str:
         stale = [t.name for t in self.workspace.targets if not self.workspace.verdict(t).fresh]
-        return display.escaped(f"weights: {', '.join(stale)} not fresh" if stale else "weights: fresh")
+        return output.escaped(f"weights: {', '.join(stale)} not fresh" if stale else "weights: fresh")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -9,8 +10,7 @@ from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError
 from truss_cache_tasks.model.listing import Listing, Location, RemoteFile
-from truss_cache_tasks.model.request import StoreKind
-from truss_cache_tasks.network.retry import NEVER, CancelToken
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 
 
 class Source(Protocol):
@@ -42,20 +42,6 @@ def open_source(entry: Entry, settings: Settings, cancel: CancelToken = NEVER) -
     Args:
         cancel: ends the waits of a listing.
     """
-    match entry.request.source.kind:
-        case StoreKind.HUGGINGFACE:
-            from truss_cache_tasks.sources.huggingface import HuggingFaceSource
-
-            return HuggingFaceSource(entry, settings, cancel=cancel)
-        case StoreKind.GCS:
-            from truss_cache_tasks.sources.gcs import GcsSource
-
-            return GcsSource(entry, settings, cancel=cancel)
-        case StoreKind.S3:
-            from truss_cache_tasks.sources.s3 import S3Source
-
-            return S3Source(entry, settings, cancel=cancel)
-        case StoreKind.LOCAL:
-            from truss_cache_tasks.sources.local import LocalSource
-
-            return LocalSource(entry, settings)
+    module, _, name = entry.request.source.store.opens.partition(":")
+    opened: Source = getattr(importlib.import_module(module), name)(entry, settings, cancel=cancel)
+    return opened

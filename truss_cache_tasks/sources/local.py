@@ -22,6 +22,7 @@ from truss_cache_tasks.errors import (
 )
 from truss_cache_tasks.model.listing import Listing, Location, RemoteFile
 from truss_cache_tasks.model.patterns import select
+from truss_cache_tasks.network.retry import NEVER, CancelToken
 
 RECORDS = ".truss_cache"  # our own records, should a cache root lie inside the folder
 
@@ -29,7 +30,7 @@ RECORDS = ".truss_cache"  # our own records, should a cache root lie inside the 
 class LocalSource:
     """A folder (every file below it) or one file. Nothing is hidden from the patterns, dot files included."""
 
-    def __init__(self, entry: Entry, settings: Settings) -> None:
+    def __init__(self, entry: Entry, settings: Settings, *, cancel: CancelToken = NEVER) -> None:
         self._as_written = str(entry.request.source)
         self._request = entry.request
         self._follow_links = settings.follow_links

@@ -1,4 +1,4 @@
-"""clean: drop claims, and remove what no other claim or snapshot refers to. Nothing else removes whole entries.
+"""clean_root: drop claims, and remove what no other claim or snapshot refers to. Nothing else removes whole entries.
 
 A link or blob is removed when we made it and no living claim lists it, in any root that it lies in; a blob of the hub
 cache also stays while any link in `snapshots/` leads to it, ours or not. What huggingface_hub downloaded, and what the
@@ -70,7 +70,7 @@ class Cleaned:
             self.kept.append(line)
 
 
-def clean(root: CacheRoot, project: Project, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
+def clean_root(root: CacheRoot, project: Project, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
     """Invalidate these claims of `project` in this root; None: all of its config, and what gone entries left behind.
 
     Removes what it can, and adds what it did to `done`. The claims stay, marked cleaned, unless nothing else does.

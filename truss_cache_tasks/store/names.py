@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 
 from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.request import Request, StoreKind
+from truss_cache_tasks.model.request import Request
 
 PARTIALS = f"{RECORDS}/partials"
 STAGING = f"{RECORDS}/blobs"
@@ -85,7 +85,7 @@ def is_commit(revision: str) -> bool:
 
 def pin_name(request: Request) -> str | None:
     """Return the name under which a root keeps this request's pin; None where nothing can move."""
-    if request.source.kind is not StoreKind.HUGGINGFACE or is_commit(request.revision):
+    if not request.source.store.is_hub or is_commit(request.revision):
         return None
     return f"{request.source.root}@{request.revision}"
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from truss_cache_tasks.errors import CacheTaskError
+from truss_cache_tasks.errors import CacheTaskError, PermanentError
 from truss_cache_tasks.model.hashing import Piece
 from truss_cache_tasks.model.listing import Location
-from truss_cache_tasks.network.retry import PermanentError
 
 
 class Body(Protocol):

@@ -24,7 +24,7 @@ from truss_cache_tasks.transfer.following import Follower
 from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.parts import Part, overlapping, prefix
 
-_AGAIN = "Run it again; see docs/errors.md."
+_AGAIN = "Run it again; see docs/reference/errors.md."
 _ACCEPT = "Add --accept-unverified (TRUSS_CACHE_ACCEPT_UNVERIFIED=1) to take the file without a checksum of the store."
 
 

@@ -8,13 +8,11 @@ from typing import Protocol
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, TransientError
 from truss_cache_tasks.model.hashing import Piece
 from truss_cache_tasks.model.listing import Location, RemoteFile
-from truss_cache_tasks.network.retry import RetryBudget, is_passing, retry_after_s
-from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
+from truss_cache_tasks.network.retry import Action, Relocate, RetryBudget, is_transient_status, retry_after_s, rule_for
+from truss_cache_tasks.transfer.answers import Refused, Wrong
 from truss_cache_tasks.transfer.job import Explain
 from truss_cache_tasks.transfer.means import Means
 from truss_cache_tasks.transfer.whereabouts import Whereabouts
-
-_STALE = {400, 401, 403, 404, 410}  # what a signed URL may answer once its time is over
 
 
 class Task(Protocol):
@@ -65,21 +63,20 @@ def persist(
             task.start_over(exc)
         except Refused as exc:
             assert location is not None  # only an attempt is refused
-            if exc.status == 416:  # for bytes that were listed: the file is shorter now, or the server errs this once
+            rule = rule_for(exc.status)
+            if rule.action is Action.REFETCH:  # the file is shorter than listed, or the server errs this once
                 whereabouts.go_back(location)
                 task.start_over(_out_of_range(file, exc, task.piece))
                 continue
-            if exc.status in _STALE and whereabouts.go_back(location):
+            if rule.relocate and whereabouts.go_back(location):
                 continue
-            expired = exc.status == 401 or (location.expires is not None and exc.status in (400, 403))
-            if expired and whereabouts.give_up(location, task.have):
+            limit = Relocate.ANY if location.expires is None else Relocate.EXPIRING
+            if rule.relocate >= limit and whereabouts.give_up(location, task.have):
                 continue
             error = _explained(file, location, exc, explain)
             if not _is_passing(exc.status, error):
                 raise error from exc
             budget.wait(error, task.have, retry_after_s(exc.headers))
-        except (SourceChanged, Hopeless):
-            raise
         except TransientError as exc:
             if location is not None:
                 whereabouts.go_back(location)
@@ -92,7 +89,7 @@ def _out_of_range(file: RemoteFile, refused: Refused, piece: Piece) -> Wrong:
 
 
 def _is_passing(status: int, error: CacheTaskError) -> bool:
-    return is_passing(status) or (isinstance(error, TransientError) and not isinstance(error, SourceChanged | Hopeless))
+    return is_transient_status(status) or isinstance(error, TransientError)
 
 
 def _explained(file: RemoteFile, location: Location, refused: Refused, explain: Explain | None) -> CacheTaskError:
@@ -105,6 +102,6 @@ def _explained(file: RemoteFile, location: Location, refused: Refused, explain: 
         return SourceChanged(f"{said}: the file changed after it was listed", hint="Run it again.")
     if status in (404, 410):
         return NotFound(said, hint="Check the name in config.yaml.")
-    if is_passing(status) or status < 400:
+    if is_transient_status(status) or status < 400:
         return TransientError(said, hint="Run it again later: what is complete is kept.")
     return AccessDenied(said, hint="Check the credential and what it may read.")

@@ -10,14 +10,13 @@ from urllib.parse import urlsplit
 from truss_cache_tasks.errors import TransientError
 from truss_cache_tasks.model.hashing import Piece
 from truss_cache_tasks.model.listing import Location
+from truss_cache_tasks.network.retry import rule_for
 from truss_cache_tasks.transfer.answers import Body, Refused, Wrong
 from truss_cache_tasks.transfer.disk import disk_errors, write
 from truss_cache_tasks.transfer.fetching import Fetching
 from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.persisting import persist
 from truss_cache_tasks.transfer.worker import Worker
-
-_TOO_MANY = {429, 503}
 
 
 def work(fetching: Fetching, worker: Worker) -> None:
@@ -72,7 +71,7 @@ class _Task:
                     fetching.forget_unnamed(self._worker, location)
                     self._read_on(location, took)
         except Refused as exc:
-            if exc.status in _TOO_MANY:
+            if rule_for(exc.status).is_overload:
                 means.process.complained(host)
             raise
         except TransientError:

@@ -11,7 +11,7 @@ import pytest
 from entries import entry
 from machine import FILES, Machine, flip, read
 
-from truss_cache_tasks.errors import DiskError, TransientError
+from truss_cache_tasks.errors import DiskError, PermanentError
 
 MAIN = "org/name"
 LAYOUTS = [{}, {"mount_location": "/m"}, {"use_volume": True, "volume_folder": "v"}]
@@ -135,7 +135,7 @@ def test_offline_what_is_fresh_is_fresh_and_what_is_stale_an_error_without_a_req
     assert offline.run() == {}
     (folder_of(machine, offline) / "config.json").unlink()
     offline.run()  # a repair asks nobody
-    with pytest.raises(TransientError, match="HF_HUB_OFFLINE"):
+    with pytest.raises(PermanentError, match="HF_HUB_OFFLINE"):
         machine.truss(entry(MAIN, **layout), HF_HUB_OFFLINE="1").run()
     assert machine.asked() == []
     assert read(folder_of(machine, offline)) == {"config.json": b"{}"}

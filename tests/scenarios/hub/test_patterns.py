@@ -11,7 +11,7 @@ from servers.hub import Hub
 from trusses import Truss, tree
 
 from truss_cache_tasks.model.keys import canonical, request_key
-from truss_cache_tasks.model.request import Dialect, Layout, Request, SourceRef, StoreKind
+from truss_cache_tasks.model.request import Dialect, Layout, Request, SourceRef
 
 FILES = {
     "config.json": b"{}",
@@ -114,7 +114,7 @@ def test_a_weights_and_a_model_cache_entry_of_the_same_patterns_share_bytes_and_
 
 
 def test_only_a_request_whose_patterns_read_otherwise_than_its_layout_says_has_its_dialect_in_the_key() -> None:
-    source = SourceRef(StoreKind.HUGGINGFACE, "org/name")
+    source = SourceRef("hf", "org/name")
     for form in Layout:
         for allow in (None, (), ("*.bin",)):
             own = Request(source, "main", allow, (), form)

@@ -23,12 +23,11 @@ def under_prefix(objects: Iterable[RemoteFile], source: SourceRef) -> Listing:
     Raises:
         NothingSelected: nothing is there, or folder markers alone, and the message says which.
 
-    >>> from truss_cache_tasks.model.request import StoreKind
     >>> def at(key): return RemoteFile("", 1, "v", key)
-    >>> found = under_prefix([at("m/a.bin"), at("m/b/"), at("m-hf/x")], SourceRef(StoreKind.S3, "b", "m"))
+    >>> found = under_prefix([at("m/a.bin"), at("m/b/"), at("m-hf/x")], SourceRef("s3", "b", "m"))
     >>> [file.path for file in found.files], found.single
     (['a.bin'], False)
-    >>> found = under_prefix([at("m/a.bin"), at("m/a.bin.bak")], SourceRef(StoreKind.S3, "b", "m/a.bin"))
+    >>> found = under_prefix([at("m/a.bin"), at("m/a.bin.bak")], SourceRef("s3", "b", "m/a.bin"))
     >>> [file.path for file in found.files], found.single
     (['a.bin'], True)
     """

@@ -74,7 +74,7 @@ class Words:
             hint="Run again with -a to resolve the revision.",
         )
 
-    def unreachable(self, host: str, error: Exception) -> TransientError:
+    def unreachable(self, host: str, error: Exception) -> CacheTaskError:
         """Word a failure of the HTTP library."""
         kind = type(error).__name__
         if "Timeout" in kind or isinstance(error, TooSlow):
@@ -92,12 +92,12 @@ class Words:
             f"{host}: cannot be reached ({why})", hint="Check the network, HF_ENDPOINT and HTTPS_PROXY."
         )
 
-    def offline(self) -> TransientError:
+    def offline(self) -> PermanentError:
         """Word a call that huggingface_hub's own switch forbids."""
         hint = "Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to fetch."
         return PermanentError(f"{self.repo}: huggingface_hub is offline (HF_HUB_OFFLINE)", hint=hint)
 
-    def not_a_hub(self) -> TransientError:
+    def not_a_hub(self) -> PermanentError:
         """Word an answer that makes no sense."""
         hint = "Check HF_ENDPOINT, and the network for a login page."
         return PermanentError(f"{self.repo}: the answer is not that of a Hub", hint=hint)

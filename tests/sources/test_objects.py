@@ -2,12 +2,12 @@ import pytest
 
 from truss_cache_tasks.errors import NothingSelected
 from truss_cache_tasks.model.listing import Listing, RemoteFile
-from truss_cache_tasks.model.request import SourceRef, StoreKind
-from truss_cache_tasks.sources.prefix import under_prefix
+from truss_cache_tasks.model.request import SourceRef
+from truss_cache_tasks.sources.objects import under_prefix
 
 
 def listed(prefix: str, *keys: str) -> Listing:
-    return under_prefix([RemoteFile("", 0, "v", key) for key in keys], SourceRef(StoreKind.S3, "b", prefix))
+    return under_prefix([RemoteFile("", 0, "v", key) for key in keys], SourceRef("s3", "b", prefix))
 
 
 def paths(listing: Listing) -> list[str]:

@@ -34,6 +34,7 @@ from truss_cache_tasks.model.listing import (
     shown,
     wrong_answer,
 )
+from truss_cache_tasks.model.stores import Credential
 from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, BadResponse, ExchangeLimits, TooSlow, find_cause
 from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import (
@@ -44,8 +45,8 @@ from truss_cache_tasks.network.retry import (
     retry_after_s,
     run_with_retries,
 )
-from truss_cache_tasks.sources.gcs_identity import Identity, from_environment, from_key
-from truss_cache_tasks.sources.prefix import under_prefix
+from truss_cache_tasks.sources.gcs.identity import Identity, from_environment, from_key
+from truss_cache_tasks.sources.objects import under_prefix
 
 # A composed object has no md5; every object has a crc32c
 FIELDS = "items(name,size,generation,crc32c,contentEncoding),nextPageToken"
@@ -73,7 +74,7 @@ class GcsSource:
         self._found: tuple[Identity | None] | None = None
 
     def listing(self, pinned: str | None = None) -> Listing:
-        """Return the objects under the prefix, or the one object of this name (`sources/prefix.py` has the rules)."""
+        """Return the objects under the prefix, or the one object of this name (`sources/objects.py` has the rules)."""
         return under_prefix(self._objects(), self._source)
 
     def locate(self, file: RemoteFile) -> Location:
@@ -107,7 +108,7 @@ class GcsSource:
 
     def _objects(self) -> Iterator[RemoteFile]:
         """Yield every object whose name begins with the prefix, siblings too, in the order of their names."""
-        from truss_cache_tasks.sources.gcs_http import bounded_session
+        from truss_cache_tasks.sources.gcs.session import bounded_session
 
         store = str(self._source)
         pages = Pages(store)
@@ -174,9 +175,10 @@ class GcsSource:
                 with self._our_errors():
                     credential = find_credential(self._entry, self._settings)
                     env = self._settings.env
-                    self._found = (
-                        from_key(credential, env, self._limits) if credential else from_environment(env, self._limits),
-                    )
+                    if isinstance(credential, Credential):
+                        self._found = (from_key(credential, env, self._limits),)
+                    else:
+                        self._found = (from_environment(env, self._limits),)
             return self._found[0]
 
     @contextlib.contextmanager

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from truss_cache_tasks.config.credentials import Credential, find_credential
+from truss_cache_tasks.config.credentials import find_credential
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, TransientError
@@ -33,6 +33,7 @@ from truss_cache_tasks.model.listing import (
     shown,
     wrong_answer,
 )
+from truss_cache_tasks.model.stores import Credential
 from truss_cache_tasks.network.exchange import (
     DEFAULT_LIMITS,
     BadResponse,
@@ -43,8 +44,8 @@ from truss_cache_tasks.network.exchange import (
 )
 from truss_cache_tasks.network.proxies import authorities
 from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
-from truss_cache_tasks.sources.huggingface_http import Answer, get
-from truss_cache_tasks.sources.huggingface_words import Words, header
+from truss_cache_tasks.sources.huggingface.refusals import Words, header
+from truss_cache_tasks.sources.huggingface.session import Answer, get
 
 ENDPOINT = "https://huggingface.co"
 
@@ -185,7 +186,8 @@ class HuggingFaceSource:
 
     @cached_property
     def _credential(self) -> Credential | None:
-        return find_credential(self._entry, self._settings)
+        found = find_credential(self._entry, self._settings)
+        return found if isinstance(found, Credential) else None
 
     @cached_property
     def _headers(self) -> Mapping[str, str]:

@@ -11,7 +11,8 @@ from truss_cache_tasks.config.credentials import find_credential
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.sources.s3_errors import credential_error
+from truss_cache_tasks.model.stores import NoCredential
+from truss_cache_tasks.sources.s3.refusals import credential_error
 
 FALLBACK_REGION = "us-east-1"  # answers for buckets of every region with where they are
 
@@ -52,7 +53,7 @@ def identify(entry: Entry, settings: Settings) -> Identity:
     region = settings.env.get("AWS_REGION") or settings.env.get("AWS_DEFAULT_REGION") or ""
     found = find_credential(entry, settings)
     with SESSIONS:
-        if found is None:
+        if isinstance(found, NoCredential):
             return _chain(settings.env, region)
         fields = {name: secret.reveal() for name, secret in found.fields.items()}
         return _with_keys(

@@ -28,11 +28,11 @@ from truss_cache_tasks.model.listing import (
 from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, ExchangeLimits
 from truss_cache_tasks.network.proxies import authorities
 from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
-from truss_cache_tasks.sources.prefix import under_prefix
-from truss_cache_tasks.sources.s3_digest import digest_of_head, head_of_answer
-from truss_cache_tasks.sources.s3_errors import Asked, in_our_words, refusal_of_body
-from truss_cache_tasks.sources.s3_identity import SESSIONS, Identity, identify
-from truss_cache_tasks.sources.s3_signing import signed_headers
+from truss_cache_tasks.sources.objects import under_prefix
+from truss_cache_tasks.sources.s3.digests import digest_of_head, head_of_answer
+from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity, identify
+from truss_cache_tasks.sources.s3.refusals import Asked, in_our_words, refusal_of_body
+from truss_cache_tasks.sources.s3.signing import signed_headers
 
 SIGNED_FOR_S = 600  # S3 takes a signed header for 15 minutes; clocks differ, and a request may wait its turn
 CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}  # a whole answer tells them, one of a range does not
@@ -236,7 +236,7 @@ class S3Source:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
-        from truss_cache_tasks.sources.s3_session import BoundedSession
+        from truss_cache_tasks.sources.s3.session import BoundedSession
 
         identity = identify(self._entry, self._settings)
         env = self._settings.env

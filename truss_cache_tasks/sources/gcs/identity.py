@@ -11,8 +11,8 @@ from datetime import UTC
 from typing import Any
 from urllib.parse import urlsplit
 
-from truss_cache_tasks.config.credentials import Credential
 from truss_cache_tasks.errors import CredentialError, TransientError
+from truss_cache_tasks.model.stores import Credential
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import NEVER, is_passing, retry_after_s
 
@@ -117,7 +117,7 @@ def asking(env: Mapping[str, str], limits: ExchangeLimits, *, seeking: bool = Fa
     from google.auth.exceptions import TransportError
     from google.auth.transport.requests import Request
 
-    from truss_cache_tasks.sources.gcs_http import bounded_session
+    from truss_cache_tasks.sources.gcs.session import bounded_session
 
     shortly = replace(limits, connect_s=METADATA_S, head_s=METADATA_S)
     ask = Request(bounded_session(env, limits, NEVER))

@@ -1,0 +1,76 @@
+"""Fetch entries: one with its display, and several side by side."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from truss_cache_tasks.app import signals
+from truss_cache_tasks.app.display import EntryDisplay
+from truss_cache_tasks.operations.context import EntryContext
+from truss_cache_tasks.operations.fetch import Outcome, fetch
+from truss_cache_tasks.operations.run import RunContext
+
+_SIDE_BY_SIDE = 4  # entries at once; they share the engine's connections
+_GRACE_S = 1.0  # for each thread to release its partials and locks after an interrupt
+
+
+def fetch_with_display(entry: EntryContext, run_id: str, label: str, *, force: bool) -> Outcome:
+    """Make one entry fresh, showing on stderr what happens, until it is done or a signal comes.
+
+    Args:
+        label: the name that is shown.
+
+    Raises:
+        CacheTaskError: see `operations.fetch.fetch`.
+    """
+    signals.install()
+    display = EntryDisplay(label)
+    try:
+        return fetch(entry, RunContext(id=run_id, reporter=display, cancel=signals.CANCEL), force=force)
+    finally:
+        display.close()
+
+
+def fetch_side_by_side(
+    entries: Iterable[EntryContext],
+    fetch_one: Callable[[EntryContext], Outcome],
+    cancel: Callable[[], object] = lambda: None,
+) -> dict[str, Outcome | BaseException]:
+    """Call `fetch_one` for each entry, some at a time, each in a thread of its own.
+
+    Args:
+        cancel: called when the wait for the threads is interrupted (Ctrl-C); is to make `fetch_one` end soon.
+
+    Returns:
+        What `fetch_one` returned or raised, by the entry's name.
+    """
+    work = deque(entries)
+    ended: dict[str, Outcome | BaseException] = {}
+
+    def fetch_next() -> None:
+        while True:
+            try:
+                entry = work.popleft()
+            except IndexError:
+                return
+            try:
+                ended[entry.name] = fetch_one(entry)
+            except BaseException as exc:  # for the caller to raise or to name, whatever it is
+                ended[entry.name] = exc
+
+    threads = [threading.Thread(target=fetch_next, daemon=True) for _ in range(min(_SIDE_BY_SIDE, len(work)))]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        work.clear()
+        cancel()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(_GRACE_S)
+        raise
+    return ended

@@ -1,0 +1,150 @@
+"""Write lines for people: to the process's own stderr, which no task runner captures, and to stdout.
+
+Every text that reaches a terminal or doit passes `escaped`, a line at a time: names and messages come from stores, and
+only the line ends that we make are line ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TextIO
+
+from truss_cache_tasks.config.settings import read_settings
+from truss_cache_tasks.errors import CacheTaskError, ConfigError
+
+_lock = threading.Lock()
+_warned: set[str] = set()
+_lost: list[OSError] = []  # of writes to stdout
+
+# What a terminal obeys, or shows in another order than it stands: C0, DEL, C1, the separators of lines and paragraphs,
+# the controls of bidirectional text. Lone surrogates cannot be written at all.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escaped(*lines: str) -> str:
+    r"""Return the lines with newlines between them alone: each control character inside a line becomes `\x1b`.
+
+    >>> print(escaped("org/one: a\nb.bin\x1b[2J", "hint: \u202elook"))
+    org/one: a\nb.bin\x1b[2J
+    hint: \u202elook
+    """
+    return "\n".join(_OBEYED.sub(_escape, line) for line in lines)
+
+
+def _escape(character: re.Match[str]) -> str:
+    return repr(character[0])[1:-1]  # as messages show what they quote
+
+
+def notify(*lines: str) -> None:
+    """Write lines to the process's stderr. One that is closed, full or not read changes nothing."""
+    stream = sys.__stderr__
+    if stream is None:
+        return
+    with _lock:
+        try:
+            stream.write(escaped(*lines) + "\n")
+            stream.flush()
+        except (OSError, ValueError):
+            _give_up(stream)
+
+
+def open_closed_streams() -> None:
+    """Open /dev/null as each of the three standard streams that is closed, before a file of ours gets its number.
+
+    For the console script: in doit's process they are doit's.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def write(*lines: str) -> None:
+    """Write lines to stdout. What fails is returned by `flush_output`; the work goes on."""
+    try:
+        sys.stdout.write(escaped(*lines) + "\n")
+    except OSError as exc:
+        _lost.append(exc)
+        _give_up(sys.stdout)
+
+
+def flush_output() -> OSError | None:
+    """Flush stdout and stderr for the last time; return why stdout could not be written, if so.
+
+    A stream that failed is /dev/null from now on: the interpreter flushes once more, and would exit with 120.
+    """
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            stream.flush()
+        except OSError as exc:
+            _give_up(stream)
+            if stream is sys.stdout:
+                _lost.append(exc)
+    return _lost[0] if _lost else None
+
+
+def _give_up(stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def warn_once(warnings: Iterable[str]) -> None:
+    """Write each warning to stderr, once a process."""
+    for warning in warnings:
+        if warning not in _warned:
+            _warned.add(warning)
+            notify(f"warning: {warning}")
+
+
+def format_error(error: CacheTaskError, label: str = "") -> list[str]:
+    """Return the line of cause and the line of the hint; `label` names what failed."""
+    cause = f"{label}: {error}" if label else str(error)
+    return [cause, f"hint: {error.hint}"] if error.hint else [cause]
+
+
+def format_internal_error(exc: Exception) -> str:
+    """Return one line about a bug of this package; with TRUSS_CACHE_DEBUG=1 write its traceback to stderr too."""
+    try:
+        debug = read_settings(os.environ, Path.cwd()).debug
+    except ConfigError:
+        debug = False
+    if debug:
+        import traceback
+
+        notify(*"".join(traceback.format_exception(exc)).rstrip().split("\n"))
+    return f"internal error: {type(exc).__name__}" + ("" if debug else " (TRUSS_CACHE_DEBUG=1 shows where)")
+
+
+def format_bytes(size: float) -> str:
+    """Return a size in units of 1000, as disks and networks are sold.
+
+    >>> format_bytes(1239748)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def format_count(count: int, one: str, many: str = "") -> str:
+    """Return `1 file`, `2 files`, `3 entries`.
+
+    >>> format_count(1, "file"), format_count(2000, "file"), format_count(3, "entry", "entries")
+    ('1 file', '2,000 files', '3 entries')
+    """
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -1,0 +1,288 @@
+"""The registry of stores: one row each, found by the scheme of a URI.
+
+A store is added by a row here and a class that its row names; no other module knows which stores there are. Rows are
+values: `config/` reads URIs and credentials by them, `sources/registry.py` imports the class that answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+
+
+class StoreKind(StrEnum):
+    """The stores of this package, by the name that `kind:` has in a Truss config. Other rows have other names."""
+
+    HUGGINGFACE = "hf"
+    GCS = "gcs"
+    S3 = "s3"
+    LOCAL = "file"
+
+
+class UriForm(Enum):
+    """What a URI of a store names."""
+
+    REPO = "repo"  # scheme://org/name[@revision]: the Hugging Face Hub alone, whose cache has a layout of its own
+    BUCKET = "bucket"  # scheme://bucket/prefix
+    FOLDER = "folder"  # scheme://path on this machine, relative to the config
+
+
+# Credentials: the value that a source gets, and what a row says of the files that it is read from
+
+
+class Secret:
+    """A value that must not be printed; `reveal()` is the only way to it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself, for the one request that needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True)
+class Credential:
+    """What an entry authenticates with.
+
+    Attributes:
+        origin: where it was found, for people (`data/s3_credentials.json`, `HF_TOKEN`); never a value.
+        fields: by the names of the store's row: `token`, `json`, or those of its JsonCredential.
+    """
+
+    origin: str
+    fields: Mapping[str, Secret] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class NoCredential:
+    """No credential was found in a file, a variable or a login; the source may know other places, or go on without.
+
+    Attributes:
+        looked_at: the places, in order, those of the source included.
+        note: why others were not looked at; "" for no reason.
+
+    >>> str(NoCredential(("/secrets/hf_access_token", "HF_TOKEN")))
+    'looked at /secrets/hf_access_token and HF_TOKEN'
+    """
+
+    looked_at: tuple[str, ...] = ()
+    note: str = ""
+
+    def __str__(self) -> str:
+        *others, last = self.looked_at or ("no place",)
+        return f"looked at {', '.join(others)}{' and ' if others else ''}{last}{'; ' if self.note else ''}{self.note}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenCredential:
+    """A credential that is one token, alone in a file or a variable. The source gets it as the field `token`.
+
+    Attributes:
+        variables: names; the first that is set is taken, after the secret.
+        begins_with: what a token begins with that a secret named by the config holds; () takes any.
+        is_hub: Truss's default secret is for this store, and huggingface_hub's login and its switch for both count.
+    """
+
+    variables: tuple[str, ...] = ()
+    begins_with: tuple[str, ...] = ()
+    is_hub: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JsonCredential:
+    """A credential that is a JSON object of texts, in the Truss's data folder or in the secret that the entry names.
+
+    Attributes:
+        file: its name in the data folder.
+        required, optional: the names of its fields. The source gets those that are there.
+        prefix: of these names, which a file may leave out.
+        fixed: (name, value) of fields that may be left out and must have this value.
+        defaults: (name, value) of fields that get this value where they are left out.
+        is_whole: the source gets the whole document as the field `json` instead of single fields.
+        remedy: the hint where a field is wrong; "" names the field that has to be added.
+        ambient: where the source itself looks after these files, for messages.
+    """
+
+    file: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    prefix: str = ""
+    fixed: tuple[tuple[str, str], ...] = ()
+    defaults: tuple[tuple[str, str], ...] = ()
+    is_whole: bool = False
+    remedy: str = ""
+    ambient: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store:
+    """One row of the registry.
+
+    Attributes:
+        schemes: of its URIs; the first is the one that keys, names and messages have.
+        opens: `module:Class` of its `Source`, imported when something is to be asked.
+        uri_form: what its URIs name. BUCKET for every row that is not of this package.
+        kind: what `kind:` of a config says for it; "" where no `kind:` does.
+        credential: what its credential files hold; None for a store without any.
+        variables: names of the environment that its source reads; one that ends in `_` stands for all that begin so.
+        cache_folder: folder of the model cache in which `{bucket}/{key}` lies; "" for the model cache itself, None for
+            one that is called like the scheme.
+        refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
+    """
+
+    schemes: tuple[str, ...]
+    opens: str
+    uri_form: UriForm = UriForm.BUCKET
+    kind: str = ""
+    credential: TokenCredential | JsonCredential | None = None
+    variables: tuple[str, ...] = ()
+    cache_folder: str | None = None
+    refused: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def scheme(self) -> str:
+        """The scheme by which the store is known."""
+        return self.schemes[0]
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether it is the Hugging Face Hub: its repos have revisions, and go to the hub cache."""
+        return self.uri_form is UriForm.REPO
+
+    @property
+    def is_bucket(self) -> bool:
+        """Whether its URIs name a bucket and a prefix."""
+        return self.uri_form is UriForm.BUCKET
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine: the same URI names another one beside another config."""
+        return self.uri_form is UriForm.FOLDER
+
+    @property
+    def folder(self) -> str:
+        """Where its buckets lie, relative to the model cache; "" for the model cache itself."""
+        return self.scheme if self.cache_folder is None else self.cache_folder
+
+
+# Buckets whose requests sessions sign, and whose listings have neither order nor digests
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/s3-express-differences.html
+_DIRECTORY_BUCKET = (
+    "an S3 directory bucket (S3 Express One Zone), which is not supported",
+    "Copy the weights to a general purpose bucket.",
+)
+
+HUGGINGFACE = Store(
+    schemes=("hf",),
+    kind=StoreKind.HUGGINGFACE,
+    uri_form=UriForm.REPO,
+    opens="truss_cache_tasks.sources.huggingface:HuggingFaceSource",
+    credential=TokenCredential(
+        variables=("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+        begins_with=("hf_", "api_org_"),  # tokens of users and of organisations
+        is_hub=True,
+    ),
+    variables=("HF_ENDPOINT",),
+)
+GCS = Store(
+    schemes=("gs", "gcs"),
+    kind=StoreKind.GCS,
+    opens="truss_cache_tasks.sources.gcs:GcsSource",
+    credential=JsonCredential(
+        file="service_account.json",
+        required=("client_email", "private_key"),
+        fixed=(("type", "service_account"),),
+        defaults=(("token_uri", "https://oauth2.googleapis.com/token"),),  # the newer Truss form leaves it out
+        is_whole=True,
+        remedy="Download the key of the service account again.",
+        ambient=("GOOGLE_APPLICATION_CREDENTIALS", "gcloud's login", "the metadata server"),
+    ),
+    variables=(
+        "STORAGE_EMULATOR_HOST",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "CLOUDSDK_",
+        "GCE_METADATA_",
+        "NO_GCE_CHECK",
+        "HOME",
+    ),
+    cache_folder="",
+)
+S3 = Store(
+    schemes=("s3",),
+    kind=StoreKind.S3,
+    opens="truss_cache_tasks.sources.s3:S3Source",
+    credential=JsonCredential(
+        file="s3_credentials.json",
+        required=("aws_access_key_id", "aws_secret_access_key"),
+        optional=("aws_region", "aws_session_token"),
+        prefix="aws_",
+        ambient=("boto3's own chain",),
+    ),
+    variables=("AWS_", "HOME"),
+    cache_folder="",
+    refused=(("--x-s3", *_DIRECTORY_BUCKET), ("--xa-s3", *_DIRECTORY_BUCKET)),
+)
+LOCAL = Store(
+    schemes=("file",),
+    kind=StoreKind.LOCAL,
+    uri_form=UriForm.FOLDER,
+    opens="truss_cache_tasks.sources.local:LocalSource",
+    cache_folder="",
+)
+
+_rows: dict[str, Store] = {scheme: store for store in (HUGGINGFACE, GCS, S3, LOCAL) for scheme in store.schemes}
+
+
+def stores() -> tuple[Store, ...]:
+    """Return every row, those of this package first."""
+    return tuple(dict.fromkeys(_rows.values()))
+
+
+def find_store(scheme: str) -> Store | None:
+    """Return the row of a scheme, None where there is none."""
+    return _rows.get(scheme)
+
+
+def store_of(scheme: str) -> Store:
+    """Return the row of a scheme that was found before. Raises LookupError."""
+    if (store := find_store(scheme)) is None:
+        raise LookupError(f"no store is registered for {scheme}://")
+    return store
+
+
+def register_store(store: Store) -> None:
+    """Add a row, from now on and for the whole process, before a config is read that uses it.
+
+    Raises:
+        ValueError: a scheme or the kind is taken, or its URIs name no buckets: the layouts of repos and folders are
+            those of the Hub and of `file://`.
+    """
+    if not store.is_bucket:
+        raise ValueError(f"{store.scheme}://: a registered store has URIs that name a bucket and a prefix")
+    for scheme in store.schemes:
+        if scheme in _rows:
+            raise ValueError(f"{scheme}:// is registered already, for {_rows[scheme].opens}")
+    if store.kind and store.kind in (row.kind for row in stores()):
+        raise ValueError(f"{store.scheme}://: kind {store.kind!r} is registered already")
+    _rows.update(dict.fromkeys(store.schemes, store))
+
+
+@contextmanager
+def registered(store: Store) -> Iterator[Store]:
+    """Add a row for the length of a `with` block, as a test wants it. Raises as `register_store`."""
+    register_store(store)
+    try:
+        yield store
+    finally:
+        for scheme in store.schemes:
+            del _rows[scheme]

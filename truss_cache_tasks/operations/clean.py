@@ -1,0 +1,68 @@
+"""clean: invalidate the claims of a config wherever it may have some, and remove what nothing else claims."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.records import Project
+from truss_cache_tasks.operations.context import HUB_SUFFIX, EntryContext
+from truss_cache_tasks.store.clean import Cleaned, clean_root, roots_of
+from truss_cache_tasks.store.disk import disk_errors
+from truss_cache_tasks.store.flat_layout import flat_root
+from truss_cache_tasks.store.hub_layout import hub_root
+from truss_cache_tasks.store.known_roots import forget_empty_roots, known_roots
+from truss_cache_tasks.store.layout import CacheRoot
+
+
+def clean(
+    entries: Iterable[EntryContext],
+    names: Collection[str] | None,
+    done: Cleaned,
+    *,
+    project: Project,
+    settings: Settings,
+    model_cache: Path,
+    dry: bool,
+) -> None:
+    """Invalidate the entries `names` of a config; None: all of it, and what its gone entries left behind.
+
+    Removes what it can in every root, and adds what it did to `done`.
+
+    Args:
+        entries: all entries of the config.
+        dry: remove nothing, but add to `done` what would be removed.
+
+    Raises:
+        DiskError: the first root that could not be cleaned; the others are named in `done.left`.
+    """
+    claims = None if names is None else {claim for name in names for claim in (name, name + HUB_SUFFIX)}
+    errors: list[DiskError] = []
+    with disk_errors("cannot clean"):
+        for root in _roots(entries, project, settings, model_cache):
+            try:
+                clean_root(root, project, claims, done, dry=dry)
+            except DiskError as error:
+                errors.append(error)
+        if not dry:
+            forget_empty_roots(settings, project)
+    if errors:
+        done.left += map(str, errors[1:])
+        raise errors[0]
+
+
+def _roots(entries: Iterable[EntryContext], project: Project, settings: Settings, model_cache: Path) -> list[CacheRoot]:
+    """Return every root where this project may have claims: of its entries, of the hub cache, and those it had once."""
+    found = {root.path: root for entry in entries for root in entry.roots}
+    found.setdefault(model_cache, flat_root(model_cache))
+    hubs = {root.layout.hub for root in found.values() if root.layout.hub is not None} | {settings.hub_cache()}
+    for hub in hubs:
+        for repo in hub.glob("models--*"):
+            found.setdefault(repo, hub_root(repo))
+    known = {path for root in found.values() for path in roots_of(root, project.id)}
+    known |= known_roots(settings, project)
+    for path in map(Path, sorted(known - {str(path) for path in found})):
+        found[path] = hub_root(path) if path.name.startswith("models--") else flat_root(path)
+    return list(found.values())

@@ -1,0 +1,40 @@
+"""verify: hash every file of an entry again, and compare it with what the manifest says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from truss_cache_tasks.model.records import Manifest
+from truss_cache_tasks.operations.context import EntryContext, current_manifest, hub_manifest
+from truss_cache_tasks.store.local_blobs import find_bad_files
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """What hashing an entry again found.
+
+    Attributes:
+        manifest: what the files were compared with; None where nothing was fetched.
+        bad: one line for each file that is missing or has other bytes.
+    """
+
+    manifest: Manifest | None
+    bad: tuple[str, ...] = ()
+
+
+def verify(entry: EntryContext, stopped: Callable[[], bool]) -> Verification:
+    """Hash every file of `entry` on all cores, in the hub cache behind plain files too. Asks no network.
+
+    Args:
+        stopped: whether to end early, with Stopped.
+    """
+    manifest = current_manifest(entry)
+    if manifest is None:
+        return Verification(manifest=None)
+    bad = find_bad_files(entry.place, manifest, stopped)
+    if entry.behind is not None and (behind := hub_manifest(entry)) is not None:
+        hub = os.path.basename(entry.behind.path)
+        bad += [f"{hub}/{line}" for line in find_bad_files(entry.behind, behind, stopped)]
+    return Verification(manifest=manifest, bad=tuple(bad))
