@@ -17,7 +17,7 @@ from trusses import Truss, tree
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.records import Claims, Pin
-from truss_cache_tasks.operations.context import judge_target
+from truss_cache_tasks.operations.context import read_status
 from truss_cache_tasks.operations.forecast import forecast
 from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims, write_pin
 from truss_cache_tasks.store.flat_layout import flat_root
@@ -133,16 +133,16 @@ def test_a_broken_record_is_a_miss_and_the_next_run_repairs_it(which: str, chang
     target = truss.target()
 
     def broken() -> None:
-        (path,) = target.place.records.glob(which)
+        (path,) = target.root.records.glob(which)
         change(path)
 
     broken()
     assert "internal error" not in truss.verdicts()[MAIN]
     truss.run(force=True)
     assert truss.fresh
-    assert read_pins(target.place).keys() == {"org/name@main"}
+    assert read_pins(target.root).keys() == {"org/name@main"}
     broken()
-    forecast(target, judge_target(target), hashing=True, stopped=lambda: False)
+    forecast(target, read_status(target), hashing=True, stopped=lambda: False)
     truss.clean(dry=True)
     truss.clean()
     truss.run()
@@ -184,7 +184,7 @@ def test_claims_of_another_project_that_cannot_be_read_protect_all_that_lies_the
     ours, theirs = machine.truss(entry(MAIN, **layout)), machine.truss(entry(MAIN, **layout), project="theirs")
     ours.run()
     theirs.run()
-    place = ours.target().place
+    place = ours.target().root
     change(place.records / "claims" / "theirs.json")
     shown = tree(place.path)
     ours.clean()
@@ -199,12 +199,12 @@ def test_claims_that_may_not_be_looked_at_protect_all(machine, repo):
     ours = machine.truss(entry(MAIN))
     ours.run()
     target = ours.target()
-    before = RootState(target.place).live_keys(target.project, but=(MAIN,))
+    before = RootState(target.root).live_keys(target.project, but=(MAIN,))
     assert before == set()
 
-    (target.place.records / "claims").chmod(0)
+    (target.root.records / "claims").chmod(0)
     with rights_of_files_count():
-        assert RootState(target.place).live_keys(target.project, but=(MAIN,)) == {target.entry.key}
+        assert RootState(target.root).live_keys(target.project, but=(MAIN,)) == {target.entry.key}
 
 
 def test_a_manifest_of_another_format_that_another_project_claims_protects_all(machine, repo):
@@ -213,9 +213,9 @@ def test_a_manifest_of_another_format_that_another_project_claims_protects_all(m
     ours.run()
     theirs.run()
     target = theirs.target()
-    value_at("format", value=2)(target.place.records / "manifests" / f"{target.entry.key}.json")
+    value_at("format", value=2)(target.root.records / "manifests" / f"{target.entry.key}.json")
     ours.clean()
-    value_at("format", value=1)(target.place.records / "manifests" / f"{target.entry.key}.json")
+    value_at("format", value=1)(target.root.records / "manifests" / f"{target.entry.key}.json")
     assert theirs.fresh
 
 

@@ -17,8 +17,8 @@ from truss_cache_tasks.config.settings import Settings, read_settings
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.model.status import Need, Verdict
-from truss_cache_tasks.operations.context import EntryContext, judge_target, make_target, project_entries
+from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
+from truss_cache_tasks.operations.context import EntryContext, make_context, project_entries, read_status
 from truss_cache_tasks.store.claims import read_pins
 from truss_cache_tasks.store.conflicts import ShownFiles, find_shown_files
 from truss_cache_tasks.store.disk import disk_errors
@@ -63,44 +63,42 @@ class Workspace:
         if not self.targets:
             output.warn_once((f"{self.path.name}: no model_cache entries, nothing to fetch",))
 
-    def judge(self, target: EntryContext) -> Verdict:
-        """Judge an entry and remember the verdict. A mistake of ours makes it stale; its run meets the mistake anew."""
+    def read_status(self, target: EntryContext) -> Status:
+        """Read the status of an entry, and remember the verdict. An internal error makes it stale; its run fails."""
         self.warn()
         try:
-            verdict = judge_target(target)
+            status = read_status(target)
         except Exception as exc:
-            verdict = Verdict(Need.FETCH, (output.format_internal_error(exc),))
-        self.verdicts[target.name] = verdict
-        return verdict
+            status = Status(Evidence(), Verdict(Need.FETCH, (output.format_internal_error(exc),)))
+        self.verdicts[target.name] = status.verdict
+        return status
 
     def is_forced(self, target: EntryContext) -> bool:
         """Whether `doit run -a` runs this entry too, though it is stale now: an entry that we had judged fresh, so that
         only force made it run, has moved their common pin in this very run."""
         moving = pin_name(target.entry.request)
         try:
-            pin = read_pins(target.place).get(moving) if moving else None
+            pin = read_pins(target.root).get(moving) if moving else None
         except OSError:  # its run meets the disk's fault anew
             return False
         if pin is None or pin.run != self.run or pin.by == target.name:
             return False
         return pin.by in self.verdicts and self.verdicts[pin.by].fresh
 
-    def verdict(self, target: EntryContext) -> Verdict:
-        """Return the verdict of this process, judging only what was not judged."""
-        known = self.verdicts.get(target.name)
-        return known if known is not None else self.judge(target)
+    def is_fresh(self, target: EntryContext) -> bool:
+        """Whether an entry is fresh, by the verdict of this process; its status is read if it was not."""
+        verdict = self.verdicts.get(target.name) or self.read_status(target).verdict
+        return verdict.fresh
 
-    def forecast(
-        self, target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]
-    ) -> Forecast:
+    def forecast(self, target: EntryContext, status: Status, *, hashing: bool, stopped: Callable[[], bool]) -> Forecast:
         """Say what a run would do to an entry; what the entries show is read once for each root."""
-        if target.place.path not in self._shown and verdict.need > Need.CLAIM:
-            with disk_errors(f"cannot look at {target.place.path}"):
-                self._shown[target.place.path] = find_shown_files(target.place, self.project)
-        shown = self._shown.get(target.place.path)
+        if target.root.path not in self._shown and status.verdict.need > Need.CLAIM:
+            with disk_errors(f"cannot look at {target.root.path}"):
+                self._shown[target.root.path] = find_shown_files(target.root, self.project)
+        shown = self._shown.get(target.root.path)
         from truss_cache_tasks.operations.forecast import forecast
 
-        return forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
+        return forecast(target, status, hashing=hashing, stopped=stopped, shown=shown)
 
     def choose(self, names: Iterable[str] | None) -> list[EntryContext]:
         """Return the entries of these names, once each; None: all. Raises ConfigError for a name that none has."""
@@ -164,14 +162,14 @@ def open_workspace(
     config = load_config(path)
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     anonymous = Project("", "", {})
-    roots = [make_target(entry, anonymous, settings, cache) for entry in config.entries]
+    roots = [make_context(entry, anonymous, settings, cache) for entry in config.entries]
     project = Project(
         id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
         config=str(config.path),
         entries=project_entries(config.entries),
-        roots=tuple(sorted({str(p.path) for t in roots for p in (t.place, t.behind) if p is not None})),
+        roots=tuple(sorted({str(p.path) for t in roots for p in t.roots})),
     )
-    targets = tuple(make_target(entry, project, settings, cache) for entry in config.entries)
+    targets = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
     _refuse_own_source(targets)
     return Workspace(config.path, settings, cache, targets, project, config.warnings)
 
@@ -184,7 +182,7 @@ def _refuse_own_source(targets: Iterable[EntryContext]) -> None:
             continue
         names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: target.entry.request.folder}
         theirs = Path(os.path.realpath(target.entry.config.parent / source.root))
-        ours = Path(os.path.realpath(target.place.path / names.get(target.entry.request.layout, "")))
+        ours = Path(os.path.realpath(target.root.path / names.get(target.entry.request.layout, "")))
         if theirs == ours or theirs in ours.parents:
             raise ConfigError(
                 f"{target.entry.where}.repo_id: the cache folder {ours} is, or lies in, the source {theirs}",

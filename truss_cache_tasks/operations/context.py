@@ -32,7 +32,6 @@ from truss_cache_tasks.store.record_file import Unreadable
 from truss_cache_tasks.store.root_state import RootState, gather_evidence
 
 HUB_SUFFIX = "+hub"  # of the claim that an entry with plain files has on the hub cache behind them
-BEHIND = HUB_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,6 @@ class EntryContext:
     settings: Settings
     root: CacheRoot
     hub_root: CacheRoot | None
-
-    @property
-    def place(self) -> CacheRoot:
-        """The name of `root` before."""
-        return self.root
-
-    @property
-    def behind(self) -> CacheRoot | None:
-        """The name of `hub_root` before."""
-        return self.hub_root
 
     @property
     def name(self) -> str:
@@ -109,7 +98,7 @@ class EntryContext:
         )
 
 
-def make_target(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> EntryContext:
+def make_context(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> EntryContext:
     """Resolve where `entry` lives on this machine."""
     request = entry.request
     in_hub = hub_request(request)
@@ -134,56 +123,48 @@ def hub_request(request: Request) -> Request | None:
     return replace(request, layout=Layout.HUB, folder="")
 
 
-def read_status(target: EntryContext) -> Status:
+def read_status(context: EntryContext) -> Status:
     """Judge one entry, offline and by stat alone. What cannot be looked at makes it stale; its run meets the error."""
+    root, request = context.root, context.entry.request
     try:
-        with disk_errors(f"cannot look at {target.place.path}"), target.place.tree.kept_open():
-            seen = gather_evidence(target.place, target.entry.request, target.project, target.name, target.fingerprint)
+        with disk_errors(f"cannot look at {root.path}"), root.tree.kept_open():
+            evidence = gather_evidence(root, request, context.project, context.name, context.fingerprint)
     except DiskError as error:
         return Status(Evidence(), Verdict(Need.FETCH, (str(error),)))
-    return Status(seen, judge(target.entry.request, seen))
+    return Status(evidence, judge(request, evidence))
 
 
-def judge_target(target: EntryContext) -> Verdict:
-    """Return the verdict of `read_status`."""
-    return read_status(target).verdict
-
-
-def current_manifest(target: EntryContext) -> Manifest | None:
+def read_entry_manifest(context: EntryContext) -> Manifest | None:
     """Return the manifest of what this entry asks, None without a usable one."""
-    try:
-        with disk_errors(f"cannot read {target.place.records}"):
-            return read_manifest(target.place, target.entry.key)
-    except Unreadable:
-        return None
+    return _read_manifest(context, context.root)
 
 
-def hub_manifest(target: EntryContext) -> Manifest | None:
+def read_hub_manifest(context: EntryContext, manifest: Manifest) -> Manifest | None:
     """Return what lies in the hub cache behind plain files of a Hub repo and is not the same file; None for nothing.
 
     What is missing there is no fault: the plain files stand for themselves (docs/adr/0003).
+
+    Args:
+        manifest: of the plain files.
     """
-    if target.behind is None:
+    if context.hub_root is None or (found := _read_manifest(context, context.hub_root)) is None:
         return None
-    with disk_errors(f"cannot read {target.behind.records}"):
-        return _apart(target, target.behind)
+    linked = {_inode(context.root, record.path) for record in manifest.files}
+    apart = tuple(record for record in found.files if _inode(context.hub_root, record.path) not in {None, *linked})
+    return replace(found, files=apart) if apart else None
 
 
-def _apart(target: EntryContext, behind: CacheRoot) -> Manifest | None:
+def _read_manifest(context: EntryContext, root: CacheRoot) -> Manifest | None:
     try:
-        manifest = read_manifest(behind, request_key(target.request_in(behind)))
+        with disk_errors(f"cannot read {root.records}"):
+            return read_manifest(root, request_key(context.request_in(root)))
     except Unreadable:
         return None
-    shown = current_manifest(target)
-    linked = {_inode(target.place, record.path) for record in (shown.files if shown else ())}
-    files = manifest.files if manifest else ()
-    apart = tuple(r for r in files if _inode(behind, r.path) not in {None, *linked})
-    return replace(manifest, files=apart) if manifest and apart else None
 
 
-def _inode(place: CacheRoot, path: str) -> tuple[int, int] | None:
+def _inode(root: CacheRoot, path: str) -> tuple[int, int] | None:
     try:
-        found = place.layout.find_bytes(path)
+        found = root.layout.find_bytes(path)
     except OSError:
         return None
     return (found.stat.st_dev, found.stat.st_ino) if found is not None else None

@@ -85,7 +85,7 @@ sys.stdin.read()
 @pytest.mark.parametrize("what", ["entry", "file", "root"])
 def test_a_wait_for_another_process_is_told_once(machine: Machine, repo: Repo, in_background, what: str) -> None:
     truss = machine.truss(entry(MAIN, allow_patterns=["config.json"]))
-    place = truss.target().place
+    place = truss.target().root
     key = truss.target().entry.key
     (config,) = {tree["config.json"].etag for tree in repo.trees.values()}
     lock, path = {
