@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, DiskError, IntegrityError, SourceChanged
 from truss_cache_tasks.events import Published, Received, Verified
-from truss_cache_tasks.model.keys import request_key
+from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.operations.context import EntryContext
@@ -45,7 +45,7 @@ class BlobFetcher:
         self.size = 0
 
     def fetch_missing(
-        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[str, LocalBlob], *, rehash: bool
+        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[ContentId, LocalBlob], *, rehash: bool
     ) -> None:
         """Fetch those of `files` that are not in `blobs`, each under its blob's lock, and add them.
 
@@ -53,7 +53,7 @@ class BlobFetcher:
             root: whose blobs the files become.
             rehash: believe no stat of what another process brought meanwhile.
         """
-        missing = list({file.identity: file for file in files if file.identity not in blobs}.values())
+        missing = list({file.content_id: file for file in files if file.content_id not in blobs}.values())
         check_space(root, missing, blobs.values())
         if missing:
             self._note_fetch(root, missing)
@@ -77,23 +77,23 @@ class BlobFetcher:
         """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
         context = self.context
         remember_roots(context.settings, context.project, self.run.warn)
-        ids = {root.layout.blob_id(planned.identity) for planned in missing}
+        ids = {root.layout.blob_id(planned.content_id) for planned in missing}
         with locked(root.lock("root"), self.run.stopped, self.run.waits_for_root):
             owner = (context.project.id, context.claim_in(root))
             note_fetch(root, request_key(context.request_in(root)), owner, blobs=ids)
 
     def _came_meanwhile(
-        self, root: CacheRoot, blobs: dict[str, LocalBlob], since_ns: int, rehash: bool, planned: PlannedFile
+        self, root: CacheRoot, blobs: dict[ContentId, LocalBlob], since_ns: int, rehash: bool, planned: PlannedFile
     ) -> bool:
         """Whether another process brought these bytes: decided again under the blob's lock."""
-        if not root.layout.may_have_arrived(root.layout.blob_id(planned.identity), since_ns):
+        if not root.layout.may_have_arrived(root.layout.blob_id(planned.content_id), since_ns):
             return False
         blobs.update(find_local_blobs([root], [planned], rehash=rehash, stopped=self.run.stopped))
-        return planned.identity in blobs
+        return planned.content_id in blobs
 
     def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
         """Wait, holding nothing, for another process that fetches these bytes."""
-        lock = root.layout.blob_lock(root.layout.blob_id(planned.identity))
+        lock = root.layout.blob_lock(root.layout.blob_id(planned.content_id))
         with locked(lock, self.run.stopped, self.run.waits_for("file", planned.file.path)):
             pass
 
@@ -102,7 +102,7 @@ class _Pull:
     """One call of `transfer`: takes locks and opens partials as it asks for jobs, publishes what is done.
 
     Attributes:
-        fetched: what came, by identity.
+        fetched: what came, by content id.
         busy: what others hold the lock of.
         lost: what came, and another process took: where locks do not work.
     """
@@ -121,11 +121,11 @@ class _Pull:
         self.root = root
         self.run = run
         self.came = came
-        self.fetched: dict[str, LocalBlob] = {}
+        self.fetched: dict[ContentId, LocalBlob] = {}
         self.busy: list[PlannedFile] = []
         self.lost: list[PlannedFile] = []
         self.error: CacheTaskError | None = None
-        self._open: dict[str, tuple[PlannedFile, Partial, Callable[[], None]]] = {}
+        self._open: dict[ContentId, tuple[PlannedFile, Partial, Callable[[], None]]] = {}
 
     def fetch(self, missing: Sequence[PlannedFile]) -> None:
         """Fetch `missing` into `fetched`, save what is `busy` or `lost`.
@@ -155,7 +155,7 @@ class _Pull:
         for planned in sorted(missing, key=lambda planned: -planned.file.size):  # a large one last would run alone
             if self.error is not None:
                 return
-            release = try_lock(layout.blob_lock(layout.blob_id(planned.identity)))
+            release = try_lock(layout.blob_lock(layout.blob_id(planned.content_id)))
             if release is None:
                 self.busy.append(planned)
                 continue
@@ -167,7 +167,7 @@ class _Pull:
             except BaseException:
                 release()
                 raise
-            self._open[planned.identity] = (planned, temporary, release)
+            self._open[planned.content_id] = (planned, temporary, release)
             locate = partial(self.source.locate, planned.file)
             yield _Job(
                 planned.file,
@@ -176,7 +176,7 @@ class _Pull:
                 self.source.explain,
                 lambda line: self.run.warn(line.removeprefix("warning: ")),
                 self.settings.accept_unverified,
-                planned.identity,
+                content_id=planned.content_id,
             )
 
     def _received(self, file: RemoteFile, size: int) -> None:
@@ -184,7 +184,7 @@ class _Pull:
 
     def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
         assert isinstance(outcome.job, _Job)
-        planned, temporary, release = self._open.pop(outcome.job.identity)
+        planned, temporary, release = self._open.pop(outcome.job.content_id)
         try:
             if isinstance(outcome, transfer.Failed):
                 if isinstance(outcome.error, IntegrityError | SourceChanged):
@@ -199,7 +199,7 @@ class _Pull:
             if blob is None:
                 self.lost.append(planned)
             else:
-                self.fetched[planned.identity] = blob
+                self.fetched[planned.content_id] = blob
                 self.run.report(Verified(path=planned.file.path, size=planned.file.size, digest=blob.digest))
                 self.run.report(Published(path=planned.file.path, size=blob.size))
         finally:
@@ -209,7 +209,7 @@ class _Pull:
 
 @dataclass(frozen=True)
 class _Job(transfer.Job):
-    identity: str = ""
+    content_id: ContentId = field(kw_only=True)
 
 
 def check_space(root: CacheRoot, missing: Sequence[PlannedFile], blobs: Iterable[LocalBlob]) -> None:

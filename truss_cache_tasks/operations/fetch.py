@@ -19,7 +19,7 @@ from pathlib import Path
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, PermanentError, SourceChanged
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
-from truss_cache_tasks.model.keys import request_key
+from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing
 from truss_cache_tasks.model.plan import Plan, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
@@ -143,7 +143,7 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     if context.is_replaced(plan, status.manifest, context.other_entries(root)):
         return None
     blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=run.stopped)
-    if any(planned.identity not in blobs for planned in plan.files):
+    if any(planned.content_id not in blobs for planned in plan.files):
         return None
     check_space(root, (), blobs.values())
     remember_roots(context.settings, context.project, run.warn)
@@ -239,12 +239,12 @@ class _OnlineFetch:
             self._retry_if_blobs_vanished(hub_root, plan, self._find_blobs(plan), conflicts)
 
     def _retry_if_blobs_vanished(
-        self, root: CacheRoot, plan: Plan, blobs: dict[str, LocalBlob], conflicts: Conflicts
+        self, root: CacheRoot, plan: Plan, blobs: dict[ContentId, LocalBlob], conflicts: Conflicts
     ) -> Manifest:
         """Look at the paths, fetch what is missing, commit; once more if a blob vanished meanwhile.
 
         Args:
-            blobs: what is on this disk already, by identity.
+            blobs: what is on this disk already, by content id.
         """
         for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
@@ -261,10 +261,10 @@ class _OnlineFetch:
                 blobs = self._find_blobs(plan)
         raise keeps_changing(root)
 
-    def _find_blobs(self, plan: Plan) -> dict[str, LocalBlob]:
+    def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
         return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, stopped=self.run.stopped)
 
-    def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[str, LocalBlob]) -> None:
+    def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
         """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
         paths = {file.path for file in plan.files}
         owned, replace = read_states(root, paths).own_paths(), self.context.settings.replace
@@ -283,7 +283,7 @@ class _OnlineFetch:
 
 def _commit(
     plan: Plan,
-    blobs: Mapping[str, LocalBlob],
+    blobs: Mapping[ContentId, LocalBlob],
     claimant: Claimant,
     root: CacheRoot,
     run: RunContext,
@@ -292,8 +292,8 @@ def _commit(
 ) -> Manifest:
     """Put the blobs where the root's paths can show them, and commit. Raises Vanished and PinMoved."""
     adopted = {
-        planned.identity: root.layout.adopt_blob(
-            planned, blobs[planned.identity], run.stopped, run.waits_for("file", planned.file.path)
+        planned.content_id: root.layout.adopt_blob(
+            planned, blobs[planned.content_id], run.stopped, run.waits_for("file", planned.file.path)
         )
         for planned in plan.files
     }
@@ -333,8 +333,8 @@ def _started(status: Status, *, force: bool) -> Started:
     return Started(reasons=status.verdict.reasons, lists=status.verdict.need is Need.FETCH, forced=False)
 
 
-def _planned(plan: Plan, blobs: Mapping[str, LocalBlob]) -> Planned:
-    missing = {file.identity: file.file.size for file in plan.files if file.identity not in blobs}
+def _planned(plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> Planned:
+    missing = {file.content_id: file.file.size for file in plan.files if file.content_id not in blobs}
     return Planned(
         files=len(plan.files),
         size=sum(file.file.size for file in plan.files),

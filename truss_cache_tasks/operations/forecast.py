@@ -55,7 +55,7 @@ def forecast(
             return Forecast(status.verdict, True, None)
         if not hashing and status.verdict.need is Need.REPAIR:
             found = context.root.layout.find_bytes
-            present = {record.identity for record in status.manifest.files if found(record.path)}
+            present = {record.content_id for record in status.manifest.files if found(record.path)}
             return Forecast(status.verdict, True, _missing_size(plan, present))
         blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=stopped)
         missing = _missing_size(plan, blobs)
@@ -73,8 +73,8 @@ def _must_list(context: EntryContext, plan: Plan, manifest: Manifest, shown: Sho
 
 
 def _missing_size(plan: Plan, present: Collection[str]) -> int:
-    """Return the bytes of the files whose identity is not `present`, each counted once."""
-    return sum({file.identity: file.file.size for file in plan.files if file.identity not in present}.values())
+    """Return the bytes of the files whose content id is not `present`, each counted once."""
+    return sum({file.content_id: file.file.size for file in plan.files if file.content_id not in present}.values())
 
 
 def replay(request: Request, manifest: Manifest) -> Plan:
@@ -83,7 +83,7 @@ def replay(request: Request, manifest: Manifest) -> Plan:
         PlannedFile(
             _remote(record),
             record.path,
-            record.identity,
+            record.content_id,
             record.origin,
         )
         for record in manifest.files

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from truss_cache_tasks.errors import DiskError
-from truss_cache_tasks.model.keys import canonical, request_key
+from truss_cache_tasks.model.keys import ContentId, canonical, request_key
 from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.model.records import Claim, FileRecord, Manifest, Pin, Project
 from truss_cache_tasks.model.status import Need, Status, same_mtime
@@ -73,7 +73,7 @@ class Claimant:
 def commit(
     root: CacheRoot,
     plan: Plan,
-    blobs: Mapping[str, LocalBlob],
+    blobs: Mapping[ContentId, LocalBlob],
     claimant: Claimant,
     *,
     pinned: Pin | None,
@@ -90,7 +90,7 @@ def commit(
     6. Write the manifest, the pin and the claim; forget the note; sweep what nothing owns any more.
 
     Args:
-        blobs: of every file of the plan, by identity.
+        blobs: of every file of the plan, by content id.
         pinned: the pin as it was when the revision was listed.
 
     Raises:
@@ -120,7 +120,7 @@ def commit(
         return manifest
 
 
-def _refuse_changed(plan: Plan, blobs: Mapping[str, LocalBlob], claimant: Claimant, states: NestedStates) -> None:
+def _refuse_changed(plan: Plan, blobs: Mapping[ContentId, LocalBlob], claimant: Claimant, states: NestedStates) -> None:
     """Raise Vanished if a blob is not as it was found, Collision if another entry shows other bytes now."""
     root = states.own.root
     for blob in blobs.values():
@@ -132,7 +132,7 @@ def _refuse_changed(plan: Plan, blobs: Mapping[str, LocalBlob], claimant: Claima
 
 def _show(
     plan: Plan,
-    blobs: Mapping[str, LocalBlob],
+    blobs: Mapping[ContentId, LocalBlob],
     claimant: Claimant,
     states: NestedStates,
     stopped: Callable[[], bool],
@@ -193,7 +193,7 @@ def _unlisted_paths(plan: Plan, claimant: Claimant, states: NestedStates) -> set
     return paths - states.shown_paths() if paths else paths
 
 
-def _give_up_replaced(plan: Plan, blobs: Mapping[str, LocalBlob], states: NestedStates) -> None:
+def _give_up_replaced(plan: Plan, blobs: Mapping[ContentId, LocalBlob], states: NestedStates) -> None:
     """Keep the bytes of other requests that this plan replaces, and note in all manifests that they show no more.
 
     A record is believed by size and time, which two files may share: it must not be one of what comes now (nothing may
@@ -203,7 +203,7 @@ def _give_up_replaced(plan: Plan, blobs: Mapping[str, LocalBlob], states: Nested
     if state.root.layout.paths_name_bytes:
         return
     key = request_key(plan.request)
-    coming = {planned.path: blobs[planned.identity].xxh3 for planned in plan.files}
+    coming = {planned.path: blobs[planned.content_id].xxh3 for planned in plan.files}
     for record in (r for m in state.manifests.readable if m.key != key for r in m.shown):
         if coming.get(record.path, record.xxh3) != record.xxh3 and _is_as_recorded(state.root, record):
             state.root.layout.keep_bytes(record)

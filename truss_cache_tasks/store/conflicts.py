@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from truss_cache_tasks.errors import Collision
+from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest, Project, digest_text
 from truss_cache_tasks.store.blob import LocalBlob
@@ -98,18 +99,18 @@ class Conflicts:
     others: OtherEntries
     undecided: tuple[PlannedFile, ...]
 
-    def resolve(self, blobs: Mapping[str, LocalBlob]) -> None:
+    def resolve(self, blobs: Mapping[ContentId, LocalBlob]) -> None:
         """Compare the bytes themselves.
 
         Args:
-            blobs: by identity, of all files that are undecided.
+            blobs: by content id, of all files that are undecided.
 
         Raises:
             Collision: names the path and both entries.
         """
         for planned in self.undecided:
             there = self.others.at(f"{self.root.path}/{planned.path}")
-            if there is not None and blobs[planned.identity].xxh3 != there[1].xxh3:
+            if there is not None and blobs[planned.content_id].xxh3 != there[1].xxh3:
                 raise _collision(self.plan, planned, there[0])
 
 
@@ -128,7 +129,7 @@ def find_conflicts(root: CacheRoot, plan: Plan, others: OtherEntries) -> Conflic
         if there is None:
             continue
         name, record = there
-        if planned.identity == record.identity or planned.origin == record.origin:
+        if planned.content_id == record.content_id or planned.origin == record.origin:
             continue  # the same bytes, or one object seen at two times: the newer wins
         mine = digest_text(planned.file.digest, planned.file.encoding)
         if mine and mine.partition(":")[0] == record.digest.partition(":")[0]:
@@ -142,10 +143,7 @@ def find_conflicts(root: CacheRoot, plan: Plan, others: OtherEntries) -> Conflic
 def is_another_version_shown(root: CacheRoot, plan: Plan, others: OtherEntries) -> bool:
     """Whether another entry shows another version of an object of `plan`: only a listing can tell the newer one."""
     shown = ((planned, others.at(f"{root.path}/{planned.path}")) for planned in plan.files)
-    return any(
-        there is not None and there[1].origin == planned.origin and there[1].identity != planned.identity
-        for planned, there in shown
-    )
+    return any(there is not None and _is_another_version(planned, there[1]) for planned, there in shown)
 
 
 def is_replaced_by_another_version(
@@ -162,7 +160,12 @@ def is_replaced_by_another_version(
     live = set(state.live_keys(project, but=names)) - {manifest.key}
     others = (other for other in state.manifests.readable if other.key in live)
     theirs = [file for other in others for file in other.shown if file.path in mine]
-    return any(file.origin == mine[file.path].origin and file.identity != mine[file.path].identity for file in theirs)
+    return any(_is_another_version(mine[file.path], file) for file in theirs)
+
+
+def _is_another_version(one: PlannedFile | FileRecord, other: FileRecord) -> bool:
+    """Whether two files are of one object, seen at two times."""
+    return one.origin == other.origin and one.content_id != other.content_id
 
 
 def _is_nested(one: str, other: str) -> bool:

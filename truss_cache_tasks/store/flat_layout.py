@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
+from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob, link_or_copy, show_file
@@ -39,17 +40,17 @@ class FlatLayout:
 
     # Blobs
 
-    def blob_id(self, identity: str) -> str:
+    def blob_id(self, content_id: ContentId) -> str:
         """Return a name of ours for these bytes."""
-        return _blob_id(identity)
+        return _blob_id(content_id)
 
     def blob_lock(self, blob_id: str) -> LockFile:
         """Return the lock under which this blob is written."""
         return LockFile(self.tree, f"{LOCKS}/{blob_id}.lock")
 
-    def blob_path(self, identity: str, xxh3: str, digest: str) -> str:
+    def blob_path(self, content_id: ContentId, xxh3: str, digest: str) -> str:
         """Return where the blob lies while no path shows it; its name tells both digests."""
-        name = _blob_id(identity)
+        name = _blob_id(content_id)
         return f"{_folder_of(name)}/{name}.{xxh3}.{digest.replace(':', '-', 1) if digest else 'unverified'}"
 
     def before_publish(self, blob: str, mtime_ns: int) -> None:
@@ -71,7 +72,7 @@ class FlatLayout:
 
     def unlisted_candidates(self, planned: PlannedFile) -> Iterator[Candidate]:
         """Yield the blobs of our folder, and what lies at the planned path where its digest can tell."""
-        for path in self._staged(_blob_id(planned.identity)):
+        for path in self._staged(_blob_id(planned.content_id)):
             _, xxh3, digest = read_staged(path)
             if (stat := self.tree.lstat(path)) is not None:
                 yield Candidate(FoundFile(self.tree, path, stat), xxh3, digest, ours=True)
@@ -101,7 +102,7 @@ class FlatLayout:
         is_unowned: Callable[[str], bool],
     ) -> Iterator[tuple[str, str]]:
         """Yield the blobs of our folder that the cleaned manifests list, or that nothing owns."""
-        ids = {_blob_id(file.identity) for manifest in cleaned for file in manifest.files}.difference(used)
+        ids = {_blob_id(file.content_id) for manifest in cleaned for file in manifest.files}.difference(used)
         for path, blob_id in self._all_staged():
             if blob_id in ids or is_unowned(blob_id):
                 yield path, ""
@@ -165,7 +166,7 @@ class FlatLayout:
             self.tree.unlink(record.path)
             return
         self.keep_bytes(record)
-        blob = self.blob_path(record.identity, record.xxh3, record.digest)
+        blob = self.blob_path(record.content_id, record.xxh3, record.digest)
         if self.tree.lstat(blob) is None:  # the disk has no hard links
             self.tree.rename(record.path, blob)
         self.tree.unlink(record.path)
@@ -173,7 +174,7 @@ class FlatLayout:
     def keep_bytes(self, record: FileRecord) -> None:
         """Give a file the name of its blob too; where the disk has no hard links, not."""
         with contextlib.suppress(OSError):
-            self.tree.link(self.tree, record.path, self.blob_path(record.identity, record.xxh3, record.digest))
+            self.tree.link(self.tree, record.path, self.blob_path(record.content_id, record.xxh3, record.digest))
 
     # Refs
 
@@ -213,8 +214,8 @@ class FlatLayout:
 
 
 @lru_cache(1 << 16)  # asked several times a file
-def _blob_id(identity: str) -> str:
-    return hashlib.sha256(identity.encode()).hexdigest()[:40]
+def _blob_id(content_id: ContentId) -> str:
+    return hashlib.sha256(content_id.encode()).hexdigest()[:40]
 
 
 def _folder_of(blob_id: str) -> str:

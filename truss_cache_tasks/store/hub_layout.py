@@ -10,6 +10,7 @@ from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 
 from truss_cache_tasks.errors import DiskError, ForeignFile
+from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.model.status import same_mtime
@@ -51,17 +52,17 @@ class HubLayout:
 
     # Blobs
 
-    def blob_id(self, identity: str) -> str:
+    def blob_id(self, content_id: ContentId) -> str:
         """Return the ETag of these bytes: their digest."""
-        return identity.partition(":")[2]
+        return content_id.partition(":")[2]
 
     def blob_lock(self, blob_id: str) -> LockFile:
         """Return huggingface_hub's own lock of this blob."""
         return LockFile(self.hub_tree, f"{self._locks}/{blob_id}.lock", is_ours=False)
 
-    def blob_path(self, identity: str, xxh3: str = "", digest: str = "") -> str:
+    def blob_path(self, content_id: ContentId, xxh3: str = "", digest: str = "") -> str:
         """Return where the blob lies: its name is its digest."""
-        return f"blobs/{self.blob_id(identity)}"
+        return f"blobs/{self.blob_id(content_id)}"
 
     def before_publish(self, blob: str, mtime_ns: int) -> None:
         """Mark `blob` as ours until a manifest says so: a kill must not make it huggingface_hub's."""
@@ -81,7 +82,7 @@ class HubLayout:
         Raises:
             Vanished: they are not there any more.
         """
-        path = self.blob_path(planned.identity)
+        path = self.blob_path(planned.content_id)
         if blob.tree is self.tree and blob.path in (path, planned.path):
             return blob
         shared = self._blob_bytes(path)
@@ -114,7 +115,7 @@ class HubLayout:
         """Yield the blob, and what huggingface_hub put into the snapshot itself, where it makes no links."""
         if planned.file.digest is None or planned.file.encoding:
             return
-        blob = self.blob_path(planned.identity)
+        blob = self.blob_path(planned.content_id)
         if found := self._blob_bytes(blob):
             yield Candidate(found, "", "", ours=self._is_marked(blob))
         if (found := self.find_bytes(planned.path)) and found.path == planned.path:
@@ -252,7 +253,7 @@ class HubLayout:
 
     def record_of_blob(self, planned: PlannedFile, blob: LocalBlob, *, is_made: bool) -> tuple[str, bool]:
         """Return the blob that the link leads to, "" where the file itself is shown, and whether we brought it."""
-        path = self.blob_path(planned.identity)
+        path = self.blob_path(planned.content_id)
         return path if self.tree.lstat(path) is not None else "", blob.ours
 
     def hide(self, record: FileRecord, *, is_regular: bool) -> None:
@@ -263,7 +264,7 @@ class HubLayout:
         """Do nothing: blobs stay."""
 
     def _link_text(self, planned: PlannedFile) -> str:
-        return os.path.relpath(f"/{self.blob_path(planned.identity)}", os.path.dirname(f"/{planned.path}"))
+        return os.path.relpath(f"/{self.blob_path(planned.content_id)}", os.path.dirname(f"/{planned.path}"))
 
     # Refs
 

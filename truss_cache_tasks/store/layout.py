@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob
@@ -65,13 +66,13 @@ class Candidate(NamedTuple):
 class BlobLayout(Protocol):
     """Blobs: whole, verified files, by their id."""
 
-    def blob_id(self, identity: str, /) -> str:
+    def blob_id(self, content_id: ContentId, /) -> str:
         """Return the file name of these bytes: in the hub cache the ETag (the digest), elsewhere a name of ours."""
 
     def blob_lock(self, blob_id: str, /) -> LockFile:
         """Return the lock under which this blob is written."""
 
-    def blob_path(self, identity: str, xxh3: str, digest: str, /) -> str:
+    def blob_path(self, content_id: ContentId, xxh3: str, digest: str, /) -> str:
         """Return where the blob of these bytes lies until a manifest lists it, relative to the root."""
 
     def before_publish(self, blob: str, mtime_ns: int, /) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import Digest
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest, digest_text, parse_digest
@@ -18,12 +19,12 @@ from truss_cache_tasks.store.disk import disk_errors, hash_file
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.manifest import read_manifests
 
-Recorded = dict[str, list[tuple[FoundFile, FileRecord]]]  # by identity
+Recorded = dict[ContentId, list[tuple[FoundFile, FileRecord]]]  # by content id
 
 
 def find_local_blobs(
     roots: Sequence[CacheRoot], wanted: Sequence[PlannedFile], *, rehash: bool, stopped: Callable[[], bool]
-) -> dict[str, LocalBlob]:
+) -> dict[ContentId, LocalBlob]:
     """Find what of `wanted` is on this disk already, whichever entry, revision, edit or tool brought it.
 
     Files recorded with the stat that they still have are believed, everything else is hashed, on all cores. What is
@@ -35,16 +36,16 @@ def find_local_blobs(
         rehash: believe no stat.
 
     Returns:
-        0..N blobs by identity.
+        0..N blobs by content id.
     """
     recorded = _recorded(roots, wanted)
-    found: dict[str, LocalBlob] = {}
+    found: dict[ContentId, LocalBlob] = {}
     doubtful: list[PlannedFile] = []
     for planned in wanted:
-        blob = None if rehash else _first_believed(recorded.get(planned.identity, ()))
+        blob = None if rehash else _first_believed(recorded.get(planned.content_id, ()))
         if blob is not None and not _shows_another_file(roots[0], planned, blob):
-            found[planned.identity] = blob
-        elif planned.identity in recorded or any(True for _ in _unlisted(roots, planned)):
+            found[planned.content_id] = blob
+        elif planned.content_id in recorded or any(True for _ in _unlisted(roots, planned)):
             doubtful.append(planned)
     if not doubtful:
         return found
@@ -54,7 +55,7 @@ def find_local_blobs(
     with ThreadPoolExecutor(os.cpu_count()) as pool, disk_errors("cannot read the cache"):
         for planned, blob in zip(doubtful, pool.map(check, doubtful), strict=True):
             if blob is not None:
-                found[planned.identity] = blob
+                found[planned.content_id] = blob
     return found
 
 
@@ -63,22 +64,22 @@ def is_of_plan(record: FileRecord, planned: PlannedFile) -> bool:
     size = record.size if record.stored_size is None else record.stored_size
     want = digest_text(planned.file.digest, planned.file.encoding)
     contradicts = want.partition(":")[0] == record.digest.partition(":")[0] and want != record.digest
-    return record.identity == planned.identity and size == planned.file.size and not contradicts
+    return record.content_id == planned.content_id and size == planned.file.size and not contradicts
 
 
 def _recorded(roots: Iterable[CacheRoot], wanted: Iterable[PlannedFile]) -> Recorded:
-    """Return, by identity, the records of the wanted bytes, and where they say that these are."""
-    by_identity = {planned.identity: planned for planned in wanted}
+    """Return, by content id, the records of the wanted bytes, and where they say that these are."""
+    by_id = {planned.content_id: planned for planned in wanted}
     found: Recorded = {}
     for root in roots:
         for manifest in read_manifests(root).readable:
             for record in manifest.files:
-                planned = by_identity.get(record.identity)
+                planned = by_id.get(record.content_id)
                 if planned is None or not is_of_plan(record, planned):
                     continue
                 file = root.layout.recorded_bytes(record, is_hidden=record.path in manifest.hidden)
                 if file is not None:
-                    found.setdefault(record.identity, []).append((file, record))
+                    found.setdefault(record.content_id, []).append((file, record))
     return found
 
 
@@ -107,7 +108,7 @@ def _find_by_hash(
     planned: PlannedFile,
 ) -> LocalBlob | None:
     """Hash every file that may hold these bytes, until one is right."""
-    records = recorded.get(planned.identity, [])
+    records = recorded.get(planned.content_id, [])
     shown = roots[0].layout.own_file(planned.path)
     if shown is not None:  # ours if a record of this very path says so
         ours = any(record.made_blob for file, record in records if file.is_same_file(shown))

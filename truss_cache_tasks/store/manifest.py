@@ -66,6 +66,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
 def _file_to_json(file: FileRecord) -> dict[str, Any]:
     fields = dict(vars(file))
+    fields["identity"] = fields.pop("content_id")
     if file.stored_size is None:
         del fields["stored_size"]
     return fields
@@ -81,10 +82,7 @@ def from_json(value: Any) -> Manifest:
     )
     request = record_file.check_fields(found["request"], _REQUEST, "the request", more=True)
     checks = _HUB_FILE if request["form"] == Layout.HUB else _FILE
-    files = tuple(
-        FileRecord(**record_file.check_fields(_mended(file), checks, f"files[{number}]", optional=("stored_size",)))
-        for number, file in enumerate(found["files"])
-    )
+    files = tuple(_file_from_json(file, checks, f"files[{number}]") for number, file in enumerate(found["files"]))
     return Manifest(
         RequestKey(found["key"]),
         found["request"],
@@ -93,6 +91,11 @@ def from_json(value: Any) -> Manifest:
         files,
         frozenset(found.get("hidden", ())),
     )
+
+
+def _file_from_json(value: Any, checks: Mapping[str, record_file.Check], what: str) -> FileRecord:
+    fields = record_file.check_fields(_mended(value), checks, what, optional=("stored_size",))
+    return FileRecord(content_id=fields.pop("identity"), **fields)
 
 
 def _mended(file: Any) -> Any:

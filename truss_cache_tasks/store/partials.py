@@ -82,7 +82,7 @@ def open_partial(root: CacheRoot, planned: PlannedFile) -> Partial:
 
     The caller holds the blob's lock: any temporary that is there is a dead run's.
     """
-    name = root.layout.blob_id(planned.identity)
+    name = root.layout.blob_id(planned.content_id)
     with disk_errors(f"cannot write below {root.path}"):
         path = f"{PARTIALS}/{name}.{token()}"
         left = [f"{PARTIALS}/{one}" for one in root.tree.names(PARTIALS) if one.startswith(f"{name}.")]
@@ -147,7 +147,7 @@ def publish(
         partial.close()
         if not is_in_place:
             return None
-        blob = root.layout.blob_path(planned.identity, xxh3, confirmed)
+        blob = root.layout.blob_path(planned.content_id, xxh3, confirmed)
         root.layout.before_publish(blob, stat.st_mtime_ns)
         try:
             rename_over(root.tree, partial.path, blob)
@@ -174,7 +174,7 @@ def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, stopped: Cal
     import gzip  # few objects are stored so
     import zlib
 
-    path = f"{PARTIALS}/{root.layout.blob_id(planned.identity)}.{token()}"
+    path = f"{PARTIALS}/{root.layout.blob_id(planned.content_id)}.{token()}"
     with disk_errors(f"cannot write below {root.path}"):
         decoded = Partial(root.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True), root.tree, path)
     try:
@@ -216,7 +216,7 @@ def left_bytes(root: CacheRoot, files: Iterable[PlannedFile]) -> int:
         for name in root.tree.names(PARTIALS):
             if (found := PARTIAL.fullmatch(name)) and (stat := root.tree.lstat(f"{PARTIALS}/{name}")):
                 left[found[1]] += stat.st_blocks * 512
-    return sum(min(left[root.layout.blob_id(planned.identity)], planned.file.size) for planned in files)
+    return sum(min(left[root.layout.blob_id(planned.content_id)], planned.file.size) for planned in files)
 
 
 def dead_partials(root: CacheRoot) -> Iterator[tuple[str, str]]:

@@ -115,7 +115,7 @@ class RootState:
 
     def blob_ids(self, manifests: Iterable[Manifest]) -> set[str]:
         """Return the ids of the blobs that these manifests list."""
-        return {self.root.layout.blob_id(file.identity) for manifest in manifests for file in manifest.files}
+        return {self.root.layout.blob_id(file.content_id) for manifest in manifests for file in manifest.files}
 
     def owned_blob_ids(self) -> set[str]:
         """Return the ids of the blobs that a manifest lists or a fetch noted."""

@@ -16,6 +16,7 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from truss_cache_tasks.errors import DiskError, ForeignFile
 from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord
 from truss_cache_tasks.store.blob import LocalBlob, Taken
@@ -40,7 +41,7 @@ class CheckedPaths:
 def check_paths(
     root: CacheRoot,
     plan: Plan,
-    blobs: Mapping[str, LocalBlob],
+    blobs: Mapping[ContentId, LocalBlob],
     owned: Collection[str],
     *,
     leaving: Collection[str] = (),
@@ -50,7 +51,7 @@ def check_paths(
     """Tell which paths are to be shown, and refuse the plan if anything lies there that is not ours. Changes nothing.
 
     Args:
-        blobs: by identity; a path whose bytes are not there yet is looked at as far as that goes.
+        blobs: by content id; a path whose bytes are not there yet is looked at as far as that goes.
         owned: the paths of this root that are ours.
         leaving: paths that are hidden first.
         replace: files that are not ours may be replaced; folders never are.
@@ -76,7 +77,7 @@ def check_paths(
                     f"{root.path / path}: found a folder, expected a file", hint="Move it away: it is not replaced."
                 )
             to_show[path] = None
-        elif _is_right(root, planned, blobs.get(planned.identity), lying, stopped, is_owned=path in owned):
+        elif _is_right(root, planned, blobs.get(planned.content_id), lying, stopped, is_owned=path in owned):
             right[path] = lying
         elif path in owned or replace or root.layout.is_replaceable_link(path):
             to_show[path] = lying
@@ -140,7 +141,7 @@ def _is_right(
 def staged_paths(
     root: CacheRoot,
     plan: Plan,
-    blobs: Mapping[str, LocalBlob],
+    blobs: Mapping[ContentId, LocalBlob],
     checked: CheckedPaths,
     stopped: Callable[[], bool],
 ) -> Iterator[Mapping[str, str]]:
@@ -154,7 +155,7 @@ def staged_paths(
     try:
         for planned in plan.files:
             if planned.path in checked.to_show:
-                staged[planned.path] = root.layout.stage(planned, blobs[planned.identity], in_use, stopped)
+                staged[planned.path] = root.layout.stage(planned, blobs[planned.content_id], in_use, stopped)
                 in_use.add(staged[planned.path])
         yield staged
     finally:
@@ -167,7 +168,7 @@ def staged_paths(
 def show_paths(
     root: CacheRoot,
     plan: Plan,
-    blobs: Mapping[str, LocalBlob],
+    blobs: Mapping[ContentId, LocalBlob],
     checked: CheckedPaths,
     staged: Mapping[str, str],
     *,
@@ -176,7 +177,7 @@ def show_paths(
     """Make every file of `plan` visible, each in one step; return the stat of its bytes by path.
 
     Args:
-        blobs: by identity, complete.
+        blobs: by content id, complete.
         checked: of `check_paths`, under the same lock.
         unshown: paths where nothing lay: each is taken out before it is shown, and put back if something came there
             that is not ours.
@@ -185,15 +186,15 @@ def show_paths(
         Vanished: the disk is not as it was looked at.
     """
     shown: dict[str, os.stat_result] = {}
-    last = {planned.identity: planned.path for planned in plan.files if planned.path in checked.to_show}
+    last = {planned.content_id: planned.path for planned in plan.files if planned.path in checked.to_show}
     for planned in plan.files:
-        path, blob = planned.path, blobs[planned.identity]
+        path, blob = planned.path, blobs[planned.content_id]
         unshown.discard(path)
         if (lying := checked.right.get(path)) is not None:
             shown[path] = lying if S_ISREG(lying.st_mode) else blob.stat()
             continue
         root.tree.remove_empty_tree(path)
-        is_over, is_last = checked.to_show[path] is not None, last[planned.identity] == path
+        is_over, is_last = checked.to_show[path] is not None, last[planned.content_id] == path
         try:
             shown[path] = root.layout.show(planned, blob, staged[path], is_over=is_over, is_last=is_last)
         except Taken:
@@ -205,7 +206,7 @@ def show_paths(
 def record_paths(
     root: CacheRoot,
     plan: Plan,
-    blobs: Mapping[str, LocalBlob],
+    blobs: Mapping[ContentId, LocalBlob],
     shown: Mapping[str, os.stat_result],
     ours: Collection[str],
 ) -> tuple[FileRecord, ...]:
@@ -216,7 +217,7 @@ def record_paths(
         ours: paths that are ours; what else lies there stays its maker's.
     """
     return tuple(
-        _record(root, planned, blobs[planned.identity], shown[planned.path], is_made=planned.path in ours)
+        _record(root, planned, blobs[planned.content_id], shown[planned.path], is_made=planned.path in ours)
         for planned in sorted(plan.files, key=lambda planned: planned.path)
     )
 
@@ -230,7 +231,7 @@ def _record(
         path=planned.path,
         size=blob.size if encoded else planned.file.size,
         mtime_ns=stat.st_mtime_ns,
-        identity=planned.identity,
+        content_id=planned.content_id,
         origin=planned.origin,
         digest=blob.digest,
         xxh3=blob.xxh3,
