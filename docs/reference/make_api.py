@@ -95,7 +95,8 @@ def rendered(doc: str) -> str:
     """Return a docstring in Google style as Markdown: sections as lists, doctests as code."""
     out: list[str] = []
     section = code = False
-    for line in doc.replace("``", "`").splitlines():
+    doc = re.sub(r" *# doctest: \+\w+", "", doc)
+    for line in re.sub(r"(?<!`)``(?!`)", "`", doc).splitlines():
         if code and not line.strip():
             out, code = [*out, "```"], False
         if line.lstrip().startswith(">>> ") and not code:

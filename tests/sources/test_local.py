@@ -18,7 +18,7 @@ from contract import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, read
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, LeadsOut, NotFound, NothingSelected, SourceChanged
 from truss_cache_tasks.sources import Source
 from truss_cache_tasks.sources.local import LocalSource
-from truss_cache_tasks.transfer.local import LocalBody
+from truss_cache_tasks.transfer.body import LocalBody
 
 
 def source_of(root: Path, path: str = "weights", *, follow_links: bool = False, **fields: Any) -> LocalSource:

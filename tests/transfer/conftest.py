@@ -11,6 +11,7 @@ import pytest
 from servers.faults import fault_server
 
 from truss_cache_tasks import transfer
+from truss_cache_tasks.events import Received, Warned
 from truss_cache_tasks.model.listing import Digest, Location, RemoteFile
 
 # Waits of no length to speak of; timeouts long enough that a slow machine does not meet one by chance.
@@ -47,10 +48,30 @@ def job_for(url, body, *, path="w.bin", digest="sha256", validator=None, headers
     return transfer.Job(file, named.pop("locate", lambda: location), partial or Scratch(), **named)
 
 
-def pull_one(job, limits=FAST, report=transfer.silent, network=None):
+def pull_one(job, limits=FAST, reporter=None, network=None):
     """The only result of one job."""
-    (result,) = transfer.pull([job], report, limits=limits, network=network)
+    (result,) = transfer.pull([job], reporter, limits=limits, network=network)
     return result
+
+
+def on_received(take):
+    """A Reporter that passes on (path, size) of bytes that arrive, and of those that must come again."""
+
+    def report(event):
+        if isinstance(event, Received):
+            take(event.path, event.size)
+
+    return report
+
+
+def on_warned(take):
+    """A Reporter that passes on the message of each warning."""
+
+    def report(event):
+        if isinstance(event, Warned):
+            take(event.message)
+
+    return report
 
 
 @pytest.fixture

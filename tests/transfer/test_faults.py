@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from transfer.conftest import FAST, Scratch, job_for, pull_one
+from transfer.conftest import FAST, Scratch, job_for, on_received, pull_one
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import (
     AccessDenied,
@@ -16,6 +16,7 @@ from truss_cache_tasks.errors import (
     TransientError,
     WrongAnswer,
 )
+from truss_cache_tasks.events import Retrying
 from truss_cache_tasks.model.listing import Digest, Location, RemoteFile
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -82,7 +83,7 @@ def test_a_stall_is_left_and_asked_again(server, fault, limits):
 def test_a_range_that_is_ignored_starts_the_file_over_within_that_answer(server):
     counted = []
     job = job_for(server.add("/w", BODY, "cut:300000", "ignore-range"), BODY, validator='"v1"')
-    assert whole(pull_one(job, SMALL, report=lambda file, size: counted.append(size)))
+    assert whole(pull_one(job, SMALL, reporter=on_received(lambda path, size: counted.append(size))))
     assert server.sent == 300000 + len(BODY)
     assert sum(counted) == len(BODY)
     assert min(counted) == -300000
@@ -122,7 +123,7 @@ def test_a_body_that_ends_with_its_connection_is_whole(server):
 def test_a_flipped_bit_costs_the_file_once(server):
     counted = []
     job = job_for(server.add("/w", BODY, "flip"), BODY)
-    assert whole(pull_one(job, report=lambda file, size: counted.append(size)))
+    assert whole(pull_one(job, reporter=on_received(lambda path, size: counted.append(size))))
     assert server.sent == 2 * len(BODY)
     assert sum(counted) == len(BODY)
 
@@ -228,7 +229,7 @@ def test_a_404_of_a_pinned_version_means_that_it_changed(server):
 def test_a_416_costs_what_was_asked_for_once(server, faults):
     counted = []
     job = job_for(server.add("/w", BODY, *faults), BODY, explain=lambda *_: AccessDenied("refused"))
-    assert whole(pull_one(job, SMALL, report=lambda file, size: counted.append(size)))
+    assert whole(pull_one(job, SMALL, reporter=on_received(lambda path, size: counted.append(size))))
     assert sum(counted) == len(BODY)
     assert len(server.asked) == len(faults) + 1
 
@@ -311,15 +312,22 @@ def test_the_budget_of_seconds_ends_it_without_waiting(server):
     assert type(failure(pull_one(job_for(url, BODY), limits))) is TransientError
 
 
-def test_retry_after_is_obeyed_up_to_its_cap(server, monkeypatch):
-    from truss_cache_tasks.transfer.lifeline import Lifeline
+class Told(Exception):
+    """Ends a run at its first wait."""
 
-    waited = []
-    monkeypatch.setattr(Lifeline, "wait", lambda self, seconds: waited.append(seconds))
-    assert whole(pull_one(job_for(server.add("/w", BODY, "429:7", "503:date", "429:3600"), BODY)))
-    assert waited[0] == 7
-    assert 0 < waited[1] <= 1
-    assert waited[2] == FAST.retry_after_cap_s
+
+@pytest.mark.parametrize(("fault", "shortest", "longest"), [("429:7", 7, 7), ("503:date", 0, 1), ("429:3600", 60, 60)])
+def test_retry_after_is_obeyed_up_to_its_cap(server, fault, shortest, longest):
+    def report(event):
+        if isinstance(event, Retrying):
+            raise Told(event)
+
+    with pytest.raises(Told) as told:
+        pull_one(job_for(server.add("/w", BODY, fault), BODY), reporter=report)
+    (retrying,) = told.value.args
+    assert shortest <= retrying.delay_s <= longest
+    assert (retrying.path, retrying.attempt) == ("w.bin", 1)
+    assert retrying.cause.startswith(f"w.bin: 127.0.0.1 answers {fault[:3]}")
 
 
 def test_a_refused_connection_and_an_unknown_host_are_unavailable(server):
@@ -403,7 +411,9 @@ def test_an_empty_file_is_a_file(server):
 
 def test_an_unsized_cut_counts_every_byte_once(server):
     counted = []
-    pull_one(job_for(server.add("/w", BODY, "cut:300000"), BODY), SMALL, lambda file, size: counted.append(size))
+    pull_one(
+        job_for(server.add("/w", BODY, "cut:300000"), BODY), SMALL, on_received(lambda path, size: counted.append(size))
+    )
     assert sum(counted) == len(BODY)
     assert all(size > 0 for size in counted)
 

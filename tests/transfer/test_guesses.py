@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from transfer.conftest import FAST, job_for, pull_one
+from transfer.conftest import FAST, job_for, on_warned, pull_one
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import IntegrityError
 from truss_cache_tasks.model.listing import Digest
@@ -30,13 +30,13 @@ def test_two_equal_fetches_refute_a_guess_and_the_error_says_so(server, want):
 @pytest.mark.parametrize("want", WRONG, ids=["whole", "parts"])
 def test_a_refuted_guess_is_given_up_where_the_job_accepts_that(server, want):
     said = []
-    job = job_for(server.add("/w", BODY), BODY, digest=want, accept_unverified=True, say=said.append)
-    done = pull_one(job, replace(FAST, part_min=64 << 10, part_max=64 << 10))
+    job = job_for(server.add("/w", BODY), BODY, digest=want, accept_unverified=True)
+    done = pull_one(job, replace(FAST, part_min=64 << 10, part_max=64 << 10), on_warned(said.append))
     assert isinstance(done, transfer.Done), done
     assert (done.digest, done.job.partial.content) == (None, BODY)
     assert server.sent == 2 * len(BODY)
     (line,) = said
-    assert line == f"warning: w.bin: taken unverified, as {want} of its ETag is not of the bytes"
+    assert line == f"w.bin: taken unverified, as {want} of its ETag is not of the bytes"
 
 
 def test_a_guess_that_is_right_is_a_digest(server):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from transfer.conftest import FAST, Scratch, job_for, pull_one
+from transfer.conftest import FAST, Scratch, job_for, on_received, pull_one
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import AccessDenied, DiskError, IntegrityError, SourceChanged
 from truss_cache_tasks.model.hashing import Span
@@ -33,7 +33,8 @@ def xxh3(body):
 def test_a_large_file_is_asked_for_in_parts_each_once(server):
     counted = []
 
-    def report(file, size):
+    @on_received
+    def report(path, size):
         counted.append(size)
         if len(server.asked) > 5:
             server.go.set()
@@ -87,7 +88,8 @@ def test_ranges_that_are_ignored_from_the_start_cost_nothing(server):
 def test_a_range_that_is_ignored_mid_file_costs_the_file_once(server):
     counted = []
     faults = ["", "", "", *["ignore-range"] * 8]
-    assert whole(pull_one(job_for(server.add("/w", BODY, *faults), BODY), CUT, lambda f, size: counted.append(size)))
+    job = job_for(server.add("/w", BODY, *faults), BODY)
+    assert whole(pull_one(job, CUT, on_received(lambda path, size: counted.append(size))))
     assert sum(counted) == len(BODY)
     assert sum(size for size in counted if size > 0) <= 2 * len(BODY) + 4 * PART
 
@@ -95,7 +97,7 @@ def test_a_range_that_is_ignored_mid_file_costs_the_file_once(server):
 def test_corrupted_bytes_cost_the_file_once_and_are_final_twice(server):
     counted = []
     job = job_for(server.add("/w", BODY, "", "flip"), BODY)
-    assert whole(pull_one(job, CUT, lambda file, size: counted.append(size)))
+    assert whole(pull_one(job, CUT, on_received(lambda path, size: counted.append(size))))
     assert server.sent == 2 * len(BODY)
     assert sum(counted) == len(BODY)
     error = pull_one(job_for(server.add("/w", BODY, *["flip"] * 22), BODY), CUT).error
@@ -152,7 +154,7 @@ def test_closing_ends_all_parts(server):
     slow = job_for(server.add("/slow", BODY, "", *["stall:9000"] * 99), BODY, path="slow")
     limits = replace(CUT, stall_s=60, answer_s=60, stop_s=60)
     arrived = threading.Semaphore(0)
-    pull = transfer.pull([slow, quick], lambda file, size: arrived.release(), limits=limits)
+    pull = transfer.pull([slow, quick], on_received(lambda path, size: arrived.release()), limits=limits)
     next(pull)
     for _ in range(6):
         arrived.acquire()

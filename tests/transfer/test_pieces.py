@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import pytest
 
-from transfer.conftest import FAST, Scratch, job_for, pull_one
+from transfer.conftest import FAST, Scratch, job_for, on_received, pull_one
 from transfer.test_resume import Journalled
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import IntegrityError, TransientError
@@ -42,10 +42,10 @@ def lost(want, *offsets):
     return sum(min(PART, len(BODY) - start) for start in ours)
 
 
-def pulled(server, want, spoilt, limits=CUT, partial=None, body=BODY, report=transfer.silent):
+def pulled(server, want, spoilt, limits=CUT, partial=None, body=BODY, reporter=None):
     url = server.add("/w", body)
     server.files["/w"].spoilt |= spoilt
-    return pull_one(job_for(url, body, digest=want, partial=partial), limits, report)
+    return pull_one(job_for(url, body, digest=want, partial=partial), limits, reporter)
 
 
 def whole(result, body=BODY):
@@ -68,7 +68,11 @@ def test_a_part_of_no_bytes_counts_when_the_file_starts_over(server, algorithm, 
 def test_a_wrong_byte_costs_our_parts_that_hold_the_stores_part_once(server, algorithm, length, connections):
     want, at, counted = composite(algorithm, BODY, length), 7 * PART + 9, []
     result = pulled(
-        server, want, {at: "x"}, replace(CUT, connections=connections), report=lambda f, size: counted.append(size)
+        server,
+        want,
+        {at: "x"},
+        replace(CUT, connections=connections),
+        reporter=on_received(lambda path, size: counted.append(size)),
     )
     assert whole(result)
     assert result.digest == want
@@ -126,7 +130,8 @@ def test_a_composite_of_crcs_asks_for_no_order(server):
     want = replace(composite("crc32", BODY, 100_000), part_values=())
     url = server.add("/w", BODY, "pause:10")
 
-    def report(file, size):
+    @on_received
+    def report(path, size):
         if len(server.asked) == 13:
             server.go.set()
 
@@ -169,7 +174,9 @@ def test_what_a_dead_run_left_is_judged_as_if_it_came_now(server, algorithm):
 def test_what_was_found_wrong_before_a_run_died_is_not_adopted(server, algorithm):
     want, counted = composite(algorithm, BODY, 100_000), []
     partial = broken_off(server, want, {250_000: "x"}, after=13)
-    assert whole(pulled(server, want, {}, partial=partial, report=lambda file, size: counted.append(size)))
+    assert whole(
+        pulled(server, want, {}, partial=partial, reporter=on_received(lambda path, size: counted.append(size)))
+    )
     assert server.sent == lost(want, 250_000)
     assert min(counted) > 0
     assert counted[0] == len(BODY) - lost(want, 250_000)
@@ -186,7 +193,8 @@ def test_whatever_is_spoilt_the_bytes_are_right_or_it_is_an_error(server, seed):
     spoilt = {dice.randrange(len(body)): dice.choice(answers) for _ in range(dice.randrange(1, 9))}
     counted = []
     limits = replace(CUT, connections=dice.randrange(1, 7), ahead=dice.choice([PART, CUT.ahead]))
-    result = pulled(server, want, spoilt, limits, Journalled(), body, lambda file, size: counted.append(size))
+    count = on_received(lambda path, size: counted.append(size))
+    result = pulled(server, want, spoilt, limits, Journalled(), body, count)
     if is_mild or isinstance(result, transfer.Done):
         assert whole(result, body)
         assert sum(counted) == len(body)

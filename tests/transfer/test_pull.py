@@ -14,10 +14,11 @@ from dataclasses import replace
 import pytest
 from servers.faults import FaultServer
 
-from transfer.conftest import FAST, Scratch, job_for, pull_one
+from transfer.conftest import FAST, Scratch, job_for, on_received, pull_one
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import AccessDenied, DiskError, SourceChanged, Stopped
 from truss_cache_tasks.model.listing import Location
+from truss_cache_tasks.transfer.context import this_process
 
 BODY = bytes(range(256)) * 1024
 HANGS = replace(FAST, connect_s=60, answer_s=60, stall_s=60)  # only a cancel ends these in a test's time
@@ -104,7 +105,7 @@ def test_closing_ends_a_job_that_waits_for_the_network(server, fault):
     quick = job_for(server.add("/quick", BODY), BODY, path="quick")
     slow = job_for(server.add("/slow", BODY, *[fault] * 9), BODY, path="slow")
     limits = replace(HANGS, stop_s=60, buffer=1000)  # so that a thread which does not end is waited for
-    pull = transfer.pull([slow, quick], lambda file, size: arrived.put(file.path), limits=limits)
+    pull = transfer.pull([slow, quick], on_received(lambda path, size: arrived.put(path)), limits=limits)
     assert next(pull).job.file.path == "quick"
     pull.close()  # conftest: no thread is left
     assert slow.partial.content in (b"", BODY[:1000])
@@ -171,8 +172,9 @@ def test_a_thread_that_hangs_between_two_chunks_writes_no_further_one(tmp_path):
     (tmp_path / "quick").write_bytes(b"x")
     entered, let_go = threading.Event(), threading.Event()
 
-    def report(file, size):
-        if file.path == "slow":
+    @on_received
+    def report(path, size):
+        if path == "slow":
             entered.set()
             let_go.wait()
 
@@ -237,16 +239,37 @@ def test_pulls_of_many_threads_share_the_cap_on_connections(server):
     assert server.most_in_flight <= 3
 
 
-def test_the_rate_is_shared_and_paid_for(server, monkeypatch):
-    from truss_cache_tasks.transfer.lifeline import Lifeline
+class Waits:
+    """A CancelToken that notes what it should wait."""
 
-    waited = []
-    monkeypatch.setattr(Lifeline, "wait", lambda self, seconds: waited.append(seconds))
+    def __init__(self):
+        self.asked = []
+
+    def check(self):
+        pass
+
+    def wait(self, seconds):
+        self.asked.append(seconds)
+
+
+def test_the_rate_is_shared_and_paid_for():
+    one, other = Waits(), Waits()
     limits = replace(FAST, max_rate=1000)
+    this_process().pace(2500, limits, one)
+    this_process().pace(2500, limits, other)
+    this_process().pace(1, limits, one)
+    assert one.asked[0] == 0
+    assert 0 < other.asked[0] <= 2.5  # less what passed meanwhile
+    assert other.asked[0] < one.asked[1] <= 5
+
+
+def test_a_rate_makes_each_chunk_so_small_that_it_flows(server):
+    sizes = []
     body = b"x" * 2500
-    for _ in range(2):
-        assert isinstance(pull_one(job_for(server.add("/w", body), body), limits), transfer.Done)
-    assert 4 < max(waited) <= 5  # the last of 5000 bytes at 1000 a second, less what passed meanwhile
+    limits = replace(FAST, max_rate=8000)
+    done = pull_one(job_for(server.add("/w", body), body), limits, on_received(lambda path, size: sizes.append(size)))
+    assert isinstance(done, transfer.Done)
+    assert max(sizes) == 1000
 
 
 @pytest.mark.skipif(
@@ -313,7 +336,7 @@ def test_a_child_that_drops_its_copy_of_a_pull_does_not_end_the_parents(server):
     arrived = queue.SimpleQueue()
     paused = job_for(server.add("/paused", BODY, "pause:1000"), BODY, path="paused")
     quick = job_for(server.add("/quick", BODY), BODY, path="quick")
-    report = lambda file, size: file.path == "paused" and arrived.put(size)  # noqa: E731
+    report = on_received(lambda path, size: path == "paused" and arrived.put(size))
     pull = transfer.pull([paused, quick], report, limits=replace(HANGS, buffer=1000))
     assert next(pull).job.file.path == "quick"
     assert arrived.get() == 1000
@@ -332,7 +355,7 @@ def test_a_forked_child_of_a_stopped_process_is_not_stopped(server):
 CHILD = """
     import signal, sys, threading
     sys.path.insert(0, {tests!r})
-    from transfer.conftest import FAST, job_for
+    from transfer.conftest import FAST, job_for, on_received
     from dataclasses import replace
     from truss_cache_tasks import transfer
     from truss_cache_tasks.errors import Stopped
@@ -342,7 +365,8 @@ CHILD = """
     jobs = [job_for(url, b"x" * 100_000) for url in sys.argv[1:]]
     arrived = []
 
-    def report(file, size):
+    @on_received
+    def report(path, size):
         if not arrived:
             arrived.append(size)
             print("ready", flush=True)
@@ -417,11 +441,12 @@ def test_a_local_file_that_changes_while_it_is_read_is_told_as_such(tmp_path):
     source.write_bytes(BODY)
     seen = source.stat()
 
-    def report(file, size):
+    @on_received
+    def report(path, size):
         os.utime(source, ns=(1, 1))
 
     job = job_for(source.as_uri(), BODY, validator=f"{seen.st_mtime_ns}-{seen.st_size}")
-    assert type(pull_one(job, report=report).error) is SourceChanged
+    assert type(pull_one(job, reporter=report).error) is SourceChanged
 
 
 @pytest.mark.parametrize("status", ["403", "404", "503"])

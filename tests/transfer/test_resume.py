@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import pytest
 
-from transfer.conftest import FAST, Scratch, job_for, pull_one, sha256
+from transfer.conftest import FAST, Scratch, job_for, on_received, on_warned, pull_one, sha256
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import TransientError
+from truss_cache_tasks.events import Received, Warned
 from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.store.flat_layout import flat_root
@@ -68,7 +69,7 @@ def test_only_what_is_missing_is_fetched_again(server, named):
     partial, kept = broken_off(server, **named)
     counted = []
     job = job_for(server.add("/w", BODY), BODY, partial=partial, **named)
-    assert whole(pull_one(job, CUT, lambda file, size: counted.append(size)))
+    assert whole(pull_one(job, CUT, on_received(lambda path, size: counted.append(size))))
     assert len(server.asked) == 13 - kept
     assert server.sent == len(BODY) - kept * PART
     assert sum(counted) == len(BODY)
@@ -82,12 +83,13 @@ def test_an_etag_that_a_server_sends_bare_or_weak_resumes_too(server):
         kept = len(partial.lines)
         assert kept
         transfer.reset()
-        said = []
-        job = job_for(server.add("/w", BODY, etag=etag), BODY, partial=partial, validator='"v1"', say=said.append)
-        counted = []
-        assert whole(pull_one(job, CUT, lambda file, size, counted=counted: counted.append(size)))
-        assert max(counted) >= kept * PART, "what is kept is reported at once"
-        assert not said
+        job = job_for(server.add("/w", BODY, etag=etag), BODY, partial=partial, validator='"v1"')
+        told = []
+        assert whole(pull_one(job, CUT, told.append))
+        resumed = [event.size for event in told if isinstance(event, Received) and event.resumed]
+        assert len(resumed) == 1, "what is kept is told at once"
+        assert resumed[0] >= kept * PART
+        assert not [event for event in told if isinstance(event, Warned)]
 
 
 def test_a_part_that_rotted_meanwhile_is_fetched_again(server):
@@ -116,8 +118,8 @@ def test_another_version_drops_it_all_and_says_so(server):
     partial, _ = broken_off(server, validator='"v1"')
     said = []
     other = BODY[::-1]
-    job = job_for(server.add("/w", other, etag='"v2"'), other, partial=partial, validator='"v2"', say=said.append)
-    assert whole(pull_one(job, CUT), other)
+    job = job_for(server.add("/w", other, etag='"v2"'), other, partial=partial, validator='"v2"')
+    assert whole(pull_one(job, CUT, on_warned(said.append)), other)
     assert said == ['w.bin: what an earlier run left is of "v1", not of "v2": dropped']
     assert 13 <= len(server.asked) <= 13 + CUT.connections  # a request that was cut off may be counted late
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
+from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.config.reading import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
 from truss_cache_tasks.errors import ConfigError
@@ -33,11 +34,13 @@ MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 
 @dataclass
 class Workspace:
-    """One config's targets, in the order of the file, and the verdicts of this process.
+    """One config's entries on this machine, and what this process found out about them.
 
     Args:
+        targets: the entries, in the order of the file.
+        warnings: of the config, written once, with the first verdict.
         run: id of this invocation.
-        warnings: of the config, said once, at the first judgement.
+        verdicts: by the entry's name.
     """
 
     path: Path
@@ -58,13 +61,11 @@ class Workspace:
         return Cleaned()
 
     def warn(self) -> None:
-        """Say the config's warnings, once a process."""
+        """Write the config's warnings to stderr, once a process."""
         output.warn_once(self.warnings)
-        if not self.targets:
-            output.warn_once((f"{self.path.name}: no model_cache entries, nothing to fetch",))
 
     def read_status(self, target: EntryContext) -> Status:
-        """Read the status of an entry, and remember the verdict. An internal error makes it stale; its run fails."""
+        """Read an entry's status and keep the verdict. An internal error makes it stale; its run meets it too."""
         self.warn()
         try:
             status = read_status(target)
@@ -74,12 +75,14 @@ class Workspace:
         return status
 
     def is_forced(self, target: EntryContext) -> bool:
-        """Whether `doit run -a` runs this entry too, though it is stale now: an entry that we had judged fresh, so that
-        only force made it run, has moved their common pin in this very run."""
+        """Return whether `doit run -a` runs this entry, though it is stale now.
+
+        It does if an entry that was judged fresh, which only `-a` makes run, moved their common pin in this very run.
+        """
         moving = pin_name(target.entry.request)
         try:
             pin = read_pins(target.root).get(moving) if moving else None
-        except OSError:  # its run meets the disk's fault anew
+        except OSError:  # its run meets the same error
             return False
         if pin is None or pin.run != self.run or pin.by == target.name:
             return False
@@ -91,7 +94,7 @@ class Workspace:
         return verdict.fresh
 
     def forecast(self, target: EntryContext, status: Status, *, hashing: bool, stopped: Callable[[], bool]) -> Forecast:
-        """Say what a run would do to an entry; what the entries show is read once for each root."""
+        """Forecast what a run would do to an entry. What the entries show is read once for each root."""
         if target.root.path not in self._shown and status.verdict.need > Need.CLAIM:
             with disk_errors(f"cannot look at {target.root.path}"):
                 self._shown[target.root.path] = find_shown_files(target.root, self.project)
@@ -107,9 +110,8 @@ class Workspace:
         known = {target.name: target for target in self.targets}
         for name in (names := list(dict.fromkeys(names))):
             if name not in known:
-                raise ConfigError(
-                    f"no entry is called {name!r}", hint=f"The entries of this config: {', '.join(known) or 'none'}."
-                )
+                there = ", ".join(known) or "none"
+                raise ConfigError(f"no entry is called {name!r}", hint=f"Name one of this config: {there}.")
         return [known[name] for name in names]
 
     def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
@@ -129,7 +131,7 @@ class Workspace:
 
 
 def open_workspace(
-    path: Path | str | None,
+    path: Config | Path | str | None,
     model_cache: Path | str | None = None,
     started: Path | str | None = None,
     *,
@@ -140,7 +142,7 @@ def open_workspace(
     """Read the config and the environment. Reads no cache and asks no network.
 
     Args:
-        path: the config, its folder, or None for TRUSS_CONFIG, else the current folder.
+        path: the config as it was loaded, its file or folder, or None for TRUSS_CONFIG, else the current folder.
         model_cache: what `cache_tasks(model_cache_dir=)` says; TRUSS_MODEL_CACHE_DIR is above it.
         started: what relative paths in our variables are relative to; None: the current folder.
         replace: `Settings.replace`, said by a call or a command line; the variable may say it instead.
@@ -159,7 +161,7 @@ def open_workspace(
     )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()
-    config = load_config(path)
+    config = path if isinstance(path, Config) else load_config(path)
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     anonymous = Project("", "", {})
     roots = [make_context(entry, anonymous, settings, cache) for entry in config.entries]
@@ -171,7 +173,10 @@ def open_workspace(
     )
     targets = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
     _refuse_own_source(targets)
-    return Workspace(config.path, settings, cache, targets, project, config.warnings)
+    warnings = config.warnings
+    if not targets:
+        warnings += (f"{config.path.name}: no model_cache entries, nothing to fetch",)
+    return Workspace(config.path, settings, cache, targets, project, warnings)
 
 
 def _refuse_own_source(targets: Iterable[EntryContext]) -> None:

@@ -50,7 +50,7 @@ VARIABLES = (
         "TRUSS_CACHE_ACCEPT_UNVERIFIED", "1: take a file whose ETag looks like an MD5 and is none (else refused)", "0"
     ),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
-    Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of our own mistakes", "0"),
+    Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from truss_cache_tasks.errors import Stopped
@@ -44,3 +46,68 @@ class StopPoll:
 
 
 NEVER = StopPoll()  # cancels nothing
+
+
+class Breakable(Protocol):
+    """A connection that another thread can end."""
+
+    def shut_down(self, owner: WorkerToken) -> None:
+        """Make reads and writes fail at once, if the connection serves `owner` now."""
+
+
+class WorkerToken:
+    """The CancelToken of one worker thread: any other thread ends its wait, connect, read or write by `cancel`.
+
+    `cancel` sets an attribute and shuts a socket down, and takes no lock, since a signal handler may call it in the
+    very thread that holds one. That is why waits poll, and there is no threading.Event.
+
+    Attributes:
+        is_cancelled: written by any thread and read without a lock, on purpose: it only ever turns True.
+        is_waiting: the thread waits for something that is no connection of ours. Read without a lock, on purpose:
+            the scheduler asks again at each change, and is told of the end of a wait by nobody.
+        connection: what `cancel` shuts down.
+        writing: held around each write and the check before it.
+    """
+
+    def __init__(self) -> None:
+        self.is_cancelled = False
+        self.is_waiting = False
+        self.connection: Breakable | None = None
+        self.writing = threading.Lock()
+
+    def cancel(self) -> None:
+        """End the work soon. Safe in a signal handler."""
+        self.is_cancelled = True
+        connection = self.connection
+        if connection is not None:
+            connection.shut_down(self)
+
+    def wait_for_write(self) -> None:
+        """Return once no write is under way. After `cancel`, none begins any more."""
+        with self.writing:
+            pass
+
+    def check(self) -> None:
+        """Raise Stopped if the work is cancelled."""
+        if self.is_cancelled:
+            raise Stopped("stopped before it was complete", hint="Run it again: what is complete is kept.")
+
+    def wait(self, seconds: float) -> None:
+        """Wait; raise Stopped as soon as the work is cancelled."""
+        until = time.monotonic() + seconds
+        with self.waiting():
+            while True:
+                self.check()
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
+                time.sleep(min(left, _POLL_S))
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Mark the thread as waiting for the block, so that another one may work meanwhile."""
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False

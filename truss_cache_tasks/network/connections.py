@@ -1,20 +1,123 @@
-"""urllib3's connections, each of whose requests is an Exchange: for every library that sends through urllib3."""
+"""Connections whose reads end in time and that another thread can end: all use of private names of two libraries.
+
+Documented are only urllib3's constructors, `urlopen`, and http.client's request and response methods. What else is
+used here, and why:
+
+http.client.HTTPConnection
+    response_class: makes the answers, also the proxy's to CONNECT, whose reads are limited
+    request, getresponse of http.client itself: urllib3's cost more than a small file does (docs/adr/0012)
+    sock, timeout: the timeout of each step, and reads past http.client's buffer
+http.client.HTTPResponse
+    fp: the one place where an answer reads its socket
+    length, chunked, will_close, isclosed: what is left of a body, and whether its connection is free
+    begin, headers = None: http.client skips `100 Continue` alone; so other interim answers are skipped
+urllib3.connection.HTTPConnection
+    _new_conn, _dns_host, socket_options: a connect that can be cancelled
+    is_closed, proxy, has_connected_to_proxy: when to connect, and whether it was the proxy that failed
+urllib3.connectionpool.HTTPConnectionPool
+    ConnectionCls: pools of these connections
+    _get_conn, _put_conn, _prepare_proxy: the pool without `urlopen` (docs/adr/0012)
+    proxy, proxy_config, proxy_headers: requests through a proxy
+urllib3.PoolManager
+    pool_classes_by_scheme: set by the users of `bounded_pools` and `POOLS`
+urllib3.util
+    proxy.connection_requires_http_tunnel, url.parse_url: CONNECT or not, and the Host, as urllib3 decides
+
+`tests/network/test_connections.py` uses each of them against a real server; CI runs it with the newest urllib3 too.
+"""
 
 from __future__ import annotations
 
 import http.client
 import io
 import socket
-from collections.abc import Callable
-from typing import Any
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ProxyError
+from urllib3.util.proxy import connection_requires_http_tunnel
+from urllib3.util.url import parse_url
 
-from truss_cache_tasks.network.cancel import CancelToken
-from truss_cache_tasks.network.exchange import Exchange, ExchangeLimits
+from truss_cache_tasks.network.cancel import CancelToken, WorkerToken
+from truss_cache_tasks.network.exchange import Exchange, ExchangeLimits, ReadLimit
+from truss_cache_tasks.network.sockets import BufferReader, connect
 
-_POLL_S = 0.25  # how often a read that waits asks whether the work is cancelled
+_POLL_S = 0.25  # how often a read that waits asks whether it may go on
+_URL_CHARACTERS = "%!$&'()*+,/:;=?@~"
+
+
+# -- answers whose every read of the socket is limited
+
+
+class _Limit(Protocol):
+    """What one answer may still read: a ReadLimit or an Exchange."""
+
+    def left_s(self) -> float:
+        """Return how many seconds the next read may take; raise where there are none left."""
+        ...
+
+    def came(self, size: int) -> None:
+        """Take note of bytes that a read brought."""
+        ...
+
+
+class _LimitedReader(io.RawIOBase):
+    """The one place that reads a socket for http.client.
+
+    http.client loops by itself over `100 Continue`, headers, chunk sizes and trailers, and gives each read a fresh
+    timeout: a server that sends a byte now and then would keep it for ever.
+    """
+
+    def __init__(self, sock: Any, raw: io.RawIOBase, limit: _Limit) -> None:
+        """Begin.
+
+        Args:
+            sock: the socket, or what urllib3 has in its place for TLS within TLS.
+            raw: what http.client made of it, which keeps it open until this is closed.
+        """
+        self._sock = sock
+        self._raw = raw
+        self._limit = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        before = self._sock.gettimeout()
+        try:
+            size = self._read(buffer)
+        finally:
+            self._sock.settimeout(before)  # a TLS handshake may follow, within a tunnel
+        self._limit.came(size)
+        return size
+
+    def _read(self, buffer: Any) -> int:
+        while True:
+            self._sock.settimeout(min(self._limit.left_s(), _POLL_S))
+            with suppress(TimeoutError):
+                size: int = self._sock.recv_into(buffer)
+                return size
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _LimitedResponse(http.client.HTTPResponse):
+    def __init__(
+        self, sock: Any, debuglevel: int = 0, method: str | None = None, url: str | None = None, *, limit: _Limit
+    ) -> None:
+        super().__init__(sock, debuglevel, method, url)
+        self.fp = io.BufferedReader(_LimitedReader(sock, self.fp.detach(), limit))
+
+
+# -- for the vendors' libraries: each request is an Exchange
 
 
 def bounded_pools(limits: ExchangeLimits, cancel: CancelToken) -> dict[str, type[HTTPConnectionPool]]:
@@ -49,20 +152,18 @@ class _BoundedConnection(HTTPConnection):
 
     def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> _BoundedResponse:  # type: ignore[override]
         """Return what http.client reads an answer with."""
-        return _BoundedResponse(sock, self._exchange, *args, **kwargs)
+        return _BoundedResponse(sock, *args, limit=self._exchange, **kwargs)
 
 
-class _BoundedResponse(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, exchange: Exchange, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        assert isinstance(self.fp, io.BufferedReader)
-        self.fp = io.BufferedReader(_BoundedReader(sock, self.fp.detach(), exchange))
-        self._exchange = exchange
+class _BoundedResponse(_LimitedResponse):
+    def __init__(self, sock: socket.socket, *args: Any, limit: Exchange, **kwargs: Any) -> None:
+        super().__init__(sock, *args, limit=limit, **kwargs)
+        self._exchange = limit
 
     def begin(self) -> None:
         super().begin()
         while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
-            self.headers = None  # type: ignore[assignment]  # http.client's sign that none were read; it skips 100 alone
+            self.headers = None  # type: ignore[assignment]  # http.client's sign that none were read
             super().begin()
         self._exchange.begin_body(self.status)
 
@@ -74,26 +175,222 @@ class _BoundedResponse(http.client.HTTPResponse):
         return data
 
 
-class _BoundedReader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase, exchange: Exchange) -> None:
-        """Read `sock` by itself; `raw`, which http.client made of it, keeps it open until this is closed."""
-        self._sock = sock
-        self._raw = raw
-        self._exchange = exchange
+# -- for the transfer: connections that another thread can end
 
-    def readable(self) -> bool:
-        return True
 
-    def readinto(self, buffer: Any, /) -> int:
-        while True:
-            self._sock.settimeout(min(self._exchange.left_s(), _POLL_S))
-            try:
-                size = self._sock.recv_into(buffer)
-            except TimeoutError:
-                continue
-            self._exchange.came(size)
-            return size
+class RequestLimits(Protocol):
+    """Of one request: its seconds, and the bytes that its head may have."""
+
+    @property
+    def connect_s(self) -> float:
+        """To connect, TLS and a proxy's CONNECT included."""
+        ...
+
+    @property
+    def answer_s(self) -> float:
+        """From the request to the end of the answer's headers."""
+        ...
+
+    @property
+    def overhead(self) -> int:
+        """Bytes of headers, and of what comes beside a body."""
+        ...
+
+
+class _BreakableConnection(HTTPConnection):
+    """A connection with a second descriptor of its socket.
+
+    A shutdown through that one ends a TLS handshake or read too, without touching the Python object that another
+    thread is inside of.
+    """
+
+    token: WorkerToken | None = None  # of the worker that it serves
+    is_answering = False
+    _second: socket.socket | None = None
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.limit = ReadLimit()
+        # What http.client makes of a server's answer, and of a proxy's to CONNECT. Typed as a class, and only called.
+        self.response_class = partial(_LimitedResponse, limit=self.limit)  # type: ignore[assignment]
+
+    def _new_conn(self) -> socket.socket:
+        assert self.token is not None, "a connection serves a worker before it connects"
+        sock = connect(self._dns_host, self.port, self.timeout, self.socket_options or (), self.token)
+        try:
+            self._second = sock.dup()
+            self.token.check()  # a cancel that came before there was a second descriptor
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def serve(self, token: WorkerToken) -> None:
+        """Let a cancel of `token` end what this connection does from now on."""
+        self.token = token
+        token.connection = self
+        token.check()
+
+    def shut_down(self, owner: WorkerToken) -> None:
+        second = self._second
+        if self.token is owner and second is not None:
+            with suppress(OSError):
+                second.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._raw.close()
-        super().close()
+        try:
+            super().close()
+        finally:
+            if not self.is_answering:  # else http.client closes what the server will close, and goes on reading it
+                second, self._second = self._second, None
+                if second is not None:
+                    second.close()
+
+
+class _BreakableTlsConnection(_BreakableConnection, HTTPSConnection):
+    """The same over TLS."""
+
+
+class ConnectionPool(HTTPConnectionPool):
+    """urllib3's pool of connections, its proxies and its TLS, without the layers of its `urlopen` (docs/adr/0012)."""
+
+    ConnectionCls = _BreakableConnection
+
+    def ask(self, url: str, headers: Mapping[str, str], limits: RequestLimits, token: WorkerToken) -> Answer:
+        """Send a GET; return its answer once the headers are there. Raises as urllib3 and http.client do."""
+        parts, target = parse_url(url), request_target(url)
+        tunnels = connection_requires_http_tunnel(self.proxy, self.proxy_config, parts.scheme)
+        if self.proxy is not None and not tunnels:
+            # Its Host as http.client makes it of the target would have the user and the password of that, if any.
+            headers = {"Host": parts.netloc or "", **headers, **self.proxy_headers}
+            target = f"{parts.scheme}://{parts.netloc}{target}"
+        connection: _BreakableConnection = self._get_conn()  # type: ignore[assignment]
+        try:
+            connection.serve(token)
+            if connection.is_closed:
+                connection.timeout = limits.connect_s
+                connection.limit.begin(limits.connect_s, limits.overhead)  # for the answer of a proxy
+                if tunnels:
+                    self._prepare_proxy(connection)
+                else:
+                    connection.connect()
+            sock = connection.sock
+            sock.settimeout(limits.answer_s)
+            connection.limit.begin(limits.answer_s, limits.overhead)
+            connection.is_answering = True
+            http.client.HTTPConnection.request(connection, "GET", target, headers=headers)
+            return Answer(self, connection, sock, http.client.HTTPConnection.getresponse(connection))
+        except BaseException as exc:
+            reached = connection.proxy is None or connection.has_connected_to_proxy
+            self.take_back(connection, reusable=False)
+            if not reached and isinstance(exc, OSError):
+                raise ProxyError("the proxy cannot be reached", exc) from exc
+            raise
+
+    def take_back(self, connection: _BreakableConnection, *, reusable: bool) -> None:
+        """Keep a connection for the next request, or close it."""
+        connection.is_answering = False
+        if not reusable:
+            connection.close()
+        self._put_conn(connection)
+
+
+class TlsConnectionPool(ConnectionPool, HTTPSConnectionPool):
+    """The same over TLS."""
+
+    ConnectionCls = _BreakableTlsConnection
+
+
+POOLS: dict[str, type[HTTPConnectionPool]] = {"http": ConnectionPool, "https": TlsConnectionPool}
+
+
+class Answer:
+    """A server's answer, and the connection that it comes on."""
+
+    def __init__(
+        self, pool: ConnectionPool, connection: _BreakableConnection, sock: Any, response: http.client.HTTPResponse
+    ) -> None:
+        """Begin where the headers end.
+
+        Args:
+            sock: of the connection, which no longer has it where the server closes it after the body.
+        """
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers  # type: ignore[assignment]  # has all of a Mapping
+        self._response = response
+        self._limit = connection.limit
+        self._pool = pool
+        self._connection = connection
+        # TLS within a proxy's TLS is no socket: it is read through http.client.
+        self._sock: socket.socket | None = sock if type(sock) in (socket.socket, ssl.SSLSocket) else None
+        self._direct: BufferReader | None = None  # once http.client's buffer is empty
+
+    def begin(self, seconds: float, size: int) -> None:
+        """Begin a step that ends `seconds` from now and reads about `size` bytes at most."""
+        self._limit.begin(seconds, size)
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether a body of known length was read to its end."""
+        return self._response.length == 0
+
+    def read1(self, size: int) -> bytes:
+        """Return what one read of the socket brings, `size` bytes at most; b"" at the end."""
+        return self._response.read1(size)
+
+    def read(self, size: int | None = None) -> bytes:
+        """Return the next `size` bytes, or all that is left; at the end of the body this frees the connection."""
+        return self._response.read(size)
+
+    def readinto(self, buffer: memoryview, stall_s: float, overhead: int) -> int:
+        """Put the next bytes into `buffer`; return how many, 0 at the end.
+
+        Args:
+            stall_s: without one byte.
+            overhead: bytes beside those of the body.
+        """
+        response = self._response
+        if self._sock is None or not response.length:
+            return self._read_buffered(buffer, stall_s, overhead)
+        rest = buffer[: response.length]
+        if self._direct is None:
+            size = self._read_buffered(rest, stall_s, overhead)
+            if size < len(rest):  # else http.client's buffer may hold more
+                self._direct = BufferReader(self._sock, stall_s)
+            return size
+        size = self._direct.readinto(rest)
+        response.length -= size
+        return size
+
+    def _read_buffered(self, buffer: memoryview, stall_s: float, overhead: int) -> int:
+        response = self._response
+        self._limit.begin(stall_s, len(buffer) + overhead)
+        if response.chunked or response.length is None:
+            data = response.read1(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        if response.fp is None or not response.length:
+            return 0
+        size: int = response.fp.readinto1(buffer[: response.length])
+        response.length -= size
+        return size
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        # After an early hint (1xx) the answer itself is still to come.
+        reusable = self._response.isclosed() and not self._response.will_close and self.status >= 200
+        self._response.close()
+        self._pool.take_back(self._connection, reusable=reusable)
+
+
+def request_target(url: str) -> str:
+    """Return the path and the query of `url` as they are, with only those characters quoted that no URL has.
+
+    urllib3 would resolve `.` and `..`, which are a part of the key of an S3 object, and of what is signed.
+
+    >>> request_target("http://host/bucket/a/./b%20c//d ?x=1")
+    '/bucket/a/./b%20c//d%20?x=1'
+    """
+    parts = urlsplit(url)
+    path, query = quote(parts.path, safe=_URL_CHARACTERS), quote(parts.query, safe=_URL_CHARACTERS)
+    return (path or "/") + (f"?{query}" if query else "")

@@ -1,11 +1,13 @@
-"""One request of the control plane, bounded in time and in size, whatever library sends it (docs/adr/0014).
+"""What one request may take, in time and in size, whatever library sends it (docs/adr/0014).
 
-A server may be silent, drip, talk without end, or answer with a bomb of zeros. An `Exchange` is the clock and the
-counter of one request: whatever reads the socket asks it before each read, and tells it what came.
+A server may be silent, drip, talk without end, or answer with a bomb of zeros. The code that reads a socket asks an
+`Exchange` before each read, and tells it what came; it is the clock and the counter of one request of the control
+plane. A `ReadLimit` is the same for one step of a request for bytes.
 """
 
 from __future__ import annotations
 
+import http.client
 import math
 import time
 import zlib
@@ -92,7 +94,7 @@ class Exchange:
         self._phase_ends = now + self.limits.stall_s
         most = self._most = self.limits.body(status)
         self._room = most + most // 8 + 8192  # on the wire: chunks have lengths, and a buffer reads ahead
-        self._floor_began, self._floor_bytes = now, 0
+        self._last, self._floor = now, RateFloor(self.limits.floor, self.limits.floor_s)
 
     def left_s(self) -> float:
         """Return how many seconds the next read may take, more than 0.
@@ -129,13 +131,63 @@ class Exchange:
     def _watch_floor(self, size: int) -> None:
         limits, now = self.limits, time.monotonic()
         self._phase_ends = now + limits.stall_s
-        self._floor_bytes += size
-        seconds = now - self._floor_began
-        if seconds < limits.floor_s:
-            return
-        if self._floor_bytes < limits.floor * seconds:
+        is_slow, self._last = self._floor.is_too_slow(size, now - self._last), now
+        if is_slow:
             raise TooSlow(f"less than {limits.floor:.0f} bytes a second")
-        self._floor_began, self._floor_bytes = now, 0
+
+
+class AnswerTooLong(http.client.HTTPException):
+    """A step of a request brought more bytes than it may."""
+
+
+class ReadLimit:
+    """What one step of a request for bytes may still read: an answer's head, a piece of its body, what follows it.
+
+    No step has begun at first: then nothing may be read.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._left = 0
+
+    def begin(self, seconds: float, size: int) -> None:
+        """Begin a step that ends `seconds` from now and reads about `size` bytes at most."""
+        self._until = time.monotonic() + seconds
+        self._left = size
+
+    def left_s(self) -> float:
+        """Return how long the next read may block. Raises TimeoutError or AnswerTooLong where the step is over."""
+        seconds = self._until - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("timed out")
+        if self._left <= 0:
+            raise AnswerTooLong("headers, chunks or trailers without an end")
+        return seconds
+
+    def came(self, size: int) -> None:
+        """Take note of `size` bytes that a read brought."""
+        self._left -= size
+
+
+class RateFloor:
+    """Tells a connection that brings bytes too slowly."""
+
+    def __init__(self, floor: float, floor_s: float) -> None:
+        """Begin; less than `floor` bytes a second for `floor_s` seconds is too slow."""
+        self._floor = floor
+        self._floor_s = floor_s
+        self._bytes = 0
+        self._seconds = 0.0
+
+    def is_too_slow(self, size: int, seconds: float) -> bool:
+        """Take note of `size` bytes that took `seconds`; return whether it was too slow for too long."""
+        self._bytes += size
+        self._seconds += seconds
+        if self._seconds < self._floor_s:
+            return False
+        too_slow = self._bytes < self._floor * self._seconds
+        self._bytes, self._seconds = 0, 0.0
+        return too_slow
 
 
 class ReadTimeout:

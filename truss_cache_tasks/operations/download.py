@@ -10,9 +10,8 @@ from functools import partial
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, DiskError, IntegrityError, SourceChanged
-from truss_cache_tasks.events import Published, Received, Verified
+from truss_cache_tasks.events import Published
 from truss_cache_tasks.model.keys import ContentId, request_key
-from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.run import RunContext
@@ -135,7 +134,7 @@ class _Pull:
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
         network = transfer.Network.from_env(self.settings.env)
-        pulled = transfer.pull(self._jobs(missing), self._received, limits=limits, network=network)
+        pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
         try:
             for outcome in pulled:
                 self._land(outcome)
@@ -174,13 +173,9 @@ class _Pull:
                 locate,
                 temporary,
                 self.source.explain,
-                lambda line: self.run.warn(line.removeprefix("warning: ")),
                 self.settings.accept_unverified,
                 content_id=planned.content_id,
             )
-
-    def _received(self, file: RemoteFile, size: int) -> None:
-        self.run.report(Received(path=file.path, size=size))
 
     def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
         assert isinstance(outcome.job, _Job)
@@ -200,7 +195,6 @@ class _Pull:
                 self.lost.append(planned)
             else:
                 self.fetched[planned.content_id] = blob
-                self.run.report(Verified(path=planned.file.path, size=planned.file.size, digest=blob.digest))
                 self.run.report(Published(path=planned.file.path, size=blob.size))
         finally:
             temporary.close()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from truss_cache_tasks.errors import Stopped
 from truss_cache_tasks.events import Event, Reporter, Waiting, Warned, for_entry, ignore_events
-from truss_cache_tasks.network.retry import NEVER, CancelToken
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.locks import LockFile
 
 

@@ -1,4 +1,4 @@
-"""`uptodate` of our tasks: claim and manifest on disk say it, doit's database is only put right."""
+"""`uptodate` of our tasks: claim and manifest on disk decide; doit's database is only corrected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def result_of(manifest: Manifest) -> dict[str, str]:
     return {"snapshot_key": manifest.snapshot}
 
 
-class Judgement(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
+class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
     """An entry's `uptodate`."""
 
     # what doit would find by inspect, at a tenth of the cost
@@ -51,11 +51,11 @@ class Judgement(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
         status = self.workspace.read_status(self.target)
         task.meta[META]["force"] = status.verdict.fresh or self.workspace.is_forced(self.target)
         if status.fresh_manifest is not None:
-            self._heal(task, values, status.fresh_manifest)
+            self._correct_database(task, values, status.fresh_manifest)
         return status.verdict.fresh
 
-    def _heal(self, task: Any, values: dict[str, Any], manifest: Manifest) -> None:
-        """Replace what a deleted or foreign .doit.db says, so that getargs and result_dep are right."""
+    def _correct_database(self, task: Any, values: dict[str, Any], manifest: Manifest) -> None:
+        """Correct what a deleted .doit.db, or one of another machine, says: getargs and result_dep read it."""
         if self._manager is None:
             return
         truth = values_of(self.target, manifest)
@@ -68,14 +68,14 @@ class Judgement(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
         return output.escaped(f"weights: {verdict if verdict is not None else 'not judged'}")
 
 
-class GroupJudgement:
+class GroupUptodate:
     """The group's `uptodate`: all its entries are fresh."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
     def __call__(self) -> bool:
-        """Answer from the verdicts of this process; judge only what was not."""
+        """Return whether every entry is fresh, judging only those that this process has not judged."""
         self.workspace.warn()
         return all([self.workspace.is_fresh(target) for target in self.workspace.targets])
 

@@ -1,4 +1,4 @@
-"""What a bucket URI names: the rules of DESIGN section 1 for prefixes, one object, and folder markers. Pure."""
+"""What a bucket URI names: the rules of docs/contract.md for prefixes, one object, and folder markers. Pure."""
 
 from __future__ import annotations
 

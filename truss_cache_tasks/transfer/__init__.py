@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from truss_cache_tasks.transfer.process import reset, stop
+from truss_cache_tasks.transfer.context import reset, stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from truss_cache_tasks.events import Reporter
     from truss_cache_tasks.model.listing import Location, RemoteFile
-    from truss_cache_tasks.transfer.job import Done, Explain, Failed, Job, Partial, Report, silent
+    from truss_cache_tasks.transfer.job import Done, Explain, Failed, Job, Partial
     from truss_cache_tasks.transfer.limits import Limits, Network
 
 __all__ = [
@@ -25,17 +26,15 @@ __all__ = [
     "Limits",
     "Network",
     "Partial",
-    "Report",
     "probe",
     "pull",
     "reset",
-    "silent",
     "stop",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the words of a call when the first is used: a no-op uses none, and making the classes takes 5 ms."""
+    """Import the classes of a call when the first is used: a no-op uses none, and making them takes 5 ms."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from truss_cache_tasks.transfer import job, limits
@@ -45,7 +44,7 @@ def __getattr__(name: str) -> Any:
 
 def pull(
     jobs: Iterable[Job],
-    report: Report | None = None,
+    reporter: Reporter | None = None,
     *,
     limits: Limits | None = None,
     network: Network | None = None,
@@ -55,7 +54,7 @@ def pull(
     Args:
         jobs: taken one by one, in the caller's thread and inside `next()` of the result, and only when fewer than
             `limits.files` were taken and not yet yielded: taking one may open a temporary or wait for a lock.
-        report: told of bytes as they come, from worker threads; with a negative size for what must come again.
+        reporter: told, from worker threads, of Received, Retrying, Verified and Warned; None for nobody.
         limits: how much at once, and for how long; None for the defaults.
         network: proxies and certificates; None for no proxy and the system's certificates.
 
@@ -66,15 +65,15 @@ def pull(
 
     Raises:
         Stopped: `stop()` was called and jobs may be left that were not taken; those that ran came as Failed(Stopped).
-        Exception: whatever `jobs`, `report` or a callable of a job raises that is no CacheTaskError.
+        Exception: whatever `jobs`, `reporter` or a callable of a job raises that is no CacheTaskError.
 
     May be called from many threads at once; closing the iterator cancels its jobs.
     """
-    from truss_cache_tasks.transfer.engine import run
-    from truss_cache_tasks.transfer.job import silent
+    from truss_cache_tasks.events import ignore_events
     from truss_cache_tasks.transfer.limits import Limits, Network
+    from truss_cache_tasks.transfer.scheduler import run
 
-    return run(jobs, report or silent, limits or Limits(), network or Network())
+    return run(jobs, reporter or ignore_events, limits or Limits(), network or Network())
 
 
 def probe(
@@ -82,6 +81,7 @@ def probe(
     locate: Callable[[], Location],
     explain: Explain | None = None,
     *,
+    reporter: Reporter | None = None,
     limits: Limits | None = None,
     network: Network | None = None,
 ) -> None:
@@ -90,7 +90,9 @@ def probe(
     Raises:
         CacheTaskError: as the file's job would fail, retried as often.
     """
+    from truss_cache_tasks.events import ignore_events
+    from truss_cache_tasks.transfer.attempts import prove_access
     from truss_cache_tasks.transfer.limits import Limits, Network
-    from truss_cache_tasks.transfer.probing import prove_access
 
-    prove_access(file, locate, explain, limits or Limits(), network or Network())
+    limits, network = limits or Limits(), network or Network()
+    prove_access(file, locate, explain, reporter=reporter or ignore_events, limits=limits, network=network)

@@ -1,4 +1,4 @@
-"""The words between `transfer/` and its callers: Job in, Done or Failed out."""
+"""What `transfer/` and its callers exchange: Job in, Done or Failed out."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ class Job:
         locate: asked when its turn comes, and again when the location expires or its credential is refused; in a worker
             thread. What it raises fails the job, save TransientError, which is retried.
         partial: where the bytes go, from offset 0.
-        explain: puts a refused GET into the source's words: (file, status, headers of any case, at most the
-            first 4 KiB of the body) -> the error. An TransientError makes the engine try again; None for plain words.
-        say: takes one line for people, from a worker thread.
+        explain: makes the error of a refused GET: (file, status, headers of any case, at most the first 4 KiB of the
+            body) -> the error. A TransientError is retried. None for a plain message.
         accept_unverified: bytes that came equal twice and are not those of a guessed digest (`Digest.is_guess`) are
             taken without a digest.
     """
@@ -49,7 +48,6 @@ class Job:
     locate: Callable[[], Location]
     partial: Partial
     explain: Explain | None = None
-    say: Callable[[str], None] = lambda _line: None
     accept_unverified: bool = False
 
 
@@ -74,15 +72,3 @@ class Failed:
 
     job: Job
     error: CacheTaskError
-
-
-class Report(Protocol):
-    """Told of every run of bytes that arrived, from any thread; a negative size takes back what must come again."""
-
-    def __call__(self, file: RemoteFile, size: int, /) -> None:
-        """Take note of `size` bytes of `file`."""
-        ...
-
-
-def silent(file: RemoteFile, size: int, /) -> None:
-    """The report that tells nobody."""

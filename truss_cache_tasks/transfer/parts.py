@@ -1,26 +1,36 @@
-"""How a file is cut into parts, and what is known of each while it comes."""
+"""The parts that a file is cut into, and the journal from which a later run resumes those that are complete."""
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from truss_cache_tasks.model.hashing import Span
 from truss_cache_tasks.transfer.limits import Limits
 
+_NO_XXH3 = "0" * 32  # of no bytes
 _PARTS = 32  # of a file, where the bounds of a part's length leave a choice
 
 
 class Part:
-    """The bytes `start` to `end` of a file; those before `at` are written, and nobody else's business."""
+    """The bytes `start` to `end` of a file.
+
+    Attributes:
+        at: the bytes before it are written. Grows in the one worker that has the part, under the lock of its Download;
+            read without it, on purpose: it only grows, and other workers wait for `complete`.
+        taken: a worker has it, or had it.
+        span: the digests of the bytes that are written.
+    """
 
     def __init__(self, start: int, end: int) -> None:
         self.start = start
         self.end = end
         self.at = start
         self.taken = False
-        self.span: Span | None = None  # of the bytes that are written
+        self.span: Span | None = None
 
     @property
     def complete(self) -> bool:
@@ -73,3 +83,119 @@ def prefix(parts: Sequence[Part], at: int) -> int:
         if part.start <= at < part.end and part.complete:
             at = part.end
     return at
+
+
+# -- the journal
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """A part that was complete once.
+
+    Attributes:
+        start, end: the part, as offsets in the file.
+        xxh3: of its bytes, hex.
+        validator: of the answer that brought it; "" for none.
+    """
+
+    start: int
+    end: int
+    xxh3: str
+    validator: str
+
+
+class Journal:
+    """The lines behind one descriptor, which appends: one line a part, once the part is written.
+
+    A line has start, end, xxh3-128 and validator. A part that is to come again gets a line with an xxh3 that no bytes
+    have. Nothing is synced: after a power cut the xxh3 tells what was lost.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self) -> list[JournalEntry]:
+        """Return what is noted; of a part that is noted twice the later entry. A torn last line is cut off."""
+        text = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            os.ftruncate(self._descriptor, len(whole))
+        entries = (_parse(line) for line in whole.decode("latin-1").split("\n"))
+        return list({(entry.start, entry.end): entry for entry in entries if entry is not None}.values())
+
+    def note(self, entry: JournalEntry) -> None:
+        """Append a line."""
+        line = f"{entry.start} {entry.end} {entry.xxh3} {entry.validator}\n"
+        os.write(self._descriptor, line.encode("latin-1", "replace"))
+
+    def forget(self, start: int, end: int, validator: str) -> None:
+        """Append a line that takes back what is noted of a part."""
+        self.note(JournalEntry(start, end, _NO_XXH3, validator))
+
+    def clear(self) -> None:
+        """Forget all lines."""
+        os.ftruncate(self._descriptor, 0)
+
+
+def _parse(line: str) -> JournalEntry | None:
+    start, _, rest = line.partition(" ")
+    end, _, rest = rest.partition(" ")
+    xxh3, _, validator = rest.partition(" ")
+    if not (start.isdecimal() and end.isdecimal() and len(xxh3) == len(_NO_XXH3)):
+        return None
+    return JournalEntry(int(start), int(end), xxh3, validator)
+
+
+# -- resuming
+
+
+def resume(
+    journal: Journal,
+    descriptor: int,
+    parts: Sequence[Part],
+    validator: str | None,
+    *,
+    begin: Callable[[int], Span],
+    buffer: memoryview,
+    check: Callable[[], None],
+) -> tuple[str | None, str | None]:
+    """Mark those of `parts` complete that the journal lists and whose bytes are still right.
+
+    Where the journal tells of another version, it is cleared.
+
+    Args:
+        descriptor: of the partial.
+        validator: that the location promises, or None.
+        begin: makes the digests of the part at an offset.
+        buffer: scratch memory.
+        check: called now and then; may raise.
+
+    Returns:
+        The validator of what was resumed, or None; and what was dropped and why, in a few words, or None.
+    """
+    entries = journal.read()
+    wanted = validator or (entries[-1].validator if entries else "")
+    if others := {entry.validator for entry in entries} - {wanted}:
+        journal.clear()
+        other = ", ".join(sorted(others))
+        return None, f"what an earlier run left is of {other}, not of {wanted}: dropped" if other else None
+    by_span = {(entry.start, entry.end): entry for entry in entries}
+    for part in parts:
+        entry = by_span.get((part.start, part.end))
+        if entry is not None and (span := _read_again(entry, begin(part.start), descriptor, buffer, check)):
+            part.at, part.taken, part.span = part.end, True, span
+    return wanted or None, None
+
+
+def _read_again(
+    entry: JournalEntry, span: Span, descriptor: int, buffer: memoryview, check: Callable[[], None]
+) -> Span | None:
+    """Feed the bytes of `entry` to `span`, and return it if they are still right."""
+    while span.size < entry.end - entry.start:
+        check()
+        at = entry.start + span.size
+        size = os.preadv(descriptor, [buffer[: entry.end - at]], at)
+        if not size:
+            return None
+        span.update(buffer[:size])
+    return span if span.xxh3() == entry.xxh3 else None

@@ -42,7 +42,7 @@ _chains: dict[tuple[tuple[str, str], ...], Identity] = {}
 
 
 def identify(entry: Entry, settings: Settings) -> Identity:
-    """Return the identity of `entry` by the order of DESIGN section 5.
+    """Return the identity of `entry` by the order of docs/how-to/credentials.md.
 
     boto3's chain may ask the metadata server (1 s, once): it is resolved once a process for each environment, and only
     where no file or secret was found.

@@ -1,15 +1,88 @@
-"""Bytes of a `file://` location: the one path that transfer/ opens."""
+"""What a location answers, http(s) or `file:`: a Body, or one of three errors.
+
+TransientError is retried; BadResponse costs the bytes in question once more; HttpStatusError follows the table of
+`network.retry`. Any other error is final. LocalBody is the Body of a `file:` location, the one path that transfer/
+opens.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, TransientError
+from truss_cache_tasks.model.hashing import Piece
 from truss_cache_tasks.model.listing import Location, RemoteFile
+
+
+class Body(Protocol):
+    """The bytes of one answer, in order."""
+
+    start: int  # offset of the first byte in the file: the one asked for, or 0
+    end: int  # where the bytes that were promised end: the end that was asked for, or the file's
+    reached: Location | None  # where redirects led to, None without one
+    headers: Mapping[str, str]  # of the answer, of any case
+    validator: str | None  # what names this version of the file, for the next answer to agree with
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Put the next bytes into `buffer`; return how many, 0 at the end.
+
+        Raises:
+            TransientError: the connection failed, or the end came before it was announced.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Check what can only be checked after the last byte. Raises BadResponse or SourceChanged."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back, or drop it if bytes are left on it."""
+        ...
+
+
+class BadResponse(Exception):
+    """Bytes or an answer that cannot be right.
+
+    Attributes:
+        error: raised where the same happens again.
+        pieces: of the file, that are to come again; () for all of it.
+    """
+
+    def __init__(self, error: CacheTaskError, pieces: Sequence[Piece] = ()) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.pieces = pieces
+
+
+class HttpStatusError(Exception):
+    """The server answers, and does not give the file.
+
+    Attributes:
+        headers: with names in any case.
+        body: its first bytes.
+    """
+
+    def __init__(self, host: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        super().__init__(f"{host} answers {status}")
+        self.host = host
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+def is_local(location: Location) -> bool:
+    """Return whether the bytes are on a disk of this machine."""
+    return location.url.startswith("file:")
+
+
+def host_of(location: Location) -> str:
+    """Return the host and port that are asked first, redirects or not: what one ConcurrencyLimiter is for."""
+    return urlsplit(location.url).netloc
 
 
 class LocalBody:
@@ -24,9 +97,9 @@ class LocalBody:
         self._file = file
         self._at = start
         try:
-            self._descriptor = _opened(unquote(urlsplit(location.url).path), location.root)
+            self._descriptor = _open(unquote(urlsplit(location.url).path), location.root)
         except OSError as exc:
-            raise _in_our_words(file, exc) from exc
+            raise _translate(file, exc) from exc
         try:
             self._compare()
         except BaseException:
@@ -38,7 +111,7 @@ class LocalBody:
         try:
             size = os.preadv(self._descriptor, [buffer], self._at)
         except OSError as exc:
-            raise _in_our_words(self._file, exc) from exc
+            raise _translate(self._file, exc) from exc
         self._at += size
         return size
 
@@ -58,7 +131,7 @@ class LocalBody:
             raise SourceChanged(f"{self._file.path}: the source file changed after it was listed", hint="Run it again.")
 
 
-def _opened(path: str, root: str | None) -> int:
+def _open(path: str, root: str | None) -> int:
     """Open `path` for reading; where `root` is given, no component below it may be a link by now."""
     # O_NONBLOCK: a FIFO at this path must not hold the worker
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -75,7 +148,7 @@ def _opened(path: str, root: str | None) -> int:
         os.close(at)
 
 
-def _in_our_words(file: RemoteFile, exc: OSError) -> CacheTaskError:
+def _translate(file: RemoteFile, exc: OSError) -> CacheTaskError:
     said = f"{file.path}: cannot read the source file: {(exc.strerror or str(exc)).lower()}"
     match exc:
         case FileNotFoundError() | NotADirectoryError() | IsADirectoryError():

@@ -8,19 +8,21 @@ FIRST = 4  # two cores on loopback: 4 threads cost the least CPU, 8 half as much
 _WORTH_IT = 1.1  # by what factor more connections must be faster
 _GROWTH = 1.5
 _SHRINKAGE = 0.7
-_REST = 8  # windows without an experiment after one that failed, or after a complaint
+_REST = 8  # windows without an experiment after one that failed, or after an overload
 
 
-class Gauge:
-    """Judges once a window; the caller holds a lock around each call, and says what time it is.
+class ConcurrencyLimiter:
+    """Decides once a window how many connections a host may have.
 
-    >>> gauge = Gauge(window_s=1)
+    The caller holds a lock around each call, and says what time it is.
+
+    >>> limiter = ConcurrencyLimiter(window_s=1)
     >>> for now in range(6):  # each window brings as much a connection as the one before
-    ...     gauge.took(gauge.allowed * 100, now, most=32, is_full=True)
-    >>> gauge.allowed
+    ...     limiter.received(limiter.allowed * 100, now, most=32, is_full=True)
+    >>> limiter.allowed
     14
-    >>> gauge.complained(6)
-    >>> gauge.allowed
+    >>> limiter.overloaded(6)
+    >>> limiter.allowed
     9
     """
 
@@ -31,13 +33,13 @@ class Gauge:
         self._began: float | None = None
         self._bytes = 0
         self._was_full = True  # all through the window
-        self._rate = 0.0  # that the last judged number of connections brought
+        self._rate = 0.0  # that the last tried number of connections brought
         self._before = FIRST  # the number that an experiment goes back to
         self._rest = 0
         self._is_settling = False
-        self._complained_at = -math.inf
+        self._overloaded_at = -math.inf
 
-    def took(self, size: int, now: float, *, most: int, is_full: bool) -> None:
+    def received(self, size: int, now: float, *, most: int, is_full: bool) -> None:
         """Take note of `size` bytes.
 
         Args:
@@ -53,18 +55,18 @@ class Gauge:
         if elapsed < self._window_s:
             return
         if self._was_full:
-            self._judge(self._bytes / elapsed, most)
+            self._decide(self._bytes / elapsed, most)
         self._began, self._bytes, self._was_full = now, 0, True
 
-    def complained(self, now: float) -> None:
+    def overloaded(self, now: float) -> None:
         """Take note of a 429, a 503 or a lost connection; those of one window count once."""
-        if now - self._complained_at < self._window_s:
+        if now - self._overloaded_at < self._window_s:
             return
-        self._complained_at = now
+        self._overloaded_at = now
         self.allowed = max(1, math.floor(self.allowed * _SHRINKAGE))
         self._before, self._rest, self._rate, self._is_settling = self.allowed, _REST, 0.0, False
 
-    def _judge(self, rate: float, most: int) -> None:
+    def _decide(self, rate: float, most: int) -> None:
         if self._is_settling:  # new connections have to find their pace
             self._is_settling = False
             return

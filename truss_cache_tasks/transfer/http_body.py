@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import http.client
 import re
-import socket
-import ssl
-import struct
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
-from truss_cache_tasks.errors import IntegrityError, SourceChanged, WrongAnswer
+from truss_cache_tasks.errors import IntegrityError, PermanentError, SourceChanged, WrongAnswer
 from truss_cache_tasks.model.listing import Location, RemoteFile
-from truss_cache_tasks.transfer.answers import Hopeless, Refused, Wrong
-from truss_cache_tasks.transfer.connections import Answer, pool_for
+from truss_cache_tasks.network.connections import Answer
+from truss_cache_tasks.network.exchange import AnswerTooLong
+from truss_cache_tasks.network.http_errors import network_errors
+from truss_cache_tasks.transfer.body import BadResponse, HttpStatusError
+from truss_cache_tasks.transfer.context import TransferContext
 from truss_cache_tasks.transfer.limits import Limits
-from truss_cache_tasks.transfer.means import Means
-from truss_cache_tasks.transfer.reads import TooMuch
-from truss_cache_tasks.transfer.wording import network_errors
+from truss_cache_tasks.transfer.pools import pool_for
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 # What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
 _PUBLIC_HEADERS = {"accept", "accept-encoding", "if-match", "range", "user-agent"}
 _EXPLANATION = 4096  # bytes of a refusal's body that are handed on
-_GATHER_S = 1.0  # and a slow connection is looked at from time to time
 _SHORT = 16384  # bytes of a redirect's body that are read rather than paid for with a new connection
 
 
@@ -52,82 +48,19 @@ class HttpBody:
         self._answer = answer
         self._host = host
         self._limits = limits
-        self._response = answer.response
-        self._failure: Exception | None = None
-        # TLS within a proxy's TLS is no socket; it is read through http.client.
-        self._sock: socket.socket | None = answer.sock if type(answer.sock) in (socket.socket, ssl.SSLSocket) else None
-        self._is_direct = False  # http.client's buffer is empty: the socket is read without it
 
     def readinto(self, buffer: memoryview, /) -> int:
         """The next bytes; see Body."""
-        with network_errors(self._file, self._host):
-            if self._failure is not None:
-                raise self._failure
-            if self._sock is None or not self._response.length:
-                return self._receive(buffer)
-            rest = buffer[: self._response.length]
-            if not self._is_direct:
-                size = self._receive(rest)
-                if size < len(rest):  # else http.client's buffer may hold more
-                    self._read_directly(self._sock)
-                return size
-            size = self._gather(self._sock, rest) if isinstance(self._sock, ssl.SSLSocket) else self._fill(rest)
-            self._response.length -= size
-            return size
-
-    def _receive(self, buffer: memoryview) -> int:
-        """Put what one read of the socket brings into `buffer`; return 0 at the end."""
-        response = self._response
-        self._answer.limit.begin(self._limits.stall_s, len(buffer) + self._limits.overhead)
-        if response.chunked or response.length is None:
-            data = response.read1(len(buffer))
-            buffer[: len(data)] = data
-            return len(data)
-        if response.fp is None or not response.length:
-            return 0
-        size: int = response.fp.readinto1(buffer[: response.length])
-        response.length -= size
-        return size
-
-    def _read_directly(self, sock: socket.socket) -> None:
-        """Prepare the socket for reads of its own, each of which takes `stall_s` at most."""
-        self._is_direct, stall_s = True, self._limits.stall_s
-        if isinstance(sock, ssl.SSLSocket):
-            sock.settimeout(stall_s)
-            return
-        sock.settimeout(None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(stall_s), int(stall_s % 1 * 1e6)))
-
-    def _fill(self, buffer: memoryview) -> int:
-        """Let the kernel fill `buffer`: one call, and one turn at the interpreter's lock, for all of it."""
-        assert self._sock is not None
-        with suppress(BlockingIOError):  # SO_RCVTIMEO's way to say it
-            return self._sock.recv_into(buffer, flags=socket.MSG_WAITALL)
-        raise TimeoutError("timed out")
-
-    def _gather(self, sock: ssl.SSLSocket, buffer: memoryview) -> int:
-        """Read until `buffer` is full: TLS brings 16 KiB at a time, which are not worth a write each."""
-        got, until = 0, time.monotonic() + _GATHER_S
-        while got < len(buffer):
-            try:
-                size = sock.recv_into(buffer[got:])
-            except OSError as exc:
-                if not got:
-                    raise
-                self._failure = exc  # what came before it counts
-                break
-            got += size
-            if not size or time.monotonic() > until:
-                break
-        return got
+        with network_errors(self._file.path, self._host):
+            return self._answer.readinto(buffer, self._limits.stall_s, self._limits.overhead)
 
     def finish(self) -> None:
         """Nothing may follow."""
-        self._answer.limit.begin(self._limits.stall_s, self._limits.overhead)
-        with network_errors(self._file, self._host):
-            beyond = self._response.read(1) if self._response.length != 0 else self._response.read()
+        self._answer.begin(self._limits.stall_s, self._limits.overhead)
+        with network_errors(self._file.path, self._host):
+            beyond = self._answer.read() if self._answer.is_at_end else self._answer.read(1)
         if beyond:
-            raise _wrong(self._file, f"{self._host} sent more than the {self._file.size} bytes that were listed")
+            raise _bad(self._file, f"{self._host} sent more than the {self._file.size} bytes that were listed")
 
     def close(self) -> None:
         """Give the connection back, or drop it."""
@@ -139,7 +72,7 @@ def open_body(
     location: Location,
     span: tuple[int, int],
     validator: str | None,
-    means: Means,
+    context: TransferContext,
     *,
     has_digest: bool = False,
 ) -> HttpBody:
@@ -150,47 +83,47 @@ def open_body(
         has_digest: the bytes will be compared with a digest that is known by now.
 
     Raises:
-        TransientError, Wrong, Refused: see `answers`.
+        TransientError, BadResponse, HttpStatusError: see `body`.
     """
     start, end = span
     last = end - 1 if end < file.size else ""
     headers = {} if span == (0, file.size) else {"Range": f"bytes={start}-{last}"}
-    answer, host, reached = _get(file, location, headers, means)
+    answer, host, reached = _get(file, location, headers, context)
     try:
         if answer.status not in (200, 206):
-            raise _refusal(file, answer, host, means)
+            raise _refusal(file, answer, host, context)
         seen = _check_version(file, location, validator, answer, host, may_lack=has_digest or location.pins_version)
         given = _check_range(file, span, answer, host)
-        return HttpBody(file, given, seen, answer=answer, host=host, reached=reached, limits=means.limits)
+        return HttpBody(file, given, seen, answer=answer, host=host, reached=reached, limits=context.limits)
     except BaseException:
         answer.close()
         raise
 
 
-def prove(file: RemoteFile, location: Location, means: Means) -> None:
+def prove(file: RemoteFile, location: Location, context: TransferContext) -> None:
     """Ask for the first byte and read none. Raises as `open_body` does."""
-    answer, host, _ = _get(file, location, {"Range": "bytes=0-0"}, means)
+    answer, host, _ = _get(file, location, {"Range": "bytes=0-0"}, context)
     try:
         empty = answer.status == 416 and file.size == 0  # there is no first byte, and the server would give it
         if answer.status not in (200, 206) and not empty:
-            raise _refusal(file, answer, host, means)
+            raise _refusal(file, answer, host, context)
     finally:
         answer.close()
 
 
 def _get(
-    file: RemoteFile, location: Location, headers: Mapping[str, str], means: Means
+    file: RemoteFile, location: Location, headers: Mapping[str, str], context: TransferContext
 ) -> tuple[Answer, str, Location | None]:
     """Return the first answer that is no redirect, its host, and where redirects led to.
 
     Range is kept on the way, credentials are not.
     """
-    url, limits = location.url, means.limits
+    url, limits = location.url, context.limits
     sent = {"Accept-Encoding": "identity", "User-Agent": "truss-cache-tasks", **location.headers, **headers}
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
-        with network_errors(file, host):
-            answer = pool_for(url, means).ask(url, sent, means)
+        with network_errors(file.path, host):
+            answer = pool_for(url, context).ask(url, sent, limits, context.token)
         target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
         if target is None:
             if url == location.url:
@@ -204,20 +137,20 @@ def _get(
         except ValueError:  # a port or an address that is none
             scheme = ""
         if scheme not in ("http", "https"):
-            raise Hopeless(f"{file.path}: {host} redirects to something that is no http(s) URL")
+            raise PermanentError(f"{file.path}: {host} redirects to something that is no http(s) URL")
         if leaves:
             sent = {name: value for name, value in sent.items() if name.lower() in _PUBLIC_HEADERS}
         url = followed
-    raise Hopeless(f"{file.path}: {host} redirects more than {limits.redirects} times")
+    raise PermanentError(f"{file.path}: {host} redirects more than {limits.redirects} times")
 
 
 def _pass_over(answer: Answer, limits: Limits) -> None:
     """Drop an answer, but read a short body first: that keeps the connection for the next request."""
     length = answer.headers.get("Content-Length", "")
-    answer.limit.begin(limits.skip_s, _SHORT)
+    answer.begin(limits.skip_s, _SHORT)
     with suppress(http.client.HTTPException, OSError):
         if length.isdecimal() and int(length) <= _SHORT:
-            answer.response.read(_SHORT + 1)
+            answer.read(_SHORT + 1)
     answer.close()
 
 
@@ -226,17 +159,17 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _refusal(file: RemoteFile, answer: Answer, host: str, means: Means) -> Refused:
+def _refusal(file: RemoteFile, answer: Answer, host: str, context: TransferContext) -> HttpStatusError:
     """Return the refusal that `answer` is, with as much of its body as comes in time."""
-    limits, response, body = means.limits, answer.response, bytearray()
-    answer.limit.begin(limits.stall_s, limits.refusal + limits.overhead)
-    with network_errors(file, host), suppress(TimeoutError, TooMuch):  # the status says enough
-        while len(body) < limits.refusal and (piece := response.read1(limits.refusal - len(body))):
+    limits, body = context.limits, bytearray()
+    answer.begin(limits.stall_s, limits.refusal + limits.overhead)
+    with network_errors(file.path, host), suppress(TimeoutError, AnswerTooLong):  # the status says enough
+        while len(body) < limits.refusal and (piece := answer.read1(limits.refusal - len(body))):
             body += piece
-        if response.length == 0:
-            response.read()  # http.client's way to see that the connection is free
-    means.lifeline.check()
-    return Refused(host, answer.status, answer.headers, bytes(body[:_EXPLANATION]))
+        if answer.is_at_end:
+            answer.read()  # so it sees that the connection is free
+    context.token.check()
+    return HttpStatusError(host, answer.status, answer.headers, bytes(body[:_EXPLANATION]))
 
 
 def _check_version(
@@ -248,7 +181,7 @@ def _check_version(
         may_lack: the header that tells it need not be there. Emulators and proxies strip it.
 
     Raises:
-        Wrong: it is another version. Once, it may be a stray replica of the server: so this costs the file once more.
+        BadResponse: it is another version. It may be a stray replica of the server, so the file comes once more.
     """
     name, seen = location.validator_header, answer.headers.get(location.validator_header)
     wanted = location.validator or validator
@@ -256,10 +189,10 @@ def _check_version(
         return seen
     if seen is None:
         said = f"{file.path}: {host} answers without {name}, expected {wanted}, and nothing else tells the version"
-        raise Wrong(WrongAnswer(said, hint=f"Let the server, or the proxy before it, send {name}."))
+        raise BadResponse(WrongAnswer(said, hint=f"Let the server, or the proxy before it, send {name}."))
     if _strong(seen) != _strong(wanted):
         said = f"{file.path}: {host} answers with {name} {seen}, expected {wanted}"
-        raise Wrong(SourceChanged(said, hint="Run it again."))
+        raise BadResponse(SourceChanged(said, hint="Run it again."))
     return seen
 
 
@@ -281,14 +214,16 @@ def _check_range(file: RemoteFile, span: tuple[int, int], answer: Answer, host: 
     elif answer.status == 206:
         last = span[1] - 1 if span[1] < file.size else ""
         asked = "the whole file" if span == whole else f"bytes {span[0]}-{last} of {file.size}"
-        raise _wrong(file, f"{host} answers with Content-Range {said[:60]!r}, want {asked}")
+        raise _bad(file, f"{host} answers with Content-Range {said[:60]!r}, want {asked}")
     length = answer.headers.get("Content-Length", "")
     left = given[1] - given[0]
     # A range may be answered with less than was asked for (RFC 9110, 14.2), a whole file may not.
     if length.isdecimal() and (int(length) > left or (given == whole and int(length) < left)):
-        raise _wrong(file, f"{host} announces {int(length)} bytes, want {left}")
+        raise _bad(file, f"{host} announces {int(length)} bytes, want {left}")
     return given
 
 
-def _wrong(file: RemoteFile, said: str) -> Wrong:
-    return Wrong(IntegrityError(f"{file.path}: {said}", hint="Run it again; if it stays, the server is at fault."))
+def _bad(file: RemoteFile, said: str) -> BadResponse:
+    return BadResponse(
+        IntegrityError(f"{file.path}: {said}", hint="Run it again; if it stays, the server is at fault.")
+    )

@@ -9,14 +9,22 @@ import pytest
 
 from transfer.conftest import job_for, pull_one
 from truss_cache_tasks import transfer
-from truss_cache_tasks.transfer.gauge import Gauge
-from truss_cache_tasks.transfer.process import this_process
+from truss_cache_tasks.transfer.context import this_process
+from truss_cache_tasks.transfer.limiter import ConcurrencyLimiter
 
 BODY = bytes(range(256)) * 1024
 
 
 @pytest.mark.parametrize(
-    "module", ["transfer.gauge", "transfer.limits", "transfer.parts", "network.retry", "network.exchange"]
+    "module",
+    [
+        "transfer.limiter",
+        "transfer.limits",
+        "transfer.parts",
+        "network.retry",
+        "network.exchange",
+        "network.connections",
+    ],
 )
 def test_the_examples_are_true(module):
     found = doctest.testmod(importlib.import_module(f"truss_cache_tasks.{module}"))
@@ -24,15 +32,15 @@ def test_the_examples_are_true(module):
     assert not found.failed
 
 
-def run(gauge, rate, windows, start=0, most=32):
+def run(limiter, rate, windows, start=0, most=32):
     for now in range(start, start + windows):
-        gauge.took(rate(gauge.allowed), now, most=most, is_full=True)
-    return gauge.allowed
+        limiter.received(rate(limiter.allowed), now, most=most, is_full=True)
+    return limiter.allowed
 
 
 def test_connections_grow_to_their_bound_while_each_brings_as_much():
-    assert run(Gauge(1), lambda allowed: allowed * 1000, 40) == 32
-    assert run(Gauge(1), lambda allowed: allowed * 1000, 40, most=7) == 7
+    assert run(ConcurrencyLimiter(1), lambda allowed: allowed * 1000, 40) == 32
+    assert run(ConcurrencyLimiter(1), lambda allowed: allowed * 1000, 40, most=7) == 7
 
 
 def test_connections_stay_few_where_more_bring_nothing():
@@ -42,29 +50,29 @@ def test_connections_stay_few_where_more_bring_nothing():
         seen.add(allowed)
         return 1000
 
-    assert run(Gauge(1), rate, 60) <= 6
+    assert run(ConcurrencyLimiter(1), rate, 60) <= 6
     assert max(seen) <= 6
 
 
 def test_growth_ends_at_what_the_link_gives():
-    assert 8 <= run(Gauge(1), lambda allowed: min(allowed, 9) * 1000, 200) <= 21
+    assert 8 <= run(ConcurrencyLimiter(1), lambda allowed: min(allowed, 9) * 1000, 200) <= 21
 
 
 def test_a_host_that_is_not_full_is_no_ground_to_ask_more_of_it():
-    gauge = Gauge(1)
+    limiter = ConcurrencyLimiter(1)
     for now in range(20):
-        gauge.took(1000 * now, now, most=32, is_full=False)
-    assert gauge.allowed == 4
+        limiter.received(1000 * now, now, most=32, is_full=False)
+    assert limiter.allowed == 4
 
 
 def test_complaints_shrink_it_once_a_window_and_never_to_nothing():
-    gauge = Gauge(1)
+    limiter = ConcurrencyLimiter(1)
     for now in range(30):
         for _ in range(9):
-            gauge.complained(now)
-    assert gauge.allowed == 1
-    assert run(gauge, lambda allowed: allowed * 1000, 60, start=30) == 32
-    assert math.isfinite(gauge._complained_at)
+            limiter.overloaded(now)
+    assert limiter.allowed == 1
+    assert run(limiter, lambda allowed: allowed * 1000, 60, start=30) == 32
+    assert math.isfinite(limiter._overloaded_at)
 
 
 def test_a_server_that_says_429_gets_fewer_connections(server):
@@ -73,9 +81,9 @@ def test_a_server_that_says_429_gets_fewer_connections(server):
 
 
 def test_a_system_without_certificates_borrows_certifis(monkeypatch, tmp_path):
-    from truss_cache_tasks.transfer.connections import _trust
+    from truss_cache_tasks.transfer.pools import load_trust
 
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     assert ssl.create_default_context().cert_store_stats()["x509_ca"] == 0
-    assert _trust(None).cert_store_stats()["x509_ca"] > 50
+    assert load_trust(None).cert_store_stats()["x509_ca"] > 50

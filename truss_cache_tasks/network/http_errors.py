@@ -1,4 +1,4 @@
-"""What the network raises, in our words: TransientError, or Hopeless where trying again cannot help."""
+"""Translates what the network raises to TransientError, or to PermanentError where trying again cannot help."""
 
 from __future__ import annotations
 
@@ -10,38 +10,33 @@ from contextlib import contextmanager
 
 import urllib3
 
-from truss_cache_tasks.errors import TransientError
-from truss_cache_tasks.model.listing import RemoteFile
-from truss_cache_tasks.transfer.answers import Hopeless
-from truss_cache_tasks.transfer.reads import TooMuch
+from truss_cache_tasks.errors import PermanentError, TransientError
+from truss_cache_tasks.network.exchange import AnswerTooLong
 
 
 @contextmanager
-def network_errors(file: RemoteFile, host: str) -> Iterator[None]:
-    """Translate what the network raises. The words hold a host, never a URL: its query may be signed."""
+def network_errors(subject: str, host: str) -> Iterator[None]:
+    """Translate what the network raises in the block. Messages hold a host, never a URL: its query may be signed."""
     try:
         yield
-    except (
-        UnicodeError,
-        urllib3.exceptions.LocationValueError,
-    ) as exc:  # an empty label, one that is too long, a blank
-        raise Hopeless(f"{file.path}: {host[:60]}: no host can have this name", hint="Check the endpoint.") from exc
+    except (UnicodeError, urllib3.exceptions.LocationValueError) as exc:  # an empty or too long label, a blank
+        raise PermanentError(f"{subject}: {host[:60]}: no host can have this name", hint="Check the endpoint.") from exc
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
         causes = tuple(_causes(exc))
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
-                raise Hopeless(
-                    f"{file.path}: {host}: its certificate is not trusted: {cause.verify_message}",
+                raise PermanentError(
+                    f"{subject}: {host}: its certificate is not trusted: {cause.verify_message}",
                     hint="Set SSL_CERT_FILE to the CA bundle of your network.",
                 ) from exc
             if str(cause).startswith("Tunnel connection failed: 4"):  # http.client's words; the proxy's status follows
-                raise Hopeless(
-                    f"{file.path}: {host}: the proxy refuses: {str(cause).partition(': ')[2]}",
+                raise PermanentError(
+                    f"{subject}: {host}: the proxy refuses: {str(cause).partition(': ')[2]}",
                     hint="Check the proxy and its password in HTTPS_PROXY.",
                 ) from exc
         through = "the proxy to " if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) else ""
         raise TransientError(
-            f"{file.path}: {through}{host}: {_words(causes)}",
+            f"{subject}: {through}{host}: {_words(causes)}",
             hint="Run it again when the network is back: what is complete is kept.",
         ) from exc
 
@@ -78,7 +73,7 @@ _WORDS: dict[type[BaseException], str] = {
     TimeoutError: "timed out",
     urllib3.exceptions.TimeoutError: "timed out",
     ssl.SSLError: "TLS failed",
-    TooMuch: "headers, chunks or trailers without an end",
+    AnswerTooLong: "headers, chunks or trailers without an end",
     http.client.LineTooLong: "headers, chunks or trailers without an end",
     http.client.HTTPException: "an answer that is not HTTP",  # after all others of http.client
 }

@@ -1,0 +1,106 @@
+"""Calls on plain sockets: a connect that a CancelToken ends, and reads that fill a whole buffer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from truss_cache_tasks.network.cancel import CancelToken
+
+_POLL_MS = 50
+_GATHER_S = 1.0  # a slow connection returns what it has, so that its rate can be judged
+
+
+def connect(host: str, port: int, timeout: Any, options: Sequence[Any], token: CancelToken) -> socket.socket:
+    """Return a connected socket, trying each address of `host`.
+
+    Args:
+        timeout: seconds for each address; left as the timeout of the socket.
+        options: arguments of `setsockopt`.
+        token: asked all the while.
+    """
+    failure: OSError = OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+    addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    token.check()
+    for family, kind, protocol, _, address in addresses:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            for option in options:
+                sock.setsockopt(*option)
+            sock.setblocking(False)
+            number = sock.connect_ex(address)
+            if number == errno.EINPROGRESS:
+                number = _wait_for_connect(sock, time.monotonic() + timeout, token)
+            if number:
+                raise OSError(number, os.strerror(number))
+            sock.settimeout(timeout)
+            return sock
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        except BaseException:
+            sock.close()
+            raise
+    raise failure
+
+
+def _wait_for_connect(sock: socket.socket, until: float, token: CancelToken) -> int:
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    while not poll.poll(_POLL_MS):
+        token.check()
+        if time.monotonic() > until:
+            return errno.ETIMEDOUT
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+class BufferReader:
+    """Reads a body of known length straight from its socket, a whole buffer at a time (docs/adr/0019)."""
+
+    def __init__(self, sock: socket.socket, stall_s: float) -> None:
+        """Begin where no other buffer holds bytes of the body.
+
+        Args:
+            stall_s: that a read may last without a byte, in seconds.
+        """
+        self._sock = sock
+        self._failure: OSError | None = None  # met after bytes that count
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(stall_s)
+            return
+        sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(stall_s), int(stall_s % 1 * 1e6)))
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer`, or as much of it as comes in time; return how many bytes, 0 at the end."""
+        if self._failure is not None:
+            raise self._failure
+        if isinstance(self._sock, ssl.SSLSocket):
+            return self._gather(self._sock, buffer)
+        with suppress(BlockingIOError):  # SO_RCVTIMEO's way to say it
+            return self._sock.recv_into(buffer, flags=socket.MSG_WAITALL)
+        raise TimeoutError("timed out")
+
+    def _gather(self, sock: ssl.SSLSocket, buffer: memoryview) -> int:
+        """Read until `buffer` is full: TLS brings 16 KiB at a time, which are not worth a write each."""
+        got, until = 0, time.monotonic() + _GATHER_S
+        while got < len(buffer):
+            try:
+                size = sock.recv_into(buffer[got:])
+            except OSError as exc:
+                if not got:
+                    raise
+                self._failure = exc
+                break
+            got += size
+            if not size or time.monotonic() > until:
+                break
+        return got

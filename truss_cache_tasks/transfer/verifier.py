@@ -1,0 +1,199 @@
+"""Compares the bytes of one file with the store's digest, whatever order its parts come in."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from truss_cache_tasks.errors import IntegrityError
+from truss_cache_tasks.model.hashing import (
+    BLOCK,
+    InOrder,
+    Piece,
+    Span,
+    combined,
+    combines,
+    joined,
+    pieces_of,
+    wrong_pieces,
+    xxh3,
+)
+from truss_cache_tasks.model.listing import Digest, RemoteFile
+from truss_cache_tasks.transfer.body import BadResponse
+from truss_cache_tasks.transfer.limits import Limits
+from truss_cache_tasks.transfer.parts import Part, overlapping, prefix
+
+_AGAIN = "Run it again; see docs/reference/errors.md."
+_ACCEPT = "Add --accept-unverified (TRUSS_CACHE_ACCEPT_UNVERIFIED=1) to take the file without a checksum of the store."
+
+
+class OrderedHasher:
+    """Feeds `digests` the bytes that they want, each once and in order, from whichever thread has them.
+
+    SHA-256, SHA-1 and MD5 want a file's bytes in order. A part that comes next is hashed from memory; what came before
+    its turn is read back while the page cache has it (about 0.2 CPU seconds a GiB: docs/adr/0007).
+    """
+
+    def __init__(self, digests: InOrder, descriptor: int) -> None:
+        self.digests = digests
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    @property
+    def at(self) -> int:
+        """Offset of the byte that is wanted next; the file's size at the end.
+
+        Read without the lock, on purpose: it only grows, and whoever finds it too small looks again under the lock.
+        """
+        return self.digests.at
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread is hashing now."""
+        return self._lock.locked()
+
+    def update(self, chunk: memoryview, offset: int) -> None:
+        """Hash `chunk` if it comes next."""
+        if self.at != offset:  # most often, where a file has several connections: not worth a lock
+            return
+        with self._lock:
+            self.digests.update(chunk, offset)
+
+    def catch_up(self, end: int, buffer: memoryview, check: Callable[[], None]) -> None:
+        """Hash what is written up to `end`, which is known to be whole.
+
+        Args:
+            buffer: scratch memory.
+            check: called now and then; may raise.
+        """
+        with self._lock:
+            while (at := self.at) < end:
+                check()
+                size = os.preadv(self._descriptor, [buffer[: end - at]], at)
+                if not size:
+                    raise OSError(f"the temporary is shorter than {end} bytes")
+                self.digests.update(buffer[:size], at)
+
+
+class Verifier:
+    """Knows which digest is wanted, and whether the bytes have it. Called from all threads of the file.
+
+    Reads back what it has to hash late, so that most methods may raise an OSError of the disk.
+    """
+
+    def __init__(self, file: RemoteFile, descriptor: int, limits: Limits, *, accept_unverified: bool) -> None:
+        """Begin without a wanted digest.
+
+        Args:
+            descriptor: of the partial.
+            accept_unverified: as in Job.
+        """
+        self.want: Digest | None = None
+        self._hasher: OrderedHasher | None = None  # where the wanted digest takes the bytes in order
+        self._pieces: list[Piece] = []
+        self._ends: list[int] = []
+        self._raws: dict[Piece, bytes] = {}  # what ordered hashers found, the latest
+        self._file = file
+        self._descriptor = descriptor
+        self._block = min(BLOCK, limits.part_min)
+        self._accept_unverified = accept_unverified
+        self._refuted_by: str | None = None  # xxh3-128 of the last bytes that a guessed digest is not of
+
+    def expect(self, want: Digest | None) -> None:
+        """Compare the bytes, none of which came yet, with `want`."""
+        self.want = want
+        self._pieces = pieces_of(want, self._file.size) if want is not None else []
+        self._ends = [piece.end for piece in self._pieces]
+        self._hash_in_order(self._pieces)
+
+    def forget(self, lost: Iterable[Part]) -> None:
+        """Hash all pieces that hold bytes of `lost` again, when these come. With the file's lock held."""
+        again = {piece for part in lost for piece in overlapping(self._pieces, part.start, part.end)}
+        empty = {piece for piece in self._pieces if piece.start == piece.end}  # these cost nothing
+        self._hash_in_order(sorted(again | empty))
+
+    def _hash_in_order(self, pieces: Sequence[Piece]) -> None:
+        if self.want is not None and not combines(self.want):
+            self._hasher = OrderedHasher(InOrder(self.want, self._file.size, pieces), self._descriptor)
+
+    def new_span(self, start: int) -> Span:
+        """Begin the digests of the part that begins at `start`."""
+        return Span(self.want, self._block, start, self._ends)
+
+    def hashed_to(self, at: int) -> int:
+        """Return up to where the bytes are hashed, before `at` or beyond; `at` itself where no order is wanted."""
+        return at if self._hasher is None else self._hasher.at
+
+    def update(self, part: Part, chunk: memoryview, offset: int, buffer: memoryview, check: Callable[[], None]) -> None:
+        """Hash `chunk`, which is written at `offset` of `part`, if its turn has come; see `compare` for the rest."""
+        hasher = self._hasher
+        if hasher is None:
+            return
+        if part.start <= hasher.at < offset:  # its turn came while it was under way
+            hasher.catch_up(offset + len(chunk), buffer, check)
+        else:
+            hasher.update(chunk, offset)
+
+    def catch_up(self, parts: Sequence[Part], buffer: memoryview, check: Callable[[], None]) -> None:
+        """Hash what became the prefix by a part's last bytes, unless another thread is at it; see `compare`."""
+        hasher = self._hasher
+        while hasher is not None and not hasher.is_busy and (end := prefix(parts, hasher.at)) > hasher.at:
+            hasher.catch_up(end, buffer, check)
+
+    def compare(self, parts: Sequence[Part], buffer: memoryview, check: Callable[[], None]) -> str:
+        """Return the xxh3-128 of the file, whose `parts` are all complete.
+
+        Afterwards `want` is None where it was a guess that two whole fetches refuted, and the job accepts that.
+
+        Args:
+            buffer: scratch memory.
+            check: called now and then; may raise.
+
+        Raises:
+            BadResponse: the bytes have another digest; names the pieces, where the store tells their digests.
+        """
+        spans = [part.span or self.new_span(part.start) for part in parts]
+        if self.want is not None:
+            raws = self._raws_of(self.want, spans, buffer, check)
+            got = joined(self.want, raws)
+            if got != self.want:
+                self._refuse(self.want, got, raws, xxh3(spans))
+        return xxh3(spans)
+
+    def _refuse(self, want: Digest, got: Digest, raws: Sequence[bytes], ours: str) -> None:
+        """Raise BadResponse; or forget `want` where it is a guess that the same bytes refuted twice, if the job may.
+
+        Args:
+            raws: of the pieces, as they came.
+            ours: xxh3-128 of the bytes.
+        """
+        before, self._refuted_by = self._refuted_by, ours
+        if not want.is_guess or ours != before:
+            raise self._mismatch(want, got, raws)
+        if not self._accept_unverified:
+            said = (
+                f"two fetches brought the same bytes, of {got}, expected {want} by the ETag: it is no MD5 of the bytes"
+            )
+            raise BadResponse(IntegrityError(f"{self._file.path}: {said}", hint=_ACCEPT))
+        self.want = None
+
+    def _raws_of(
+        self, want: Digest, spans: Sequence[Span], buffer: memoryview, check: Callable[[], None]
+    ) -> list[bytes]:
+        hasher = self._hasher
+        if hasher is None:
+            return combined(want, self._pieces, spans)
+        hasher.catch_up(self._file.size, buffer, check)
+        self._raws |= hasher.digests.raws
+        return [self._raws[piece] for piece in self._pieces]
+
+    def _mismatch(self, want: Digest, got: Digest, raws: Sequence[bytes]) -> BadResponse:
+        numbers, where = wrong_pieces(want, raws), ""
+        if numbers:
+            first = numbers[0]
+            start, end = self._pieces[first]
+            got, want = (Digest(want.algorithm, value) for value in (raws[first].hex(), want.part_values[first]))
+            where = f" in bytes {start}-{end - 1}"
+        error = IntegrityError(f"{self._file.path}: got {got}, want {want}{where}", hint=_AGAIN)
+        return BadResponse(error, [self._pieces[number] for number in numbers])
