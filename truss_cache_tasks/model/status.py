@@ -16,8 +16,8 @@ class Need(IntEnum):
     """What a run would have to do at the least, in growing order of cost."""
 
     NOTHING = 0  # fresh
-    CLAIM = 1  # whole, but not claimed by this project: write a claim, ask nobody
-    REPAIR = 2  # put links and refs back, re-hash what was touched: asks nobody if all bytes are here
+    CLAIM = 1  # whole, but not claimed by this project: write a claim, ask no server
+    REPAIR = 2  # put links and refs back, re-hash what was touched: asks no server if all bytes are here
     PROVE = 3  # one listing and one proof of access, no bytes
     FETCH = 4  # list, and fetch what is missing
 

@@ -164,7 +164,7 @@ def aligned(claims: Claims, project: Project) -> Claims:
         else:
             kept[name] = claim
     kept.update({name: entries[other] for name, other in moves.items()})
-    for name in moved & asked.keys() - moves.keys():  # swapped, and edited too: it was what now is nobody's
+    for name in moved & asked.keys() - moves.keys():  # swapped, and edited too: keep the request that no entry asks now
         last = name
         while following := next((to for to, source in moves.items() if source == last), None):
             last = following
@@ -238,7 +238,7 @@ def _paths(root: CacheRoot) -> list[str]:
 
 
 def _make_way(root: CacheRoot, path: str) -> None:
-    """Look at what is about to be replaced: what is of no use to anybody goes, what others may need stays."""
+    """Check that the file at `path` may be replaced: not one that another version or user may need."""
     name = root.path / path
     try:
         read_record(root.tree, path)

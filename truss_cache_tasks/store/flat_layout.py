@@ -28,7 +28,7 @@ def flat_root(path: Path) -> CacheRoot:
 
 
 class FlatLayout:
-    """Files lie at their visible paths. Other paths and roots may claim the same place, and may nest."""
+    """Files lie at their visible paths. Several entries may want one path, and roots may nest."""
 
     hub = None
     paths_name_bytes = False
@@ -234,7 +234,7 @@ def read_staged(path: str) -> tuple[str, str, str]:
 
 
 def _is_trusted(records: Path, top: str) -> bool:
-    """Whether a folder above a root can hold records that count: anybody may make one in /tmp."""
+    """Whether a folder above a root can hold records that count: any user may make one in /tmp."""
     try:
         stat = os.lstat(records)
         trusted = {os.geteuid(), 0, os.stat(top).st_uid}

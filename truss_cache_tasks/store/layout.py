@@ -145,7 +145,7 @@ class PathLayout(Protocol):
         """Whether the very link lies at the planned path that shows the planned blob."""
 
     def is_replaceable_link(self, path: str, /) -> bool:
-        """Whether a link lies at `path` that may be replaced whoever made it: of a snapshot to a blob of its repo."""
+        """Whether a link lies at `path` that may be replaced even if we did not make it: to a blob of its repo."""
 
     def stage(
         self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], stopped: Callable[[], bool], /

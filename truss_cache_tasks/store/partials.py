@@ -104,7 +104,7 @@ def open_partial(root: CacheRoot, planned: PlannedFile) -> Partial:
 def _resume(tree: FileTree, dead: Iterable[str], path: str) -> int | None:
     """Rename what a dead run left to `path`, and open it; None where nothing is there that resumes.
 
-    It is locked itself too: where locks do not work, its writer may live, and nobody may share its bytes.
+    It is locked itself too: where locks do not work, its writer may be alive, and must stay the only one.
     """
     for one in dead:
         if not _is_resumable(tree, one):

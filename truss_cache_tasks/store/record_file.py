@@ -30,7 +30,7 @@ class NewerFormat(Unreadable):
 
 
 class Denied(Unreadable):
-    """The disk does not hand it out: nobody knows what it says."""
+    """The disk refuses to read it: what it says is unknown."""
 
 
 def read_record(tree: FileTree, path: str) -> dict[str, Any] | None:

@@ -206,7 +206,7 @@ def locked_states(
                 if one is root:
                     locks.enter_context(locked(one.lock("root"), stopped, on_wait))
                 elif is_writable(one.records):
-                    with suppress(DiskError):  # what keeps us from its lock keeps everybody
+                    with suppress(DiskError):  # the cause keeps other processes from its lock too
                         locks.enter_context(locked(one.lock("root"), stopped, on_wait))
             root.tree.look_anew()
             state = RootState(root)
