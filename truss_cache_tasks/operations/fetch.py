@@ -291,12 +291,11 @@ def _commit(
     pinned: Pin | None,
 ) -> Manifest:
     """Put the blobs where the root's paths can show them, and commit. Raises Vanished and PinMoved."""
-    adopted = {
-        planned.content_id: root.layout.adopt_blob(
-            planned, blobs[planned.content_id], run.stopped, run.waits_for("file", planned.file.path)
-        )
-        for planned in plan.files
-    }
+    adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
+    for planned in plan.files:
+        on_wait = run.waits_for("file", planned.file.path)
+        blob = root.layout.adopt_blob(planned, adopted[planned.content_id], run.stopped, on_wait)
+        adopted[planned.content_id] = blob
     return commit(root, plan, adopted, claimant, pinned=pinned, stopped=run.stopped, on_wait=run.waits_for_root)
 
 
