@@ -95,7 +95,8 @@ def rendered(doc: str) -> str:
     """Return a docstring in Google style as Markdown: sections as lists, doctests as code."""
     out: list[str] = []
     section = code = False
-    for line in doc.replace("``", "`").splitlines():
+    doc = re.sub(r" *# doctest: \+\w+", "", doc)
+    for line in re.sub(r"(?<!`)``(?!`)", "`", doc).splitlines():
         if code and not line.strip():
             out, code = [*out, "```"], False
         if line.lstrip().startswith(">>> ") and not code:
@@ -112,7 +113,7 @@ def rendered(doc: str) -> str:
             names = ", ".join(f"`{name.strip('`')}`" for name in item[2].split(", "))
             out.append(f"- {names}: {item[3]}")
         else:
-            out.append(f"  {line.strip()}" if line else "")
+            out.append(re.sub(r"^ {8}", "  ", line) if line.startswith(" " * 8) else line.strip())
     return "\n".join(out + ["```"] * code)
 
 

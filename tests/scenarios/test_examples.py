@@ -323,7 +323,7 @@ def timeless(lines: Iterable[str]) -> list[str]:
 @running("quickstart")
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial/first-run.md"])
 def test_a_captured_run_is_what_the_quickstart_prints(example: Truss, page: str):
-    (dodo,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (dodo,) = blocks("README.md")
     example.dodo(dodo)
     config = example.folder / "config.yaml"
     captured = runs(ROOT / page)
@@ -334,3 +334,35 @@ def test_a_captured_run_is_what_the_quickstart_prints(example: Truss, page: str)
         ran = example.doit(*command.split())
         assert ran.code == 0, ran.text
         assert timeless(ran.text.splitlines()) == timeless(shown)
+
+
+def blocks(page: str) -> list[str]:
+    """Return the Python blocks of a page."""
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+@running("quickstart")
+def test_the_dependent_task_of_the_docs_runs_exactly_when_the_weights_changed(example: Truss, hub: Hub):
+    repo = hub.create("org/name")
+    repo.commit({"model.safetensors": b"the first"})
+    example.config("model_cache:\n  - repo_id: org/name\n")
+    example.dodo(blocks("docs/how-to/dependent-tasks.md")[0])
+    first = example.doit("report")
+    assert first.out.splitlines()[0] == ".  cache_weights:org/name", first.text
+    assert ".  report" in first.out
+    assert "-- report" in example.doit("report").out
+
+    repo.commit({"model.safetensors": b"the second"})
+    assert "-- report" in example.doit("report").out
+    assert example.doit("run", "-a", "cache_weights").code == 0
+    assert ".  report" in example.doit("report").out
+
+
+@running("quickstart")
+def test_the_program_of_the_docs_fetches_and_says_what_it_did(example: Truss):
+    shutil.copytree(example.folder, example.folder / "my-truss", ignore=shutil.ignore_patterns("my-truss"))
+    (program,) = blocks("docs/how-to/python.md")
+    ran = example.python(program)
+    assert (ran.code, ran.err) == (0, ""), ran.text
+    assert ran.out.splitlines()[0] == "weights: 1 files, 1239748 bytes to fetch"
+    assert ran.out.splitlines()[1] == f"weights fetched {example.folder / 'cache' / 'weights'}"

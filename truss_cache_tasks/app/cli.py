@@ -82,7 +82,11 @@ def _answer(argv: Sequence[str] | None) -> int:
     if name is None and not {"-h", "--help"}.isdisjoint(arguments):
         return _print_help()
     command = COMMANDS[name or "run"]
-    options = _parser(name or "run", command).parse_intermixed_args(arguments)  # else `why NAME --check NAME` fails
+    parser = _parser(name or "run", command)
+    options, unknown = parser.parse_known_intermixed_args(arguments)  # intermixed, for `why NAME --check NAME`
+    options.command = name
+    if unknown:
+        parser.error(f"{unknown[0]}: not known to `{name or 'run'}`{_owner(unknown[0])}")
     try:
         return command.run(options)
     except ConfigError as error:
@@ -115,6 +119,12 @@ def _split(argv: Sequence[str]) -> tuple[str | None, list[str]]:
         else:
             is_value = argument == "--config" or re.fullmatch("-[a-z]*f", argument) is not None
     return None, list(argv)
+
+
+def _owner(option: str) -> str:
+    """Return which command an option belongs to, as the end of a sentence; "" for none."""
+    owners = [name for name, command in COMMANDS.items() for flags, _ in command.options if option in flags]
+    return f", it belongs to `{owners[0]}`" if owners else ""
 
 
 def _parser(name: str, command: Command) -> _Parser:
@@ -153,7 +163,12 @@ def _open(
 ) -> tuple[Workspace, list[EntryContext]]:
     """Return the workspace, and the entries that the command line names."""
     workspace = open_workspace(options.config, replace=replace, accept_unverified=accept_unverified)
-    entries = workspace.choose(options.names or None)
+    try:
+        entries = workspace.choose(options.names or None)
+    except ConfigError as error:
+        if options.command is None:  # a command that is misspelt counts as an entry
+            error.hint = f"{error.hint} The commands: {', '.join(COMMANDS)}."
+        raise
     workspace.warn()
     return workspace, entries
 
@@ -161,7 +176,7 @@ def _open(
 def _run(options: argparse.Namespace) -> int:
     workspace, entries = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
     signals.install()
-    stale = [entry for entry in entries if not workspace.judge(entry).fresh or options.always]
+    stale = [entry for entry in entries if not workspace.read_status(entry).verdict.fresh or options.always]
     failed = _fetch_all(stale, workspace.run, force=options.always) if stale else {}
     if fresh := len(entries) - len(stale):
         output.notify(f"{_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")

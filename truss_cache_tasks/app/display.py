@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import assert_never
 
 from truss_cache_tasks.app.output import format_bytes, format_count, notify
@@ -16,11 +17,26 @@ _EVERY_RETRY_S = 5.0
 class EntryDisplay:
     """A Reporter that shows one entry: lines at its start, every 10 s, at what people should know, and at its end."""
 
-    def __init__(self, label: str) -> None:
-        self.label = label
+    def __init__(
+        self,
+        label: str,
+        *,
+        write: Callable[..., object] = notify,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin to count.
+
+        Args:
+            label: the name at the start of each line.
+            write: takes lines, from any thread.
+            clock: in seconds.
+        """
+        self._label = label
+        self._write = write
+        self._clock = clock
         self._moved = 0
-        self._began = time.monotonic()
-        self._retry_shown = -_EVERY_RETRY_S
+        self._began = clock()
+        self._next_retry = self._began  # no line about a retry before
         self._over = threading.Event()
         self._lock = threading.Lock()
 
@@ -43,27 +59,27 @@ class EntryDisplay:
             case Warned():
                 self._say(f"warning: {event.message}")
             case Committed():
-                self._say(*_committed(event, max(time.monotonic() - self._began, 1e-3)))
+                self._say(*_committed(event, max(self._clock() - self._began, 1e-3)))
 
     def close(self) -> None:
         """End the lines that come by themselves."""
         self._over.set()
 
     def _say(self, *lines: str) -> None:
-        notify(*(f"{self.label}: {line}" for line in lines))
+        self._write(*(f"{self._label}: {line}" for line in lines))
 
     def _is_time_for_a_retry(self) -> bool:
         """Whether the last line about a retry is some seconds old: a server in trouble fails many files at once."""
         with self._lock:
-            now = time.monotonic()
-            is_time = now - self._retry_shown >= _EVERY_RETRY_S
-            if is_time:
-                self._retry_shown = now
-            return is_time
+            now = self._clock()
+            if now < self._next_retry:
+                return False
+            self._next_retry = now + _EVERY_RETRY_S
+            return True
 
     def _tick(self) -> None:
         while not self._over.wait(_EVERY_S):
-            self._say(f"{format_bytes(self._moved)} after {time.monotonic() - self._began:.0f} s")
+            self._say(f"{format_bytes(self._moved)} after {self._clock() - self._began:.0f} s")
 
 
 def _started(event: Started) -> str:
@@ -73,7 +89,8 @@ def _started(event: Started) -> str:
 
 def _retrying(event: Retrying) -> str:
     what = f"retrying {event.path}" if event.path else "listing again"
-    return f"{what} in {event.delay_s:.1f} s: {event.cause}"
+    cause = event.cause.removeprefix(f"{event.entry}: ").removeprefix(f"{event.path}: ")
+    return f"{what} in {event.delay_s:.1f} s: {cause}"
 
 
 def _waiting(event: Waiting) -> str:

@@ -17,23 +17,23 @@ from truss_cache_tasks.network.cancel import StopPoll
 
 _state = {"stopped": False}
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
-_SAID = b"stopped: what is complete is kept, run it again for the rest\n"
+_MESSAGE = b"stopped: what is complete is kept, run it again for the rest\n"
 
 _GRACE_S = 0.5  # for children to let go of temporaries and locks; the whole end is to take less than a second
 _REPEATS = 30
 
 
 class Interrupted(SystemExit):
-    """Ends the process with 128 + the signal's number; doit rebuilds a child's from its text, in the parent."""
+    """Ends the process with 128 + the signal's number. doit rebuilds a child's in the parent, from its text."""
 
     def __init__(self, code: int | str) -> None:
         super().__init__(int(code))
-        if isinstance(code, str):  # a child was told to stop, and nobody told this process
-            atexit.register(_see_children_off)
+        if isinstance(code, str):  # a child got the signal, and this process did not
+            atexit.register(_end_children)
 
 
 def stopped() -> bool:
-    """Whether a signal told this process to stop."""
+    """Return whether a signal told this process to stop."""
     return _state["stopped"]
 
 
@@ -43,8 +43,8 @@ CANCEL = StopPoll(stopped)  # a signal cancels it
 def install() -> None:
     """Install our handlers, chained to those that are there; once, and only in the main thread.
 
-    Called at the first judgement, not at import: a dodo.py that sets its own later would replace ours. A signal that
-    is ignored (nohup, a shell's background job) stays ignored.
+    Called at the first look at an entry, not at import: a dodo.py that sets its own later would replace ours. A signal
+    that is ignored (nohup, a shell's background job) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -63,39 +63,39 @@ class _Handler:
         first, _state["stopped"] = not _state["stopped"], True
         child = _is_child()
         if child and not first:
-            # Ctrl-C reaches a child twice, from the terminal and as doit's SIGTERM. Raised again in the midst of
-            # multiprocessing's farewell, it left a thread that waits for ever (seen in 2 of 100 runs).
+            # Ctrl-C reaches a child twice, from the terminal and as doit's SIGTERM. Raised again while multiprocessing
+            # ends the child, it left a thread that waits for ever (seen in 2 of 100 runs).
             os._exit(128 + number)
         transfer.stop()
         try:
             if first and not child:
-                _say()
-                atexit.register(_see_children_off)  # runs before multiprocessing's own, which waits without end
+                _notify()
+                atexit.register(_end_children)  # runs before multiprocessing's own, which waits without end
             if self._before is not None:
                 self._before(number, frame)
         finally:
             raise Interrupted(128 + number)
 
 
-def _say() -> None:
+def _notify() -> None:
     """Write past Python's buffers, as the signal may have come in a print. Without a stderr, 2 may be any file."""
     with contextlib.suppress(OSError, ValueError):
         if sys.__stderr__ is not None:
-            os.write(sys.__stderr__.fileno(), _SAID)
+            os.write(sys.__stderr__.fileno(), _MESSAGE)
 
 
 def _is_child() -> bool:
-    """Whether this is a child of `-P process`, whose parent speaks for it."""
+    """Return whether this is a child of `-P process`: the parent writes the message."""
     module = sys.modules.get("multiprocessing.process")
     return module is not None and module.parent_process() is not None
 
 
-def _see_children_off() -> None:
+def _end_children() -> None:
     """End the children of `-P process`, whatever state they are in.
 
-    doit sends each one SIGTERM, but not to those that it was just starting; and one that was about to block in a read
-    sleeps on (Python's handlers run between two steps of the interpreter): a further signal wakes it. So does one whose
-    first signal came in the midst of its farewell (see `_Handler`).
+    doit sends each one SIGTERM, but not to those that it was just starting. One that was about to block in a read
+    keeps waiting (Python's handlers run between two steps of the interpreter) until a further signal comes. So does one
+    whose first signal came while multiprocessing was ending it (see `_Handler`).
     """
     module = sys.modules.get("multiprocessing.process")
     if module is None:

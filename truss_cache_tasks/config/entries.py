@@ -16,7 +16,7 @@ class Entry:
     """One `model_cache` (or `weights`) item, in the user's own words and in ours.
 
     Args:
-        name: stable, readable, unique in its config: the sub-task's name (DESIGN section 4).
+        name: stable, readable, unique in its config: the sub-task's name (docs/contract.md).
         repo_id: the user's `repo_id`, or `source` of the `weights` form, as written.
         revision: the user's words; "main" for a Hub entry that gives none, "" for a bucket that gives none.
         allow_patterns, ignore_patterns: as written; None where not given.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from truss_cache_tasks.config.fields import Refused
 
-RECORDS = ".truss_cache"  # our own records live there (DESIGN section 2)
+RECORDS = ".truss_cache"  # our own records live there (docs/contract.md)
 
 
 def volume_folder(text: str) -> str:

@@ -9,7 +9,7 @@ from truss_cache_tasks.model.stores import Store, store_of
 
 
 class Layout(StrEnum):
-    """Where an entry's files go (DESIGN section 2)."""
+    """Where an entry's files go (docs/contract.md)."""
 
     HUB = "hub"  # {hub}/models--org--name/{blobs,refs,snapshots}
     BUCKET = "bucket"  # {model cache}/{bucket}/{full key}; file://: {model cache}/{name}/{path}

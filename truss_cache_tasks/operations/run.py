@@ -8,7 +8,7 @@ from typing import Literal
 
 from truss_cache_tasks.errors import Stopped
 from truss_cache_tasks.events import Event, Reporter, Waiting, Warned, for_entry, ignore_events
-from truss_cache_tasks.network.retry import NEVER, CancelToken
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.locks import LockFile
 
 
@@ -44,7 +44,7 @@ class RunContext:
 
     def waits_for_root(self, lock: LockFile) -> None:
         """Report a wait for the lock of a cache root."""
-        self.reporter(Waiting(lock="root", path=str(lock.root.path)))
+        self.reporter(Waiting(lock="root", path=str(lock.tree.path)))
 
     def stopped(self) -> bool:
         """Whether the run is cancelled."""

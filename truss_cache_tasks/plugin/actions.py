@@ -1,4 +1,4 @@
-"""What our tasks do: fetch an entry, say that the config is broken, invalidate weights."""
+"""The actions of our tasks: fetch an entry, fail with the error of the config, invalidate weights."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Clean(PythonAction):  # type: ignore[misc]
         self.name = name
 
     def _clean(self, dryrun: bool) -> None:
-        """Have the signature that doit looks at to pass `dryrun`; `execute` does the work."""
+        """Declare `dryrun`, which doit looks for to pass it; `execute` does the work."""
 
     def execute(self, out: Any = None, err: Any = None) -> None:
         """Clean; what could not be removed is named, and makes doit exit with 3 (no other failure of a clean does)."""

@@ -1,4 +1,4 @@
-"""`doit cache-why` and `doit cache-verify`; the dash keeps them clear of anybody's `task_*`."""
+"""`doit cache-why` and `doit cache-verify`. With a dash no `task_*` function can have their names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from truss_cache_tasks.app import output, reports
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.plugin.actions import FetchAction
 from truss_cache_tasks.plugin.tasks import workspace_of
-from truss_cache_tasks.plugin.uptodate import GroupJudgement
+from truss_cache_tasks.plugin.uptodate import GroupUptodate
 
 
 class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
@@ -24,9 +24,9 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
         check_tasks_exist(tasks, names)
         wanted = {name for name in names} | {sub for name in names for sub in tasks[name].task_dep}
         for task in self.task_list:
-            for judgement, *_ in task.uptodate:
-                if isinstance(judgement, GroupJudgement):
-                    judgement.workspace.warn()
+            for uptodate, *_ in task.uptodate:
+                if isinstance(uptodate, GroupUptodate):
+                    uptodate.workspace.warn()
         return [
             (task.name, workspace_of(task), action.target)
             for task in self.task_list
@@ -39,7 +39,7 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
 
 
 class Why(_OverEntries):
-    """Why an entry would, or would not, be fetched."""
+    """Print why each entry would, or would not, be fetched."""
 
     name = "cache-why"
     doc_purpose = "say which weights are fresh, or which input changed"
@@ -59,7 +59,7 @@ class Why(_OverEntries):
 
 
 class Verify(_OverEntries):
-    """Whether every byte on disk is what the manifests say."""
+    """Hash every file again and compare it with what the manifests say."""
 
     name = "cache-verify"
     doc_purpose = "hash all cached weights again, and name each bad file"

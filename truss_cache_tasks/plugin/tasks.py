@@ -1,4 +1,4 @@
-"""Entries as doit tasks: a group, and for each entry a sub-task with its own judgement, action and clean."""
+"""Entries as doit tasks: a group, and for each entry a sub-task with its own uptodate, action and clean."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from truss_cache_tasks.app.workspace import Workspace, open_workspace
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.plugin.actions import Clean, Fail, FetchAction
-from truss_cache_tasks.plugin.uptodate import META, GroupJudgement, Judgement
+from truss_cache_tasks.plugin.uptodate import META, EntryUptodate, GroupUptodate
 
 Creator = Callable[[], Iterator[dict[str, Any]]]
 
@@ -86,7 +86,7 @@ def _group(basename: str, workspace: Workspace, *, clean: bool) -> dict[str, Any
         "basename": basename,
         "name": None,
         "doc": output.escaped(f"Fetch the weights of {os.path.relpath(workspace.path)} into the standard cache paths"),
-        "uptodate": [GroupJudgement(workspace)],
+        "uptodate": [GroupUptodate(workspace)],
         "clean": [Clean(workspace, None)] if clean else [],
     }
 
@@ -98,7 +98,7 @@ def _as_task(basename: str, target: EntryContext, workspace: Workspace, *, clean
         "name": target.name,
         "doc": output.escaped(f"{target.entry.request.source}{revision}"),
         "actions": [FetchAction(target)],
-        "uptodate": [Judgement(target, workspace)],
+        "uptodate": [EntryUptodate(target, workspace)],
         "clean": [Clean(workspace, target.name)] if clean else [],
         "verbosity": 1,
         "io": {"capture": False},
@@ -108,4 +108,4 @@ def _as_task(basename: str, target: EntryContext, workspace: Workspace, *, clean
 
 def workspace_of(task: Any) -> Workspace:
     """Return the workspace of one of our sub-tasks."""
-    return next(item[0].workspace for item in task.uptodate if isinstance(item[0], Judgement))
+    return next(item[0].workspace for item in task.uptodate if isinstance(item[0], EntryUptodate))
