@@ -83,6 +83,7 @@ def test_the_readmes_first_command_is_the_quickstart():
 
 
 @pytest.mark.parametrize("failing", ["0", "1"])
+@pytest.mark.slow
 def test_ci_exits_with_1_when_any_step_fails(failing: str, tmp_path: Path):
     """Run `.ci/run` with every tool replaced by one that answers at once."""
     script = (ROOT / ".ci" / "run").read_text()
@@ -102,6 +103,7 @@ def test_ci_exits_with_1_when_any_step_fails(failing: str, tmp_path: Path):
     assert done.stdout.count("lint-imports true") == 1  # later steps run, whatever failed before
 
 
+@pytest.mark.slow
 def test_ci_says_plainly_when_no_newer_python_was_tried(tmp_path: Path):
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -116,6 +118,7 @@ def test_ci_says_plainly_when_no_newer_python_was_tried(tmp_path: Path):
     assert done.stdout == "no Python newer than 3.11 is on this machine: only 3.11 was tried\n"
 
 
+@pytest.mark.slow
 def test_no_path_or_host_of_a_developers_machine_is_in_the_tree():
     # A class of one character each, so that this file passes its own test.
     machine = re.compile(r"/[w]ork/|/root/[.]pyenv|/opt/[p]ypi|/opt/[w]heels|/tmp/[w]/|[i]ndex-url")
@@ -127,6 +130,7 @@ def test_no_path_or_host_of_a_developers_machine_is_in_the_tree():
         assert not machine.search(text), path
 
 
+@pytest.mark.slow
 def test_no_committed_link_is_absolute_or_leads_out_of_the_repository(tmp_path: Path):
     assert links_leading_out(ROOT) == []
 
@@ -158,6 +162,7 @@ def test_every_variable_is_in_the_reference_with_its_meaning():
         assert f"| {variable.default} |" in said, variable.name
 
 
+@pytest.mark.slow
 def test_no_doc_and_no_example_offers_a_variable_that_nothing_reads():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(p for p in tracked() if "examples" in p.parts)]
     texts = [page.read_text() for page in pages if page.suffix in (".md", ".py", ".yaml")]

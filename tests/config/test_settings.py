@@ -53,7 +53,7 @@ def test_every_variable_is_read():
 
 def test_an_empty_variable_of_ours_counts_as_not_set():
     assert read_settings({variable.name: "" for variable in VARIABLES}, HERE) == read_settings({}, HERE).__class__(
-        env={variable.name: "" for variable in VARIABLES}, cwd=HERE
+        cwd=HERE, environment={variable.name: "" for variable in VARIABLES}
     )
 
 
@@ -61,7 +61,7 @@ def test_an_empty_variable_of_ours_counts_as_not_set():
 def test_a_variable_that_asks_for_what_is_not_supported_yet_is_not_silently_ignored(name, value):
     with pytest.raises(ConfigError, match=f"^{name}: .* not supported yet$"):
         read_settings({name: value}, HERE)
-    assert read_settings({name: ""}, HERE) == dataclasses.replace(read_settings({}, HERE), env={name: ""})
+    assert read_settings({name: ""}, HERE) == dataclasses.replace(read_settings({}, HERE), environment={name: ""})
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,7 @@ for env in {ENVIRONMENTS!r}:
 
 
 @pytest.mark.parametrize("number", range(len(ENVIRONMENTS)))
+@pytest.mark.slow
 def test_the_hub_cache_is_where_huggingface_hub_has_it(number, theirs):
     settings = read_settings(ENVIRONMENTS[number], HERE)
     hub, token = theirs[number]
@@ -169,6 +170,7 @@ def test_settings_do_not_print_the_environment():
     assert "hunter2" not in repr(read_settings({"HF_TOKEN": "hunter2"}, HERE))
 
 
+@pytest.mark.slow
 def test_importing_the_package_and_reading_a_config_loads_no_sdk(tmp_path):
     (tmp_path / "config.yaml").write_text("model_cache: [{repo_id: a/b}]")
     script = """

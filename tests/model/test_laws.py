@@ -112,6 +112,7 @@ def test_in_the_weights_form_a_star_never_crosses_a_folder(path, patterns) -> No
         ("*" * 4096 + "b", "a" * 1000),
     ],
 )
+@pytest.mark.slow
 def test_no_pattern_takes_more_than_seconds(dialect, pattern, path) -> None:
     code = f"""
 import resource

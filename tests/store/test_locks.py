@@ -37,6 +37,7 @@ def test_a_lock_has_one_holder_and_leaves_no_file(lock: LockFile) -> None:
     again()
 
 
+@pytest.mark.slow
 def test_a_dead_holder_is_taken_over(lock: LockFile) -> None:
     child = subprocess.Popen([sys.executable, "-c", HOLD, str(lock.tree.path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None

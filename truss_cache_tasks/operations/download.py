@@ -15,7 +15,7 @@ from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.sources import Source
+from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store import disk, partials
 from truss_cache_tasks.store.blob import LocalBlob
 from truss_cache_tasks.store.fetch_notes import note_fetch
@@ -133,8 +133,10 @@ class _Pull:
             CacheTaskError: the first failure, after all ended; `fetched` has what came all the same.
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
-        network = transfer.Network.from_env(self.settings.env)
-        pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
+        network = self.settings.network
+        pulled = transfer.pull(
+            self._jobs(missing), self.run.reporter, cancel=self.run.cancel, limits=limits, network=network
+        )
         try:
             for outcome in pulled:
                 self._land(outcome)

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from truss_cache_tasks import transfer
+from truss_cache_tasks.config.credentials import find_credential
 from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, PermanentError, SourceChanged
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
-from truss_cache_tasks.model.listing import Listing
+from truss_cache_tasks.model.listing import Listing, Pins
 from truss_cache_tasks.model.plan import Plan, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.status import Need, Status
@@ -28,7 +29,7 @@ from truss_cache_tasks.operations.context import EntryContext, read_status
 from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, check_space, keeps_changing
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.sources import Source, open_source
+from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store import claims, disk
 from truss_cache_tasks.store.blob import LocalBlob, Vanished
 from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
@@ -158,7 +159,7 @@ def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, for
         raise PermanentError(
             f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
         )
-    source = open_source(context.entry, context.settings, run.cancel)
+    source = _open_source(context, run)
     online = _OnlineFetch(context, source, run, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
     try:
         return online.retry_if_pin_moved(resolve=force)
@@ -166,6 +167,14 @@ def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, for
         run.report(Relisting(cause=str(exc)))
         again = _OnlineFetch(context, source, run, rehash=False, prove=status.verdict.unproven)
         return again.retry_if_pin_moved(resolve=force)
+
+
+def _open_source(context: EntryContext, run: RunContext) -> Source:
+    from truss_cache_tasks.sources.registry import open_source  # a no-op opens none
+
+    settings, entry = context.settings, context.entry
+    network = replace(settings.network, base=entry.config.parent, cancel=run.cancel, reporter=run.reporter)
+    return open_source(entry.request, find_credential(entry, settings), network)
 
 
 class _OnlineFetch:
@@ -202,7 +211,7 @@ class _OnlineFetch:
             pinned = moved_to or (pins[0].commit if pins else None)
             self.resolved = pinned is None
             try:
-                return self._bring(self.source.listing(pinned))
+                return self._bring(self.source.listing(Pins(revision=pinned or "")))
             except PinMoved as exc:
                 moved_to = exc.commit
 
@@ -276,8 +285,8 @@ class _OnlineFetch:
         if not self.prove or self.fetcher.files:
             return
         file = min((planned.file for planned in plan.files), key=lambda file: (file.size == 0, file.size))
-        network = transfer.Network.from_env(self.context.settings.env)
-        transfer.probe(file, partial(self.source.locate, file), self.source.explain, network=network)
+        locate, network = partial(self.source.locate, file), self.context.settings.network
+        transfer.probe(file, locate, self.source.explain, reporter=self.run.reporter, network=network)
         self.prove = False
 
 
