@@ -78,8 +78,8 @@ def main(runs: int) -> None:
     load = os.getloadavg()[0]
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f}, {runs} runs, medians in ms\n")
     print("| command | wall | least wall | CPU |\n|---|---|---|---|")
-    for name, took in times.items():
-        wall, cpu = zip(*took, strict=True)
+    for name, pairs in times.items():
+        wall, cpu = zip(*pairs, strict=True)
         print(f"| {name} | {statistics.median(wall):.0f} | {min(wall):.0f} | {statistics.median(cpu):.0f} |")
 
 

@@ -148,6 +148,7 @@ for env in {ENVIRONMENTS!r}:
 
 
 @pytest.mark.parametrize("number", range(len(ENVIRONMENTS)))
+@pytest.mark.slow
 def test_the_hub_cache_is_where_huggingface_hub_has_it(number, theirs):
     settings = read_settings(ENVIRONMENTS[number], HERE)
     hub, token = theirs[number]
@@ -169,6 +170,7 @@ def test_settings_do_not_print_the_environment():
     assert "hunter2" not in repr(read_settings({"HF_TOKEN": "hunter2"}, HERE))
 
 
+@pytest.mark.slow
 def test_importing_the_package_and_reading_a_config_loads_no_sdk(tmp_path):
     (tmp_path / "config.yaml").write_text("model_cache: [{repo_id: a/b}]")
     script = """

@@ -106,6 +106,7 @@ def test_a_composite_does_not_depend_on_how_the_bytes_arrive(data, sizes, step):
     assert hashed(within, want, step).digest() == hashed(within, want, 1000).digest()
 
 
+@pytest.mark.slow
 def test_importing_it_loads_no_hashing_library():
     code = "import truss_cache_tasks.model.hashing, sys; sys.exit(any(m in sys.modules for m in ('xxhash', 'awscrt')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -252,10 +252,10 @@ class _Handler(BaseHTTPRequestHandler):
         whole = served.body
         start, end = 0, len(whole)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        ranged = match is not None and name != "ignore-range"
+        ranged = match if name != "ignore-range" else None
         if ranged:
-            start = int(match[1])
-            end = min(end, int(match[2]) + 1) if match[2] else end
+            start = int(ranged[1])
+            end = min(end, int(ranged[2]) + 1) if ranged[2] else end
             if start >= len(whole):
                 self._refuse(asked, 416, "")
                 return
@@ -276,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked.status = 206 if ranged and name != "range-200" else 200
         self.send_response(asked.status)
         etag = '"stray"' if name == "etag-stray" else served.etag
-        for header, value in [("ETag", etag)] * (etag is not None) + [*served.headers.items()]:
+        for header, value in [*([] if etag is None else [("ETag", etag)]), *served.headers.items()]:
             self.send_header(header, value)
         if ranged:
             shown = start + 1 if name == "wrong-content-range" else start
@@ -290,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self._send_body(asked, body, name, argument)
 
-    def _send_body(self, asked: Asked, body: bytes | memoryview, name: str, argument: str) -> None:
+    def _send_body(self, asked: Asked, body: bytes | bytearray | memoryview, name: str, argument: str) -> None:
         breaks = name in ("cut", "reset", "stall", "pause")
         first = body[: int(argument) if argument else len(body) // 2] if breaks else body
         rest = body[len(first) :] if name == "pause" else b"beyond" if name == "long" else b""

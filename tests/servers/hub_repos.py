@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -66,7 +66,7 @@ class Repo:
         self.refs: dict[str, str] = {}  # refs/heads/main, refs/tags/v1, refs/pr/1 -> commit
         self.trees: dict[str, dict[str, File]] = {}  # commit -> path -> file
 
-    def commit(self, changes: dict[str, bytes | None], branch: str = "main") -> str:
+    def commit(self, changes: Mapping[str, bytes | None], branch: str = "main") -> str:
         """Apply `changes` to `branch` (`refs/pr/N` too) and return the new commit."""
         ref = branch if branch.startswith("refs/") else f"refs/heads/{branch}"
         parent = self.refs.get(ref) or self.refs.get("refs/heads/main", "")

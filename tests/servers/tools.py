@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 
-def require(tool: str, install: str = "pip install -e '.[test]'") -> str:
+def require(tool: str, install: str = "sh .ci/venv --group test") -> str:
     """Return the path of `tool`, of this Python's own scripts first. Without it: skip, but fail in CI (CI=true)."""
     beside = Path(sys.executable).parent
     # Debian's servers are in /usr/sbin, which is on no user's PATH.

@@ -763,6 +763,7 @@ def test_the_metadata_server_is_not_asked_when(ambient_store: Place, why: str) -
     assert answer[0] == ("AccessDenied" if env else "Bearer good")
 
 
+@pytest.mark.slow
 def test_importing_and_opening_the_source_imports_nothing_of_google() -> None:
     script = (
         "import sys, entries; from truss_cache_tasks.sources.gcs import GcsSource\n"

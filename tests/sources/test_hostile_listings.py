@@ -22,6 +22,8 @@ from truss_cache_tasks.sources.gcs import GcsSource
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 from truss_cache_tasks.sources.s3 import S3Source
 
+pytestmark = pytest.mark.slow  # each starts a server of its own
+
 SHA1 = "b" * 40
 RETRY = RetryLimits(attempts=2, backoff_s=0.01)
 IMPATIENT = ExchangeLimits(head_s=1, stall_s=1, floor_s=1, total_s=5, page=1 << 20, refusal=1 << 16, retry=RETRY)

@@ -95,6 +95,7 @@ def test_a_folder_without_a_file_is_an_error(tmp_path: Path) -> None:
         source_of(tmp_path).listing()
 
 
+@pytest.mark.slow
 def test_pipes_sockets_and_dead_links_are_left_out_with_a_warning_and_nothing_hangs(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     store.put("w.bin", b"w")
@@ -318,6 +319,7 @@ def test_what_may_not_be_read_is_denied(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else; CI is root")
+@pytest.mark.slow
 def test_what_may_not_be_read_is_denied_also_when_the_tests_run_as_root(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     store.put("w.bin", b"w")

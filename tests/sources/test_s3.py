@@ -579,6 +579,7 @@ def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place
     assert "s3_credentials.json" in str(caught.value.hint)
 
 
+@pytest.mark.slow
 def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path):
     env = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
     source = open_with(S3Source, entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
@@ -586,6 +587,7 @@ def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path):
         source.listing()
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_answers_in_html_is_unavailable_by_name(tmp_path: Path):
     with region_stub("us-east-1", listing=b"<!doctype html><p>Log in") as stub, pytest.raises(TransientError) as caught:
         far(stub.url, tmp_path).listing()
@@ -701,6 +703,7 @@ def test_a_key_that_no_header_can_carry_is_a_credential_error_and_not_shown(on_m
     assert not [value for value in (good.access, good.secret, token) if value in said(caught.value)]
 
 
+@pytest.mark.slow
 def test_a_role_that_the_token_service_refuses_is_no_matter_of_the_bucket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -802,6 +805,7 @@ def test_a_disabled_metadata_server_is_not_asked(on_seaweed: Place, metadata: Me
     assert metadata.asked == []
 
 
+@pytest.mark.slow
 def test_the_module_imports_no_sdk():
     code = (
         "import sys, truss_cache_tasks.sources.s3; sys.exit(any(name in sys.modules for name in ('boto3', 'botocore')))"
@@ -826,6 +830,7 @@ def far(url: str, folder: Path) -> S3Source:
     )
 
 
+@pytest.mark.slow
 def test_a_bucket_in_another_region_is_followed_and_its_reads_are_signed_for_it(tmp_path: Path):
     with region_stub("eu-central-1", listing=LISTING, objects={"/far/m/a.bin": b"abc"}) as stub:
         source = far(stub.url, tmp_path)
@@ -836,6 +841,7 @@ def test_a_bucket_in_another_region_is_followed_and_its_reads_are_signed_for_it(
         assert [region for region, _, _ in stub.asked].count("us-east-1") == 1  # learnt once
 
 
+@pytest.mark.slow
 def test_a_region_that_does_not_help_is_named_beside_ours(tmp_path: Path):
     with region_stub("moving") as stub, pytest.raises(AccessDenied) as caught:
         far(stub.url, tmp_path).listing()

@@ -111,6 +111,7 @@ def test_closing_ends_a_job_that_waits_for_the_network(server, fault):
     assert slow.partial.content in (b"", BODY[:1000])
 
 
+@pytest.mark.slow
 def test_closing_ends_a_job_that_connects(tmp_path):
     import socket
 
@@ -401,6 +402,7 @@ def test_interrupting_the_caller_cancels_too(server):
         list(transfer.pull(supply(), limits=replace(HANGS, stop_s=60)))
 
 
+@pytest.mark.slow
 def test_importing_it_loads_no_library_and_a_local_pull_no_urllib3(tmp_path):
     (tmp_path / "w").write_bytes(b"abc")
     code = """

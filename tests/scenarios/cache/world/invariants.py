@@ -162,12 +162,13 @@ def check_the_users_files(world: World, disk: Mapping[Path, Node]) -> None:
                 + (" (replaced by a copy)" if now and now.content == node.content else "")
             )
     outside = world.base / "outside"
-    now = {path.relative_to(outside).as_posix(): n.content for path, n in disk.items() if outside in path.parents}
-    now = {
-        path: data for path, data in now.items() if outside / path not in disk or disk[outside / path].kind == "file"
+    files = {
+        path.relative_to(outside).as_posix(): node.content
+        for path, node in disk.items()
+        if outside in path.parents and node.kind == "file"
     }
-    if now != OUTSIDE:
-        raise Broken(f"the user's files outside the roots changed: {sorted(now)}, expected {sorted(OUTSIDE)}")
+    if files != OUTSIDE:
+        raise Broken(f"the user's files outside the roots changed: {sorted(files)}, expected {sorted(OUTSIDE)}")
 
 
 # (c) Every byte of ours has an owner
