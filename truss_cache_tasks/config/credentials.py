@@ -146,10 +146,10 @@ def _named_token(path: Path, entry: Entry, spec: TokenCredential) -> Credential:
     credential = _token_file(path, str(path))
     named = entry.runtime_secret_name != DEFAULT_SECRET
     if named and spec.begins_with and not credential.fields["token"].reveal().startswith(spec.begins_with):
-        store = "the Hub" if spec.is_hub else f"{entry.request.source.scheme}://"
+        found = "is no token of the Hub" if spec.is_hub else f"is no token of {entry.request.source.scheme}://"
         _fail(
             str(path),
-            f"is no token of {store}, expected one that begins with {' or '.join(spec.begins_with)}",
+            f"{found}, expected one that begins with {' or '.join(spec.begins_with)}",
             f"Let the entry name no secret, and set {spec.variables[0]} to a token that its server takes."
             if spec.variables
             else "Put a token of this store there.",
