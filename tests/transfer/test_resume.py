@@ -18,8 +18,7 @@ from truss_cache_tasks.errors import TransientError
 from truss_cache_tasks.events import Received, Warned
 from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import PlannedFile
-from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.partials import open_partial, sweep_partials
 
 PART = 64 << 10
@@ -144,7 +143,7 @@ def planned(body):
 
 
 def test_the_store_hands_over_what_a_dead_run_left_and_sweeps_the_rest(tmp_path):
-    place = CacheRoot(tmp_path, Layout.BUCKET)
+    place = flat_root(tmp_path)
     first = open_partial(place, planned(BODY))
     os.write(first.descriptor, b"abc")
     os.write(first.journal, b"line\n")
@@ -169,12 +168,11 @@ CHILD = """
     from transfer.test_resume import BODY, CUT, planned
     from truss_cache_tasks import transfer
     from truss_cache_tasks.model.listing import Location
-    from truss_cache_tasks.model.request import Layout
-    from truss_cache_tasks.store.layout import CacheRoot
+    from truss_cache_tasks.store.flat_layout import flat_root
     from truss_cache_tasks.store.partials import open_partial
 
     wanted = planned(BODY)
-    partial = open_partial(CacheRoot(Path(sys.argv[1]), Layout.BUCKET), wanted)
+    partial = open_partial(flat_root(Path(sys.argv[1])), wanted)
     job = transfer.Job(wanted.file, lambda: Location(sys.argv[2]), partial)
     print("begun", flush=True)
     for end in transfer.pull([job], lambda *_: print(".", flush=True), limits=CUT):

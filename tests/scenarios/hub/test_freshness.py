@@ -20,9 +20,9 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["hub", "mount", "volum
 
 def folder_of(machine, truss) -> Path:
     target = truss.target()
-    from truss_cache_tasks.operations.context import current_manifest
+    from truss_cache_tasks.operations.context import read_status
 
-    return target.place.root / current_manifest(target).folder
+    return target.root.path / read_status(target).manifest.folder
 
 
 def state(root: Path) -> dict[str, tuple[int, int, int]]:
