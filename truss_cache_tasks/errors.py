@@ -24,6 +24,7 @@ CacheTaskError
 from __future__ import annotations
 
 RUN_AGAIN = "Run the command again."  # the hints that more than one error has
+RESUME = "Run the command again: what is complete is kept."
 RUN_LATER = "Wait, then run the command again."
 
 

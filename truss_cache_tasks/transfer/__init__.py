@@ -56,7 +56,7 @@ def pull(
     Args:
         jobs: taken one by one, in the caller's thread and inside `next()` of the result, and only when fewer than
             `limits.files` were taken and not yet yielded: taking one may open a temporary or wait for a lock.
-        reporter: told, from worker threads, of Received, Retrying, Verified and Warned; None for nobody.
+        reporter: told, from worker threads, of Received, Retrying, Verified and Warned.
         cancel: asked some times a second in the caller's thread; what it raises ends this pull alone.
         limits: how much at once, and for how long; None for the defaults.
         network: proxies and certificates; None for no proxy and the system's certificates.

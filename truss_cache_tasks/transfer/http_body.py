@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
-from truss_cache_tasks.errors import IntegrityError, PermanentError, SourceChanged, WrongAnswer
+from truss_cache_tasks.errors import RUN_AGAIN, IntegrityError, PermanentError, SourceChanged, WrongAnswer
 from truss_cache_tasks.model.listing import Location, RemoteFile
 from truss_cache_tasks.network.connections import Answer
 from truss_cache_tasks.network.exchange import AnswerTooLong
@@ -193,12 +193,12 @@ def _check_version(
         raise BadResponse(WrongAnswer(said, hint=f"Let the server, or the proxy before it, send {name}."))
     if _strong(seen) != _strong(wanted):
         said = f"{file.path}: {host} answers with {name} {seen}, expected {wanted}"
-        raise BadResponse(SourceChanged(said, hint="Run it again."))
+        raise BadResponse(SourceChanged(said, hint=RUN_AGAIN))
     return seen
 
 
 def _strong(validator: str) -> str:
-    # Some proxies weaken an ETag, some stores send it bare; the digest judges the bytes.
+    # Some proxies weaken an ETag, some stores send it bare; the digest of the bytes decides.
     return validator.removeprefix("W/").strip('"')
 
 
@@ -225,6 +225,4 @@ def _check_range(file: RemoteFile, span: tuple[int, int], answer: Answer, host: 
 
 
 def _bad(file: RemoteFile, said: str) -> BadResponse:
-    return BadResponse(
-        IntegrityError(f"{file.path}: {said}", hint="Run it again; if it stays, the server is at fault.")
-    )
+    return BadResponse(IntegrityError(f"{file.path}: {said}", hint=f"{RUN_AGAIN} If it stays, look at the server."))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
-from truss_cache_tasks.errors import CacheTaskError, Stopped
+from truss_cache_tasks.errors import RESUME, CacheTaskError, Stopped
 from truss_cache_tasks.events import Reporter
 from truss_cache_tasks.network.cancel import CancelToken, WorkerToken
 from truss_cache_tasks.transfer.context import ProcessState, TransferContext, this_process
@@ -50,7 +50,7 @@ def run(
                 break
             yield scheduler.result(pull, cancel)
         if more:
-            raise Stopped("stopped before all files were asked for", hint="Run it again: what is complete is kept.")
+            raise Stopped("stopped before all files were asked for", hint=RESUME)
     finally:
         scheduler.close(pull)
 
@@ -147,7 +147,7 @@ class _Scheduler:
             except queue.Empty:
                 if not self._process.stopping:
                     cancel.check()
-                    self._wake()  # some may have gone away
+                    self._wake()  # some may wait now
                     continue
                 pull.gives_up_at = pull.gives_up_at or time.monotonic() + pull.context.limits.stop_s
                 if time.monotonic() < pull.gives_up_at:

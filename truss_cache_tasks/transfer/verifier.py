@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from truss_cache_tasks.errors import IntegrityError
+from truss_cache_tasks.errors import RUN_AGAIN, IntegrityError
 from truss_cache_tasks.model.hashing import (
     BLOCK,
     InOrder,
@@ -24,7 +24,7 @@ from truss_cache_tasks.transfer.body import BadResponse
 from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.parts import Part, overlapping, prefix
 
-_AGAIN = "Run it again; see docs/reference/errors.md."
+_AGAIN = f"{RUN_AGAIN} See docs/reference/errors.md."
 _ACCEPT = "Add --accept-unverified (TRUSS_CACHE_ACCEPT_UNVERIFIED=1) to take the file without a checksum of the store."
 
 
@@ -44,7 +44,7 @@ class OrderedHasher:
     def at(self) -> int:
         """Offset of the byte that is wanted next; the file's size at the end.
 
-        Read without the lock, on purpose: it only grows, and whoever finds it too small looks again under the lock.
+        Read without the lock, on purpose: it only grows, and a thread that finds it too small looks again under it.
         """
         return self.digests.at
 
