@@ -50,13 +50,13 @@ def workspace(folder: Path, config: str = CONFIG) -> Workspace:
 
 def fetch_all(opened: Workspace) -> Recorder:
     recorder = Recorder()
-    for target in opened.targets:
+    for target in opened.contexts:
         fetch(target, RunContext(id=opened.run, reporter=recorder))
     return recorder
 
 
 def reasons(opened: Workspace) -> dict[str, str]:
-    return {target.name: str(opened.read_status(target).verdict) for target in opened.targets}
+    return {target.name: str(opened.read_status(target).verdict) for target in opened.contexts}
 
 
 def test_a_registered_store_is_fetched_fresh_and_cleaned_like_ours(shelf: Shelf, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ class ShelfPlace:
 
 
 class TestShelf(SourceContract):
-    test_a_public_place_is_read_without_a_credential = None  # type: ignore[assignment]  # a shelf asks for a token
+    test_a_public_place_is_read_without_a_credential = None  # every shelf asks for a token
     names = PLAIN_NAMES + ODD_NAMES
 
     @pytest.fixture

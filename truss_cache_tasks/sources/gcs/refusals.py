@@ -18,7 +18,7 @@ from truss_cache_tasks.errors import (
     TransientError,
 )
 from truss_cache_tasks.model.listing import wrong_answer
-from truss_cache_tasks.network.exchange import BadResponse, TooSlow, find_cause
+from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status
 
@@ -89,7 +89,7 @@ def translate_errors(asked: Asked) -> Iterator[None]:
     what, who = asked.what, asked.origin or "the credential"
     try:
         yield
-    except BadResponse as exc:
+    except UnreadableAnswer as exc:
         raise wrong_answer(what, exc.found, exc.expected) from exc
     except requests.TooManyRedirects as exc:
         raise wrong_answer(what, f"more than {asked.redirects} redirects", "the answer itself") from exc

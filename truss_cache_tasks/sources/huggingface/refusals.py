@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from truss_cache_tasks.errors import RUN_AGAIN, RUN_LATER, AccessDenied, CacheTaskError, NotFound, TransientError
+from truss_cache_tasks.errors import (
+    RUN_AGAIN,
+    RUN_LATER,
+    AccessDenied,
+    CacheTaskError,
+    NotFound,
+    PermanentError,
+    TransientError,
+)
 from truss_cache_tasks.network.exchange import TooSlow, find_cause
 from truss_cache_tasks.network.proxies import proxy_refuses, proxy_status
-from truss_cache_tasks.network.retry import PermanentError, is_transient_status, retry_after_s
+from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 
 _RESOLVE = "Run the command again with -a: it resolves the revision anew."
 

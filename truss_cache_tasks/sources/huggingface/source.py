@@ -31,7 +31,7 @@ from truss_cache_tasks.model.listing import (
 )
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import Credential, NoCredential
-from truss_cache_tasks.network.exchange import BadResponse, Exchange, TooSlow, find_cause
+from truss_cache_tasks.network.exchange import Exchange, TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.huggingface.refusals import Refusals, header
 from truss_cache_tasks.sources.huggingface.session import Answer, get, open_session
@@ -132,7 +132,7 @@ class HuggingFaceSource:
         try:
             answer = get(session, url, query, self._headers, Exchange(self._network.limits, self._network.cancel))
         except Exception as exc:
-            if (bad := find_cause(exc, BadResponse)) is not None:
+            if (bad := find_cause(exc, UnreadableAnswer)) is not None:
                 raise wrong_answer(self._repo, bad.found, bad.expected) from exc
             if not isinstance(exc, (http_error, TooSlow, UnicodeError)):
                 raise

@@ -16,14 +16,15 @@ from truss_cache_tasks.errors import (
     ConfigError,
     CredentialError,
     NotFound,
+    PermanentError,
     SourceChanged,
     TransientError,
 )
 from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.network.exchange import BadResponse, TooSlow, find_cause
+from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
-from truss_cache_tasks.network.retry import PermanentError, is_transient_status, retry_after_s
+from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 
 CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")  # all that we ask of S3
 BAD_KEYS = {
@@ -190,7 +191,7 @@ def translate_errors(asked: Asked) -> Iterator[None]:
             f"{asked.what}: {asked.endpoint}: its certificate is not trusted",
             hint="For a certificate authority of your own set SSL_CERT_FILE or AWS_CA_BUNDLE.",
         ) from error
-    except BadResponse as error:
+    except UnreadableAnswer as error:
         raise wrong_answer(asked.what, error.found, error.expected) from error
     except (aws.ConnectionError, aws.HTTPClientError) as error:
         raise _unreachable(asked, error) from error
@@ -216,7 +217,7 @@ def _unreachable(asked: Asked, error: Any) -> CacheTaskError:
     endpoint = f"{asked.what}: {asked.endpoint}"
     if (status := proxy_status(error.kwargs.get("error"))) is not None:
         return proxy_refuses(endpoint, status)
-    if (bad := find_cause(error, BadResponse)) is not None:
+    if (bad := find_cause(error, UnreadableAnswer)) is not None:
         return wrong_answer(asked.what, bad.found, bad.expected)
     if (slow := find_cause(error, TooSlow)) is not None:
         return TransientError(f"{endpoint}: {slow}", hint=RUN_LATER)
