@@ -53,7 +53,7 @@ class Asked:
     Args:
         source: the entry's URI.
         what: the URI of the object that was read, or the entry's where it was listed.
-        action: `s3:ListBucket` or `s3:GetObject`, the permission that the call needs.
+        action: `s3:ListBucket`, `s3:GetObject` or `s3:GetObjectVersion`, the permission that the call needs.
         origin: where the credential was found; "" for none.
         endpoint: host and port.
         region: that the client was made for.
