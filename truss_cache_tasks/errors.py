@@ -24,8 +24,8 @@ CacheTaskError
 from __future__ import annotations
 
 RUN_AGAIN = "Run the command again."  # the hints that more than one error has
-RESUME = "Run the command again: what is complete is kept."
 RUN_LATER = "Wait, then run the command again."
+RESUME = f"{RUN_AGAIN} What is complete is kept."
 
 
 class CacheTaskError(Exception):

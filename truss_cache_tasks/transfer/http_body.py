@@ -215,14 +215,16 @@ def _check_range(file: RemoteFile, span: tuple[int, int], answer: Answer, host: 
     elif answer.status == 206:
         last = span[1] - 1 if span[1] < file.size else ""
         asked = "the whole file" if span == whole else f"bytes {span[0]}-{last} of {file.size}"
-        raise _bad(file, f"{host} answers with Content-Range {said[:60]!r}, want {asked}")
+        raise _bad(file, f"{host} answers with Content-Range {said[:60]!r}, expected {asked}")
     length = answer.headers.get("Content-Length", "")
     left = given[1] - given[0]
     # A range may be answered with less than was asked for (RFC 9110, 14.2), a whole file may not.
     if length.isdecimal() and (int(length) > left or (given == whole and int(length) < left)):
-        raise _bad(file, f"{host} announces {int(length)} bytes, want {left}")
+        raise _bad(file, f"{host} announces {int(length)} bytes, expected {left}")
     return given
 
 
 def _bad(file: RemoteFile, said: str) -> BadResponse:
-    return BadResponse(IntegrityError(f"{file.path}: {said}", hint=f"{RUN_AGAIN} If it stays, look at the server."))
+    return BadResponse(
+        IntegrityError(f"{file.path}: {said}", hint=f"{RUN_AGAIN} If it fails again, look at the server.")
+    )
