@@ -133,7 +133,7 @@ def test_a_revision_that_git_cannot_have_is_refused(revision, tmp_path):
         ("s3://b--use1-az4--x-s3/m", "'b--use1-az4--x-s3' names an S3 directory bucket"),
         ("s3://p--use1-az4--xa-s3", "'p--use1-az4--xa-s3' names an S3 directory bucket"),
         ("s3://../x", "is no bucket name"),
-        ("s3://b@x/p", "a user name or password stands in it"),
+        ("s3://b@x/p", "it holds a user name or password"),
         ("gs://b/p/../q", "'.' or '..' in the prefix"),
         ("GS://b", "Did you mean gs://?"),
         ("s3a://b", "Did you mean s3://?"),
@@ -189,7 +189,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(uri, tmp_path):
         message = str(refused(tmp_path, text))
         hint = refused(tmp_path, text).hint
         assert "hunter2" not in f"{message}{hint}"
-        assert message.endswith(": a user name or password stands in it")
+        assert message.endswith(": it holds a user name or password")
         assert hint.startswith("Credentials do not belong into a URI")
 
 

@@ -19,10 +19,10 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["hub", "mount", "volum
 
 
 def folder_of(machine, truss) -> Path:
-    target = truss.target()
+    context = truss.context()
     from truss_cache_tasks.operations.context import read_status
 
-    return target.root.path / read_status(target).manifest.folder
+    return context.root.path / read_status(context).manifest.folder
 
 
 def state(root: Path) -> dict[str, tuple[int, int, int]]:
