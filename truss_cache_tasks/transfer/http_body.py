@@ -124,7 +124,14 @@ def _get(
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
         with network_errors(file.path, host):
-            answer = pool_for(url, context).ask(url, sent, limits, context.token)
+            answer = pool_for(url, context).ask(
+                url,
+                sent,
+                context.token,
+                connect_s=limits.connect_s,
+                answer_s=limits.answer_s,
+                overhead=limits.overhead,
+            )
         target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
         if target is None:
             if url == location.url:
