@@ -234,6 +234,7 @@ def test_the_eight_changes_name_files_that_are_there():
             assert (ROOT / "truss_cache_tasks" / file).exists(), (change, file)
 
 
+@pytest.mark.slow
 def test_every_page_that_the_code_cites_is_there():
     for path in tracked():
         if path.suffix == ".py" and path != Path(__file__):

@@ -220,9 +220,8 @@ class _Reader:
         text = self.text(name)
         try:
             return None if text is None else rule(text)
-        except ValueError as expected:
-            found = f"{name}: got {text!r}, expected {expected}"
-            raise ConfigError(found, hint=f"Correct {name}, or unset it.") from None
+        except ValueError as want:
+            raise ConfigError(f"{name}: got {text!r}, expected {want}", hint=f"Correct {name}, or unset it.") from None
 
 
 def _boolean(text: str) -> bool:
