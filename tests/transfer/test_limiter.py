@@ -19,11 +19,12 @@ BODY = bytes(range(256)) * 1024
     "module",
     [
         "transfer.limiter",
-        "transfer.limits",
+        "network.settings",
         "transfer.parts",
         "network.retry",
         "network.exchange",
         "network.connections",
+        "network.proxies",
     ],
 )
 def test_the_examples_are_true(module):

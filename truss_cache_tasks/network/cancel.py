@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from truss_cache_tasks.errors import Stopped
+from truss_cache_tasks.errors import RESUME, Stopped
 
 _POLL_S = 0.05
 
@@ -34,7 +34,7 @@ class StopPoll:
     def check(self) -> None:
         """Raise Stopped if the function says so."""
         if self._stopped():
-            raise Stopped("stopped before it was complete", hint="Run it again: what is complete is kept.")
+            raise Stopped("stopped before it was complete", hint=RESUME)
 
     def wait(self, seconds: float) -> None:
         """Wait, and ask meanwhile."""
@@ -90,7 +90,7 @@ class WorkerToken:
     def check(self) -> None:
         """Raise Stopped if the work is cancelled."""
         if self.is_cancelled:
-            raise Stopped("stopped before it was complete", hint="Run it again: what is complete is kept.")
+            raise Stopped("stopped before it was complete", hint=RESUME)
 
     def wait(self, seconds: float) -> None:
         """Wait; raise Stopped as soon as the work is cancelled."""

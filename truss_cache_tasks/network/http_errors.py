@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import urllib3
 
-from truss_cache_tasks.errors import PermanentError, TransientError
+from truss_cache_tasks.errors import RESUME, PermanentError, TransientError
 from truss_cache_tasks.network.exchange import AnswerTooLong
 
 
@@ -37,7 +37,7 @@ def network_errors(subject: str, host: str) -> Iterator[None]:
         through = "the proxy to " if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) else ""
         raise TransientError(
             f"{subject}: {through}{host}: {_words(causes)}",
-            hint="Run it again when the network is back: what is complete is kept.",
+            hint=f"Check the network. {RESUME}",
         ) from exc
 
 

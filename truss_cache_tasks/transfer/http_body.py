@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
-from truss_cache_tasks.errors import IntegrityError, PermanentError, SourceChanged, WrongAnswer
+from truss_cache_tasks.errors import RUN_AGAIN, IntegrityError, PermanentError, SourceChanged, WrongAnswer
 from truss_cache_tasks.model.listing import Location, RemoteFile
 from truss_cache_tasks.network.connections import Answer
 from truss_cache_tasks.network.exchange import AnswerTooLong
@@ -193,7 +193,7 @@ def _check_version(
         raise BadResponse(WrongAnswer(said, hint=f"Let the server, or the proxy before it, send {name}."))
     if _strong(seen) != _strong(wanted):
         said = f"{file.path}: {host} answers with {name} {seen}, expected {wanted}"
-        raise BadResponse(SourceChanged(said, hint="Run it again."))
+        raise BadResponse(SourceChanged(said, hint=RUN_AGAIN))
     return seen
 
 
@@ -215,16 +215,16 @@ def _check_range(file: RemoteFile, span: tuple[int, int], answer: Answer, host: 
     elif answer.status == 206:
         last = span[1] - 1 if span[1] < file.size else ""
         asked = "the whole file" if span == whole else f"bytes {span[0]}-{last} of {file.size}"
-        raise _bad(file, f"{host} answers with Content-Range {said[:60]!r}, want {asked}")
+        raise _bad(file, f"{host} answers with Content-Range {said[:60]!r}, expected {asked}")
     length = answer.headers.get("Content-Length", "")
     left = given[1] - given[0]
     # A range may be answered with less than was asked for (RFC 9110, 14.2), a whole file may not.
     if length.isdecimal() and (int(length) > left or (given == whole and int(length) < left)):
-        raise _bad(file, f"{host} announces {int(length)} bytes, want {left}")
+        raise _bad(file, f"{host} announces {int(length)} bytes, expected {left}")
     return given
 
 
 def _bad(file: RemoteFile, said: str) -> BadResponse:
     return BadResponse(
-        IntegrityError(f"{file.path}: {said}", hint="Run it again; if it stays, the server is at fault.")
+        IntegrityError(f"{file.path}: {said}", hint=f"{RUN_AGAIN} If it fails again, look at the server.")
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
-from truss_cache_tasks.errors import CacheTaskError, Stopped
+from truss_cache_tasks.errors import RESUME, CacheTaskError, Stopped
 from truss_cache_tasks.events import Reporter
 from truss_cache_tasks.network.cancel import CancelToken, WorkerToken
 from truss_cache_tasks.transfer.context import ProcessState, TransferContext, this_process
@@ -50,7 +50,7 @@ def run(
                 break
             yield scheduler.result(pull, cancel)
         if more:
-            raise Stopped("stopped before all files were asked for", hint="Run it again: what is complete is kept.")
+            raise Stopped("stopped before all files were asked for", hint=RESUME)
     finally:
         scheduler.close(pull)
 
