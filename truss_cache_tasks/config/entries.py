@@ -13,7 +13,7 @@ DEFAULT_SECRET = "hf_access_token"  # Truss's default for runtime_secret_name
 
 @dataclass(frozen=True)
 class Entry:
-    """One `model_cache` (or `weights`) item, in the user's own words and in ours.
+    """One `model_cache` (or `weights`) item, as the user wrote it, and as the canonical request.
 
     Args:
         name: stable, readable, unique in its config: the sub-task's name (docs/contract.md).

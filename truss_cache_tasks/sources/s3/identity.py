@@ -1,4 +1,4 @@
-"""Who asks S3: a credential file or secret, else boto3's own chain, else anonymous."""
+"""The identity that S3 is asked with: a credential file or secret, else boto3's own chain, else anonymous."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors for what S3 and the way to it answer: never a value of a credential, never the server's own prose."""
+"""The errors for answers of S3 and of proxies: without values of a credential, and without the server's own text."""
 
 from __future__ import annotations
 
