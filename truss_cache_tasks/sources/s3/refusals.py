@@ -50,7 +50,7 @@ BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Th
 class Asked:
     """What was asked and by whom: everything that a refusal can be explained with.
 
-    Args:
+    Attributes:
         source: the entry's URI.
         what: the URI of the object that was read, or the entry's where it was listed.
         action: `s3:ListBucket`, `s3:GetObject` or `s3:GetObjectVersion`, the permission that the call needs.
