@@ -13,9 +13,9 @@ DEFAULT_SECRET = "hf_access_token"  # Truss's default for runtime_secret_name
 
 @dataclass(frozen=True)
 class Entry:
-    """One `model_cache` (or `weights`) item, in the user's own words and in ours.
+    """One `model_cache` (or `weights`) item, as the user wrote it, and as the canonical request.
 
-    Args:
+    Attributes:
         name: stable, readable, unique in its config: the sub-task's name (docs/contract.md).
         repo_id: the user's `repo_id`, or `source` of the `weights` form, as written.
         revision: the user's words; "main" for a Hub entry that gives none, "" for a bucket that gives none.
@@ -57,7 +57,7 @@ class Entry:
 class Config:
     """A whole config.yaml, as far as we read it.
 
-    Args:
+    Attributes:
         path: absolute path of the file.
         entries: 0..N, in the order of the file.
         warnings: one sentence each, with `file:line`, for stderr.
