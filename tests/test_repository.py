@@ -224,6 +224,14 @@ def test_every_module_that_the_docs_name_is_there():
             assert (ROOT / module).exists() or (ROOT / "truss_cache_tasks" / module).exists(), (page, module)
 
 
+def test_every_name_of_code_in_the_architecture_is_in_the_code():
+    source = "".join(path.read_text() for path in (ROOT / "truss_cache_tasks").rglob("*.py"))
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    names = {name.rpartition(".")[2] for name in re.findall(r"`([A-Za-z_][\w.]*)(?:\(\))?`", page)}
+    assert len(names) > 30
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", source)] == []
+
+
 def test_the_eight_changes_name_files_that_are_there():
     page = (ROOT / "docs" / "architecture.md").read_text()
     table = re.findall(r"^\| (.*?) \| (.*?) \| .* \|$", page.partition("## Where do I change")[2], re.MULTILINE)[1:9]
