@@ -10,7 +10,7 @@ CacheTaskError
 |-- WrongAnswer        look at the server
 |-- IntegrityError     run again, then look at the server
 |-- DiskError          free space, or make the disk writable
-|   `-- ForeignFile    move the file away, or let it be replaced
+|   `-- ForeignFile    move the file away, or allow its replacement
 |-- Collision          give one of two entries a folder of its own
 |-- UnsafeName         ignore the name by a pattern
 |-- LeadsOut           copy what a link leads to, ignore or allow it
@@ -67,7 +67,7 @@ class CredentialError(CacheTaskError):
 
 
 class WrongAnswer(CacheTaskError):
-    """A server says what no store says (a size that is text, a digest that is a path): look at the server."""
+    """A response has an invalid value (a size that is text, a digest that is a path): look at the server."""
 
 
 class IntegrityError(CacheTaskError):
@@ -79,7 +79,7 @@ class DiskError(CacheTaskError):
 
 
 class ForeignFile(DiskError):
-    """A file of the user's lies where a file of an entry is to be: move it away, or let it be replaced."""
+    """A file that this package did not make is at a path of an entry: move it away, or allow its replacement."""
 
 
 class Collision(CacheTaskError):
@@ -98,7 +98,7 @@ class TransientError(CacheTaskError):
     """The network or the store fails for now: wait. The only class that is retried.
 
     Attributes:
-        retry_after_s: that the server asks to wait, in seconds; None where it does not say.
+        retry_after_s: seconds to wait, as the server asks (`Retry-After`); None where it does not ask.
     """
 
     retry_after_s: float | None = None

@@ -1,8 +1,7 @@
-"""What happens during a run, as values, and the Reporter that is told of them.
+"""The events of a run, as values, and the Reporter that receives them.
 
-The core formats no sentence for a person: it tells a Reporter what happened, and listeners (the display, JSON lines, a
-history, a test) decide what to show. A layer that does not know the name of an entry leaves `entry` empty;
-`for_entry` fills it in on the way up.
+The core formats no text for people. It passes events to a Reporter; the display (`app/display.py`), tests and callers
+of `fetch` decide what to show. Code that does not know the name of an entry leaves `entry` empty; `for_entry` sets it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ class Event:
     """Something that happened to an entry.
 
     Attributes:
-        entry: the entry's name, "" until `for_entry` fills it in.
+        entry: the entry's name, "" until `for_entry` sets it.
     """
 
     entry: str = ""
@@ -90,7 +89,7 @@ class Retrying(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting(Event):
-    """Another process, or another entry of this one, holds a lock that is needed: told once, after a second.
+    """Another process, or another entry of this one, holds a lock that is needed: reported once, after a second.
 
     Attributes:
         lock: what it protects: the entry, one file that is being fetched, or the records of a cache root.
@@ -155,7 +154,7 @@ class Relisting(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Warned(Event):
-    """Something is not as its user may think; the run goes on.
+    """A warning; the run continues.
 
     Attributes:
         message: one line without `warning: `, no secret.
@@ -172,7 +171,10 @@ class Failed(Event):
 
 
 class Reporter(Protocol):
-    """Is told of events, from any thread. What it raises ends the run."""
+    """Receives events, from any thread. An exception that it raises ends the run of the entry.
+
+    `fetch` raises it after the other entries ended.
+    """
 
     def __call__(self, event: Event, /) -> None:
         """Take note of `event`."""
@@ -180,7 +182,7 @@ class Reporter(Protocol):
 
 
 def ignore_events(event: Event, /) -> None:
-    """The Reporter that takes no note."""
+    """Ignore the event: the default Reporter."""
 
 
 def for_entry(reporter: Reporter, entry: str) -> Reporter:

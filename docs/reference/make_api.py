@@ -11,6 +11,8 @@ from typing import Any
 
 import truss_cache_tasks
 from truss_cache_tasks import errors, events
+from truss_cache_tasks.model.stores import Store, register_store
+from truss_cache_tasks.sources.base import Source
 
 PAGE = Path(__file__).parent / "api.md"
 CONSTANTS = {"__version__": "the version of this package, such as `0.1.0`."}
@@ -19,6 +21,14 @@ HEAD = """\
 
 Made from docstrings by `doit docs`: edit those, not this page. `import truss_cache_tasks` reads and opens nothing; each
 name is loaded when it is first used. Names that are not on this page may change without notice.
+"""
+PROVISIONAL = """\
+## Stores of other packages
+
+Provisional: any version may change these names. A store is registered before a config is read that uses it, for example
+in the dodo.py. `truss_cache_tasks.sources.testing.SourceContract` has the tests of a `Source` (it imports pytest).
+`tests/servers/shelf.py` is a complete example. The values that a source gets and returns are in `model/request.py`,
+`model/listing.py`, `model/stores.py` and `network/settings.py`.
 """
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields):")
 NEWLINE = "\n"
@@ -41,6 +51,11 @@ def page() -> str:
         parts.append(f"## {title}: `{module.__name__}`\n\n{rendered(inspect.getdoc(module) or '')}")
         for value in own_members(module):
             parts += described(value, value.__name__, "###")
+    parts.append(PROVISIONAL)
+    for value in (register_store, Store, Source):
+        parts += described(value, f"{value.__module__}.{value.__name__}", "###")
+    for method in (Source.listing, Source.locate, Source.explain):
+        parts += described(method, f"Source.{method.__name__}", "####")
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
@@ -80,6 +95,8 @@ def signature(value: Any) -> str:
     given = inspect.signature(value)
     arguments: list[str] = []
     for parameter in given.parameters.values():
+        if parameter.name == "self":
+            continue
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in arguments:
             arguments.append("*")
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"

@@ -33,7 +33,6 @@ def test_every_variable_is_read():
         "TRUSS_SECRETS_DIR": "~/secrets",
         "HOME": "/home/me",
         "TRUSS_CACHE_PROJECT": "my-project.1",
-        "TRUSS_CACHE_LOCKED": "No",
         "TRUSS_CACHE_CONNECTIONS": "256",
         "TRUSS_CACHE_MAX_RATE": "1.5M",
         "TRUSS_CACHE_REPLACE": "1",

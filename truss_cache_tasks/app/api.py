@@ -73,10 +73,11 @@ def fetch(
     *,
     model_cache_dir: Path | str | None = None,
 ) -> Result:
-    """Make the entries of a config fresh, as the command `truss-cache` does: side by side, each by the least it needs.
+    """Make the entries of a config fresh, as the command `truss-cache` does.
 
-    May be called from several threads at once. Prints nothing and installs no signal handler: Ctrl-C raises
-    KeyboardInterrupt in the main thread, as in any program, and ends the run; what is complete is kept.
+    Up to 4 entries are worked on at a time, each with only the work that it needs. May be called from several threads
+    at once. Prints nothing and installs no signal handler: Ctrl-C raises KeyboardInterrupt in the main thread, as in
+    any program, and ends the run; what is complete is kept.
 
     >>> from truss_cache_tasks import fetch
     >>> result = fetch("examples/config.yaml", ["org/one"])      # doctest: +SKIP
@@ -87,9 +88,10 @@ def fetch(
         config: what `load_config` returned, or the config.yaml or its folder; None: TRUSS_CONFIG, else the current
             folder.
         names: which entries, by name; None: all.
-        reporter: told of every event of `truss_cache_tasks.events`, from several threads; those about one entry have
-            its name. What it raises ends the entry that it was told of, and is raised here once the others ended.
-        model_cache_dir: in place of /app/model_cache; TRUSS_MODEL_CACHE_DIR goes before it.
+        reporter: called with every event of `truss_cache_tasks.events`, from several threads; those about one entry
+            have its name. An exception that it raises ends the run of that entry, and is raised here after the other
+            entries ended.
+        model_cache_dir: in place of /app/model_cache; TRUSS_MODEL_CACHE_DIR takes precedence.
 
     Returns:
         What was done to each entry. An entry that fails is in it, and the others are fetched all the same.

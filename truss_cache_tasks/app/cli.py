@@ -284,8 +284,8 @@ COMMANDS = {
         _run,
         (
             _flag("-a", "--always", what="hash and resolve everything again"),
-            _flag("--replace", what="replace files at our paths that we did not make"),
-            _flag("--accept-unverified", what="take files whose ETag is no MD5 of them"),
+            _flag("--replace", what="replace foreign files at paths of an entry"),
+            _flag("--accept-unverified", what="accept files whose MD5-like ETag is not their MD5"),
         ),
     ),
     "clean": Command(
@@ -296,7 +296,7 @@ COMMANDS = {
     "why": Command(
         "say which entries are fresh, or which input changed",
         _why,
-        (_flag("--check", what="exit 1 unless a run would ask no server"),),
+        (_flag("--check", what="exit 1 if a run would have to read a store"),),
     ),
     "verify": Command("hash everything again, and name each bad file", _verify),
     "key": Command("print the portable cache key for CI", _key, takes=None),

@@ -25,7 +25,7 @@ def why(chosen: Chosen, write: Write, *, check: bool) -> int:
     """Write of each entry that it is fresh; or that it is stale, a line for each reason, and what a run would do.
 
     Returns:
-        1 with `check` if a run would ask a server for any entry, else 0.
+        1 with `check` if a run would have to read the store of any entry, else 0.
     """
     signals.install()
     asking = False

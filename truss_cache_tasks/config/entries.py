@@ -13,17 +13,17 @@ DEFAULT_SECRET = "hf_access_token"  # Truss's default for runtime_secret_name
 
 @dataclass(frozen=True)
 class Entry:
-    """One `model_cache` (or `weights`) item: as the user wrote it, and as it is understood.
+    """One `model_cache` (or `weights`) item: the fields as written, and the `Request` made of them.
 
     Attributes:
         name: stable, readable, unique in its config: the sub-task's name (docs/contract.md).
-        repo_id: the user's `repo_id`, or `source` of the `weights` form, as written.
+        repo_id: the user's `repo_id`, or `source` of a `weights` item, as written.
         revision: as written; "main" for a Hub entry that gives none, "" for a bucket that gives none.
         allow_patterns, ignore_patterns: as written; None where not given.
-        use_volume, volume_folder, mount_location: fields of the layout; mount_location is None outside `weights`.
+        use_volume, volume_folder, mount_location: fields of the layout; mount_location is None except for `weights`.
         runtime_secret_name: `hf_access_token` unless given; safe as a file name.
         secret_is_named: the entry itself sets the secret's name (a bucket looks at the secret only then).
-        request: what is asked for, in canonical form.
+        request: the canonical request of the entry.
         where: ``config.yaml:14: model_cache[1]``, for messages.
         config: absolute path of the config file.
         data_dir: absolute path of the Truss's `data_dir`.
@@ -49,7 +49,7 @@ class Entry:
 
     @property
     def key(self) -> RequestKey:
-        """The portable request key of what this entry asks."""
+        """The request key, the same on every machine."""
         return request_key(self.request)
 
 

@@ -45,12 +45,15 @@ VARIABLES = (
         "the project's id, where the path varies or is shared",
         "from the path",
     ),
-    Variable("TRUSS_CACHE_LOCKED", "1: model_cache.lock must be there and right (refused yet)", "0"),
-    Variable("TRUSS_CACHE_CONNECTIONS", f"connections of the whole process, 1 to {_MOST_CONNECTIONS}", "chosen"),
-    Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
-    Variable("TRUSS_CACHE_REPLACE", "1: replace files at our paths that nothing of ours made (else kept)", "0"),
     Variable(
-        "TRUSS_CACHE_ACCEPT_UNVERIFIED", "1: take a file whose ETag looks like an MD5 and is none (else refused)", "0"
+        "TRUSS_CACHE_CONNECTIONS",
+        f"connections of the whole process, 1 to {_MOST_CONNECTIONS}",
+        "at most 32, adapted to each host",
+    ),
+    Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
+    Variable("TRUSS_CACHE_REPLACE", "1: replace foreign files at the paths of an entry (else it fails)", "0"),
+    Variable(
+        "TRUSS_CACHE_ACCEPT_UNVERIFIED", "1: accept a file whose MD5-like ETag is not its MD5 (else it fails)", "0"
     ),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),

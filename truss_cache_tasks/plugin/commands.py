@@ -50,7 +50,7 @@ class Why(_OverEntries):
             "short": "",
             "type": bool,
             "default": False,
-            "help": "exit with 1 unless a run would ask no server",
+            "help": "exit 1 if a run would have to read a store",
         },
     )
 

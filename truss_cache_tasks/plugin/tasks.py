@@ -39,15 +39,15 @@ def cache_tasks(
             doit runs in.
         basename: the group's name; each entry is its sub-task.
         model_cache_dir: in place of /app/model_cache, relative to the file that calls this; TRUSS_MODEL_CACHE_DIR
-            goes before it.
+            takes precedence.
         clean: False: `doit clean` leaves these weights alone (`truss-cache clean` does it).
-        defer_errors: a broken config becomes a task that fails, so that other tasks still run (monorepos).
-        replace: False: a file at one of our paths that this package did not make is kept and fails its entry; True: it
-            is replaced. TRUSS_CACHE_REPLACE=1 says the same.
-        accept_unverified: True: a file whose ETag looks like an MD5 and is not that of its bytes is taken as
-            unverified, if two fetches gave the same bytes. TRUSS_CACHE_ACCEPT_UNVERIFIED=1 says the same.
-        follow_links: True: a link inside a `file://` source may lead out of it. TRUSS_CACHE_FOLLOW_LINKS=1 says the
-            same; config.yaml can say neither.
+        defer_errors: an invalid config becomes a task that fails, so that the other tasks still run (monorepos).
+        replace: False: a foreign file (one that this package did not make) at a path of an entry is kept and fails the
+            entry; True: it is replaced. TRUSS_CACHE_REPLACE=1 does the same.
+        accept_unverified: True: a file whose ETag looks like an MD5 but is not the MD5 of its bytes is accepted as
+            unverified, if two fetches gave equal bytes. TRUSS_CACHE_ACCEPT_UNVERIFIED=1 does the same.
+        follow_links: True: a link inside a `file://` source may lead out of it. TRUSS_CACHE_FOLLOW_LINKS=1 does the
+            same. config.yaml cannot set `replace`, `accept_unverified` or `follow_links`.
     """
     beside = Path(sys._getframe(1).f_globals.get("__file__") or "dodo.py").absolute().parent
     config = None if path is None else beside / path

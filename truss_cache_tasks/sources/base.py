@@ -1,4 +1,4 @@
-"""What a store's class answers: the listing of a request, and where one file of it can be read."""
+"""The protocol of a store's class: list a request, locate one file of it, explain a refused GET."""
 
 from __future__ import annotations
 

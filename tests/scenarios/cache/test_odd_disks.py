@@ -44,7 +44,7 @@ class Many:
 
 @pytest.fixture
 def make_many(truss: Truss, hub: Hub) -> Callable[[str], Many]:
-    """Return what makes a Truss of `model_cache` (the Hub cache, a volume, a local folder) or of `weights` (mounts)."""
+    """Return what makes a Truss of `model_cache` (the hub cache, a volume, a local folder) or of `weights` (mounts)."""
 
     def make(form: str) -> Many:
         commit = hub.create("org/name").commit(dict(FILES))
