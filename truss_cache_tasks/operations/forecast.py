@@ -22,7 +22,7 @@ class Forecast:
     """What a run would do to one entry.
 
     Args:
-        asks: whether it would ask a server.
+        asks: whether it would have to read the store.
         size: bytes that would come, as far as the records know them; None where only a listing can tell.
     """
 
