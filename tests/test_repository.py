@@ -183,6 +183,7 @@ def test_every_block_of_code_ends_and_every_row_has_the_cells_of_its_table(page:
     cells = 0
     fence = ""
     for line in map(str.strip, page.read_text().splitlines()):
+        assert not line.startswith(("<<<<<<<", ">>>>>>>")), line
         if found := re.match(r"`{2,}", line):
             assert found[0] == "```", line
             fence = "" if fence else line
@@ -221,6 +222,14 @@ def test_every_module_that_the_docs_name_is_there():
     for page in PAGES:
         for module in re.findall(r"`((?:\w+/)+\w+\.py)", page.read_text()):
             assert (ROOT / module).exists() or (ROOT / "truss_cache_tasks" / module).exists(), (page, module)
+
+
+def test_every_name_of_code_in_the_architecture_is_in_the_code():
+    source = "".join(path.read_text() for path in (ROOT / "truss_cache_tasks").rglob("*.py"))
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    names = {name.rpartition(".")[2] for name in re.findall(r"`([A-Za-z_][\w.]*)(?:\(\))?`", page)}
+    assert len(names) > 30
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", source)] == []
 
 
 def test_the_eight_changes_name_files_that_are_there():

@@ -33,7 +33,7 @@ def check(folder, text: str, start: str, says: str) -> None:
         ("a: 1\nmodel_cache:\n- org/name", "3: model_cache[0]", "Write `- repo_id: org/name`."),
         ("model_cache:\n- repo_id: a/b\n-", "3: model_cache[1]", "got nothing, expected a mapping"),
         ("model_cache: {}", "1: model_cache", "repo_id is missing"),
-        ("model_cache: !!set {a, b}", "1: model_cache", "want a list"),
+        ("model_cache: !!set {a, b}", "1: model_cache", "expected a list"),
         ("model_cache:\n- revision: v1", "2: model_cache[0]", "repo_id is missing"),
         ("model_cache:\n- repo_id:\n  revision: v1", "2: model_cache[0]", "repo_id is missing"),
         ("model_cache:\n- repo_id: ''", "2: model_cache[0].repo_id", "is empty"),
@@ -59,7 +59,11 @@ def check(folder, text: str, start: str, says: str) -> None:
         ("model_cache:\n- repo_id: gs://b\n  kind: gs", "3: model_cache[0].kind", "Did you mean gcs?"),
         ("model_cache:\n- repo_id: a/b\n  kind: azure", "3: model_cache[0].kind", "not supported yet"),
         ("model_cache:\n- repo_id: a/b\n  use_volume: true", "2: model_cache[0]", "use_volume without volume_folder"),
-        ("model_cache:\n- repo_id: a/b\n  use_volume: 'true'", "3: model_cache[0].use_volume", "want true or false"),
+        (
+            "model_cache:\n- repo_id: a/b\n  use_volume: 'true'",
+            "3: model_cache[0].use_volume",
+            "expected true or false",
+        ),
         ("model_cache:\n- repo_id: a/b\n  use_volume: 1", "3: model_cache[0].use_volume", "got 1"),
         ("model_cache: 1\nmodel_cache: 2", "2: model_cache", "given twice, on line 1 and on line 2"),
         (
@@ -67,16 +71,16 @@ def check(folder, text: str, start: str, says: str) -> None:
             "4: model_cache[0].revision",
             "on line 3 and on",
         ),
-        ("data_dir: [a]", "1: data_dir", "want a string"),
+        ("data_dir: [a]", "1: data_dir", "expected a string"),
         ("data_dir: 5", "1: data_dir", "Quote it"),
         ("data_dir: x\ndata_dir: y", "2: data_dir", "given twice"),
-        ("environment_variables: [a]", "1: environment_variables", "want a mapping"),
+        ("environment_variables: [a]", "1: environment_variables", "expected a mapping"),
         ("environment_variables:\n  HF_HOME: 5", "2: environment_variables.HF_HOME", 'Quote it: HF_HOME: "5"'),
-        ("environment_variables:\n  HF_HUB_CACHE: {}", "2: environment_variables.HF_HUB_CACHE", "want a string"),
+        ("environment_variables:\n  HF_HUB_CACHE: {}", "2: environment_variables.HF_HUB_CACHE", "expected a string"),
         ("environment_variables:\n  HF_HOME: ''", "2: environment_variables.HF_HOME", "is empty"),
         ("environment_variables:\n  HF_HOME: a\n  HF_HOME: b", "3: environment_variables.HF_HOME", "given twice"),
-        ("weights: {source: a}", "1: weights", "want a list"),
-        ("weights:\n- hf://a/b", "2: weights[0]", "want a mapping"),
+        ("weights: {source: a}", "1: weights", "expected a list"),
+        ("weights:\n- hf://a/b", "2: weights[0]", "expected a mapping"),
     ],
 )
 def test_a_wrong_shape_is_refused_at_its_line(text, start, says, tmp_path):
@@ -210,7 +214,7 @@ def test_an_at_sign_that_holds_no_credential_is_taken(uri):
 @pytest.mark.parametrize(
     ("written", "item", "says"),
     [
-        ("'*.bin'", "", "want a list of patterns"),
+        ("'*.bin'", "", "expected a list of patterns"),
         ("{a: b}", "", "got a mapping"),
         ("5", "", "got 5"),
         ("['*.bin', 5]", "[1]", 'Quote it: - "5"'),
@@ -282,7 +286,7 @@ def test_the_name_of_a_secret_is_no_path(name, tmp_path):
         ("source: hf://a/b\n  mount_location: /m\n  revision: x", "4: weights[0].revision", "hf://org/name@REVISION"),
         ("source: s3://b/p@v1\n  mount_location: /m", "2: weights[0].source", "s3:// has no @revision"),
         ("source: http://b/p\n  mount_location: /m", "2: weights[0].source", "http:// is not supported"),
-        ("source: hf://a/b\n  mount_location: /m\n  auth: x", "4: weights[0].auth", "want a mapping"),
+        ("source: hf://a/b\n  mount_location: /m\n  auth: x", "4: weights[0].auth", "expected a mapping"),
         ("source: hf://a/b\n  mount_location: /m\n  auth: {foo: x}", "4: weights[0].auth.foo", "unknown key"),
         (
             "source: hf://a/b\n  mount_location: /m\n  auth: {auth_method: AWS_ODIC}",

@@ -366,3 +366,18 @@ def test_the_program_of_the_docs_fetches_and_says_what_it_did(example: Truss):
     assert (ran.code, ran.err) == (0, ""), ran.text
     assert ran.out.splitlines()[0] == "weights: 1 files, 1239748 bytes to fetch"
     assert ran.out.splitlines()[1] == f"weights fetched {example.folder / 'cache' / 'weights'}"
+
+
+@running("quickstart")
+def test_the_recipe_for_a_build_server_runs_as_it_is_written(example: Truss):
+    shutil.copytree(example.folder, example.folder / "my-truss", ignore=shutil.ignore_patterns("my-truss"))
+    page = (ROOT / "docs" / "how-to" / "build-server.md").read_text()
+    (recipe,) = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    ran = example.run(["sh", "-euc", recipe])
+    assert ran.code == 0, ran.text
+    assert ran.out == "weights: fresh\n"
+    assert tree(example.folder / "cache" / "model_cache") == {
+        "weights/silero_vad_16k.safetensors": (EXAMPLES / "quickstart/weights/silero_vad_16k.safetensors").read_bytes()
+    }
+    again = example.run(["sh", "-euc", recipe])
+    assert again.err == "1 entry fresh, nothing to do\n"

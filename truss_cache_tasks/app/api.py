@@ -89,7 +89,7 @@ def fetch(
         names: which entries, by name; None: all.
         reporter: told of every event of `truss_cache_tasks.events`, from several threads; those about one entry have
             its name. What it raises ends the entry that it was told of, and is raised here once the others ended.
-        model_cache_dir: in place of /app/model_cache; TRUSS_MODEL_CACHE_DIR is above it.
+        model_cache_dir: in place of /app/model_cache; TRUSS_MODEL_CACHE_DIR goes before it.
 
     Returns:
         What was done to each entry. An entry that fails is in it, and the others are fetched all the same.

@@ -215,7 +215,7 @@ def _fields(text: str, spec: JsonCredential, origin: str) -> dict[str, Secret]:
 
 def _string(found: Mapping[str, Any], name: str, origin: str) -> str:
     if not isinstance(found[name], str):
-        _fail(origin, f"{name}: want a string", f'Write "{name}": "VALUE".')
+        _fail(origin, f"{name}: expected a string", f'Write "{name}": "VALUE".')
     return str(found[name])
 
 

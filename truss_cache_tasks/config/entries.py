@@ -13,17 +13,17 @@ DEFAULT_SECRET = "hf_access_token"  # Truss's default for runtime_secret_name
 
 @dataclass(frozen=True)
 class Entry:
-    """One `model_cache` (or `weights`) item, in the user's own words and in ours.
+    """One `model_cache` (or `weights`) item: as the user wrote it, and as it is understood.
 
-    Args:
+    Attributes:
         name: stable, readable, unique in its config: the sub-task's name (docs/contract.md).
         repo_id: the user's `repo_id`, or `source` of the `weights` form, as written.
-        revision: the user's words; "main" for a Hub entry that gives none, "" for a bucket that gives none.
+        revision: as written; "main" for a Hub entry that gives none, "" for a bucket that gives none.
         allow_patterns, ignore_patterns: as written; None where not given.
-        use_volume, volume_folder, mount_location: the layout fields; mount_location is None save in the `weights` form.
-        runtime_secret_name: DEFAULT_SECRET unless given; safe as a file name.
+        use_volume, volume_folder, mount_location: fields of the layout; mount_location is None outside `weights`.
+        runtime_secret_name: `hf_access_token` unless given; safe as a file name.
         secret_is_named: the entry itself sets the secret's name (a bucket looks at the secret only then).
-        request: what is asked, in canonical words.
+        request: what is asked for, in canonical form.
         where: ``config.yaml:14: model_cache[1]``, for messages.
         config: absolute path of the config file.
         data_dir: absolute path of the Truss's `data_dir`.
@@ -55,9 +55,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole config.yaml, as far as we read it.
+    """A whole config.yaml, as far as it is read.
 
-    Args:
+    Attributes:
         path: absolute path of the file.
         entries: 0..N, in the order of the file.
         warnings: one sentence each, with `file:line`, for stderr.

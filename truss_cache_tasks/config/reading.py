@@ -23,7 +23,7 @@ _ALMOST = {"modelcache": "model_cache", "modelcaches": "model_cache", "hfcache":
 
 
 def load_config(path: str | Path) -> Config:
-    """Read and check a whole config file; nothing is asked of disk or network but that file.
+    """Read and check a whole config file. No other file is read, and no server is asked.
 
     Args:
         path: the file, or the folder that holds config.yaml (or config.yml); relative to the working folder.

@@ -64,7 +64,7 @@ class WorkerToken:
     Attributes:
         is_cancelled: written by any thread and read without a lock, on purpose: it only ever turns True.
         is_waiting: the thread waits for something that is no connection of ours. Read without a lock, on purpose:
-            the scheduler asks again at each change, and is told of the end of a wait by nobody.
+            the scheduler looks again at each change, and at least once a second.
         connection: what `cancel` shuts down.
         writing: held around each write and the check before it.
     """

@@ -38,14 +38,14 @@ def cache_tasks(
         path: config.yaml or its folder, relative to the file that calls this; None: TRUSS_CONFIG, else the folder that
             doit runs in.
         basename: the group's name; each entry is its sub-task.
-        model_cache_dir: in place of /app/model_cache, relative to the file that calls this; TRUSS_MODEL_CACHE_DIR is
-            above it.
+        model_cache_dir: in place of /app/model_cache, relative to the file that calls this; TRUSS_MODEL_CACHE_DIR
+            goes before it.
         clean: False: `doit clean` leaves these weights alone (`truss-cache clean` does it).
-        defer_errors: a broken config becomes a task that fails, so that other tasks work on (monorepos).
-        replace: a file at one of our paths that nothing of ours made is kept and fails the entry by name; True: it is
-            replaced. TRUSS_CACHE_REPLACE=1 says the same.
-        accept_unverified: True: a file whose ETag looks like an MD5 and is none of its bytes, which came equal twice,
-            is taken without a digest of the store. TRUSS_CACHE_ACCEPT_UNVERIFIED=1 says the same.
+        defer_errors: a broken config becomes a task that fails, so that other tasks still run (monorepos).
+        replace: False: a file at one of our paths that this package did not make is kept and fails its entry; True: it
+            is replaced. TRUSS_CACHE_REPLACE=1 says the same.
+        accept_unverified: True: a file whose ETag looks like an MD5 and is not that of its bytes is taken as
+            unverified, if two fetches gave the same bytes. TRUSS_CACHE_ACCEPT_UNVERIFIED=1 says the same.
         follow_links: True: a link inside a `file://` source may lead out of it. TRUSS_CACHE_FOLLOW_LINKS=1 says the
             same; config.yaml can say neither.
     """

@@ -38,10 +38,11 @@ from truss_cache_tasks.network.retry import (
     retry_after_s,
     rule_for,
 )
+from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.transfer.body import BadResponse, HttpStatusError, LocalBody, host_of, is_local
 from truss_cache_tasks.transfer.context import TransferContext, this_process
 from truss_cache_tasks.transfer.job import Explain
-from truss_cache_tasks.transfer.limits import Limits, Network
+from truss_cache_tasks.transfer.limits import Limits
 
 _EARLY_S = 5.0  # a location this near to its expiry is asked for again
 _POLL_S = 0.05

@@ -124,7 +124,14 @@ def _get(
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
         with network_errors(file.path, host):
-            answer = pool_for(url, context).ask(url, sent, limits, context.token)
+            answer = pool_for(url, context).ask(
+                url,
+                sent,
+                context.token,
+                connect_s=limits.connect_s,
+                answer_s=limits.answer_s,
+                overhead=limits.overhead,
+            )
         target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
         if target is None:
             if url == location.url:
@@ -198,7 +205,7 @@ def _check_version(
 
 
 def _strong(validator: str) -> str:
-    # Some proxies weaken an ETag, some stores send it bare; the digest judges the bytes.
+    # Some proxies weaken an ETag, some stores send it bare; the digest of the bytes decides.
     return validator.removeprefix("W/").strip('"')
 
 

@@ -44,7 +44,7 @@ class OrderedHasher:
     def at(self) -> int:
         """Offset of the byte that is wanted next; the file's size at the end.
 
-        Read without the lock, on purpose: it only grows, and whoever finds it too small looks again under the lock.
+        Read without the lock, on purpose: it only grows, and a thread that finds it too small looks again under it.
         """
         return self.digests.at
 

@@ -1,4 +1,4 @@
-"""The errors for what S3 and the way to it answer: never a value of a credential, never the server's own prose."""
+"""The errors for answers of S3 and of proxies: without values of a credential, and without the server's own text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from truss_cache_tasks.errors import (
 from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
-from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
+from truss_cache_tasks.network.proxies import is_permanent, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 
 CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")  # all that we ask of S3
@@ -50,7 +50,7 @@ BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Th
 class Asked:
     """What was asked and by whom: everything that a refusal can be explained with.
 
-    Args:
+    Attributes:
         source: the entry's URI.
         what: the URI of the object that was read, or the entry's where it was listed.
         action: `s3:ListBucket`, `s3:GetObject` or `s3:GetObjectVersion`, the permission that the call needs.
@@ -185,7 +185,7 @@ def translate_errors(asked: Asked) -> Iterator[None]:
     except aws.ParamValidationError as error:
         raise NotFound(f"{asked.what}: not a bucket name", hint="Correct the bucket in repo_id.") from error
     except aws.SSLError as error:
-        if not is_hopeless(error):
+        if not is_permanent(error):
             raise TransientError(f"{asked.what}: {asked.endpoint}: TLS failed", hint=RUN_LATER) from error
         raise PermanentError(
             f"{asked.what}: {asked.endpoint}: its certificate is not trusted",
