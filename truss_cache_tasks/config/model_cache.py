@@ -37,7 +37,7 @@ _SECRET_NAME = re.compile(r"[-._a-zA-Z0-9]{1,253}")  # Truss's own rule for the 
 class Context:
     """What every entry of one config shares.
 
-    Args:
+    Attributes:
         config: absolute path of the file.
         data_dir: absolute path of the Truss's data folder.
         hub_env: as in Entry.

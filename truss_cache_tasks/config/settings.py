@@ -61,7 +61,7 @@ VARIABLES = (
 class Settings:
     """Everything that the process's environment says, read once and checked.
 
-    Args:
+    Attributes:
         config: TRUSS_CONFIG as written, or None.
         model_cache_dir: TRUSS_MODEL_CACHE_DIR, absolute, or None.
         mount_root: TRUSS_MOUNT_ROOT, absolute, or None.

@@ -179,7 +179,7 @@ class InOrder:
             pieces: some or all of it, in order.
 
         Raises:
-            ValueError: nobody here knows the algorithm.
+            ValueError: the algorithm is unknown.
         """
         if want.algorithm not in _IN_ORDER:
             raise ValueError(f"unknown digest algorithm {want.algorithm!r}")

@@ -24,7 +24,7 @@ _HINT = "Check the endpoint variables, and what is on the way: a mirror or a pro
 class Digest:
     """A digest with its algorithm, as the store gives it.
 
-    Args:
+    Attributes:
         algorithm: `sha256`, `git-sha1` (of ``blob {size}\\0`` + data), `sha1`, `md5`, `crc32`, `crc32c` or `crc64nvme`.
         value: lower-case hex; CRCs big-endian and zero-padded to their width.
         parts: sizes in bytes of the parts of a composite S3 checksum (`value` is then the digest of the parts'
@@ -49,7 +49,7 @@ class Digest:
 class RemoteFile:
     """One file of one pinned revision, as the store lists it.
 
-    Args:
+    Attributes:
         path: relative to the entry's repo or prefix, POSIX, never empty; not yet checked for safety.
         size: bytes.
         version: the store's own name for exactly these bytes (git blob id, ETag, generation, mtime and size).
@@ -108,7 +108,7 @@ UNPINNED = Pins()
 class Listing:
     """Every file of one pinned revision, unfiltered.
 
-    Args:
+    Attributes:
         revision: the commit that a Hub revision resolved to; "" for buckets and folders.
         files: 0..N files, in any order, folder markers left out.
         warnings: one sentence each, for people.
@@ -125,7 +125,7 @@ class Listing:
 class Location:
     """Where one file can be read by ranges now.
 
-    Args:
+    Attributes:
         url: http(s), or `file://` + absolute quoted path; holds no secret.
         headers: for every GET, Authorization included; never printed.
         validator: names the version, as every answer says it: an ETag (quoted as on the wire), a generation, or for

@@ -72,7 +72,7 @@ def _above(pattern: str, prefix: str) -> str:
 class _Token(NamedTuple):
     """One token of a `weights` pattern.
 
-    Args:
+    Attributes:
         takes: whether a character is this token's last, so that the next token's turn has come.
         stays: whether a character belongs to this token and more of them may follow.
         skips: how many tokens further one may go without any character.

@@ -21,7 +21,7 @@ RECORDS = ".truss_cache"  # our own folder in every cache root; no file of an en
 class PlannedFile:
     """One file of a plan.
 
-    Args:
+    Attributes:
         file: as the store lists it.
         path: where it will be visible, relative to the cache root, POSIX, safe.
         content_id: names these bytes: equal ids are equal bytes (never the other way round).
@@ -38,7 +38,7 @@ class PlannedFile:
 class Plan:
     """What an entry will have: 1..N files of one pinned revision.
 
-    Args:
+    Attributes:
         folder: what users open, relative to the cache root ("" for the root itself): the snapshot, the prefix's
             folder, the volume, the mount, or the one file.
     """

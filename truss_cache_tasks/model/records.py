@@ -33,7 +33,7 @@ def parse_digest(text: str) -> Digest | None:
 class FileRecord:
     """One file of a manifest.
 
-    Args:
+    Attributes:
         path: where it is visible, relative to the cache root.
         size: bytes.
         mtime_ns: of the bytes (link target), as last seen whole.
@@ -64,7 +64,7 @@ class FileRecord:
 class Manifest:
     """What one request resolved to in one cache root: the commit record, and the only truth about bytes.
 
-    Args:
+    Attributes:
         key: the request key.
         request: its canonical form.
         revision: the commit of a Hub repo, else "".
@@ -106,7 +106,7 @@ class Manifest:
 class Claim:
     """One project's use of one manifest.
 
-    Args:
+    Attributes:
         request: the request key; `form` its canonical form, so that a change can be named.
         fingerprint: of the credential file that got it, or None.
         when: seconds since the epoch, UTC.
@@ -132,7 +132,7 @@ class Claim:
 class Claims:
     """All claims of one project in one root.
 
-    Args:
+    Attributes:
         former: requests of entries that left the config, whose bytes still lie here.
         roots: absolute paths of all cache roots that the project's config ever had while it claimed here.
     """
@@ -155,7 +155,7 @@ class Pin:
 class Project:
     """Whose claims are ours.
 
-    Args:
+    Attributes:
         id: TRUSS_CACHE_PROJECT, else the digest of the config's real path; a file name.
         config: path of the config file, for people, and to tell its gone entries from another config's.
         entries: claim name -> request key, of the whole config.

@@ -28,7 +28,7 @@ class Dialect(Enum):
 class SourceRef:
     """A parsed source URI.
 
-    Args:
+    Attributes:
         scheme: of its store, the first one of the row (model/stores.py).
         root: `org/name`, the bucket, or the path of a `file://` URI as the user wrote it.
         prefix: object prefix without slashes at either end; "" for a whole bucket, a Hub repo and a folder.
@@ -54,7 +54,7 @@ class SourceRef:
 class Request:
     """What is asked: equal requests have equal keys on every machine.
 
-    Args:
+    Attributes:
         source: the store and what of it.
         revision: Hub only (branch, tag, commit, `refs/pr/N`); "" elsewhere.
         allow: patterns as the user wrote them; None keeps all, () keeps nothing.

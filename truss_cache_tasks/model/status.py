@@ -47,7 +47,7 @@ class Verdict:
 class Evidence:
     """What the disk says, as values.
 
-    Args:
+    Attributes:
         claim: of this project, under this name or (entries swapped) with this entry's request; None without one.
         manifest: of this entry's request key, None if there is none; `unreadable` says why where a file is there.
         stats: path of every manifest file -> (size in bytes, mtime in ns) of what it leads to; None where missing.

@@ -26,7 +26,7 @@ _UNSEEN = 256  # bytes that a read of unknown size counts as
 class ExchangeLimits:
     """How long a request may take, and how much its answer may be. Times in seconds, sizes in bytes.
 
-    Args:
+    Attributes:
         connect_s: to connect.
         head_s: from the request to the end of the answer's headers, interim answers (1xx) included.
         stall_s: without one byte of the body.

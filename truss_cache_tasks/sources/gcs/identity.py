@@ -76,7 +76,7 @@ def _from_key(credential: Credential, network: Network) -> Identity:
             f"{credential.origin}: private_key is not a readable RSA key",
             hint="Download the key of the service account again.",
         ) from None
-    return Identity(credentials, f"{credential.origin} ({info['client_email']})", asking(network))
+    return Identity(credentials, f"{credential.origin} ({info['client_email']})", make_transport(network))
 
 
 def _from_environment(network: Network) -> Identity | None:
@@ -97,7 +97,7 @@ def _application_default(network: Network) -> Identity | None:
     warnings.filterwarnings("ignore", "Your application has authenticated using end user credentials", UserWarning)
     named = network.variable("GOOGLE_APPLICATION_CREDENTIALS")
     try:
-        credentials, _ = google.auth.default(scopes=SCOPES, request=asking(network, seeking=True))
+        credentials, _ = google.auth.default(scopes=SCOPES, request=make_transport(network, seeking=True))
     except (DefaultCredentialsError, ValueError, OSError) as exc:
         if named:
             raise CredentialError(
@@ -110,19 +110,22 @@ def _application_default(network: Network) -> Identity | None:
             ) from exc
         return None
     if isinstance(credentials, compute_engine.Credentials):
-        identity = Identity(credentials, "the metadata server's service account", asking(network))
+        identity = Identity(credentials, "the metadata server's service account", make_transport(network))
         try:
             identity.headers()
         except GoogleAuthError:  # a machine without a service account
             return None
         return identity
-    return Identity(credentials, "GOOGLE_APPLICATION_CREDENTIALS" if named else "gcloud's login", asking(network))
+    origin = "GOOGLE_APPLICATION_CREDENTIALS" if named else "gcloud's login"
+    return Identity(credentials, origin, make_transport(network))
 
 
-def asking(network: Network, *, seeking: bool = False) -> Any:
-    """Return google.auth's transport, bounded; a token server that is busy raises TransientError there.
+def make_transport(network: Network, *, seeking: bool = False) -> Any:
+    """Return google.auth's transport, bounded in time and size; a busy token server raises TransientError.
 
-    While `seeking`, a metadata server that does not answer once, shortly, is not there, and is not asked again.
+    Args:
+        seeking: credentials are looked for. A metadata server that does not answer its first request within a second
+            counts as absent, and is not asked again.
     """
     from google.auth.exceptions import TransportError
     from google.auth.transport.requests import Request
@@ -146,7 +149,7 @@ def asking(network: Network, *, seeking: bool = False) -> Any:
                 return seek(url, method, body=body, headers=headers, **more)
         except TransportError:
             absent = True
-        return _Nobody()
+        return _NoMetadataServer()
 
     return request
 
@@ -160,7 +163,7 @@ def _unless_busy(url: str, response: Any) -> Any:
     raise error
 
 
-class _Nobody:
+class _NoMetadataServer:
     """The answer of a metadata server that is not there; google.auth tries other errors again, with pauses."""
 
     status = 404

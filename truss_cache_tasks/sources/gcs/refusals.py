@@ -1,4 +1,4 @@
-"""The errors for what Google Cloud Storage, its token servers and the way to them answer."""
+"""The errors for answers of Google Cloud Storage, of its token servers, and of proxies."""
 
 from __future__ import annotations
 

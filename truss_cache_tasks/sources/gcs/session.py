@@ -1,4 +1,4 @@
-"""requests' sessions, each of whose requests is an Exchange. Imports requests: import it where that is wanted."""
+"""requests' sessions, each of whose requests is an Exchange. Importing it imports requests."""
 
 from __future__ import annotations
 

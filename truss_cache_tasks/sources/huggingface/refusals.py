@@ -25,7 +25,7 @@ _RESOLVE = "Run the command again with -a: it resolves the revision anew."
 class Refusals:
     """The errors for what the Hub refuses about one repo to one token.
 
-    Args:
+    Attributes:
         repo: `org/name`.
         endpoint: URL of the Hub, without a slash at its end.
         origin: where the token was found; None without a token.

@@ -1,4 +1,4 @@
-"""Who asks S3: a credential file or secret, else boto3's own chain, else anonymous."""
+"""The identity that S3 is asked with: a credential file or secret, else boto3's own chain, else anonymous."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FALLBACK_REGION = "us-east-1"  # answers for buckets of every region with where 
 class Identity:
     """A credential and where it came from.
 
-    Args:
+    Attributes:
         origin: for people; "" for anonymous.
         credentials: botocore's, perhaps refreshing themselves; None for anonymous.
         session: botocore's, bound to them; makes clients under `SESSIONS` only.

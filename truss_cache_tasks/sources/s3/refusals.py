@@ -1,4 +1,4 @@
-"""The errors for what S3 and the way to it answer: never a value of a credential, never the server's own prose."""
+"""The errors for answers of S3 and of proxies: without values of a credential, and without the server's own text."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Th
 class Asked:
     """What was asked and by whom: everything that a refusal can be explained with.
 
-    Args:
+    Attributes:
         source: the entry's URI.
         what: the URI of the object that was read, or the entry's where it was listed.
         action: `s3:ListBucket`, `s3:GetObject` or `s3:GetObjectVersion`, the permission that the call needs.

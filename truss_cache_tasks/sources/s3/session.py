@@ -1,4 +1,4 @@
-"""botocore's client, each of whose requests is an Exchange. Imports botocore: import it where that is wanted."""
+"""botocore's client, each of whose requests is an Exchange. Importing it imports botocore."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""S3 and what speaks its protocol: botocore lists, looks and signs; the bytes are read by URL and headers."""
+"""S3 and what speaks its protocol: botocore lists and looks at objects; we sign the GETs that read their bytes."""
 
 from __future__ import annotations
 
@@ -62,8 +62,6 @@ class S3Source:
 
     def __repr__(self) -> str:
         return f"S3Source({str(self._source)!r})"
-
-    # The two questions
 
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Return every object below the prefix.
@@ -246,7 +244,7 @@ class S3Source:
         version = {"VersionId": file.version_id} if file.version_id else {}
         return {"Bucket": self._source.root, "Key": file.key, **version}
 
-    # The way there
+    # The client
 
     def _client(self) -> tuple[Any, Identity]:
         with self._lock:
