@@ -14,9 +14,10 @@ from dataclasses import replace
 import pytest
 from servers.faults import FaultServer
 
-from transfer.conftest import FAST, Scratch, job_for, on_received, pull_one
+from transfer.conftest import FAST, Scratch, job_for, on_received, pull_one, sha256
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import AccessDenied, DiskError, SourceChanged, Stopped
+from truss_cache_tasks.events import Received, Verified
 from truss_cache_tasks.model.listing import Location
 from truss_cache_tasks.transfer.context import this_process
 
@@ -506,3 +507,16 @@ def test_memory_stays_at_a_buffer_for_each_worker(server):
 def test_scratch_is_the_kind_of_partial_that_the_engine_asks_for():
     partial: transfer.Partial = Scratch()
     assert partial.descriptor > 2
+
+
+@pytest.mark.parametrize("digest", ["sha256", None])
+def test_a_file_is_told_as_verified_once_and_after_all_its_bytes(server, digest):
+    told = []
+    assert isinstance(
+        pull_one(job_for(server.add("/w", BODY), BODY, digest=digest), reporter=told.append), transfer.Done
+    )
+    *received, verified = told
+    assert sum(event.size for event in received) == len(BODY)
+    assert {type(event) for event in received} == {Received}
+    text = "" if digest is None else f"sha256:{sha256(BODY).value}"
+    assert verified == Verified(path="w.bin", size=len(BODY), digest=text)

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
@@ -48,11 +48,14 @@ def find_config(path: Path) -> Path:
     return path
 
 
-def read_document(path: Path) -> Value | None:
+def read_document(path: Path, loader: Any = _LOADER) -> Value | None:
     """Return the root mapping of the YAML file at `path`, or None for a file that says nothing.
 
     No value is constructed. Aliases are one node each, however often they are used; what they would expand to is
     counted, and cycles are refused, so that walking the result ends; its depth is bounded, so that recursion does.
+
+    Args:
+        loader: a loader class of PyYAML.
 
     Raises:
         ConfigError: unreadable, not UTF-8, not YAML, several documents, nested too deeply, an alias bomb, or no
@@ -60,7 +63,7 @@ def read_document(path: Path) -> Value | None:
     """
     file = shown_path(path)
     text = _decoded(_read(path, file), file)
-    root = _composed(text, file)
+    root = _composed(text, file, loader)
     if root is None or root.tag == "tag:yaml.org,2002:null":
         return None
     _refuse_depth(root, file)
@@ -157,10 +160,10 @@ def _decoded(data: bytes, file: str) -> str:
         raise ConfigError(message, hint="Save the file as UTF-8.") from None
 
 
-def _composed(text: str, file: str) -> Node | None:
+def _composed(text: str, file: str, loader: Any) -> Node | None:
     """Compose the one document. The messages of PyYAML hold no values of the file, its snippets do: left out."""
     try:
-        return _compose(text, file)
+        return _compose(text, file, loader)
     except yaml.MarkedYAMLError as why:
         mark = why.problem_mark or why.context_mark
         if mark and "maximum nesting depth" in str(why.problem):  # libyaml's own limit, 1000
@@ -174,15 +177,15 @@ def _composed(text: str, file: str) -> Node | None:
         raise ConfigError(message, hint="Remove the control character.") from None
 
 
-def _compose(text: str, file: str) -> Node | None:
-    loader = _LOADER(text)
+def _compose(text: str, file: str, loader: Any) -> Node | None:
+    stream = loader(text)
     try:
-        root: Node | None = loader.get_single_node()
+        root: Node | None = stream.get_single_node()
         return root
     except RecursionError:  # of the loader without libyaml
-        _too_deep(file, loader.line + 1)
+        _too_deep(file, stream.line + 1)
     finally:
-        loader.dispose()
+        stream.dispose()
 
 
 def _yaml_hint(text: str, mark: object) -> str:
