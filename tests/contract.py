@@ -170,7 +170,7 @@ class SourceContract:
     digests = True  # the store tells a digest of every file, in the listing or by locate
     credentials = True  # the server checks credentials, and knows public places
     many = 2500  # files of the paging test: more than two pages of the store
-    names = PLAIN_NAMES + ODD_NAMES
+    names: tuple[str, ...] = PLAIN_NAMES + ODD_NAMES
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -2,6 +2,7 @@
 
 import datetime
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 from hypothesis import given
@@ -27,7 +28,7 @@ word = st.text("abcXYZ019/+=", min_size=1, max_size=40)
     region=st.sampled_from(["us-east-1", "eu-west-1"]),
     now=st.integers(0, 4_000_000_000),
 )
-def test_a_signature_is_the_one_that_botocore_makes(host, key, keys, region, now):
+def test_a_signature_is_the_one_that_botocore_makes(host: Any, key: str, keys: Any, region: Any, now: int) -> None:
     from botocore import auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import ReadOnlyCredentials

@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -24,7 +24,7 @@ _POLL_S = 0.1  # how often a waiting pull looks whether the process is to stop
 _LOST_S = 1.0  # after which an idle thread looks by itself: a signal handler that raises may have cost it its call
 
 
-def run(jobs: Iterable[Job], reporter: Reporter, limits: Limits, network: Network) -> Iterator[Done | Failed]:
+def run(jobs: Iterable[Job], reporter: Reporter, limits: Limits, network: Network) -> Generator[Done | Failed]:
     """See `transfer.pull`."""
     process = this_process()
     pull = _Pull(
