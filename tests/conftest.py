@@ -17,7 +17,7 @@ import urllib3.connection  # noqa: F401 - when it is imported, it binds a socket
 from servers.hub import Hub
 from trusses import Truss
 
-pytest.register_assert_rewrite("contract")
+pytest.register_assert_rewrite("truss_cache_tasks.sources.testing")
 pytest_plugins = ["servers.fixtures_s3", "servers.fixtures_gcs", "servers.fixtures_network"]
 
 STARTERS = {"hub", "truss", "seaweed", "moto", "gcs", "web", "proxy", "server", "secure"}

@@ -27,10 +27,10 @@ from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.model.records import Project
-from truss_cache_tasks.operations.context import make_target, project_entries
+from truss_cache_tasks.operations.context import make_context, project_entries
 from truss_cache_tasks.operations.fetch import Outcome, fetch
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.store.remove import Cleaned
+from truss_cache_tasks.store.clean import Cleaned
 
 BIG, OTHER = random.Random(1).randbytes(60_000), random.Random(2).randbytes(40_000)
 FILES = {
@@ -67,10 +67,10 @@ class Machine:
         settings = self.settings(**env)
         config = self.root / project / "config.yaml"
         blank = Project("", "", {})
-        roots = [make_target(entry, blank, settings, self.model_cache) for entry in entries]
-        known = {str(p.root) for t in roots for p in (t.place, t.behind) if p is not None}
+        roots = [make_context(entry, blank, settings, self.model_cache) for entry in entries]
+        known = {str(p.path) for t in roots for p in t.roots}
         owner = Project(project, str(config), project_entries(entries), tuple(sorted(known)))
-        targets = tuple(make_target(entry, owner, settings, self.model_cache) for entry in entries)
+        targets = tuple(make_context(entry, owner, settings, self.model_cache) for entry in entries)
         return Trussed(Workspace(config, settings, self.model_cache, targets, owner, ()))
 
     def repo(self, name: str = "org/name") -> Path:
@@ -99,7 +99,7 @@ class Trussed:
         return next(t for t in self.workspace.targets if name in (None, t.name))
 
     def verdicts(self) -> dict[str, str]:
-        return {t.name: str(self.workspace.judge(t)) for t in self.workspace.targets}
+        return {t.name: str(self.workspace.read_status(t).verdict) for t in self.workspace.targets}
 
     @property
     def fresh(self) -> bool:
@@ -109,7 +109,7 @@ class Trussed:
         """Run entries as doit would: the stale ones, one after the other; with `force` as `doit run -a`."""
         done = {}
         for target in self.workspace.targets:
-            fresh = self.workspace.judge(target).fresh
+            fresh = self.workspace.read_status(target).verdict.fresh
             if (not names or target.name in names) and (force or not fresh):
                 run = RunContext(id=self.workspace.run, reporter=self.recorder)
                 done[target.name] = fetch(target, run, force=force and fresh)

@@ -20,12 +20,13 @@ from truss_cache_tasks.config.settings import VARIABLES, read_settings
 from truss_cache_tasks.model.keys import canonical
 from truss_cache_tasks.model.records import FORMAT, Claims, Pin, Project
 from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.store import layout
+from truss_cache_tasks.store import names as store_names
 from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims
+from truss_cache_tasks.store.fetch_notes import note_fetch
+from truss_cache_tasks.store.flat_layout import flat_root
+from truss_cache_tasks.store.hub_layout import hub_root
 from truss_cache_tasks.store.known_roots import remember_roots
-from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.manifest import from_json, to_json
-from truss_cache_tasks.store.unfinished import note_unfinished
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -259,7 +260,7 @@ def test_a_written_out_manifest_is_one(written: dict[str, Any]) -> None:
 
 
 def test_written_out_claims_and_pins_are_read_as_they_stand(tmp_path: Path) -> None:
-    place = CacheRoot(tmp_path, Layout.BUCKET)
+    place = flat_root(tmp_path)
     (claims,) = records("claims")
     (pins,) = records("pins")
     for name, value in (("claims/docs.json", claims), ("pins.json", pins)):
@@ -281,10 +282,10 @@ def test_a_written_out_file_that_is_shown_decoded_is_read_as_it_stands() -> None
 
 
 def test_a_written_out_note_of_a_fetch_is_read_as_it_stands(tmp_path: Path) -> None:
-    place = CacheRoot(tmp_path, Layout.HUB)
+    place = hub_root(tmp_path)
     (written,) = records("fetches")
     ((project, name),) = written["claims"]
-    note_unfinished(place, "0" * 64, (project, name), blobs=written["blobs"], paths=written["paths"])
+    note_fetch(place, "0" * 64, (project, name), blobs=written["blobs"], paths=written["paths"])
     assert json.loads((place.records / "fetches" / f"{'0' * 64}.json").read_text()) == written
 
 
@@ -303,7 +304,7 @@ def test_the_documented_tree_has_the_names_of_the_code() -> None:
         """Return the first component of each name; a line that only goes on has more than 8 spaces before it."""
         return {found.partition("/")[0] for found in re.findall(r"^ {4}(?: {4})?(\S+)", text, re.MULTILINE)}
 
-    assert names(tree[1]) == names(layout.__doc__ or "")
+    assert names(tree[1]) == names(store_names.__doc__ or "")
 
 
 def test_each_message_of_the_docs_is_in_the_code() -> None:

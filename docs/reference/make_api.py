@@ -113,7 +113,7 @@ def rendered(doc: str) -> str:
             names = ", ".join(f"`{name.strip('`')}`" for name in item[2].split(", "))
             out.append(f"- {names}: {item[3]}")
         else:
-            out.append(f"  {line.strip()}" if line else "")
+            out.append(re.sub(r"^ {8}", "  ", line) if line.startswith(" " * 8) else line.strip())
     return "\n".join(out + ["```"] * code)
 
 

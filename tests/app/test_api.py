@@ -134,6 +134,34 @@ def test_what_a_reporter_raises_ends_the_run_and_is_raised(two: Truss) -> None:
     assert fetch(two.folder).ok
 
 
+INTERRUPTED = """
+import os, signal, sys, threading
+from truss_cache_tasks import fetch
+from truss_cache_tasks.events import Received
+
+told = []
+
+def reporter(event):
+    if isinstance(event, Received) and not told:
+        told.append(event)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+try:
+    fetch(sys.argv[1], ["org/two"], reporter)
+except KeyboardInterrupt:
+    print("interrupted", *(thread.name for thread in threading.enumerate()), flush=True)
+print(fetch(sys.argv[1], ["src"]).ok)
+"""
+
+
+def test_ctrl_c_ends_the_run_and_the_next_one_works(two: Truss, hub: Hub) -> None:
+    hub.fail("", "stall", host="cdn")
+    done = two.python(INTERRUPTED, str(two.folder))
+    assert (done.code, done.out) == (0, "interrupted MainThread\nTrue\n"), done.text
+    assert not list(two.hub_cache.rglob("two.bin"))
+    assert fetch(two.folder).ok
+
+
 def test_importing_the_package_imports_nothing_else_of_it() -> None:
     code = "import sys, truss_cache_tasks; print(*[name for name in sys.modules if 'truss_cache_tasks' in name])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -79,7 +79,8 @@ def test_the_end_says_what_came_how_fast_and_what_it_is_worth(shown: Shown) -> N
 
 
 def test_a_retry_that_waits_is_one_line(shown: Shown) -> None:
-    event = Retrying(path="w.bin", cause="w.bin: the server answered 429", attempt=1, delay_s=3)
+    cause = "org/one: w.bin: the server answered 429"
+    event = Retrying(entry="org/one", path="w.bin", cause=cause, attempt=1, delay_s=3)
     assert shown.tell(event) == ["org/one: retrying w.bin in 3.0 s: the server answered 429"]
 
 

@@ -43,7 +43,7 @@ class World:
 
     @property
     def settings(self) -> Settings:
-        return Settings(secrets_dirs=(self.mounted, self.etc), env=self.env, cwd=self.truss)
+        return Settings(secrets_dirs=(self.mounted, self.etc), environment=self.env, cwd=self.truss)
 
     def find(self, entry: Entry) -> Credential | None:
         found = find_credential(entry, self.settings)

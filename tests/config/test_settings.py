@@ -54,7 +54,7 @@ def test_every_variable_is_read() -> None:
 
 def test_an_empty_variable_of_ours_counts_as_not_set() -> None:
     assert read_settings({variable.name: "" for variable in VARIABLES}, HERE) == read_settings({}, HERE).__class__(
-        env={variable.name: "" for variable in VARIABLES}, cwd=HERE
+        cwd=HERE, environment={variable.name: "" for variable in VARIABLES}
     )
 
 
@@ -62,7 +62,7 @@ def test_an_empty_variable_of_ours_counts_as_not_set() -> None:
 def test_a_variable_that_asks_for_what_is_not_supported_yet_is_not_silently_ignored(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: .* not supported yet$"):
         read_settings({name: value}, HERE)
-    assert read_settings({name: ""}, HERE) == dataclasses.replace(read_settings({}, HERE), env={name: ""})
+    assert read_settings({name: ""}, HERE) == dataclasses.replace(read_settings({}, HERE), environment={name: ""})
 
 
 @pytest.mark.parametrize(

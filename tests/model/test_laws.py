@@ -23,7 +23,8 @@ from truss_cache_tasks.model.patterns import select
 from truss_cache_tasks.model.plan import make_plan
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.model.request import Dialect, Layout, Request, SourceRef
-from truss_cache_tasks.store.manifest import Unreadable, from_json, to_json
+from truss_cache_tasks.store.manifest import from_json, to_json
+from truss_cache_tasks.store.record_file import Unreadable
 
 settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("laws")
@@ -190,7 +191,7 @@ RECORDS = st.builds(
     path=PATH,
     size=st.integers(0, 1 << 62),
     mtime_ns=st.integers(0, 1 << 62),
-    identity=TEXT,
+    content_id=TEXT,
     origin=TEXT,
     digest=st.sampled_from(["", "crc32c:0a", "git-sha1:0a", "sha256-composite:0a", "crc32c-gzip:0a"]),
     xxh3=TEXT,
@@ -205,7 +206,7 @@ def safe(manifest: Manifest) -> bool:
     """Whether every name in it is one that a disk and the hub cache can have."""
     names = {piece for r in manifest.files for piece in (*r.path.split("/"), *r.blob.split("/"))}
     in_hub = manifest.request["form"] == Layout.HUB
-    digests = all(re.fullmatch("[a-z0-9-]+:[0-9a-f]+", r.identity) for r in manifest.files)
+    digests = all(re.fullmatch("[a-z0-9-]+:[0-9a-f]+", r.content_id) for r in manifest.files)
     return not {".", ".."} & names and (digests or not in_hub)
 
 

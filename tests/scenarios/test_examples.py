@@ -356,3 +356,13 @@ def test_the_dependent_task_of_the_docs_runs_exactly_when_the_weights_changed(ex
     assert "-- report" in example.doit("report").out
     assert example.doit("run", "-a", "cache_weights").code == 0
     assert ".  report" in example.doit("report").out
+
+
+@running("quickstart")
+def test_the_program_of_the_docs_fetches_and_says_what_it_did(example: Truss) -> None:
+    shutil.copytree(example.folder, example.folder / "my-truss", ignore=shutil.ignore_patterns("my-truss"))
+    (program,) = blocks("docs/how-to/python.md")
+    ran = example.python(program)
+    assert (ran.code, ran.err) == (0, ""), ran.text
+    assert ran.out.splitlines()[0] == "weights: 1 files, 1239748 bytes to fetch"
+    assert ran.out.splitlines()[1] == f"weights fetched {example.folder / 'cache' / 'weights'}"

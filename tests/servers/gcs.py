@@ -85,9 +85,10 @@ class Gcs:
             "CLOUDSDK_CONFIG": os.path.join(tempfile.gettempdir(), "no-gcloud-here"),
         }
 
-    def bucket(self, name: str, *, public: bool = False, requester_pays: bool = False) -> str:
-        """Make a bucket and return its name."""
-        self._admin("POST", "/storage/v1/b?project=test", json.dumps({"name": name}).encode())
+    def bucket(self, name: str, *, public: bool = False, requester_pays: bool = False, versions: bool = False) -> str:
+        """Make a bucket and return its name; with `versions` it keeps what is replaced or deleted."""
+        about = {"name": name, "versioning": {"enabled": versions}}
+        self._admin("POST", "/storage/v1/b?project=test", json.dumps(about).encode())
         if public:
             self.public.add(name)
         if requester_pays:

@@ -26,7 +26,6 @@ from urllib.parse import urlsplit
 
 import entries
 import pytest
-from contract import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, digest_of, read
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -43,10 +42,11 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     TransientError,
 )
-from truss_cache_tasks.model.listing import RemoteFile
+from truss_cache_tasks.model.listing import FilePin, Pins, RemoteFile
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import PermanentError, RetryLimits
 from truss_cache_tasks.sources.gcs import GcsSource
+from truss_cache_tasks.sources.testing import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, digest_of, pins_of, read
 
 pytest_plugins = ["servers.fixtures_gcs"]
 
@@ -56,9 +56,11 @@ QUICK = ExchangeLimits(retry=RetryLimits(attempts=3, backoff_s=0.1))
 class Place:
     """A prefix of a bucket of its own, and a Truss folder whose `data/` holds the credential."""
 
-    def __init__(self, gcs: Gcs, env: dict[str, str], root: Path, *, public: bool = False) -> None:
+    def __init__(
+        self, gcs: Gcs, env: dict[str, str], root: Path, *, public: bool = False, versions: bool = False
+    ) -> None:
         self.gcs, self.env, self.root, self.prefix = gcs, env, root, "models/m"
-        self.bucket = gcs.bucket(f"b-{uuid.uuid4().hex[:12]}", public=public)
+        self.bucket = gcs.bucket(f"b-{uuid.uuid4().hex[:12]}", public=public, versions=versions)
         self.secrets: tuple[str, ...] = ("Bearer good",)
         root.mkdir(parents=True, exist_ok=True)
         if not public:
@@ -83,7 +85,7 @@ class Place:
 
     def at(self, uri: str, **fields: Any) -> GcsSource:
         entry = entries.entry(uri, config=self.root / "config.yaml", **fields)
-        return GcsSource(entry, entries.settings(self.root / "secrets", **self.env), limits=QUICK)
+        return entries.open_with(GcsSource, entry, entries.settings(self.root / "secrets", **self.env), limits=QUICK)
 
     def source(self, **fields: Any) -> GcsSource:
         return self.at(f"gs://{self.bucket}/{self.prefix}", **fields)
@@ -122,6 +124,32 @@ class TestGcs(SourceContract):
         with store.gcs.watching() as seen:
             super().test_a_listing_longer_than_a_page_is_whole(store)
         assert kinds(seen) == ["token", "list", "list", "list"]
+
+
+class TestGcsWithVersions(SourceContract):
+    versions = True
+
+    @pytest.fixture
+    def store(self, gcs: Gcs, gcs_env: dict[str, str], tmp_path: Path) -> Place:
+        return Place(gcs, gcs_env, tmp_path, versions=True)
+
+
+def test_a_deleted_generation_is_read_by_its_pin(gcs: Gcs, gcs_env: dict[str, str], tmp_path: Path) -> None:
+    store = Place(gcs, gcs_env, tmp_path, versions=True)
+    store.put("a.bin", b"first")
+    pins = pins_of(store.source().listing())
+    store.delete("a.bin")
+    source = store.source()
+    (file,) = source.listing(pins).files
+    assert read(source.locate(file)).data == b"first"
+
+
+def test_a_pin_without_a_generation_takes_the_one_that_is_there(store: Place) -> None:
+    store.put("a.bin", b"a")
+    store.put("b.bin", b"b")
+    listing = store.source().listing()
+    (first, _) = listing.files
+    assert store.source().listing(Pins(files=(FilePin(first.key),))).files == (first,)
 
 
 def refusal_of(ask: Callable[[], Any], kind: type[CacheTaskError], store: Place) -> str:
@@ -470,7 +498,7 @@ def broken(info: dict[str, Any], key: str) -> dict[str, Any]:
 )
 def test_a_malformed_key_file_names_what_is_wrong_and_no_value(store: Place, key: str) -> None:
     store.credential(broken(store.gcs.service_account(), key))
-    said = refusal_of(store.source().listing, CredentialError, store)
+    said = refusal_of(lambda: store.source().listing(), CredentialError, store)
     assert "service_account.json" in said
     assert key.removeprefix("cut ").removeprefix("number ").split()[0] in said
 
@@ -488,8 +516,8 @@ from truss_cache_tasks.sources.gcs import GcsSource
 
 def ask(uri):
     entry = entries.entry(uri, config=Path(sys.argv[1]) / "config.yaml")
-    source = GcsSource(entry, entries.settings(**os.environ))
     try:
+        source = entries.open_with(GcsSource, entry, entries.settings(**os.environ))
         files = source.listing().files
         return [source.locate(files[0]).headers.get("Authorization"), [file.path for file in files]]
     except CacheTaskError as exc:
@@ -738,8 +766,8 @@ def test_the_metadata_server_is_not_asked_when(ambient_store: Place, why: str) -
 @pytest.mark.slow
 def test_importing_and_opening_the_source_imports_nothing_of_google() -> None:
     script = (
-        "import sys, entries; from truss_cache_tasks.sources import open_source\n"
-        "open_source(entries.entry('gs://b/m'), entries.settings())\n"
+        "import sys, entries; from truss_cache_tasks.sources.gcs import GcsSource\n"
+        "entries.open_with(GcsSource, entries.entry('gs://b/m'), entries.settings())\n"
         "print([name for name in sys.modules if name.partition('.')[0] in ('google', 'requests', 'urllib3')])"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from entries import entry, settings
+from entries import entry, open_with, settings
 from servers.hostile import HostileServer, hostile_server
 from trusses import Ran, Truss
 
@@ -62,7 +62,7 @@ class Store:
         return {self.variable: server.url, **quiet}
 
     def open(self, server: HostileServer, limits: ExchangeLimits = IMPATIENT, **options: Any) -> Any:
-        return self.source(entry(self.uri), settings(**self.env(server)), limits=limits, **options)
+        return open_with(self.source, entry(self.uri), settings(**self.env(server)), limits=limits, **options)
 
 
 STORES = [
@@ -300,16 +300,16 @@ def test_a_stop_ends_a_wait_between_attempts_and_a_silent_read(
 
 COMMAND = """
 import sys
+from dataclasses import replace
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
+from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.app.cli import main
-from truss_cache_tasks.sources.huggingface import HuggingFaceSource
-from truss_cache_tasks.sources.s3 import S3Source
 
 retry = RetryLimits(attempts=int(sys.argv.pop(1)), backoff_s=0.01)
 limits = ExchangeLimits(head_s=1, stall_s=1, floor_s=1, total_s=5, retry=retry)
-for source in (HuggingFaceSource, S3Source):
-    source.__init__.__kwdefaults__["limits"] = limits
+read = Network.from_env
+Network.from_env = lambda env, **more: replace(read(env, **more), limits=limits)
 sys.exit(main())
 """
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract import SourceContract, by_path, digest_of, read, said
-from entries import entry, settings
+from entries import entry, open_with, settings
 from servers.hub import Hub, Repo, Rights
 
 from truss_cache_tasks.errors import (
@@ -20,13 +19,15 @@ from truss_cache_tasks.errors import (
     ConfigError,
     CredentialError,
     NotFound,
+    PermanentError,
     TransientError,
 )
-from truss_cache_tasks.model.listing import RemoteFile
+from truss_cache_tasks.model.listing import Pins, RemoteFile
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
-from truss_cache_tasks.sources import open_source
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
+from truss_cache_tasks.sources.registry import open_source
+from truss_cache_tasks.sources.testing import SourceContract, by_path, digest_of, read, said
 
 GOOD = "hf_goodgoodgood"
 RIGHTS = {
@@ -75,7 +76,7 @@ class Sources:
         if token is not None:
             env["HF_TOKEN"] = token
         found = settings(self.home / "secrets", **env)
-        return HuggingFaceSource(entry(uri, **fields), found, limits=QUICK, cancel=self.pauses)
+        return open_with(HuggingFaceSource, entry(uri, **fields), found, limits=QUICK, cancel=self.pauses)
 
 
 @pytest.fixture
@@ -114,6 +115,7 @@ class HubStore:
 
 class TestContract(SourceContract):
     prefixes = False  # a repo is whole
+    versions = True  # each commit is
     single = False  # and a URI names no file of it
 
     @pytest.fixture
@@ -147,7 +149,7 @@ def test_a_pinned_commit_is_listed_without_resolving_the_revision(hub: Hub, repo
     first = repo.refs["refs/heads/main"]
     repo.commit({"new.bin": b"new"})
     hub.requests.clear()
-    listing = source().listing(pinned=first)
+    listing = source().listing(Pins(first))
     assert listing.revision == first
     assert set(by_path(listing)) == {"config.json", "w.safetensors"}
     assert [request.path for request in hub.requests] == [f"/api/models/org/name/tree/{first}"]
@@ -172,7 +174,7 @@ def test_a_misspelled_revision_gets_the_name_it_may_mean(repo: Repo, source: Sou
 
 def test_a_pinned_commit_that_is_gone_is_named_with_its_revision(repo: Repo, source: Sources) -> None:
     with pytest.raises(NotFound, match=f"commit {'0' * 40}, which stands for revision 'main', is gone"):
-        source().listing(pinned="0" * 40)
+        source().listing(Pins("0" * 40))
 
 
 # Files
@@ -256,10 +258,10 @@ def test_without_implicit_tokens_no_token_is_sent_and_the_message_says_why(
     hub: Hub, repo: Repo, tmp_path: Path
 ) -> None:
     variables = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN": GOOD, "HF_ENDPOINT": hub.url, "HOME": str(tmp_path)}
-    HuggingFaceSource(entry("org/name"), settings(**variables)).listing()
+    open_with(HuggingFaceSource, entry("org/name"), settings(**variables)).listing()
     assert {request.token for request in hub.requests} == {None}
     with pytest.raises(NotFound, match="HF_HUB_DISABLE_IMPLICIT_TOKEN is set"):
-        HuggingFaceSource(entry("org/none"), settings(**variables)).listing()
+        open_with(HuggingFaceSource, entry("org/none"), settings(**variables)).listing()
 
 
 def test_a_next_page_on_another_host_does_not_get_the_token(hub: Hub, repo: Repo, source: Sources) -> None:
@@ -398,7 +400,7 @@ def test_a_call_that_keeps_failing_is_unavailable_after_bounded_waiting(
     *, hub: Hub, repo: Repo, source: Sources, call: str, faults: list[str], message: str, waits: int
 ) -> None:
     hub.fail(call.format(repo.refs["refs/heads/main"]), *faults)
-    with pytest.raises(TransientError) as caught:
+    with pytest.raises(TransientError if waits else PermanentError) as caught:
         source().listing()
     assert message in str(caught.value)
     assert caught.value.hint
@@ -418,16 +420,16 @@ def test_a_host_that_nobody_answers_at_is_unavailable(hub: Hub, source: Sources)
 @pytest.mark.parametrize("endpoint", ["hub.local", "ftp://hub.local", "https://", "https://me:pass@hub.local"])
 def test_an_endpoint_that_is_no_url_of_a_hub_is_a_config_error(endpoint: str) -> None:
     with pytest.raises(ConfigError, match="HF_ENDPOINT") as caught:
-        HuggingFaceSource(entry("org/name"), settings(HF_ENDPOINT=endpoint))
+        open_with(HuggingFaceSource, entry("org/name"), settings(HF_ENDPOINT=endpoint))
     assert "pass" not in said(caught.value)
 
 
 SCRIPT = """
 import sys
-from entries import entry, settings
+from entries import entry, open_with, settings
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 assert "huggingface_hub" not in sys.modules, "the module must import no SDK"
-source = HuggingFaceSource(entry("org/name"), settings(HOME="/nowhere", HF_ENDPOINT=sys.argv[1]))
+source = open_with(HuggingFaceSource, entry("org/name"), settings(HOME="/nowhere", HF_ENDPOINT=sys.argv[1]))
 try:
     print(source.listing())
 except Exception as error:
@@ -444,5 +446,5 @@ def test_huggingface_hubs_own_offline_switch_is_translated_and_asks_nobody(hub: 
 
 
 def test_open_source_gives_the_hub_for_a_repo_id(repo: Repo, hub: Hub, tmp_path: Path) -> None:
-    found = open_source(entry("org/name"), settings(HF_ENDPOINT=hub.url, HOME=str(tmp_path)))
+    found = open_with(open_source, entry("org/name"), settings(HF_ENDPOINT=hub.url, HOME=str(tmp_path)))
     assert set(by_path(found.listing())) == {"config.json", "w.safetensors"}

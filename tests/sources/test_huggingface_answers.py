@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from entries import entry, settings
+from entries import entry, open_with, settings
 from servers.hub import Hub, Repo
 
 from truss_cache_tasks.errors import CacheTaskError, NotFound, PermanentError, WrongAnswer
@@ -33,7 +33,9 @@ def repo(hub: Hub) -> Repo:
 
 
 def open_hub(hub: Hub, home: Path, revision: str = "main") -> HuggingFaceSource:
-    return HuggingFaceSource(entry("org/name", revision=revision), settings(HF_ENDPOINT=hub.url, HOME=str(home)))
+    return open_with(
+        HuggingFaceSource, entry("org/name", revision=revision), settings(HF_ENDPOINT=hub.url, HOME=str(home))
+    )
 
 
 def lie(hub: Hub, call: str, answer: Any) -> None:

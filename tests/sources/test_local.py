@@ -13,17 +13,19 @@ from typing import Any
 
 import entries
 import pytest
-from contract import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, read
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, LeadsOut, NotFound, NothingSelected, SourceChanged
-from truss_cache_tasks.sources import Source
+from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.sources.local import LocalSource
+from truss_cache_tasks.sources.testing import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, read
 from truss_cache_tasks.transfer.body import LocalBody
 
 
 def source_of(root: Path, path: str = "weights", *, follow_links: bool = False, **fields: Any) -> LocalSource:
     settings = replace(entries.settings(), follow_links=follow_links)
-    return LocalSource(entries.entry(f"file://{path}", config=root / "config.yaml", **fields), settings)
+    return entries.open_with(
+        LocalSource, entries.entry(f"file://{path}", config=root / "config.yaml", **fields), settings
+    )
 
 
 class Folder:
@@ -334,7 +336,7 @@ from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.sources.local import LocalSource
 from pathlib import Path
 entry = entries.entry("file://weights", config=Path({str(tmp_path / "config.yaml")!r}))
-source = LocalSource(entry, entries.settings())
+source = entries.open_with(LocalSource, entry, entries.settings())
 os.setuid(65534)
 for ask in (source.listing, lambda: source.locate({file!r})):
     try:

@@ -11,14 +11,13 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from contract import DATA, SourceContract, by_path, digest_of, read, read_digest, said
-from entries import entry, settings
+from entries import entry, open_with, settings
 from servers.s3 import Keys, PartChecksums, S3Server, Watched, region_stub, watched
 
 from truss_cache_tasks.errors import (
@@ -30,9 +29,10 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     TransientError,
 )
-from truss_cache_tasks.model.listing import Digest, RemoteFile
+from truss_cache_tasks.model.listing import Digest, FilePin, Pins, RemoteFile
 from truss_cache_tasks.sources.s3 import S3Source
 from truss_cache_tasks.sources.s3.digests import digest_of_head
+from truss_cache_tasks.sources.testing import DATA, SourceContract, by_path, digest_of, read, read_digest, said
 
 pytest_plugins = ["servers.fixtures_s3"]
 
@@ -70,7 +70,9 @@ class Place:
         self.server.client().delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}")
 
     def at(self, uri: str, keys: Keys | None, **entry_fields: Any) -> S3Source:
-        return S3Source(entry(uri, config=config_with(self.folder, keys), **entry_fields), settings(**self.server.env))
+        return open_with(
+            S3Source, entry(uri, config=config_with(self.folder, keys), **entry_fields), settings(**self.server.env)
+        )
 
     def source(self, **entry_fields: Any) -> S3Source:
         return self.at(f"s3://{self.bucket}/{self.prefix}", self.keys, **entry_fields)
@@ -133,6 +135,70 @@ class TestMoto(S3Contract):
     @pytest.fixture
     def store(self, moto: S3Server, tmp_path: Path) -> Place:
         return place(moto, tmp_path)
+
+
+@pytest.fixture(params=["seaweed", "moto"])
+def versioned(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place in a bucket of its own that keeps replaced and deleted versions."""
+    server: S3Server = request.getfixturevalue(request.param)
+    found = place(server, tmp_path)
+    found.bucket = f"versions-{uuid.uuid4().hex[:12]}"
+    found.keys = server.identities["admin"]
+    client = server.client()
+    client.create_bucket(Bucket=found.bucket)
+    client.put_bucket_versioning(Bucket=found.bucket, VersioningConfiguration={"Status": "Enabled"})
+    return found
+
+
+def put_version(store: Place, path: str, data: bytes, **extra: Any) -> FilePin:
+    """Store a version and return its pin, as a lock file has it."""
+    key = f"{store.prefix}/{path}"
+    made = store.server.client().put_object(Bucket=store.bucket, Key=key, Body=data, **extra)
+    return FilePin(key, made["ETag"].strip('"'), made["VersionId"])
+
+
+def test_pinned_versions_are_listed_and_read_and_none_else(versioned: Place) -> None:
+    first = put_version(versioned, "a.bin", b"first")
+    gone = put_version(versioned, "sub/b+ ~.bin", b"deleted")
+    put_version(versioned, "a.bin", b"second, longer")
+    put_version(versioned, "c.bin", b"another")
+    versioned.delete("sub/b+ ~.bin")
+    source = versioned.source()
+    files = by_path(source.listing(Pins(files=(first, gone))))
+    assert {path: (file.size, file.version_id) for path, file in files.items()} == {
+        "a.bin": (5, first.version_id),
+        "sub/b+ ~.bin": (7, gone.version_id),
+    }
+    assert {path: read(source.locate(file)).data for path, file in files.items()} == {
+        "a.bin": b"first",
+        "sub/b+ ~.bin": b"deleted",
+    }
+    assert read(source.locate(files["a.bin"]), "bytes=1-2").data == b"ir"
+    assert by_path(versioned.source().listing())["a.bin"].size == 14  # without pins: what is there now
+
+
+def test_the_digest_of_a_pinned_version_is_its_own(versioned: Place) -> None:
+    first = put_version(versioned, "a.bin", b"first", ChecksumAlgorithm="SHA256")
+    put_version(versioned, "a.bin", b"second", ChecksumAlgorithm="SHA256")
+    source = versioned.source()
+    (file,) = source.listing(Pins(files=(first,))).files
+    location = source.locate(file)
+    assert location.look is not None
+    for digest in (location.look(), read_digest(location, read(location))):
+        assert digest is not None
+        assert digest_of(b"first", digest) == digest
+
+
+def test_a_pinned_version_that_is_gone_or_another_is_not_found(versioned: Place) -> None:
+    first = put_version(versioned, "a.bin", b"first")
+    versioned.server.client().delete_object(Bucket=versioned.bucket, Key=first.key, VersionId=first.version_id)
+    second = put_version(versioned, "a.bin", b"second")
+    with pytest.raises(NotFound, match=f"a.bin is pinned at {first.version_id}, and it is gone") as caught:
+        versioned.source().listing(Pins(files=(first,)))
+    S3Contract.is_well_said(caught.value, versioned)
+    other = replace(second, version=first.version)
+    with pytest.raises(NotFound, match=f"and the store has {second.version}"):
+        versioned.source().listing(Pins(files=(other,)))
 
 
 @pytest.fixture(params=["seaweed", "moto"])
@@ -408,7 +474,7 @@ def through(seen: Watched, place: Place) -> S3Source:
     """Return a source of `place` that asks by way of `seen`."""
     env = {**place.server.env, "AWS_ENDPOINT_URL_S3": seen.url}
     uri = f"s3://{place.bucket}/{place.prefix}"
-    return S3Source(entry(uri, config=config_with(place.folder, place.keys)), settings(**env))
+    return open_with(S3Source, entry(uri, config=config_with(place.folder, place.keys)), settings(**env))
 
 
 # Locations
@@ -522,7 +588,7 @@ def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place
 @pytest.mark.slow
 def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path) -> None:
     env = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
-    source = S3Source(entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
+    source = open_with(S3Source, entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9 cannot be reached"):
         source.listing()
 
@@ -536,7 +602,9 @@ def test_an_endpoint_that_answers_in_html_is_unavailable_by_name(tmp_path: Path)
 
 @pytest.mark.parametrize("url", ["nonsense", "http://"])
 def test_an_endpoint_that_is_no_url_is_a_config_error(url: str, tmp_path: Path) -> None:
-    source = S3Source(entry("s3://bkt/m", config=config_with(tmp_path, UNKNOWN)), settings(AWS_ENDPOINT_URL_S3=url))
+    source = open_with(
+        S3Source, entry("s3://bkt/m", config=config_with(tmp_path, UNKNOWN)), settings(AWS_ENDPOINT_URL_S3=url)
+    )
     with pytest.raises(ConfigError, match="endpoint"):
         source.listing()
 
@@ -568,7 +636,7 @@ EXPLAINED: list[tuple[int, str, type[Exception], str]] = [
 
 @pytest.mark.parametrize(("status", "body", "kind", "words"), EXPLAINED)
 def test_a_refused_read_is_explained(status: int, body: str, kind: type[Exception], words: str, tmp_path: Path) -> None:
-    source = S3Source(entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings())
+    source = open_with(S3Source, entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings())
     error = source.explain(
         RemoteFile("a", 1, "e", "m/a"), status, {}, f"<?xml version='1.0'?><Error>{body}</Error>".encode()
     )
@@ -603,10 +671,12 @@ def test_the_environment_is_the_credential_where_no_file_is(store: Place) -> Non
     store.put("a.bin", b"a")
     uri = f"s3://{store.bucket}/{store.prefix}"
     env = store.server.env | store.server.identities["ro"].env()
-    source = S3Source(entry(uri, config=config_with(store.folder, None)), settings(**env))
+    source = open_with(S3Source, entry(uri, config=config_with(store.folder, None)), settings(**env))
     (file,) = source.listing().files
     assert read(source.locate(file)).data == b"a"
-    wrong = S3Source(entry(uri, config=config_with(store.folder, None)), settings(**{**env, **UNKNOWN.env()}))
+    wrong = open_with(
+        S3Source, entry(uri, config=config_with(store.folder, None)), settings(**{**env, **UNKNOWN.env()})
+    )
     with pytest.raises(AccessDenied, match="AWS_ACCESS_KEY_ID"):
         wrong.listing()
 
@@ -615,7 +685,7 @@ def test_the_file_goes_before_the_environment(store: Place) -> None:
     store.put("a.bin", b"a")
     uri = f"s3://{store.bucket}/{store.prefix}"
     config = config_with(store.folder, store.keys)
-    assert S3Source(entry(uri, config=config), settings(**store.server.env, **UNKNOWN.env())).listing().files
+    assert open_with(S3Source, entry(uri, config=config), settings(**store.server.env, **UNKNOWN.env())).listing().files
 
 
 def test_a_profile_is_the_credential_where_nothing_else_is(store: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -626,7 +696,7 @@ def test_a_profile_is_the_credential_where_nothing_else_is(store: Place, monkeyp
         monkeypatch.setenv(name, value)  # boto3's chain reads the process's environment
     store.put("a.bin", b"a")
     uri = f"s3://{store.bucket}/{store.prefix}"
-    assert S3Source(entry(uri, config=config_with(store.folder, None)), settings(**env)).listing().files
+    assert open_with(S3Source, entry(uri, config=config_with(store.folder, None)), settings(**env)).listing().files
 
 
 @pytest.mark.parametrize("token", ["tok\nen", "tok“en”"])
@@ -635,7 +705,7 @@ def test_a_key_that_no_header_can_carry_is_a_credential_error_and_not_shown(on_m
     uri = f"s3://{on_moto.bucket}/{on_moto.prefix}"
     env = on_moto.server.env | Keys(good.access, good.secret, token).env()
     with pytest.raises(CredentialError, match="AWS_ACCESS_KEY_ID: a key") as caught:
-        S3Source(entry(uri, config=config_with(on_moto.folder, None)), settings(**env)).listing()
+        open_with(S3Source, entry(uri, config=config_with(on_moto.folder, None)), settings(**env)).listing()
     assert not [value for value in (good.access, good.secret, token) if value in said(caught.value)]
 
 
@@ -654,7 +724,7 @@ def test_a_role_that_the_token_service_refuses_is_no_matter_of_the_bucket(
         }
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        source = S3Source(entry("s3://bkt/m", config=config_with(tmp_path, None)), settings(**env))
+        source = open_with(S3Source, entry("s3://bkt/m", config=config_with(tmp_path, None)), settings(**env))
         with pytest.raises(CredentialError) as caught:
             source.listing()
     assert "a-web-identity-token" not in said(caught.value)
@@ -666,7 +736,7 @@ def test_a_profile_that_does_not_exist_is_a_credential_error(on_moto: Place, mon
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(CredentialError, match="ProfileNotFound"):
-        S3Source(entry("s3://bkt/m", config=config_with(on_moto.folder, None)), settings(**env)).listing()
+        open_with(S3Source, entry("s3://bkt/m", config=config_with(on_moto.folder, None)), settings(**env)).listing()
 
 
 class Metadata:
@@ -710,7 +780,7 @@ def metadata(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Metada
 
 def listed_by(place: Place, keys: Keys | None, env: Mapping[str, str]) -> None:
     uri = f"s3://{place.bucket}/{place.prefix}"
-    S3Source(entry(uri, config=config_with(place.folder, keys)), settings(**env)).listing()
+    open_with(S3Source, entry(uri, config=config_with(place.folder, keys)), settings(**env)).listing()
 
 
 def test_the_metadata_server_is_not_asked_where_keys_are_given(on_seaweed: Place, metadata: Metadata) -> None:
@@ -759,7 +829,8 @@ LISTING = (
 
 
 def far(url: str, folder: Path) -> S3Source:
-    return S3Source(
+    return open_with(
+        S3Source,
         entry("s3://far/m", config=config_with(folder, UNKNOWN)),
         settings(AWS_ENDPOINT_URL_S3=url, AWS_EC2_METADATA_DISABLED="true"),
     )

@@ -5,6 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from botocore import auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,16 +27,16 @@ word = st.text("abcXYZ019/+=", min_size=1, max_size=40)
         ]
     ),
     key=st.text("abc/%20.-_~", max_size=30),
+    query=st.none() | st.text("abcXYZ019._-~", min_size=1, max_size=30),
     keys=st.builds(SimpleNamespace, access_key=word, secret_key=word, token=st.none() | word),
     region=st.sampled_from(["us-east-1", "eu-west-1"]),
     now=st.integers(0, 4_000_000_000),
 )
-def test_a_signature_is_the_one_that_botocore_makes(host: Any, key: str, keys: Any, region: Any, now: int) -> None:
-    from botocore import auth
-    from botocore.awsrequest import AWSRequest
-    from botocore.credentials import ReadOnlyCredentials
-
-    url, headers = f"{host}/{key}", {"x-amz-checksum-mode": "ENABLED"}
+def test_a_signature_is_the_one_that_botocore_makes(
+    host: Any, key: str, query: Any, keys: Any, region: Any, now: int
+) -> None:
+    url = f"{host}/{key}" + (f"?versionId={query}" if query else "")
+    headers = {"x-amz-checksum-mode": "ENABLED"}
     theirs = AWSRequest(method="GET", url=url, headers=headers)
     theirs.context["payload_signing_enabled"] = True  # over https too: a body that is empty has a hash
     signer = auth.S3SigV4Auth(ReadOnlyCredentials(keys.access_key, keys.secret_key, keys.token), "s3", region)

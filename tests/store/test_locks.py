@@ -39,7 +39,7 @@ def test_a_lock_has_one_holder_and_leaves_no_file(lock: LockFile) -> None:
 
 @pytest.mark.slow
 def test_a_dead_holder_is_taken_over(lock: LockFile) -> None:
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(lock.root.path)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(lock.tree.path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "True\n"
     assert try_lock(lock) is None
@@ -59,7 +59,7 @@ def test_who_waits_is_told_to_stop(lock: LockFile) -> None:
 
 @pytest.mark.parametrize("where", ["locks", "locks/one.lock"])
 def test_a_link_to_nowhere_in_its_way_is_an_error_at_once(lock: LockFile, where: str) -> None:
-    link = lock.root.path / where
+    link = lock.tree.path / where
     link.parent.mkdir(exist_ok=True)
     link.symlink_to("/nowhere/at/all")
     with pytest.raises(DiskError):
@@ -72,7 +72,7 @@ def test_a_folder_that_vanishes_meanwhile_does_no_harm(lock: LockFile) -> None:
 
     def remover() -> None:
         while not stop.is_set():
-            shutil.rmtree(lock.root.path / "locks", ignore_errors=True)
+            shutil.rmtree(lock.tree.path / "locks", ignore_errors=True)
 
     def taker() -> None:
         try:

@@ -17,11 +17,11 @@ from trusses import Truss, tree
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.records import Claims, Pin
-from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.operations.context import judge_target
+from truss_cache_tasks.operations.context import read_status
 from truss_cache_tasks.operations.forecast import forecast
-from truss_cache_tasks.store.claims import live_keys, read_claims, read_pins, write_claims, write_pin
-from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims, write_pin
+from truss_cache_tasks.store.flat_layout import flat_root
+from truss_cache_tasks.store.root_state import RootState
 
 MAIN = "org/name"
 Break = Callable[[Path], object]
@@ -135,16 +135,16 @@ def test_a_broken_record_is_a_miss_and_the_next_run_repairs_it(
     target = truss.target()
 
     def broken() -> None:
-        (path,) = target.place.records.glob(which)
+        (path,) = target.root.records.glob(which)
         change(path)
 
     broken()
     assert "internal error" not in truss.verdicts()[MAIN]
     truss.run(force=True)
     assert truss.fresh
-    assert read_pins(target.place).keys() == {"org/name@main"}
+    assert read_pins(target.root).keys() == {"org/name@main"}
     broken()
-    forecast(target, judge_target(target), hashing=True, stopped=lambda: False)
+    forecast(target, read_status(target), hashing=True, stopped=lambda: False)
     truss.clean(dry=True)
     truss.clean()
     truss.run()
@@ -188,27 +188,27 @@ def test_claims_of_another_project_that_cannot_be_read_protect_all_that_lies_the
     ours, theirs = machine.truss(entry(MAIN, **layout)), machine.truss(entry(MAIN, **layout), project="theirs")
     ours.run()
     theirs.run()
-    place = ours.target().place
+    place = ours.target().root
     change(place.records / "claims" / "theirs.json")
-    shown = tree(place.root)
+    shown = tree(place.path)
     ours.clean()
-    assert tree(place.root) == shown
+    assert tree(place.path) == shown
     assert list(place.records.glob("manifests/*.json"))
     again = machine.truss(entry(MAIN, allow_patterns=["*.json"], **layout))
     again.run()
-    assert set(tree(place.root)) >= set(shown), "an edit hides nothing either"
+    assert set(tree(place.path)) >= set(shown), "an edit hides nothing either"
 
 
 def test_claims_that_may_not_be_looked_at_protect_all(machine: Machine, repo: Repo) -> None:
     ours = machine.truss(entry(MAIN))
     ours.run()
     target = ours.target()
-    before = live_keys(target.place, target.project, but=(MAIN,))
+    before = RootState(target.root).live_keys(target.project, but=(MAIN,))
     assert before == set()
 
-    (target.place.records / "claims").chmod(0)
+    (target.root.records / "claims").chmod(0)
     with rights_of_files_count():
-        assert live_keys(target.place, target.project, but=(MAIN,)) == {target.entry.key}
+        assert RootState(target.root).live_keys(target.project, but=(MAIN,)) == {target.entry.key}
 
 
 def test_a_manifest_of_another_format_that_another_project_claims_protects_all(machine: Machine, repo: Repo) -> None:
@@ -217,9 +217,9 @@ def test_a_manifest_of_another_format_that_another_project_claims_protects_all(m
     ours.run()
     theirs.run()
     target = theirs.target()
-    value_at("format", value=2)(target.place.records / "manifests" / f"{target.entry.key}.json")
+    value_at("format", value=2)(target.root.records / "manifests" / f"{target.entry.key}.json")
     ours.clean()
-    value_at("format", value=1)(target.place.records / "manifests" / f"{target.entry.key}.json")
+    value_at("format", value=1)(target.root.records / "manifests" / f"{target.entry.key}.json")
     assert theirs.fresh
 
 
@@ -243,7 +243,7 @@ def test_our_own_claims_of_a_newer_format_are_never_replaced(truss: Truss, hub: 
 
 
 def test_pins_of_a_newer_format_are_never_replaced(tmp_path: Path) -> None:
-    place = CacheRoot(tmp_path, Layout.BUCKET)
+    place = flat_root(tmp_path)
     write_pin(place, "org/name@main", Pin("0" * 40, "a", "b"))
     value_at("format", value=2)(place.records / "pins.json")
     assert read_pins(place) == {}
@@ -252,7 +252,7 @@ def test_pins_of_a_newer_format_are_never_replaced(tmp_path: Path) -> None:
 
 
 def test_our_own_claims_that_may_not_be_read_are_never_replaced(tmp_path: Path) -> None:
-    place = CacheRoot(tmp_path, Layout.BUCKET)
+    place = flat_root(tmp_path)
     write_claims(place, "ours", Claims({}, ("0" * 64,)))
 
     (place.records / "claims" / "ours.json").chmod(0)
@@ -263,7 +263,7 @@ def test_our_own_claims_that_may_not_be_read_are_never_replaced(tmp_path: Path) 
 
 
 def test_a_pin_of_no_use_leaves_the_others(tmp_path: Path) -> None:
-    place = CacheRoot(tmp_path, Layout.BUCKET)
+    place = flat_root(tmp_path)
     for name in ("org/name@main", "org/other@main"):
         write_pin(place, name, Pin("0" * 40, "a", "b"))
     value_at("pins", "org/name@main", "commit", value="main")(place.records / "pins.json")

@@ -19,10 +19,10 @@ from transfer.conftest import FAST, Scratch, content_of, job_for, on_received, o
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import TransientError
 from truss_cache_tasks.events import Event, Received, Warned
+from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import PlannedFile
-from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.partials import open_partial, sweep_partials
 
 PART = 64 << 10
@@ -143,11 +143,13 @@ def test_a_second_wrong_digest_leaves_a_journal_of_nothing_old(server: FaultServ
 
 
 def planned(body: bytes) -> PlannedFile:
-    return PlannedFile(RemoteFile("w.bin", len(body), "v1", "w.bin", sha256(body)), "w.bin", "s3://b/w@v1", "s3://b/w")
+    return PlannedFile(
+        RemoteFile("w.bin", len(body), "v1", "w.bin", sha256(body)), "w.bin", ContentId("s3://b/w@v1"), "s3://b/w"
+    )
 
 
 def test_the_store_hands_over_what_a_dead_run_left_and_sweeps_the_rest(tmp_path: Path) -> None:
-    place = CacheRoot(tmp_path, Layout.BUCKET)
+    place = flat_root(tmp_path)
     first = open_partial(place, planned(BODY))
     os.write(first.descriptor, b"abc")
     os.write(first.journal, b"line\n")
@@ -171,13 +173,13 @@ CHILD = """
     from pathlib import Path
     from transfer.test_resume import BODY, CUT, planned
     from truss_cache_tasks import transfer
-    from truss_cache_tasks.model.listing import Location
-    from truss_cache_tasks.model.request import Layout
-    from truss_cache_tasks.store.layout import CacheRoot
+    from truss_cache_tasks.model.keys import ContentId
+from truss_cache_tasks.model.listing import Location
+    from truss_cache_tasks.store.flat_layout import flat_root
     from truss_cache_tasks.store.partials import open_partial
 
     wanted = planned(BODY)
-    partial = open_partial(CacheRoot(Path(sys.argv[1]), Layout.BUCKET), wanted)
+    partial = open_partial(flat_root(Path(sys.argv[1])), wanted)
     job = transfer.Job(wanted.file, lambda: Location(sys.argv[2]), partial)
     print("begun", flush=True)
     for end in transfer.pull([job], lambda *_: print(".", flush=True), limits=CUT):

@@ -118,7 +118,7 @@ def _result(entry: EntryContext, end: Outcome | BaseException) -> EntryResult:
     return EntryResult(
         name=entry.name,
         status=end.how,
-        path=entry.place.root / manifest.folder,
+        path=entry.root.path / manifest.folder,
         revision=manifest.revision,
         snapshot_key=manifest.snapshot,
         files=len(manifest.files),

@@ -176,7 +176,7 @@ def _open(
 def _run(options: argparse.Namespace) -> int:
     workspace, entries = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
     signals.install()
-    stale = [entry for entry in entries if not workspace.judge(entry).fresh or options.always]
+    stale = [entry for entry in entries if not workspace.read_status(entry).verdict.fresh or options.always]
     failed = _fetch_all(stale, workspace.run, force=options.always) if stale else {}
     if fresh := len(entries) - len(stale):
         output.notify(f"{_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")

@@ -89,7 +89,7 @@ def _started(event: Started) -> str:
 
 def _retrying(event: Retrying) -> str:
     what = f"retrying {event.path}" if event.path else "listing again"
-    cause = event.cause.removeprefix(f"{event.path}: ")  # which errors about a file begin with
+    cause = event.cause.removeprefix(f"{event.entry}: ").removeprefix(f"{event.path}: ")
     return f"{what} in {event.delay_s:.1f} s: {cause}"
 
 

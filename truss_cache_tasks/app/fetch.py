@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
 
 from truss_cache_tasks.app import signals
 from truss_cache_tasks.app.display import EntryDisplay
@@ -13,7 +16,7 @@ from truss_cache_tasks.operations.fetch import Outcome, fetch
 from truss_cache_tasks.operations.run import RunContext
 
 _SIDE_BY_SIDE = 4  # entries at once; they share the engine's connections
-_GRACE_S = 1.0  # for each thread to release its partials and locks after an interrupt
+_GRACE_S = 1.0  # for the threads to release their partials and locks after an interrupt
 
 
 def fetch_with_display(entry: EntryContext, run_id: str, label: str, *, force: bool) -> Outcome:
@@ -48,29 +51,34 @@ def fetch_side_by_side(
     """
     work = deque(entries)
     ended: dict[str, Outcome | BaseException] = {}
+    idle: SimpleQueue[threading.Thread] = SimpleQueue()  # of threads that have nothing left to do
 
-    def fetch_next() -> None:
+    def fetch_all() -> None:
         while True:
             try:
                 entry = work.popleft()
             except IndexError:
-                return
+                return idle.put(threading.current_thread())
             try:
                 ended[entry.name] = fetch_one(entry)
             except BaseException as exc:  # for the caller to raise or to name, whatever it is
                 ended[entry.name] = exc
 
-    threads = [threading.Thread(target=fetch_next, daemon=True) for _ in range(min(_SIDE_BY_SIDE, len(work)))]
+    threads = [threading.Thread(target=fetch_all, daemon=True) for _ in range(min(_SIDE_BY_SIDE, len(work)))]
+    running = 0
     try:
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+            running += 1
+        while running:  # not `join`: Python 3.11 takes a thread for ended whose `join` was interrupted
+            idle.get().join()
+            running -= 1
     except BaseException:
         work.clear()
         cancel()
-        for thread in threads:
-            if thread.is_alive():  # the interrupt may have come before it was started, or while it was
-                thread.join(_GRACE_S)
+        until = time.monotonic() + _GRACE_S
+        with contextlib.suppress(Empty):
+            for _ in range(running):
+                idle.get(timeout=max(0.0, until - time.monotonic())).join()
         raise
     return ended

@@ -110,8 +110,17 @@ def warn_once(warnings: Iterable[str]) -> None:
 
 
 def format_error(error: CacheTaskError, label: str = "") -> list[str]:
-    """Return the line of cause and the line of the hint; `label` names what failed."""
-    cause = f"{label}: {error}" if label else str(error)
+    """Return the line of cause and the line of the hint.
+
+    >>> format_error(CacheTaskError("org/one: no such repo", hint="Check the name."), "org/one")
+    ['org/one: no such repo', 'hint: Check the name.']
+
+    Args:
+        label: names what failed, in front of a cause that does not begin with it.
+    """
+    cause = str(error)
+    if label and not cause.startswith(f"{label}: "):
+        cause = f"{label}: {cause}"
     return [cause, f"hint: {error.hint}"] if error.hint else [cause]
 
 

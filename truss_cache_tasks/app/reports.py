@@ -30,14 +30,14 @@ def why(chosen: Chosen, write: Write, *, check: bool) -> int:
     signals.install()
     asking = False
     for label, workspace, entry in chosen:
-        verdict = workspace.judge(entry)
-        if verdict.fresh:
+        status = workspace.read_status(entry)
+        if status.verdict.fresh:
             write(f"{label}: fresh")
             continue
-        forecast = workspace.forecast(entry, verdict, hashing=check, stopped=signals.stopped)
+        forecast = workspace.forecast(entry, status, hashing=check, stopped=signals.stopped)
         asking = asking or forecast.asks
         write(f"{label}: stale")
-        for line in (*verdict.reasons, f"-> {_format_forecast(forecast)}"):
+        for line in (*status.verdict.reasons, f"-> {_format_forecast(forecast)}"):
             write(*_wrapped(line))
     return int(check and asking)
 

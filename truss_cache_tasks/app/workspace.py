@@ -18,16 +18,16 @@ from truss_cache_tasks.config.settings import Settings, read_settings
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.model.status import Need, Verdict
-from truss_cache_tasks.operations.context import EntryContext, judge_target, make_target, project_entries
+from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
+from truss_cache_tasks.operations.context import EntryContext, make_context, project_entries, read_status
 from truss_cache_tasks.store.claims import read_pins
+from truss_cache_tasks.store.conflicts import ShownFiles, find_shown_files
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.layout import pin_name
-from truss_cache_tasks.store.neighbours import Shown, shown_by_config
+from truss_cache_tasks.store.names import pin_name
 
 if TYPE_CHECKING:
     from truss_cache_tasks.operations.forecast import Forecast
-    from truss_cache_tasks.store.remove import Cleaned
+    from truss_cache_tasks.store.clean import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 
@@ -51,12 +51,12 @@ class Workspace:
     warnings: tuple[str, ...]
     run: str = field(default_factory=lambda: os.urandom(16).hex())
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    _shown: dict[Path, Shown] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
+    _shown: dict[Path, ShownFiles] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
 
     @cached_property
     def cleaned(self) -> Cleaned:
         """What cleans of this process removed, all together."""
-        from truss_cache_tasks.store.remove import Cleaned
+        from truss_cache_tasks.store.clean import Cleaned
 
         return Cleaned()
 
@@ -64,15 +64,15 @@ class Workspace:
         """Write the config's warnings to stderr, once a process."""
         output.warn_once(self.warnings)
 
-    def judge(self, target: EntryContext) -> Verdict:
-        """Judge an entry and keep the verdict. An internal error makes it stale: its run meets the same error."""
+    def read_status(self, target: EntryContext) -> Status:
+        """Read an entry's status and keep the verdict. An internal error makes it stale; its run meets it too."""
         self.warn()
         try:
-            verdict = judge_target(target)
+            status = read_status(target)
         except Exception as exc:
-            verdict = Verdict(Need.FETCH, (output.format_internal_error(exc),))
-        self.verdicts[target.name] = verdict
-        return verdict
+            status = Status(Evidence(), Verdict(Need.FETCH, (output.format_internal_error(exc),)))
+        self.verdicts[target.name] = status.verdict
+        return status
 
     def is_forced(self, target: EntryContext) -> bool:
         """Return whether `doit run -a` runs this entry, though it is stale now.
@@ -81,29 +81,27 @@ class Workspace:
         """
         moving = pin_name(target.entry.request)
         try:
-            pin = read_pins(target.place).get(moving) if moving else None
+            pin = read_pins(target.root).get(moving) if moving else None
         except OSError:  # its run meets the same error
             return False
         if pin is None or pin.run != self.run or pin.by == target.name:
             return False
         return pin.by in self.verdicts and self.verdicts[pin.by].fresh
 
-    def verdict(self, target: EntryContext) -> Verdict:
-        """Return the verdict of this process, judging only what was not judged."""
-        known = self.verdicts.get(target.name)
-        return known if known is not None else self.judge(target)
+    def is_fresh(self, target: EntryContext) -> bool:
+        """Whether an entry is fresh, by the verdict of this process; its status is read if it was not."""
+        verdict = self.verdicts.get(target.name) or self.read_status(target).verdict
+        return verdict.fresh
 
-    def forecast(
-        self, target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool]
-    ) -> Forecast:
+    def forecast(self, target: EntryContext, status: Status, *, hashing: bool, stopped: Callable[[], bool]) -> Forecast:
         """Forecast what a run would do to an entry. What the entries show is read once for each root."""
-        if target.place.root not in self._shown and verdict.need > Need.CLAIM:
-            with disk_errors(f"cannot look at {target.place.root}"):
-                self._shown[target.place.root] = shown_by_config(target.place, self.project)
-        shown = self._shown.get(target.place.root)
+        if target.root.path not in self._shown and status.verdict.need > Need.CLAIM:
+            with disk_errors(f"cannot look at {target.root.path}"):
+                self._shown[target.root.path] = find_shown_files(target.root, self.project)
+        shown = self._shown.get(target.root.path)
         from truss_cache_tasks.operations.forecast import forecast
 
-        return forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
+        return forecast(target, status, hashing=hashing, stopped=stopped, shown=shown)
 
     def choose(self, names: Iterable[str] | None) -> list[EntryContext]:
         """Return the entries of these names, once each; None: all. Raises ConfigError for a name that none has."""
@@ -166,14 +164,14 @@ def open_workspace(
     config = path if isinstance(path, Config) else load_config(path)
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     anonymous = Project("", "", {})
-    roots = [make_target(entry, anonymous, settings, cache) for entry in config.entries]
+    roots = [make_context(entry, anonymous, settings, cache) for entry in config.entries]
     project = Project(
         id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
         config=str(config.path),
         entries=project_entries(config.entries),
-        roots=tuple(sorted({str(p.root) for t in roots for p in (t.place, t.behind) if p is not None})),
+        roots=tuple(sorted({str(p.path) for t in roots for p in t.roots})),
     )
-    targets = tuple(make_target(entry, project, settings, cache) for entry in config.entries)
+    targets = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
     _refuse_own_source(targets)
     warnings = config.warnings
     if not targets:
@@ -189,7 +187,7 @@ def _refuse_own_source(targets: Iterable[EntryContext]) -> None:
             continue
         names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: target.entry.request.folder}
         theirs = Path(os.path.realpath(target.entry.config.parent / source.root))
-        ours = Path(os.path.realpath(target.place.root / names.get(target.place.layout, "")))
+        ours = Path(os.path.realpath(target.root.path / names.get(target.entry.request.layout, "")))
         if theirs == ours or theirs in ours.parents:
             raise ConfigError(
                 f"{target.entry.where}.repo_id: the cache folder {ours} is, or lies in, the source {theirs}",

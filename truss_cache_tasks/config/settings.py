@@ -1,4 +1,4 @@
-"""The only reader of the environment."""
+"""The only reader of the environment: our own variables, and those of the ecosystems as typed answers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from truss_cache_tasks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.network.settings import Network
 
 # Those that decide where huggingface_hub's cache is, the strongest first (huggingface_hub/constants.py, 2.4.0).
 HUB_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
@@ -73,8 +76,8 @@ class Settings:
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
         debug: TRUSS_CACHE_DEBUG.
         offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) says so.
-        env: the process's environment, for the look-ups that the ecosystems define (hub cache, tokens, endpoints).
         cwd: what relative paths of the environment are relative to.
+        environment: a copy of the environment, for the methods of this class alone.
     """
 
     config: str | None = None
@@ -89,38 +92,47 @@ class Settings:
     follow_links: bool = False
     debug: bool = False
     offline: bool = False
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     cwd: Path = field(default_factory=Path.cwd)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def hub_cache(self, hub_env: tuple[tuple[str, str], ...] = ()) -> Path:
         """Return the hub cache, absolute: over `hub_env` (of a config) alone if it sets anything, else the process's.
 
         The rules are huggingface_hub's own (constants.py), empty values included: set and empty is set.
         """
-        says = dict(hub_env) if hub_env else self.env
+        says = dict(hub_env) if hub_env else self.environment
         legacy = says.get("HUGGINGFACE_HUB_CACHE", os.path.join(self._hub_home(says), "hub"))
         return self._absolute(self._expanded(says.get("HF_HUB_CACHE", legacy)))
 
     @property
     def state_dir(self) -> Path:
         """Where we note what outlives a config: `$XDG_STATE_HOME`, else ~/.local/state, and our folder in it."""
-        home = self.env.get("XDG_STATE_HOME") or os.path.join(self._expanded_user("~"), ".local", "state")
+        home = self.environment.get("XDG_STATE_HOME") or os.path.join(self._expanded_user("~"), ".local", "state")
         return self._absolute(home) / "truss-cache"
 
     def token_file(self) -> Path:
         """Return where `hf auth login` keeps its token, by the process's variables alone."""
         return self._absolute(
-            self._expanded(self.env.get("HF_TOKEN_PATH", os.path.join(self._hub_home(self.env), "token")))
+            self._expanded(
+                self.environment.get("HF_TOKEN_PATH", os.path.join(self._hub_home(self.environment), "token"))
+            )
         )
 
     def variable(self, name: str) -> str:
-        """Return a variable that a store's row names; "" where it is not set."""
-        return self.env.get(name, "")
+        """Return a variable that a store's row names for its token; "" where it is not set."""
+        return self.environment.get(name, "")
+
+    @property
+    def network(self) -> Network:
+        """How sources and transfers reach what they read, by the process's variables."""
+        from truss_cache_tasks.network.settings import Network  # a no-op reaches for nothing
+
+        return Network.from_env(self.environment, follow_links=self.follow_links)
 
     @property
     def sends_implicit_token(self) -> bool:
         """Whether HF_TOKEN and the login token are used, by huggingface_hub's switch and its words for true."""
-        return self.env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE
+        return self.environment.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE
 
     def _hub_home(self, says: Mapping[str, str]) -> str:
         cache = says.get("XDG_CACHE_HOME", os.path.join(self._expanded_user("~"), ".cache"))
@@ -130,18 +142,18 @@ class Settings:
         return Path(os.path.normpath(self.cwd / path))
 
     def _expanded(self, path: str) -> str:
-        """os.path.expandvars(os.path.expanduser(path)) over `env` instead of os.environ."""
+        """os.path.expandvars(os.path.expanduser(path)) over `environment` instead of os.environ."""
         return re.sub(r"\$(\w+|\{[^}]*\})", self._variable, self._expanded_user(path), flags=re.ASCII)
 
     def _variable(self, match: re.Match[str]) -> str:
-        return self.env.get(match[1].strip("{}"), match[0])
+        return self.environment.get(match[1].strip("{}"), match[0])
 
     def _expanded_user(self, path: str) -> str:
         if not path.startswith("~"):
             return path
         user, slash, rest = path[1:].partition("/")
         try:
-            home = self.env.get("HOME") if not user else None
+            home = self.environment.get("HOME") if not user else None
             home = home if home is not None else _home_of(user)
         except KeyError:
             return path
@@ -174,8 +186,8 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
         debug=get.parsed("TRUSS_CACHE_DEBUG", _boolean) or False,
         offline=(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").lower() in _TRUE,
-        env=env,
         cwd=cwd,
+        environment=env,
     )
 
 
@@ -204,7 +216,7 @@ class _Reader:
         text = self.text(name)
         if text is None:
             return None
-        home = Settings(env=self.env, cwd=self.cwd)
+        home = Settings(environment=self.env, cwd=self.cwd)
         return home._absolute(home._expanded_user(text))
 
     def parsed(self, name: str, rule: Callable[[str], T]) -> T | None:

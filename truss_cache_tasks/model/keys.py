@@ -11,6 +11,7 @@ from truss_cache_tasks.model.request import Request, implied_dialect
 
 RequestKey = NewType("RequestKey", str)
 SnapshotKey = NewType("SnapshotKey", str)
+ContentId = NewType("ContentId", str)  # names exactly these bytes, whichever file has them (model/plan.py)
 
 SCHEMA = 1  # of the canonical forms below: another number is another key for everything
 

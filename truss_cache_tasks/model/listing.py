@@ -57,6 +57,8 @@ class RemoteFile:
         digest: what the listing itself tells; None where only `locate` knows (S3) or nobody does.
         encoding: `gzip` where the stored bytes, which `size` and `digest` are of, are gzip and readers see the decoded
             content; else "".
+        version_id: S3: the name by which a bucket with versions gives these bytes, also after they were replaced; ""
+            where it was not asked for.
     """
 
     path: str
@@ -65,6 +67,41 @@ class RemoteFile:
     key: str
     digest: Digest | None = None
     encoding: str = ""
+    version_id: str = ""
+
+
+@dataclass(frozen=True)
+class FilePin:
+    """The version of one file that a listing has to find.
+
+    Attributes:
+        key: as in RemoteFile; of a `file://` source the path below the folder.
+        version: as in RemoteFile: a generation, an ETag; "" for any.
+        version_id: as in RemoteFile; "" for the current one.
+        digest: as the store or an earlier fetch told it; None for any.
+    """
+
+    key: str
+    version: str = ""
+    version_id: str = ""
+    digest: Digest | None = None
+
+
+@dataclass(frozen=True)
+class Pins:
+    """What an earlier listing of a request found, and another one has to find again. Each store uses what it can.
+
+    Attributes:
+        revision: the full commit that stands for the request's revision at the Hub; "" resolves it.
+        files: the files, each in this very version; None for all that are there now. The commit of a Hub revision says
+            more, and these are not read then.
+    """
+
+    revision: str = ""
+    files: tuple[FilePin, ...] | None = None
+
+
+UNPINNED = Pins()
 
 
 @dataclass(frozen=True)

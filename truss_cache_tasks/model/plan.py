@@ -9,6 +9,7 @@ from itertools import islice
 from typing import assert_never
 
 from truss_cache_tasks.errors import Collision, NothingSelected, UnsafeName
+from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import Listing, RemoteFile
 from truss_cache_tasks.model.patterns import select
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
@@ -23,13 +24,13 @@ class PlannedFile:
     Args:
         file: as the store lists it.
         path: where it will be visible, relative to the cache root, POSIX, safe.
-        identity: names these bytes: equal identities are equal bytes (never the other way round).
+        content_id: names these bytes: equal ids are equal bytes (never the other way round).
         origin: the object that they come from, without its version.
     """
 
     file: RemoteFile
     path: str
-    identity: str
+    content_id: ContentId
     origin: str
 
 
@@ -67,7 +68,7 @@ def make_plan(request: Request, listing: Listing) -> Plan:
         PlannedFile(
             by_path[path],
             _visible(request, folder, path, single=listing.single),
-            identity(request.source, by_path[path]),
+            content_id(request.source, by_path[path]),
             origin(request.source, by_path[path]),
         )
         for path in chosen
@@ -84,15 +85,15 @@ def origin(source: SourceRef, file: RemoteFile) -> str:
     return f"{SourceRef(source.scheme, source.root)}/{file.key}"
 
 
-def identity(source: SourceRef, file: RemoteFile) -> str:
+def content_id(source: SourceRef, file: RemoteFile) -> ContentId:
     """Return a name for exactly these bytes: the digest where it is long enough to be one, else object and version."""
     if file.digest is not None and file.digest.algorithm in ("sha256", "git-sha1"):
-        return f"{file.digest.algorithm}:{file.digest.value}"
+        return ContentId(f"{file.digest.algorithm}:{file.digest.value}")
     if file.encoding:
-        return f"{origin(source, file)}@{file.version} decoded"
+        return ContentId(f"{origin(source, file)}@{file.version} decoded")
     if source.store.is_local:  # the same words mean another file beside another config
-        return f"file:{hashlib.sha256(file.key.encode()).hexdigest()[:16]}@{file.version}"
-    return f"{origin(source, file)}@{file.version}"
+        return ContentId(f"file:{hashlib.sha256(file.key.encode()).hexdigest()[:16]}@{file.version}")
+    return ContentId(f"{origin(source, file)}@{file.version}")
 
 
 def _folder(request: Request, listing: Listing) -> str:

@@ -6,9 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from truss_cache_tasks.model.keys import RequestKey, SnapshotKey, snapshot_key
+from truss_cache_tasks.model.keys import ContentId, RequestKey, SnapshotKey, snapshot_key
+from truss_cache_tasks.model.listing import Digest
 
 FORMAT = 1  # of every JSON file below .truss_cache/; a reader refuses a number that it does not know
+
+
+def digest_text(digest: Digest | None, encoding: str = "") -> str:
+    """Return a digest as a record has it: `algorithm:hex`, "" for none.
+
+    One over parts is `algorithm-composite:hex`, one of bytes that are shown decoded `algorithm-gzip:hex`.
+    """
+    if digest is None:
+        return ""
+    of = "-composite" if digest.parts else f"-{encoding}" if encoding else ""
+    return f"{digest.algorithm}{of}:{digest.value}"
+
+
+def parse_digest(text: str) -> Digest | None:
+    """Return the digest that `digest_text` wrote; None for "" and for one that the visible bytes alone do not have."""
+    algorithm, _, value = text.partition(":")
+    return Digest(algorithm, value) if value and not algorithm.endswith(("-composite", "-gzip")) else None
 
 
 @dataclass(frozen=True)
@@ -19,7 +37,7 @@ class FileRecord:
         path: where it is visible, relative to the cache root.
         size: bytes.
         mtime_ns: of the bytes (link target), as last seen whole.
-        identity: names these bytes (plan.identity).
+        content_id: names these bytes (plan.content_id); `identity` in the JSON.
         origin: the object that they came from.
         digest: `algorithm:hex` of the store's digest that confirmed them; "" is unverified.
         xxh3: our xxh3-128, hex.
@@ -32,7 +50,7 @@ class FileRecord:
     path: str
     size: int
     mtime_ns: int
-    identity: str
+    content_id: ContentId
     origin: str
     digest: str
     xxh3: str

@@ -16,8 +16,8 @@ class Need(IntEnum):
     """What a run would have to do at the least, in growing order of cost."""
 
     NOTHING = 0  # fresh
-    CLAIM = 1  # whole, but not claimed by this project: write a claim, ask nobody
-    REPAIR = 2  # put links and refs back, re-hash what was touched: asks nobody if all bytes are here
+    CLAIM = 1  # whole, but not claimed by this project: write a claim, ask no server
+    REPAIR = 2  # put links and refs back, re-hash what was touched: asks no server if all bytes are here
     PROVE = 3  # one listing and one proof of access, no bytes
     FETCH = 4  # list, and fetch what is missing
 
@@ -68,6 +68,27 @@ class Evidence:
     pin: tuple[str, str] | None = None
     ref: str | None = None
     writable: bool = True
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the disk says of one entry, and what follows from it.
+
+    It holds as long as the locks under which it was read: what was decided before a lock is read again inside it.
+    """
+
+    evidence: Evidence
+    verdict: Verdict
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest of what the entry asks, None without a usable one."""
+        return self.evidence.manifest
+
+    @property
+    def fresh_manifest(self) -> Manifest | None:
+        """The manifest if a run would do nothing, else None."""
+        return self.evidence.manifest if self.verdict.fresh else None
 
 
 def judge(request: Request, seen: Evidence) -> Verdict:

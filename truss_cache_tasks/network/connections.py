@@ -6,6 +6,7 @@ used here, and why:
 http.client.HTTPConnection
     response_class: makes the answers, also the proxy's to CONNECT, whose reads are limited
     request, getresponse of http.client itself: urllib3's cost more than a small file does (docs/adr/0012)
+    _tunnel: a CONNECT leaves its own timeout on the socket
     sock, timeout: the timeout of each step, and reads past http.client's buffer
 http.client.HTTPResponse
     fp: the one place where an answer reads its socket
@@ -89,20 +90,14 @@ class _LimitedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        before = self._sock.gettimeout()
-        try:
-            size = self._read(buffer)
-        finally:
-            self._sock.settimeout(before)  # a TLS handshake may follow, within a tunnel
-        self._limit.came(size)
-        return size
-
-    def _read(self, buffer: Any) -> int:
         while True:
             self._sock.settimeout(min(self._limit.left_s(), _POLL_S))
-            with suppress(TimeoutError):
+            try:
                 size: int = self._sock.recv_into(buffer)
-                return size
+            except TimeoutError:
+                continue
+            self._limit.came(size)
+            return size
 
     def close(self) -> None:
         self._raw.close()
@@ -115,6 +110,12 @@ class _LimitedResponse(http.client.HTTPResponse):
     ) -> None:
         super().__init__(sock, debuglevel, method, url)
         self.fp = io.BufferedReader(_LimitedReader(sock, self.fp.detach(), limit))
+
+
+class _TunnellingConnection(HTTPConnection):
+    def _tunnel(self) -> None:
+        super()._tunnel()
+        self.sock.settimeout(self.timeout)  # for the TLS handshake: the reads of the answer set shorter ones
 
 
 # -- for the vendors' libraries: each request is an Exchange
@@ -138,7 +139,7 @@ def bounded_pools(limits: ExchangeLimits, cancel: CancelToken) -> dict[str, type
     return {"http": PlainPool, "https": TlsPool}
 
 
-class _BoundedConnection(HTTPConnection):
+class _BoundedConnection(_TunnellingConnection):
     start: Callable[[], Exchange]
     _exchange: Exchange
 
@@ -197,7 +198,7 @@ class RequestLimits(Protocol):
         ...
 
 
-class _BreakableConnection(HTTPConnection):
+class _BreakableConnection(_TunnellingConnection):
     """A connection with a second descriptor of its socket.
 
     A shutdown through that one ends a TLS handshake or read too, without touching the Python object that another

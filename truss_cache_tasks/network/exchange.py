@@ -56,9 +56,6 @@ class ExchangeLimits:
         return self.page if 200 <= status < 300 else self.refusal
 
 
-DEFAULT_LIMITS = ExchangeLimits()
-
-
 class TooSlow(TimeoutError):
     """The time of an exchange is over. Libraries take it for a timeout of theirs; trying again may help."""
 

@@ -1,40 +1,10 @@
-"""Certificates and proxies of the network, where the vendors' libraries have words of their own for them, or none."""
+"""Refusals of proxies and certificates, as the texts of the vendors' errors tell them."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
 
-from truss_cache_tasks.errors import ConfigError, PermanentError
-
-BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
-
-
-def authorities(env: Mapping[str, str], *first: str) -> str | None:
-    """Return the file or folder of certificates that is to be trusted, or None for the system's.
-
-    Args:
-        first: variables that a library prefers to the order of BUNDLES.
-
-    Raises:
-        ConfigError: it cannot be read; else every library would fail at it in its own way.
-    """
-    name = next((name for name in (*first, *BUNDLES) if env.get(name)), None)
-    if name is None:
-        return None
-    bundle = env[name]
-    import ssl
-
-    try:
-        if not os.path.isdir(bundle):
-            ssl.create_default_context(cafile=bundle)
-    except OSError as exc:  # ssl.SSLError is one
-        raise ConfigError(
-            f"{name}: the CA bundle {bundle} cannot be used: {exc.strerror or exc}",
-            hint=f"Set {name} to a PEM file of certificates, or unset it.",
-        ) from exc
-    return bundle
+from truss_cache_tasks.errors import PermanentError
 
 
 def is_hopeless(error: BaseException | None) -> bool:

@@ -8,13 +8,13 @@ from pathlib import Path
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.records import Project
-from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.operations.context import BEHIND, EntryContext
-from truss_cache_tasks.store import remove
+from truss_cache_tasks.operations.context import HUB_SUFFIX, EntryContext
+from truss_cache_tasks.store.clean import Cleaned, clean_root, roots_of
 from truss_cache_tasks.store.disk import disk_errors
+from truss_cache_tasks.store.flat_layout import flat_root
+from truss_cache_tasks.store.hub_layout import hub_root
 from truss_cache_tasks.store.known_roots import forget_empty_roots, known_roots
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.remove import Cleaned, roots_of
 
 
 def clean(
@@ -38,12 +38,12 @@ def clean(
     Raises:
         DiskError: the first root that could not be cleaned; the others are named in `done.left`.
     """
-    claims = None if names is None else {claim for name in names for claim in (name, name + BEHIND)}
+    claims = None if names is None else {claim for name in names for claim in (name, name + HUB_SUFFIX)}
     errors: list[DiskError] = []
     with disk_errors("cannot clean"):
         for root in _roots(entries, project, settings, model_cache):
             try:
-                remove.clean(root, project, claims, done, dry=dry)
+                clean_root(root, project, claims, done, dry=dry)
             except DiskError as error:
                 errors.append(error)
         if not dry:
@@ -55,15 +55,14 @@ def clean(
 
 def _roots(entries: Iterable[EntryContext], project: Project, settings: Settings, model_cache: Path) -> list[CacheRoot]:
     """Return every root where this project may have claims: of its entries, of the hub cache, and those it had once."""
-    found = {root.root: root for entry in entries for root in entry.places}
-    found.setdefault(model_cache, CacheRoot(model_cache, Layout.BUCKET))
-    hubs = {root.hub for root in found.values() if root.hub is not None} | {settings.hub_cache()}
+    found = {root.path: root for entry in entries for root in entry.roots}
+    found.setdefault(model_cache, flat_root(model_cache))
+    hubs = {root.layout.hub for root in found.values() if root.layout.hub is not None} | {settings.hub_cache()}
     for hub in hubs:
         for repo in hub.glob("models--*"):
-            found.setdefault(repo, CacheRoot(repo, Layout.HUB, hub))
+            found.setdefault(repo, hub_root(repo))
     known = {path for root in found.values() for path in roots_of(root, project.id)}
     known |= known_roots(settings, project)
     for path in map(Path, sorted(known - {str(path) for path in found})):
-        is_hub = path.name.startswith("models--")
-        found[path] = CacheRoot(path, Layout.HUB, path.parent) if is_hub else CacheRoot(path, Layout.MOUNT)
+        found[path] = hub_root(path) if path.name.startswith("models--") else flat_root(path)
     return list(found.values())

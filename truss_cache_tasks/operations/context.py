@@ -5,22 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 from truss_cache_tasks.config.credentials import fingerprint
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import request_key
+from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.model.records import Manifest, Project
 from truss_cache_tasks.model.request import Layout, Request
-from truss_cache_tasks.model.status import Need, Verdict, judge
+from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, judge
+from truss_cache_tasks.store.conflicts import (
+    OtherEntries,
+    ShownFiles,
+    find_shown_files,
+    is_another_version_shown,
+    is_replaced_by_another_version,
+)
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.evidence import gather
-from truss_cache_tasks.store.layout import CacheRoot, bytes_of, hub_place, place_of
-from truss_cache_tasks.store.manifest import Unreadable, read_manifest
-from truss_cache_tasks.store.neighbours import Neighbours, Shown, is_replaced_by_another, shown_by_config
+from truss_cache_tasks.store.flat_layout import flat_root
+from truss_cache_tasks.store.hub_layout import hub_root
+from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.manifest import read_manifest
+from truss_cache_tasks.store.record_file import Unreadable
+from truss_cache_tasks.store.root_state import RootState, gather_evidence
 
-BEHIND = "+hub"  # suffix of the claim that an entry with plain files has on the hub cache behind them
+HUB_SUFFIX = "+hub"  # of the claim that an entry with plain files has on the hub cache behind them
 
 
 @dataclass(frozen=True)
@@ -28,15 +39,15 @@ class EntryContext:
     """One entry, and everything on this machine that it means.
 
     Args:
-        place: where its files go.
-        behind: the hub cache's folder for its repo, when `place` holds plain files of a Hub repo; else None.
+        root: where its files go.
+        hub_root: the hub cache's folder for its repo, when `root` holds plain files of a Hub repo; else None.
     """
 
     entry: Entry
     project: Project
     settings: Settings
-    place: CacheRoot
-    behind: CacheRoot | None
+    root: CacheRoot
+    hub_root: CacheRoot | None
 
     @property
     def name(self) -> str:
@@ -44,94 +55,116 @@ class EntryContext:
         return self.entry.name
 
     @property
-    def behind_claim(self) -> str:
-        """The name of this entry's claim on `behind`."""
-        return self.name + BEHIND
+    def claims(self) -> tuple[str, str]:
+        """The names of the claims that this entry may have."""
+        return self.name, self.name + HUB_SUFFIX
 
     @property
-    def hub_request(self) -> Request:
-        """What `behind` is asked for."""
-        return replace(self.entry.request, layout=Layout.HUB, folder="")
-
-    @property
-    def places(self) -> list[CacheRoot]:
+    def roots(self) -> list[CacheRoot]:
         """The roots where bytes of this entry may lie."""
-        return [self.place] if self.behind is None else [self.place, self.behind]
+        return [self.root] if self.hub_root is None else [self.root, self.hub_root]
 
     @property
     def fingerprint(self) -> str | None:
         """Of the credential file that is there now."""
         return fingerprint(self.entry, self.settings)
 
-    def is_replaced(self, manifest: Manifest) -> bool:
-        """Whether another entry, of any config, shows another version of an object of this one's manifest."""
-        return is_replaced_by_another(self.place, manifest, self.project, (self.name, self.behind_claim))
+    def request_in(self, root: CacheRoot) -> Request:
+        """Return what is asked of `root`, one of `roots`."""
+        request = self.entry.request
+        return request if root == self.root else hub_request(request) or request
 
-    def neighbours(self, shown: Shown | None = None) -> Neighbours:
-        """Return what the config's other entries show; nothing collides in the hub cache, where a path says its bytes.
+    def claim_in(self, root: CacheRoot) -> str:
+        """Return the name of this entry's claim in `root`, one of `roots`."""
+        return self.name if root == self.root else self.name + HUB_SUFFIX
+
+    def other_entries(self, root: CacheRoot, shown: ShownFiles | None = None) -> OtherEntries:
+        """Return what the config's other entries show in `root`, and in the roots above and below it.
 
         Args:
-            shown: shown_by_config(self.place, self.project), where it is known.
+            shown: find_shown_files(root, self.project), where it is known.
         """
-        if self.place.layout is Layout.HUB:
-            shown = Shown()
-        return Neighbours(shown or shown_by_config(self.place, self.project), (self.name, self.behind_claim))
+        return OtherEntries(shown or find_shown_files(root, self.project), self.claims)
+
+    def is_replaced(self, plan: Plan, manifest: Manifest, others: OtherEntries) -> bool:
+        """Whether another entry, of any config, shows another version of an object of this one's manifest.
+
+        Args:
+            plan: that the manifest carried out.
+            others: `other_entries` of `root`.
+        """
+        return is_another_version_shown(self.root, plan, others) or is_replaced_by_another_version(
+            RootState(self.root), manifest, self.project, self.claims
+        )
 
 
-def make_target(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> EntryContext:
+def make_context(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> EntryContext:
     """Resolve where `entry` lives on this machine."""
     request = entry.request
-    hub = settings.hub_cache(entry.hub_env)
-    place = place_of(request, hub, model_cache, settings.mount_root)
-    plain = request.source.store.is_hub and place.layout is not Layout.HUB
-    return EntryContext(entry, project, settings, place, hub_place(request, hub) if plain else None)
+    in_hub = hub_request(request)
+    repo = settings.hub_cache(entry.hub_env) / f"models--{request.source.root.replace('/', '--')}"
+    match request.layout:
+        case Layout.HUB:
+            root = hub_root(repo)
+        case Layout.MOUNT:
+            mount, prefix = Path(request.folder), settings.mount_root
+            root = flat_root(prefix / mount.relative_to("/") if prefix else mount)
+        case Layout.VOLUME | Layout.BUCKET:
+            root = flat_root(model_cache)
+        case _:
+            assert_never(request.layout)
+    return EntryContext(entry, project, settings, root, hub_root(repo) if in_hub else None)
 
 
-def judge_target(target: EntryContext) -> Verdict:
-    """Judge one entry, offline and by stat alone. What cannot be looked at makes it stale; its run meets the error."""
-    try:
-        with disk_errors(f"cannot look at {target.place.root}"), target.place.tree.kept_open():
-            seen = gather(target.place, target.entry.request, target.project, target.name, target.fingerprint)
-    except DiskError as error:
-        return Verdict(Need.FETCH, (str(error),))
-    return judge(target.entry.request, seen)
-
-
-def current_manifest(target: EntryContext) -> Manifest | None:
-    """Return the manifest of what this entry asks, None without a usable one."""
-    try:
-        with disk_errors(f"cannot read {target.place.records}"):
-            return read_manifest(target.place, target.entry.key)
-    except Unreadable:
+def hub_request(request: Request) -> Request | None:
+    """Return what the hub cache is asked for behind plain files of a Hub repo; None for any other request."""
+    if not request.source.store.is_hub or request.layout == Layout.HUB:
         return None
+    return replace(request, layout=Layout.HUB, folder="")
 
 
-def hub_manifest(target: EntryContext) -> Manifest | None:
+def read_status(context: EntryContext) -> Status:
+    """Judge one entry, offline and by stat alone. What cannot be looked at makes it stale; its run meets the error."""
+    root, request = context.root, context.entry.request
+    try:
+        with disk_errors(f"cannot look at {root.path}"), root.tree.kept_open():
+            evidence = gather_evidence(root, request, context.project, context.name, context.fingerprint)
+    except DiskError as error:
+        return Status(Evidence(), Verdict(Need.FETCH, (str(error),)))
+    return Status(evidence, judge(request, evidence))
+
+
+def read_entry_manifest(context: EntryContext) -> Manifest | None:
+    """Return the manifest of what this entry asks, None without a usable one."""
+    return _read_manifest(context, context.root)
+
+
+def read_hub_manifest(context: EntryContext, manifest: Manifest) -> Manifest | None:
     """Return what lies in the hub cache behind plain files of a Hub repo and is not the same file; None for nothing.
 
     What is missing there is no fault: the plain files stand for themselves (docs/adr/0003).
+
+    Args:
+        manifest: of the plain files.
     """
-    if target.behind is None:
+    if context.hub_root is None or (found := _read_manifest(context, context.hub_root)) is None:
         return None
-    with disk_errors(f"cannot read {target.behind.records}"):
-        return _apart(target, target.behind)
+    linked = {_inode(context.root, record.path) for record in manifest.files}
+    apart = tuple(record for record in found.files if _inode(context.hub_root, record.path) not in {None, *linked})
+    return replace(found, files=apart) if apart else None
 
 
-def _apart(target: EntryContext, behind: CacheRoot) -> Manifest | None:
+def _read_manifest(context: EntryContext, root: CacheRoot) -> Manifest | None:
     try:
-        manifest = read_manifest(behind, request_key(target.hub_request))
+        with disk_errors(f"cannot read {root.records}"):
+            return read_manifest(root, request_key(context.request_in(root)))
     except Unreadable:
         return None
-    shown = current_manifest(target)
-    linked = {_inode(target.place, record.path) for record in (shown.files if shown else ())}
-    files = manifest.files if manifest else ()
-    apart = tuple(r for r in files if _inode(behind, r.path) not in {None, *linked})
-    return replace(manifest, files=apart) if manifest and apart else None
 
 
-def _inode(place: CacheRoot, path: str) -> tuple[int, int] | None:
+def _inode(root: CacheRoot, path: str) -> tuple[int, int] | None:
     try:
-        found = bytes_of(place, path)
+        found = root.layout.find_bytes(path)
     except OSError:
         return None
     return (found.stat.st_dev, found.stat.st_ino) if found is not None else None
@@ -142,6 +175,6 @@ def project_entries(entries: Sequence[Entry]) -> dict[str, str]:
     keys: dict[str, str] = {}
     for entry in entries:
         keys[entry.name] = entry.key
-        if entry.request.source.store.is_hub and entry.request.layout is not Layout.HUB:
-            keys[entry.name + BEHIND] = request_key(replace(entry.request, layout=Layout.HUB, folder=""))
+        if (in_hub := hub_request(entry.request)) is not None:
+            keys[entry.name + HUB_SUFFIX] = request_key(in_hub)
     return keys

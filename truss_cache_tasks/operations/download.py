@@ -1,58 +1,142 @@
-"""Moving what is missing: locks and partials in, published blobs out; `transfer` carries the bytes between."""
+"""Fetch what is missing: locks and partials in, published blobs out; `transfer` carries the bytes between."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged
+from truss_cache_tasks.errors import CacheTaskError, DiskError, IntegrityError, SourceChanged
 from truss_cache_tasks.events import Published
+from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.plan import PlannedFile
+from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.sources import Source
-from truss_cache_tasks.store import blobs, partials
-from truss_cache_tasks.store.held import LocalBlob
-from truss_cache_tasks.store.layout import CacheRoot, blob_id
-from truss_cache_tasks.store.locks import try_lock
+from truss_cache_tasks.sources.base import Source
+from truss_cache_tasks.store import disk, partials
+from truss_cache_tasks.store.blob import LocalBlob
+from truss_cache_tasks.store.fetch_notes import note_fetch
+from truss_cache_tasks.store.known_roots import remember_roots
+from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.local_blobs import find_local_blobs
+from truss_cache_tasks.store.locks import locked, try_lock
+from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.partials import Partial
 
+ATTEMPTS = 100  # on a disk where other processes remove what was found, before it is an error
 
-class Mover:
-    """One pull: takes locks and opens partials as `transfer` asks for jobs, publishes what is done."""
+
+class BlobFetcher:
+    """Fetches what one entry misses, whichever root gets it.
+
+    Attributes:
+        files, size: what came; size in bytes.
+    """
+
+    def __init__(self, context: EntryContext, source: Source, run: RunContext) -> None:
+        self.context = context
+        self.source = source
+        self.run = run
+        self.files = 0
+        self.size = 0
+
+    def fetch_missing(
+        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[ContentId, LocalBlob], *, rehash: bool
+    ) -> None:
+        """Fetch those of `files` that are not in `blobs`, each under its blob's lock, and add them.
+
+        Args:
+            root: whose blobs the files become.
+            rehash: believe no stat of what another process brought meanwhile.
+        """
+        missing = list({file.content_id: file for file in files if file.content_id not in blobs}.values())
+        check_space(root, missing, blobs.values())
+        if missing:
+            self._note_fetch(root, missing)
+        came = partial(self._came_meanwhile, root, blobs, last_commit(root.tree), rehash)
+        for _ in range(ATTEMPTS):
+            if not missing:
+                return
+            pull = _Pull(self.source, self.context.settings, root, self.run, came)
+            try:
+                pull.fetch(missing)
+            finally:
+                blobs.update(pull.fetched)
+                self.files += len(pull.fetched)
+                self.size += sum(blob.size for blob in pull.fetched.values())
+            if pull.busy:
+                self._wait_for_other_process(root, pull.busy[0])
+            missing = [planned for planned in pull.busy + pull.lost if not came(planned)]
+        raise keeps_changing(root)
+
+    def _note_fetch(self, root: CacheRoot, missing: Iterable[PlannedFile]) -> None:
+        """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
+        context = self.context
+        remember_roots(context.settings, context.project, self.run.warn)
+        ids = {root.layout.blob_id(planned.content_id) for planned in missing}
+        with locked(root.lock("root"), self.run.stopped, self.run.waits_for_root):
+            owner = (context.project.id, context.claim_in(root))
+            note_fetch(root, request_key(context.request_in(root)), owner, blobs=ids)
+
+    def _came_meanwhile(
+        self, root: CacheRoot, blobs: dict[ContentId, LocalBlob], since_ns: int, rehash: bool, planned: PlannedFile
+    ) -> bool:
+        """Whether another process brought these bytes: decided again under the blob's lock."""
+        if not root.layout.may_have_arrived(root.layout.blob_id(planned.content_id), since_ns):
+            return False
+        blobs.update(find_local_blobs([root], [planned], rehash=rehash, stopped=self.run.stopped))
+        return planned.content_id in blobs
+
+    def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
+        """Wait, holding nothing, for another process that fetches these bytes."""
+        lock = root.layout.blob_lock(root.layout.blob_id(planned.content_id))
+        with locked(lock, self.run.stopped, self.run.waits_for("file", planned.file.path)):
+            pass
+
+
+class _Pull:
+    """One call of `transfer`: takes locks and opens partials as it asks for jobs, publishes what is done.
+
+    Attributes:
+        fetched: what came, by content id.
+        busy: what others hold the lock of.
+        lost: what came, and another process took: where locks do not work.
+    """
 
     def __init__(
-        self, source: Source, settings: Settings, place: CacheRoot, run: RunContext, came: Callable[[PlannedFile], bool]
+        self, source: Source, settings: Settings, root: CacheRoot, run: RunContext, came: Callable[[PlannedFile], bool]
     ):
         """Begin.
 
         Args:
-            place: whose blobs the files become.
-            came: whether somebody else brought a file meanwhile; asked when its lock is held.
+            root: whose blobs the files become.
+            came: whether another process brought a file meanwhile; asked when its lock is held.
         """
         self.source = source
         self.settings = settings
-        self.place = place
+        self.root = root
         self.run = run
         self.came = came
-        self.fetched: dict[str, LocalBlob] = {}
+        self.fetched: dict[ContentId, LocalBlob] = {}
         self.busy: list[PlannedFile] = []
-        self.lost: list[PlannedFile] = []  # came, and another process took them: where locks do not work
+        self.lost: list[PlannedFile] = []
         self.error: CacheTaskError | None = None
-        self._open: dict[str, tuple[PlannedFile, Partial, Callable[[], None]]] = {}
+        self._open: dict[ContentId, tuple[PlannedFile, Partial, Callable[[], None]]] = {}
 
-    def pull(self, missing: Sequence[PlannedFile]) -> None:
-        """Bring `missing` into `fetched`, save what others hold the lock of (`busy`).
+    def fetch(self, missing: Sequence[PlannedFile]) -> None:
+        """Fetch `missing` into `fetched`, save what is `busy` or `lost`.
 
         Raises:
             CacheTaskError: the first failure, after all ended; `fetched` has what came all the same.
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
-        network = transfer.Network.from_env(self.settings.env)
-        pulled = transfer.pull(self._jobs(missing), self.run.report, limits=limits, network=network)
+        network = self.settings.network
+        pulled = transfer.pull(
+            self._jobs(missing), self.run.reporter, cancel=self.run.cancel, limits=limits, network=network
+        )
         try:
             for outcome in pulled:
                 self._land(outcome)
@@ -63,15 +147,16 @@ class Mover:
                 temporary.leave()
                 release()
             self._open.clear()
-        blobs.sync_names(self.place, self.fetched.values())
+        partials.sync_names(self.root, self.fetched.values())
         if self.error is not None:
             raise self.error
 
     def _jobs(self, missing: Sequence[PlannedFile]) -> Iterator[transfer.Job]:
+        layout = self.root.layout
         for planned in sorted(missing, key=lambda planned: -planned.file.size):  # a large one last would run alone
             if self.error is not None:
                 return
-            release = try_lock(self.place.blob_lock(blob_id(planned.identity, self.place.layout)))
+            release = try_lock(layout.blob_lock(layout.blob_id(planned.content_id)))
             if release is None:
                 self.busy.append(planned)
                 continue
@@ -79,11 +164,11 @@ class Mover:
                 if self.came(planned):
                     release()
                     continue
-                temporary = partials.open_partial(self.place, planned)
+                temporary = partials.open_partial(self.root, planned)
             except BaseException:
                 release()
                 raise
-            self._open[planned.identity] = (planned, temporary, release)
+            self._open[planned.content_id] = (planned, temporary, release)
             locate = partial(self.source.locate, planned.file)
             yield _Job(
                 planned.file,
@@ -91,12 +176,12 @@ class Mover:
                 temporary,
                 self.source.explain,
                 self.settings.accept_unverified,
-                planned.identity,
+                content_id=planned.content_id,
             )
 
     def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
         assert isinstance(outcome.job, _Job)
-        planned, temporary, release = self._open.pop(outcome.job.identity)
+        planned, temporary, release = self._open.pop(outcome.job.content_id)
         try:
             if isinstance(outcome, transfer.Failed):
                 if isinstance(outcome.error, IntegrityError | SourceChanged):
@@ -105,14 +190,14 @@ class Mover:
                     temporary.leave()
                 self.error = self.error or outcome.error
                 return
-            held = blobs.publish(
-                self.place, planned, temporary, outcome.digest, xxh3=outcome.xxh3, stopped=self.run.stopped
+            blob = partials.publish(
+                self.root, planned, temporary, outcome.digest, xxh3=outcome.xxh3, stopped=self.run.stopped
             )
-            if held is None:
+            if blob is None:
                 self.lost.append(planned)
             else:
-                self.fetched[planned.identity] = held
-                self.run.report(Published(path=planned.file.path, size=held.size))
+                self.fetched[planned.content_id] = blob
+                self.run.report(Published(path=planned.file.path, size=blob.size))
         finally:
             temporary.close()
             release()
@@ -120,4 +205,25 @@ class Mover:
 
 @dataclass(frozen=True)
 class _Job(transfer.Job):
-    identity: str = ""
+    content_id: ContentId = field(kw_only=True)
+
+
+def check_space(root: CacheRoot, missing: Sequence[PlannedFile], blobs: Iterable[LocalBlob]) -> None:
+    """Refuse to begin what does not fit on the disk: what is fetched, and what is copied from other disks."""
+    coming = sum(planned.file.size for planned in missing) - partials.left_bytes(root, missing)
+    here = disk.device_of(root.path)
+    needed = coming + sum(blob.size for blob in blobs if blob.device != here)
+    free = disk.free_bytes(root.path)
+    if needed > free:
+        raise DiskError(
+            f"not enough space for {root.path}: {needed:,} bytes are to come, {free:,} are free",
+            hint="Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
+        )
+
+
+def keeps_changing(root: CacheRoot) -> DiskError:
+    """Return the error for a root where whatever is found or fetched is gone again."""
+    return DiskError(
+        f"{root.path}: other processes keep removing what was found or fetched",
+        hint="Find what cleans this cache, and run the command again.",
+    )

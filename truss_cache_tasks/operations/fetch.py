@@ -1,41 +1,46 @@
-"""The one place that knows the order of the steps: judge, list, plan, take stock, move, commit."""
+"""Fetch one entry: the order of the steps of a run, and which of them are done again when other processes interfere.
+
+1. Read the status, without a lock. Fresh: done.
+2. Wait for another process that fetches this entry; read the status again under the entry's lock.
+3. Claim what is whole, or put it right from bytes that are on this disk. Neither asks a server.
+4. List the source at the pinned revision, and plan. If another run moves the pin meanwhile: once more.
+5. Find what is on this disk; look at all paths; fetch what is missing; commit. If blobs vanish meanwhile: once more.
+   An entry with plain files of a Hub repo does this for the hub cache first, where its files are then linked from.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from truss_cache_tasks import transfer
+from truss_cache_tasks.config.credentials import find_credential
 from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, PermanentError, SourceChanged
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
-from truss_cache_tasks.model.keys import request_key
-from truss_cache_tasks.model.listing import Listing
-from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes, make_plan
+from truss_cache_tasks.model.keys import ContentId, request_key
+from truss_cache_tasks.model.listing import Listing, Pins
+from truss_cache_tasks.model.plan import Plan, case_clashes, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
-from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.model.status import Need, Verdict
-from truss_cache_tasks.operations.context import EntryContext, current_manifest, judge_target
-from truss_cache_tasks.operations.download import Mover
+from truss_cache_tasks.model.status import Need, Status
+from truss_cache_tasks.operations.context import EntryContext, read_status
+from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, check_space, keeps_changing
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.sources import Source, open_source
-from truss_cache_tasks.store import blobs, claims, disk, partials, stock
-from truss_cache_tasks.store.commit import Author, Overtaken, claim_only, commit
-from truss_cache_tasks.store.held import LocalBlob, Vanished
+from truss_cache_tasks.sources.base import Source
+from truss_cache_tasks.store import claims, disk
+from truss_cache_tasks.store.blob import LocalBlob, Vanished
+from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
+from truss_cache_tasks.store.commit import Claimant, PinMoved, claim_if_whole, commit
+from truss_cache_tasks.store.conflicts import Conflicts, find_conflicts
 from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roots
-from truss_cache_tasks.store.layout import CacheRoot, blob_id, pin_name
+from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
-from truss_cache_tasks.store.neighbours import contested, settle, superseded
-from truss_cache_tasks.store.ownership import own_paths, roots_around
-from truss_cache_tasks.store.remove import forget_hollow
-from truss_cache_tasks.store.sight import look
-from truss_cache_tasks.store.sweep import forget_empty_note
-from truss_cache_tasks.store.unfinished import note_unfinished
-
-_LOOKS = 100  # at a disk on which other processes remove what was found, before it is an error
+from truss_cache_tasks.store.root_state import RootState, read_states
+from truss_cache_tasks.store.visible_paths import check_paths
 
 
 @dataclass
@@ -48,23 +53,302 @@ class Outcome:
     how: How = "fetched"
 
 
-def fetch(target: EntryContext, run: RunContext, *, force: bool = False) -> Outcome:
-    """Make the entry fresh: do the least that its verdict asks for, or with `force` re-hash and resolve everything.
+def fetch(context: EntryContext, run: RunContext, *, force: bool = False) -> Outcome:
+    """Make the entry fresh: do the least that its status asks for, or with `force` re-hash and resolve everything.
 
     Raises:
         CacheTaskError: one cause and one remedy; what was good before is still in place.
     """
-    run = run.for_entry(target.name)
-    verdict = judge_target(target)
-    lists = verdict.need is Need.FETCH
-    run.report(Started(reasons=() if force else verdict.reasons, lists=lists and not force, forced=force))
+    run = run.for_entry(context.name)
+    status = read_status(context)
+    run.report(_started(status, force=force))
     try:
-        outcome = _make_fresh(target, run, verdict, force=force)
+        if not force and status.fresh_manifest is not None:
+            outcome = Outcome(status.fresh_manifest, how="fresh")  # without a lock: nothing may be writable
+        else:
+            outcome = _fetch_stale(context, run, force=force)
     except CacheTaskError as error:
         run.report(Failed(error=error))
         raise
     run.report(_committed(outcome))
     return outcome
+
+
+def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outcome:
+    with (
+        disk.disk_errors(f"cannot use the cache {context.root.path}"),
+        disk.import_errors(),
+        _opened_roots(context),
+        _wait_for_other_process(context, context.root, run),
+    ):
+        status = read_status(context)  # again: another process may have made it fresh, or taken it away
+        if not force and status.verdict.need is Need.CLAIM:
+            status = _claim(context, run)
+            if status.manifest is not None and status.verdict.need <= Need.CLAIM:
+                return Outcome(status.manifest, how="claimed")
+        if not force and status.fresh_manifest is not None:
+            return Outcome(status.fresh_manifest, how="fresh")
+        if not force and status.verdict.need is Need.REPAIR and (manifest := _repair(context, run, status)):
+            return Outcome(manifest, how="repaired")
+        return _fetch_online(context, run, status, force=force)
+
+
+@contextlib.contextmanager
+def _opened_roots(context: EntryContext) -> Iterator[None]:
+    """Make the entry's root, and keep its folders open, for the block. If that fails, remove what stayed empty."""
+    if not disk.is_writable(context.root.records):
+        raise DiskError(
+            f"the cache folder {context.root.path} is not writable",
+            hint="Make it writable, or choose another: HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT.",
+        )
+    with contextlib.ExitStack() as opened:
+        for root in context.roots:
+            opened.enter_context(root.tree.kept_open())
+        context.root.layout.make_folders()
+        try:
+            yield
+        except CacheTaskError:
+            for root in context.roots:
+                remove_empty_folders(root)
+            with contextlib.suppress(DiskError):
+                forget_empty_roots(context.settings, context.project)
+            raise
+
+
+@contextlib.contextmanager
+def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunContext) -> Iterator[None]:
+    """Hold the lock of the entry in `root` for the block, which waits for another process that fetches it.
+
+    If the block fails, its note of what it may have left is forgotten if nothing is left.
+    """
+    key = request_key(context.request_in(root))
+    with locked(root.lock(f"entry-{key}"), run.stopped, run.waits_for("entry", str(root.path))):
+        try:
+            yield
+        except CacheTaskError:
+            forget_empty_note(root, key, (context.project.id, context.claim_in(root)))
+            raise
+
+
+def _claim(context: EntryContext, run: RunContext) -> Status:
+    """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
+    remember_roots(context.settings, context.project, run.warn)
+    claimant = _claimant(context, context.root, run)
+    return claim_if_whole(context.root, claimant, partial(read_status, context), run.waits_for_root)
+
+
+def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest | None:
+    """Put visible files and records right from bytes that are here, asking no server; None if bytes are missing."""
+    assert status.manifest is not None
+    root, plan = context.root, replay(context.entry.request, status.manifest)
+    if context.is_replaced(plan, status.manifest, context.other_entries(root)):
+        return None
+    blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=run.stopped)
+    if any(planned.content_id not in blobs for planned in plan.files):
+        return None
+    check_space(root, (), blobs.values())
+    remember_roots(context.settings, context.project, run.warn)
+    with contextlib.suppress(PinMoved, Vanished):  # then the source is listed, at the new pin
+        return _commit(plan, blobs, _claimant(context, root, run), root, run, pinned=None)
+    return None
+
+
+def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, force: bool) -> Outcome:
+    """Fetch from the source; list it once more if an object was replaced after it was listed."""
+    if context.settings.offline and context.entry.request.source.store.is_hub:
+        raise PermanentError(
+            f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
+        )
+    source = _open_source(context, run)
+    online = _OnlineFetch(context, source, run, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
+    try:
+        return online.retry_if_pin_moved(resolve=force)
+    except SourceChanged as exc:
+        run.report(Relisting(cause=str(exc)))
+        again = _OnlineFetch(context, source, run, rehash=False, prove=status.verdict.unproven)
+        return again.retry_if_pin_moved(resolve=force)
+
+
+def _open_source(context: EntryContext, run: RunContext) -> Source:
+    from truss_cache_tasks.sources.registry import open_source  # a no-op opens none
+
+    settings, entry = context.settings, context.entry
+    network = replace(settings.network, base=entry.config.parent, cancel=run.cancel, reporter=run.reporter)
+    return open_source(entry.request, find_credential(entry, settings), network)
+
+
+class _OnlineFetch:
+    """One online fetch of one entry.
+
+    Attributes:
+        rehash: the stat of a file is not believed.
+        prove: the credential file has not been shown to open these bytes; a file that comes is a proof.
+        pins: by the path of a root, as they were when the revision was listed.
+        resolved: this fetch asked what the revision stands for.
+    """
+
+    def __init__(self, context: EntryContext, source: Source, run: RunContext, *, rehash: bool, prove: bool) -> None:
+        self.context = context
+        self.source = source
+        self.run = run
+        self.rehash = rehash
+        self.prove = prove
+        self.fetcher = BlobFetcher(context, source, run)
+        self.pins: dict[Path, Pin | None] = {}
+        self.resolved = False
+
+    def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
+        """List and bring; once more, at its commit, if another run pinned one meanwhile.
+
+        Args:
+            resolve: ask what the revision stands for, unless this very run did already.
+        """
+        moved_to: str | None = None
+        while True:
+            request = self.context.entry.request
+            self.pins = {root.path: RootState(root).pin_of(request) for root in self.context.roots}
+            pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
+            pinned = moved_to or (pins[0].commit if pins else None)
+            self.resolved = pinned is None
+            try:
+                return self._bring(self.source.listing(Pins(revision=pinned or "")))
+            except PinMoved as exc:
+                moved_to = exc.commit
+
+    def _bring(self, listing: Listing) -> Outcome:
+        """Plan, refuse what cannot be shown, and bring the files: through the hub cache if that is due."""
+        root = self.context.root
+        plan = make_plan(self.context.entry.request, listing)
+        _refuse_case_clashes(plan, root)
+        for warning in plan.warnings:
+            self.run.warn(warning)
+        conflicts = find_conflicts(root, plan, self.context.other_entries(root))
+        blobs = self._find_blobs(plan)
+        self.run.report(_planned(plan, blobs))
+        hub_root = self.context.hub_root
+        if hub_root is not None and self._goes_through(hub_root, listing):
+            self._check_paths(root, plan, blobs)
+            self._bring_to_hub(hub_root, listing)
+            blobs = self._find_blobs(plan)
+        manifest = self._retry_if_blobs_vanished(root, plan, blobs, conflicts)
+        return Outcome(manifest, self.fetcher.files, self.fetcher.size)
+
+    def _goes_through(self, hub_root: CacheRoot, listing: Listing) -> bool:
+        """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
+        pin = self.pins[hub_root.path]
+        agreed = pin is None or self.resolved or pin.commit == listing.revision
+        one_disk = disk.device_of(hub_root.path) == disk.device_of(self.context.root.path)
+        return agreed and one_disk and disk.is_writable(hub_root.path)
+
+    def _bring_to_hub(self, hub_root: CacheRoot, listing: Listing) -> None:
+        plan = make_plan(self.context.request_in(hub_root), listing)
+        conflicts = find_conflicts(hub_root, plan, self.context.other_entries(hub_root))
+        hub_root.layout.make_folders()
+        with _wait_for_other_process(self.context, hub_root, self.run):
+            self._retry_if_blobs_vanished(hub_root, plan, self._find_blobs(plan), conflicts)
+
+    def _retry_if_blobs_vanished(
+        self, root: CacheRoot, plan: Plan, blobs: dict[ContentId, LocalBlob], conflicts: Conflicts
+    ) -> Manifest:
+        """Look at the paths, fetch what is missing, commit; once more if a blob vanished meanwhile.
+
+        Args:
+            blobs: what is on this disk already, by content id.
+        """
+        for _ in range(ATTEMPTS):
+            self._check_paths(root, plan, blobs)
+            self.fetcher.fetch_missing(root, conflicts.undecided, blobs, rehash=self.rehash)
+            conflicts.resolve(blobs)
+            self.fetcher.fetch_missing(root, plan.files, blobs, rehash=self.rehash)
+            self._prove_access(plan)
+            remember_roots(self.context.settings, self.context.project, self.run.warn)
+            claimant = _claimant(self.context, root, self.run, resolved=self.resolved)
+            try:
+                return _commit(plan, blobs, claimant, root, self.run, pinned=self.pins[root.path])
+            except Vanished:
+                self.rehash = True
+                blobs = self._find_blobs(plan)
+        raise keeps_changing(root)
+
+    def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
+        return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, stopped=self.run.stopped)
+
+    def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
+        """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
+        paths = {file.path for file in plan.files}
+        owned, replace = read_states(root, paths).own_paths(), self.context.settings.replace
+        leaving = owned - paths  # as far as the commit needs them to
+        check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
+
+    def _prove_access(self, plan: Plan) -> None:
+        """Ask for the first byte of a file, if a proof of access is due and no file came."""
+        if not self.prove or self.fetcher.files:
+            return
+        file = min((planned.file for planned in plan.files), key=lambda file: (file.size == 0, file.size))
+        locate, network = partial(self.source.locate, file), self.context.settings.network
+        transfer.probe(file, locate, self.source.explain, reporter=self.run.reporter, network=network)
+        self.prove = False
+
+
+def _commit(
+    plan: Plan,
+    blobs: Mapping[ContentId, LocalBlob],
+    claimant: Claimant,
+    root: CacheRoot,
+    run: RunContext,
+    *,
+    pinned: Pin | None,
+) -> Manifest:
+    """Put the blobs where the root's paths can show them, and commit. Raises Vanished and PinMoved."""
+    adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
+    for planned in plan.files:
+        on_wait = run.waits_for("file", planned.file.path)
+        blob = root.layout.adopt_blob(planned, adopted[planned.content_id], run.stopped, on_wait)
+        adopted[planned.content_id] = blob
+    return commit(root, plan, adopted, claimant, pinned=pinned, stopped=run.stopped, on_wait=run.waits_for_root)
+
+
+def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolved: bool = False) -> Claimant:
+    return Claimant(
+        project=context.project,
+        claim=context.claim_in(root),
+        entry=context.name,
+        fingerprint=context.fingerprint,
+        run=run.id,
+        resolved=resolved,
+        replace=context.settings.replace,
+    )
+
+
+def _is_cleaned(context: EntryContext) -> bool:
+    """Whether a clean took this entry's bytes, or would have if no other claim had held them: no stat is believed."""
+    found = [claims.claims_of(root, context.project).entries for root in context.roots]
+    return any(claim.cleaned for entries in found for name, claim in entries.items() if name in context.claims)
+
+
+def _refuse_case_clashes(plan: Plan, root: CacheRoot) -> None:
+    clash = case_clashes(plan.files)
+    if clash and root.records.exists() and root.records.with_name(root.records.name.upper()).exists():
+        raise Collision(
+            f"{plan.request.source}: {clash[0]!r} and {clash[1]!r} are one file on this disk, which is blind to case",
+            hint="Drop one of them with ignore_patterns, or use a case-sensitive disk.",
+        )
+
+
+def _started(status: Status, *, force: bool) -> Started:
+    if force:
+        return Started(reasons=(), lists=False, forced=True)
+    return Started(reasons=status.verdict.reasons, lists=status.verdict.need is Need.FETCH, forced=False)
+
+
+def _planned(plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> Planned:
+    missing = {file.content_id: file.file.size for file in plan.files if file.content_id not in blobs}
+    return Planned(
+        files=len(plan.files),
+        size=sum(file.file.size for file in plan.files),
+        missing_files=len(missing),
+        missing_size=sum(missing.values()),
+    )
 
 
 def _committed(outcome: Outcome) -> Committed:
@@ -77,337 +361,3 @@ def _committed(outcome: Outcome) -> Committed:
         fetched_files=outcome.files,
         fetched_size=outcome.size,
     )
-
-
-def _make_fresh(target: EntryContext, run: RunContext, verdict: Verdict, *, force: bool) -> Outcome:
-    if not force and verdict.fresh and (manifest := current_manifest(target)) is not None:
-        return Outcome(manifest, how="fresh")  # without a lock: nothing may be writable
-    with (
-        contextlib.ExitStack() as opened,
-        disk.disk_errors(f"cannot use the cache {target.place.root}"),
-        disk.import_errors(),
-    ):
-        _check_writable(target)
-        for place in target.places:
-            opened.enter_context(place.tree.kept_open())
-        _open_root(target.place)
-        try:
-            waits = run.waits_for("entry", str(target.place.root))
-            with locked(target.place.lock(f"entry-{target.entry.key}"), run.stopped, waits):
-                try:
-                    return _fetch_locked(target, run, force=force)
-                except CacheTaskError:
-                    for place in target.places:
-                        owner = _author(target, place, run).owner
-                        forget_empty_note(place, _request_key(target, place), owner)
-                    raise
-        except CacheTaskError:
-            for place in target.places:
-                forget_hollow(place)
-            with contextlib.suppress(DiskError):
-                forget_empty_roots(target.settings, target.project)
-            raise
-
-
-def _fetch_locked(target: EntryContext, run: RunContext, *, force: bool) -> Outcome:
-    verdict = judge_target(target)
-    manifest = current_manifest(target)
-    if manifest is not None and not force:
-        if verdict.fresh:
-            return Outcome(manifest, how="fresh")
-        if verdict.need is Need.CLAIM and _claim(target, manifest, run):
-            return Outcome(manifest, how="claimed")
-        if verdict.need is Need.REPAIR and (repaired := _repair(target, manifest, run)):
-            return Outcome(repaired, how="repaired")
-    return _fetch_online(target, run, judge_target(target), force=force)
-
-
-def _claim(target: EntryContext, manifest: Manifest, run: RunContext) -> bool:
-    """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
-    _remember(target, run)
-
-    def is_whole() -> bool:
-        return judge_target(target).need <= Need.CLAIM and current_manifest(target) == manifest
-
-    return claim_only(target.place, manifest, _author(target, target.place, run), is_whole, run.waits_for_root)
-
-
-def _fetch_online(target: EntryContext, run: RunContext, verdict: Verdict, *, force: bool) -> Outcome:
-    if target.settings.offline and target.entry.request.source.store.is_hub:
-        raise PermanentError(f"HF_HUB_OFFLINE is set, and the entry is stale: {verdict}", hint="Unset HF_HUB_OFFLINE.")
-    source = open_source(target.entry, target.settings, run.cancel)
-    cleaned = _is_cleaned(target)
-    try:
-        return _Fetch(target, source, run, rehash=force or cleaned).bring(verdict, resolve=force)
-    except SourceChanged as exc:
-        run.report(Relisting(cause=str(exc)))
-        return _Fetch(target, source, run, rehash=False).bring(verdict, resolve=force)
-
-
-def _repair(target: EntryContext, manifest: Manifest, run: RunContext) -> Manifest | None:
-    """Put visible files and records right from bytes that are here, asking nobody; None if bytes are missing."""
-    plan = replay(target.entry.request, manifest)
-    if superseded(target.place, plan, target.neighbours()) or target.is_replaced(manifest):
-        return None
-    held = stock.take_stock(target.places, plan.files, rehash=False, stopped=run.stopped)
-    if any(planned.identity not in held for planned in plan.files):
-        return None
-    held = {planned.identity: held[planned.identity] for planned in plan.files}
-    with contextlib.suppress(Vanished):
-        held = _linkable(target.place, plan, held, run)
-    _check_space(target.place, _copied(target.place, held.values()))
-    _remember(target, run)
-    with contextlib.suppress(Overtaken):  # then the run lists at the new pin
-        author = _author(target, target.place, run)
-        on_wait = run.waits_for_root
-        return commit(target.place, plan, held, author, pinned=None, stopped=run.stopped, on_wait=on_wait)
-    return None
-
-
-class _Fetch:
-    """One online fetch of one entry."""
-
-    def __init__(self, target: EntryContext, source: Source, run: RunContext, *, rehash: bool) -> None:
-        self.target = target
-        self.source = source
-        self.run = run
-        self.rehash = rehash
-        self.files = 0
-        self.size = 0
-        self.pins: dict[Path, Pin | None] = {}  # by root, as they were when the revision was listed
-        self.resolved = False  # this fetch asked what the revision stands for
-
-    def bring(self, verdict: Verdict, *, resolve: bool) -> Outcome:
-        """List, plan, move what is missing, commit; once more, at its commit, if another run pinned one meanwhile."""
-        overtaken: str | None = None
-        while True:
-            self.pins = {place.root: self._pin_in(place) for place in self.target.places}
-            pinned = overtaken or self._pinned(resolve=resolve)
-            self.resolved = pinned is None
-            listing = self.source.listing(pinned)
-            try:
-                return self._carry_out(listing, verdict)
-            except Overtaken as exc:
-                overtaken = exc.commit
-
-    def _carry_out(self, listing: Listing, verdict: Verdict) -> Outcome:
-        target = self.target
-        plan = make_plan(target.entry.request, listing)
-        _refuse_case_clashes(plan, target.place)
-        for warning in plan.warnings:
-            self.run.warn(warning)
-        others = target.neighbours()
-        unsure = contested(target.place, plan, others)
-        held = self._stock(plan)
-        self.run.report(_planned(plan, held))
-        if target.behind is not None and self._goes_through(target.behind, listing):
-            self._look(target.place, plan, held)  # before bytes come for the hub cache
-            self._fill_hub(target.behind, listing)
-            held = self._stock(plan)
-        for _ in range(_LOOKS):
-            self._look(target.place, plan, held)
-            self._move(target.place, unsure, held)
-            settle(target.place, plan, unsure, others, held)
-            self._move(target.place, plan.files, held)
-            if verdict.unproven and not self.files:
-                self._prove(plan)
-            manifest = self._commit(target.place, plan, held)
-            if manifest is not None:
-                return Outcome(manifest, self.files, self.size)
-            held = self._stock(plan)
-        raise _keeps_changing(target.place)
-
-    def _pinned(self, *, resolve: bool) -> str | None:
-        """Return the commit that the revision stands for; with `resolve` only what this very run resolved it to."""
-        pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
-        return pins[0].commit if pins else None
-
-    def _pin_in(self, place: CacheRoot) -> Pin | None:
-        name = pin_name(self.target.entry.request)
-        return claims.read_pins(place).get(name) if name else None
-
-    def _goes_through(self, behind: CacheRoot, listing: Listing) -> bool:
-        """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
-        pin = self.pins[behind.root]
-        agreed = pin is None or self.resolved or pin.commit == listing.revision
-        one_disk = disk.device_of(behind.root) == disk.device_of(self.target.place.root)
-        return agreed and one_disk and disk.is_writable(behind.root)
-
-    def _commit(self, place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob]) -> Manifest | None:
-        """Commit; None if a held file vanished meanwhile: then no stat is believed any more."""
-        _remember(self.target, self.run)
-        author = _author(self.target, place, self.run, resolved=self.resolved)
-        held = {planned.identity: held[planned.identity] for planned in plan.files}
-        manifest = None
-        with contextlib.suppress(Vanished):
-            held = _linkable(place, plan, held, self.run)
-            pinned, on_wait = self.pins[place.root], self.run.waits_for_root
-            manifest = commit(place, plan, held, author, pinned=pinned, stopped=self.run.stopped, on_wait=on_wait)
-        self.rehash = self.rehash or manifest is None
-        return manifest
-
-    def _look(self, place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob]) -> None:
-        """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
-        around = roots_around(place, (file.path for file in plan.files))
-        owned, replace = own_paths(place, around), self.target.settings.replace
-        leaving = owned - {file.path for file in plan.files}  # as far as the commit needs them to
-        look(place, plan, held, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
-
-    def _fill_hub(self, behind: CacheRoot, listing: Listing) -> None:
-        """Bring a repo with plain files into the hub cache first, which the plain files are then linked to."""
-        plan = make_plan(self.target.hub_request, listing)
-        _open_root(behind)
-        waits = self.run.waits_for("entry", str(behind.root))
-        with locked(behind.lock(f"entry-{_request_key(self.target, behind)}"), self.run.stopped, waits):
-            self._fill_hub_locked(behind, plan)
-
-    def _fill_hub_locked(self, behind: CacheRoot, plan: Plan) -> None:
-        for _ in range(_LOOKS):
-            held = self._stock(plan)
-            self._look(behind, plan, held)
-            self._move(behind, plan.files, held)
-            if self._commit(behind, plan, held) is not None:
-                return
-        raise _keeps_changing(behind)
-
-    def _stock(self, plan: Plan) -> dict[str, LocalBlob]:
-        places = self.target.places
-        return stock.take_stock(places, plan.files, rehash=self.rehash, stopped=self.run.stopped)
-
-    def _move(self, place: CacheRoot, files: Sequence[PlannedFile], held: dict[str, LocalBlob]) -> None:
-        """Fetch those of `files` that are not held, each under its blob's lock, and add them to `held`."""
-        missing = list({f.identity: f for f in files if f.identity not in held}.values())
-        coming = sum(planned.file.size for planned in missing) - partials.left_bytes(place, missing)
-        _check_space(place, coming + _copied(place, held.values()))
-        if missing:
-            self._note(place, missing)
-        since = stock.last_commit(place)
-        for _ in range(_LOOKS):
-            if not missing:
-                return
-            came = partial(self._came, place, held, since)
-            mover = Mover(self.source, self.target.settings, place, self.run, came)
-            try:
-                mover.pull(missing)
-            finally:
-                held.update(mover.fetched)
-                self.files += len(mover.fetched)
-                self.size += sum(one.size for one in mover.fetched.values())
-            if mover.busy:  # another process fetches these: wait for one, holding nothing, then look again
-                lock = place.blob_lock(blob_id(mover.busy[0].identity, place.layout))
-                with locked(lock, self.run.stopped, self.run.waits_for("file", mover.busy[0].file.path)):
-                    pass
-            missing = [planned for planned in mover.busy + mover.lost if not came(planned)]
-        raise _keeps_changing(place)
-
-    def _note(self, place: CacheRoot, missing: Iterable[PlannedFile]) -> None:
-        """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
-        _remember(self.target, self.run)
-        owner = _author(self.target, place, self.run).owner
-        ids = {blob_id(planned.identity, place.layout) for planned in missing}
-        with locked(place.lock("root"), self.run.stopped, self.run.waits_for_root):
-            note_unfinished(place, _request_key(self.target, place), owner, blobs=ids)
-
-    def _came(self, place: CacheRoot, held: dict[str, LocalBlob], since: int, planned: PlannedFile) -> bool:
-        """Judge again what a lock was taken for."""
-        if not stock.arrived(place, planned, since):
-            return False
-        held.update(stock.take_stock([place], [planned], rehash=self.rehash, stopped=self.run.stopped))
-        return planned.identity in held
-
-    def _prove(self, plan: Plan) -> None:
-        file = min((f.file for f in plan.files), key=lambda f: (f.size == 0, f.size))
-        network = transfer.Network.from_env(self.target.settings.env)
-        transfer.probe(file, partial(self.source.locate, file), self.source.explain, network=network)
-
-
-def _planned(plan: Plan, held: Mapping[str, LocalBlob]) -> Planned:
-    missing = {file.identity: file.file.size for file in plan.files if file.identity not in held}
-    return Planned(
-        files=len(plan.files),
-        size=sum(file.file.size for file in plan.files),
-        missing_files=len(missing),
-        missing_size=sum(missing.values()),
-    )
-
-
-def _remember(target: EntryContext, run: RunContext) -> None:
-    """Note which roots this project uses, before anything of it is written there."""
-    remember_roots(target.settings, target.project, run.warn)
-
-
-def _request_key(target: EntryContext, place: CacheRoot) -> str:
-    return request_key(target.entry.request if place is target.place else target.hub_request)
-
-
-def _author(target: EntryContext, place: CacheRoot, run: RunContext, *, resolved: bool = False) -> Author:
-    claim = target.name if place == target.place else target.behind_claim
-    replace = target.settings.replace
-    return Author(target.project, claim, target.name, target.fingerprint, run.id, resolved, replace)
-
-
-def _is_cleaned(target: EntryContext) -> bool:
-    """Whether a clean took this entry's bytes, or would have if no other claim had held them: no stat is believed."""
-    found = [claims.claims_of(place, target.project).entries for place in target.places]
-    names = (target.name, target.behind_claim)
-    return any(claim.cleaned for entries in found for name, claim in entries.items() if name in names)
-
-
-def _open_root(place: CacheRoot) -> None:
-    if place.layout is Layout.HUB:  # before our records: scan_cache_dir() warns of a repo that has no snapshots
-        place.tree.make_folder("snapshots")
-
-
-def _linkable(place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], run: RunContext) -> dict[str, LocalBlob]:
-    """Return `held` with the bytes of a hub repo where its snapshots can link to them: in its blobs.
-
-    A file that is in the snapshot itself, as huggingface_hub puts it where there are no links, stays there.
-    """
-    found = dict(held)
-    if place.layout is Layout.HUB:
-        for planned in plan.files:
-            one = found[planned.identity]
-            if one.root is not place.tree or one.at != planned.path:
-                waits = run.waits_for("file", planned.file.path)
-                found[planned.identity] = blobs.bring_home(place, planned, one, run.stopped, waits)
-    return found
-
-
-def _keeps_changing(place: CacheRoot) -> DiskError:
-    return DiskError(
-        f"{place.root}: other processes keep removing what was found or fetched",
-        hint="Find what cleans this cache, and run the command again.",
-    )
-
-
-def _check_writable(target: EntryContext) -> None:
-    folder = target.place.records
-    if not disk.is_writable(folder):
-        raise DiskError(
-            f"the cache folder {target.place.root} is not writable",
-            hint="Make it writable, or choose another: HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT.",
-        )
-
-
-def _copied(place: CacheRoot, held: Iterable[LocalBlob]) -> int:
-    """Bytes that must be copied to this disk from another one."""
-    here = disk.device_of(place.root)
-    return sum(one.size for one in held if one.device != here)
-
-
-def _check_space(place: CacheRoot, needed: int) -> None:
-    free = disk.free_bytes(place.root)
-    if needed > free:
-        raise DiskError(
-            f"not enough space for {place.root}: {needed:,} bytes are to come, {free:,} are free",
-            hint="Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
-        )
-
-
-def _refuse_case_clashes(plan: Plan, place: CacheRoot) -> None:
-    clash = case_clashes(plan.files)
-    if clash and place.records.exists() and place.records.with_name(place.records.name.upper()).exists():
-        raise Collision(
-            f"{plan.request.source}: {clash[0]!r} and {clash[1]!r} are one file on this disk, which is blind to case",
-            hint="Drop one of them with ignore_patterns, or use a case-sensitive disk.",
-        )

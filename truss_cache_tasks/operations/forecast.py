@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from truss_cache_tasks.errors import Collision
 from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import Plan, PlannedFile
-from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.model.records import FileRecord, Manifest, parse_digest
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.status import Need, Verdict
-from truss_cache_tasks.operations.context import EntryContext, current_manifest
-from truss_cache_tasks.store import blobs, stock
+from truss_cache_tasks.model.status import Need, Status, Verdict
+from truss_cache_tasks.operations.context import EntryContext
+from truss_cache_tasks.store.conflicts import ShownFiles, find_conflicts
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.layout import bytes_of
-from truss_cache_tasks.store.neighbours import Shown, contested, superseded
+from truss_cache_tasks.store.local_blobs import find_local_blobs
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,12 @@ class Forecast:
 
 
 def forecast(
-    target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: Shown | None = None
+    context: EntryContext,
+    status: Status,
+    *,
+    hashing: bool,
+    stopped: Callable[[], bool],
+    shown: ShownFiles | None = None,
 ) -> Forecast:
     """Say what a run would do, asking no network and writing nothing.
 
@@ -41,34 +45,36 @@ def forecast(
         hashing: re-hash what was touched, to know for sure; else it counts as something to ask about.
         shown: what the config's entries show around this entry's root, where it is known.
     """
-    if verdict.need <= Need.CLAIM:
-        return Forecast(verdict, False, 0)
-    with disk_errors(f"cannot look at {target.place.root}"):
-        return _forecast(target, verdict, hashing=hashing, stopped=stopped, shown=shown)
+    if status.verdict.need <= Need.CLAIM:
+        return Forecast(status.verdict, False, 0)
+    if status.manifest is None or status.verdict.need is Need.FETCH:
+        return Forecast(status.verdict, True, None)
+    with disk_errors(f"cannot look at {context.root.path}"):
+        plan = replay(context.entry.request, status.manifest)
+        if _must_list(context, plan, status.manifest, shown):
+            return Forecast(status.verdict, True, None)
+        if not hashing and status.verdict.need is Need.REPAIR:
+            found = context.root.layout.find_bytes
+            present = {record.content_id for record in status.manifest.files if found(record.path)}
+            return Forecast(status.verdict, True, _missing_size(plan, present))
+        blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=stopped)
+        missing = _missing_size(plan, blobs)
+        return Forecast(status.verdict, status.verdict.need > Need.REPAIR or missing > 0, missing)
 
 
-def _forecast(
-    target: EntryContext, verdict: Verdict, *, hashing: bool, stopped: Callable[[], bool], shown: Shown | None
-) -> Forecast:
-    manifest = current_manifest(target)
-    if manifest is None or verdict.need is Need.FETCH:
-        return Forecast(verdict, True, None)
-    plan = replay(target.entry.request, manifest)
+def _must_list(context: EntryContext, plan: Plan, manifest: Manifest, shown: ShownFiles | None) -> bool:
+    """Whether another entry shows other files at these paths: only a listing tells the newer one, or that it fails."""
+    others = context.other_entries(context.root, shown)
     try:
-        others = target.neighbours(shown)
-        contested(target.place, plan, others)
-        overtaken = superseded(target.place, plan, others) or target.is_replaced(manifest)
+        find_conflicts(context.root, plan, others)
     except Collision:  # the run says which, and fails
-        overtaken = True
-    if overtaken:
-        return Forecast(verdict, True, None)
-    if not hashing and verdict.need is Need.REPAIR:
-        present = {record.identity for record in manifest.files if bytes_of(target.place, record.path)}
-        missing = sum(planned.file.size for planned in plan.files if planned.identity not in present)
-        return Forecast(verdict, True, missing)
-    held = stock.take_stock(target.places, plan.files, rehash=False, stopped=stopped)
-    missing = sum({f.identity: f.file.size for f in plan.files if f.identity not in held}.values())
-    return Forecast(verdict, verdict.need > Need.REPAIR or missing > 0, missing)
+        return True
+    return context.is_replaced(plan, manifest, others)
+
+
+def _missing_size(plan: Plan, present: Collection[str]) -> int:
+    """Return the bytes of the files whose content id is not `present`, each counted once."""
+    return sum({file.content_id: file.file.size for file in plan.files if file.content_id not in present}.values())
 
 
 def replay(request: Request, manifest: Manifest) -> Plan:
@@ -77,7 +83,7 @@ def replay(request: Request, manifest: Manifest) -> Plan:
         PlannedFile(
             _remote(record),
             record.path,
-            record.identity,
+            record.content_id,
             record.origin,
         )
         for record in manifest.files
@@ -87,5 +93,5 @@ def replay(request: Request, manifest: Manifest) -> Plan:
 
 def _remote(record: FileRecord) -> RemoteFile:
     if record.stored_size is None:
-        return RemoteFile(record.path, record.size, "", "", blobs.as_digest(record.digest))
+        return RemoteFile(record.path, record.size, "", "", parse_digest(record.digest))
     return RemoteFile(record.path, record.stored_size, "", "", encoding="gzip")

@@ -44,7 +44,7 @@ class RunContext:
 
     def waits_for_root(self, lock: LockFile) -> None:
         """Report a wait for the lock of a cache root."""
-        self.reporter(Waiting(lock="root", path=str(lock.root.path)))
+        self.reporter(Waiting(lock="root", path=str(lock.tree.path)))
 
     def stopped(self) -> bool:
         """Whether the run is cancelled."""

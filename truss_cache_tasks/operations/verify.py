@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from truss_cache_tasks.model.records import Manifest
-from truss_cache_tasks.operations.context import EntryContext, current_manifest, hub_manifest
-from truss_cache_tasks.store.verify import bad_files
+from truss_cache_tasks.operations.context import EntryContext, read_entry_manifest, read_hub_manifest
+from truss_cache_tasks.store.local_blobs import find_bad_files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,11 +30,11 @@ def verify(entry: EntryContext, stopped: Callable[[], bool]) -> Verification:
     Args:
         stopped: whether to end early, with Stopped.
     """
-    manifest = current_manifest(entry)
+    manifest = read_entry_manifest(entry)
     if manifest is None:
         return Verification(manifest=None)
-    bad = bad_files(entry.place, manifest, stopped)
-    if entry.behind is not None and (behind := hub_manifest(entry)) is not None:
-        hub = os.path.basename(entry.behind.root)
-        bad += [f"{hub}/{line}" for line in bad_files(entry.behind, behind, stopped)]
+    bad = find_bad_files(entry.root, manifest, stopped)
+    if entry.hub_root is not None and (apart := read_hub_manifest(entry, manifest)) is not None:
+        repo = os.path.basename(entry.hub_root.path)
+        bad += [f"{repo}/{line}" for line in find_bad_files(entry.hub_root, apart, stopped)]
     return Verification(manifest=manifest, bad=tuple(bad))

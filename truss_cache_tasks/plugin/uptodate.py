@@ -10,14 +10,14 @@ from doit.dependency import UptodateCalculator
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.model.records import Manifest
-from truss_cache_tasks.operations.context import EntryContext, current_manifest
+from truss_cache_tasks.operations.context import EntryContext
 
 META = "truss_cache"  # the key of our part of a task's meta, which doit carries to its child processes
 
 
 def values_of(target: EntryContext, manifest: Manifest) -> dict[str, str]:
     """Return what other tasks get from an entry: `path`, `revision`, `snapshot_key`."""
-    path = target.place.root / manifest.folder
+    path = target.root.path / manifest.folder
     return {"path": str(path), "revision": manifest.revision, "snapshot_key": manifest.snapshot}
 
 
@@ -48,16 +48,15 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
     def __call__(self, task: Any, values: dict[str, Any]) -> bool:
         """Judge the entry; doit calls this in its main process, for every command that shows or needs a status."""
         signals.install()
-        verdict = self.workspace.judge(self.target)
-        task.meta[META]["force"] = verdict.fresh or self.workspace.is_forced(self.target)
-        if verdict.fresh:
-            self._correct_database(task, values)
-        return verdict.fresh
+        status = self.workspace.read_status(self.target)
+        task.meta[META]["force"] = status.verdict.fresh or self.workspace.is_forced(self.target)
+        if status.fresh_manifest is not None:
+            self._correct_database(task, values, status.fresh_manifest)
+        return status.verdict.fresh
 
-    def _correct_database(self, task: Any, values: dict[str, Any]) -> None:
+    def _correct_database(self, task: Any, values: dict[str, Any], manifest: Manifest) -> None:
         """Correct what a deleted .doit.db, or one of another machine, says: getargs and result_dep read it."""
-        manifest = current_manifest(self.target)
-        if manifest is None or self._manager is None:
+        if self._manager is None:
             return
         truth = values_of(self.target, manifest)
         if values != truth or self._manager.get_result(task.name) != result_of(manifest):
@@ -78,8 +77,8 @@ class GroupUptodate:
     def __call__(self) -> bool:
         """Return whether every entry is fresh, judging only those that this process has not judged."""
         self.workspace.warn()
-        return all([self.workspace.verdict(target).fresh for target in self.workspace.targets])
+        return all([self.workspace.is_fresh(target) for target in self.workspace.targets])
 
     def __repr__(self) -> str:
-        stale = [t.name for t in self.workspace.targets if not self.workspace.verdict(t).fresh]
+        stale = [t.name for t in self.workspace.targets if not self.workspace.is_fresh(t)]
         return output.escaped(f"weights: {', '.join(stale)} not fresh" if stale else "weights: fresh")

@@ -7,10 +7,9 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from truss_cache_tasks.config.entries import Entry
-from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import (
     AccessDenied,
     CacheTaskError,
@@ -20,9 +19,12 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     TransientError,
 )
-from truss_cache_tasks.model.listing import Listing, Location, RemoteFile
+from truss_cache_tasks.model.listing import UNPINNED, Listing, Location, Pins, RemoteFile
 from truss_cache_tasks.model.patterns import select
-from truss_cache_tasks.network.retry import NEVER, CancelToken
+from truss_cache_tasks.model.request import Request
+from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.network.settings import Network
+from truss_cache_tasks.sources.objects import check_pins
 
 RECORDS = ".truss_cache"  # our own records, should a cache root lie inside the folder
 
@@ -30,14 +32,14 @@ RECORDS = ".truss_cache"  # our own records, should a cache root lie inside the 
 class LocalSource:
     """A folder (every file below it) or one file. Nothing is hidden from the patterns, dot files included."""
 
-    def __init__(self, entry: Entry, settings: Settings, *, cancel: CancelToken = NEVER) -> None:
-        self._as_written = str(entry.request.source)
-        self._request = entry.request
-        self._follow_links = settings.follow_links
+    def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
+        self._as_written = str(request.source)
+        self._request = request
+        self._follow_links = network.follow_links
         # abspath and not resolve(): a link named in the config may be moved to other weights
-        self._root = os.path.abspath(entry.config.parent / entry.request.source.root)
+        self._root = os.path.abspath(network.base / request.source.root)
 
-    def listing(self, pinned: str | None = None) -> Listing:
+    def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Return every regular file, links to files and folders followed; sockets, pipes and devices left out.
 
         Each folder is listed once, below its own path where it has one in the source; a link to a folder that is listed
@@ -46,6 +48,16 @@ class LocalSource:
         Raises:
             NotFound, NothingSelected, AccessDenied, LeadsOut; CacheTaskError for a name that is not UTF-8.
         """
+        listing = self._listing()
+        if pins.files is None:
+            return listing
+        paths = {file.key: file.path for file in listing.files}
+        keys = {file.path: file.key for file in listing.files}
+        wanted = [replace(pin, key=paths.get(pin.key, pin.key)) for pin in pins.files]
+        kept = check_pins([replace(file, key=file.path) for file in listing.files], wanted, self._request.source)
+        return replace(listing, files=tuple(replace(file, key=keys[file.path]) for file in kept))
+
+    def _listing(self) -> Listing:
         with_root = self._stat(self._root)
         if stat.S_ISREG(with_root.st_mode):
             return Listing("", (_file(os.path.basename(self._root), self._root, with_root),), single=True)

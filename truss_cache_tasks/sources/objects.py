@@ -1,12 +1,12 @@
-"""What a bucket URI names: the rules of docs/contract.md for prefixes, one object, and folder markers. Pure."""
+"""What a bucket's URI names (prefixes, one object, folder markers), and whether pinned files are there. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from truss_cache_tasks.errors import NothingSelected
-from truss_cache_tasks.model.listing import Listing, RemoteFile
+from truss_cache_tasks.errors import NotFound, NothingSelected
+from truss_cache_tasks.model.listing import FilePin, Listing, RemoteFile
 from truss_cache_tasks.model.request import SourceRef
 
 
@@ -57,4 +57,39 @@ def under_prefix(objects: Iterable[RemoteFile], source: SourceRef) -> Listing:
     raise NothingSelected(
         f"{source}: the bucket is readable, but has nothing " + (f"at {folder!r}" if folder else "in it"),
         hint="Correct the prefix in repo_id; capital letters count, and a prefix ends at a '/'.",
+    )
+
+
+def check_pins(
+    found: Iterable[RemoteFile], pins: Iterable[FilePin], source: SourceRef, known: Iterable[RemoteFile] = ()
+) -> list[RemoteFile]:
+    """Return the files that `pins` name, each with the digest of its pin where the store tells none.
+
+    Args:
+        found: files of which one at most has the key of a pin.
+        known: what else the store has under these keys, for the message.
+
+    Raises:
+        NotFound: a pinned file is not there any more, or is another one now.
+
+    >>> here = RemoteFile("a", 1, "7", "a")
+    >>> check_pins([here], [FilePin("a", "7")], SourceRef("gs", "b")) == [here]
+    True
+    """
+    files = {file.key: file for file in found}
+    others = {file.key: file for file in known}
+    return [_checked(files.get(pin.key), pin, source, others.get(pin.key)) for pin in pins]
+
+
+def _checked(file: RemoteFile | None, pin: FilePin, source: SourceRef, other: RemoteFile | None) -> RemoteFile:
+    there = file or other
+    if file is not None and pin.version in ("", file.version) and pin.digest in (None, file.digest or pin.digest):
+        return file if file.digest else replace(file, digest=pin.digest)
+    pinned = " ".join(str(part) for part in (pin.version_id or pin.version, pin.digest) if part)
+    now = "it is gone"
+    if there is not None:
+        now = f"the store has {' '.join(str(part) for part in (there.version, there.digest) if part)}"
+    raise NotFound(
+        f"{source}: {pin.key} is pinned at {pinned or 'any version'}, and {now}",
+        hint="Put the pinned version back, or pin the one that is there.",
     )

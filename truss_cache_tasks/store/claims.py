@@ -4,54 +4,58 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import RequestKey
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import FORMAT, Claim, Claims, Pin, Project
-from truss_cache_tasks.store import reading
+from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors, write_json
-from truss_cache_tasks.store.layout import CacheRoot, is_commit
-from truss_cache_tasks.store.manifest import read_manifest, request_keys
-from truss_cache_tasks.store.reading import Denied, NewerFormat, Unreadable, read_once, read_record
+from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.names import is_commit
+from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_once, read_record
 from truss_cache_tasks.store.tree import FileTree
 
 _FOLDER = f"{RECORDS}/claims"
 _PINS = f"{RECORDS}/pins.json"
 
 _CLAIMS = {
-    "entries": reading.is_object,
-    "former": reading.is_keys,
-    "roots": lambda value: isinstance(value, list) and all(map(reading.is_root, value)),
+    "entries": record_file.is_object,
+    "former": record_file.is_keys,
+    "roots": lambda value: isinstance(value, list) and all(map(record_file.is_root, value)),
 }
 _CLAIM = {
-    "request": reading.is_key,
-    "form": reading.is_form,
-    "fingerprint": lambda value: value is None or reading.is_text(value),
-    "when": lambda value: isinstance(value, float) or reading.is_integer(value),
-    "config": reading.is_text,
-    "host": reading.is_text,
-    "cleaned": reading.is_bool,
-    "former": reading.is_keys,
-    "snapshot": reading.is_text,
+    "request": record_file.is_key,
+    "form": record_file.is_form,
+    "fingerprint": lambda value: value is None or record_file.is_text(value),
+    "when": lambda value: isinstance(value, float) or record_file.is_integer(value),
+    "config": record_file.is_text,
+    "host": record_file.is_text,
+    "cleaned": record_file.is_bool,
+    "former": record_file.is_keys,
+    "snapshot": record_file.is_text,
 }
 _PIN = {
-    "commit": lambda value: reading.is_text(value) and is_commit(value),
-    "by": reading.is_text,
-    "run": reading.is_text,
+    "commit": lambda value: record_file.is_text(value) and is_commit(value),
+    "by": record_file.is_text,
+    "run": record_file.is_text,
 }
 
 
-def read_claims(place: CacheRoot, project: str) -> Claims:
+def read_claims(root: CacheRoot, project: str) -> Claims:
     """Return this project's claims in this root; none where the file is missing or of no use."""
-    return _usable(place, _path(project))
+    return _usable(root, _path(project))
 
 
-def claims_of(place: CacheRoot, project: Project) -> Claims:
+def claims_of(root: CacheRoot, project: Project) -> Claims:
     """Return this project's claims in this root as its config stands now (`aligned`)."""
-    claims = read_claims(place, project.id)
+    return current_claims(read_claims(root, project.id), project)
+
+
+def current_claims(claims: Claims, project: Project) -> Claims:
+    """Return `aligned(claims, project)`, which is computed once for the claims of one file."""
     known = _aligned.get(id(claims))
     if known is None or known[0] is not claims or known[1] is not project:
         if len(_aligned) >= _ALIGNED_SIZE:
@@ -60,14 +64,14 @@ def claims_of(place: CacheRoot, project: Project) -> Claims:
     return known[2]
 
 
-def fingerprints(place: CacheRoot, of: str) -> frozenset[str]:
+def fingerprints(root: CacheRoot, of: str) -> frozenset[str]:
     """Return the credentials' fingerprints of all claims that are, or once were, on something in this root.
 
     Args:
         of: a request key, or a source.
     """
     found: set[str] = set()
-    for claims in read_all_claims(place).values():
+    for claims in read_all_claims(root).by_project.values():
         found |= _fingerprints(claims).get(of, set())
     return frozenset(found)
 
@@ -85,24 +89,53 @@ def _fingerprints(claims: Claims) -> dict[str, set[str]]:
     return known[1]
 
 
-def read_all_claims(place: CacheRoot) -> dict[str, Claims]:
-    """Return the claims of every project in this root, by project id; none of a file that is of no use."""
+@dataclass(frozen=True)
+class AllClaims:
+    """The claims of every project in one root.
+
+    Args:
+        by_project: project id -> its claims, none of a file that is of no use.
+        unreadable: ids of the projects whose file is of no use.
+        is_complete: the names of all files are known.
+    """
+
+    by_project: Mapping[str, Claims]
+    unreadable: frozenset[str] = frozenset()
+    is_complete: bool = True
+
+    def are_known(self, besides: str) -> bool:
+        """Whether it is known what every project claims, save the project `besides`."""
+        return self.is_complete and self.unreadable <= {besides}
+
+
+def read_all_claims(root: CacheRoot) -> AllClaims:
+    """Return the claims of every project in this root."""
+    found: dict[str, Claims] = {}
+    unreadable: set[str] = set()
     try:
-        return {_project_of(path): _usable(place, path) for path in _paths(place)}
+        paths = _paths(root)
     except Unreadable:
-        return {}
+        return AllClaims({}, is_complete=False)
+    for path in paths:
+        project = _project_of(path)
+        try:
+            found[project] = _read(root, path)
+        except Unreadable:
+            found[project] = Claims({})
+            unreadable.add(project)
+    return AllClaims(found, frozenset(unreadable))
 
 
-def write_claims(place: CacheRoot, project: str, claims: Claims) -> None:
+def write_claims(root: CacheRoot, project: str, claims: Claims) -> None:
     """Replace this project's claims; no file for no claims. Raises DiskError where another version's file lies."""
     path = _path(project)
-    _make_way(place, path)
+    _make_way(root, path)
     if not claims.entries and not claims.former:
-        with disk_errors(f"cannot remove {place.root / path}"):
-            place.tree.unlink(path)
+        with disk_errors(f"cannot remove {root.path / path}"):
+            root.tree.unlink(path)
         return
     entries = {name: asdict(claim) for name, claim in claims.entries.items()}
-    write_json(place.tree, path, {"format": FORMAT, "entries": entries, "former": claims.former, "roots": claims.roots})
+    write_json(root.tree, path, {"format": FORMAT, "entries": entries, "former": claims.former, "roots": claims.roots})
 
 
 def aligned(claims: Claims, project: Project) -> Claims:
@@ -131,7 +164,7 @@ def aligned(claims: Claims, project: Project) -> Claims:
         else:
             kept[name] = claim
     kept.update({name: entries[other] for name, other in moves.items()})
-    for name in moved & asked.keys() - moves.keys():  # swapped, and edited too: it was what now is nobody's
+    for name in moved & asked.keys() - moves.keys():  # swapped, and edited too: keep the request that no entry asks now
         last = name
         while following := next((to for to, source in moves.items() if source == last), None):
             last = following
@@ -154,58 +187,38 @@ def _without(keys: tuple[str, ...], key: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(k for k in keys if k != key))
 
 
-def live_keys(place: CacheRoot, project: Project, but: Collection[str] = ()) -> set[str]:
-    """Return the request keys that the claims of any project in this root hold.
-
-    Where that cannot be known, every key here is held: a claims file of another project that cannot be read (another
-    version's, a cut one, another user's) may hold any, and a manifest that cannot be read may list any file.
-
-    Args:
-        but: claims of `project` that do not count, by name.
-    """
-    try:
-        live: set[str] = set()
-        for path in _paths(place):
-            mine = _project_of(path) == project.id
-            theirs = aligned(_usable(place, path), project) if mine else _read(place, path)
-            live |= {c.request for name, c in theirs.entries.items() if not c.cleaned and not (mine and name in but)}
-        for key in live:
-            read_manifest(place, key)
-    except Unreadable:
-        return request_keys(place)
-    return live
-
-
-def read_pins(place: CacheRoot) -> dict[str, Pin]:
+def read_pins(root: CacheRoot) -> dict[str, Pin]:
     """Return the pins of this root that are of use, by layout.pin_name."""
-    return read_once(_read_pins, place.tree, _PINS)
+    return read_once(_read_pins, root.tree, _PINS)
 
 
-def _read_pins(root: FileTree, path: str) -> dict[str, Pin]:
+def _read_pins(tree: FileTree, path: str) -> dict[str, Pin]:
     pins: dict[str, Pin] = {}
     with contextlib.suppress(Unreadable):
-        value = read_record(root, path)
-        for name, pin in reading.check_fields(value, {"pins": reading.is_object}, "it", more=True)["pins"].items():
+        value = read_record(tree, path)
+        for name, pin in record_file.check_fields(value, {"pins": record_file.is_object}, "it", more=True)[
+            "pins"
+        ].items():
             with contextlib.suppress(Unreadable):
-                pins[name] = Pin(**reading.check_fields(pin, _PIN, "the pin"))
+                pins[name] = Pin(**record_file.check_fields(pin, _PIN, "the pin"))
     return pins
 
 
-def write_pin(place: CacheRoot, name: str, pin: Pin | None) -> None:
+def write_pin(root: CacheRoot, name: str, pin: Pin | None) -> None:
     """Set or drop one pin; no file for no pins. Raises DiskError where another version's file lies."""
-    pins = dict(read_pins(place))
+    pins = dict(read_pins(root))
     if pins.get(name) == pin:
         return
     if pin is None:
         del pins[name]
     else:
         pins[name] = pin
-    _make_way(place, _PINS)
+    _make_way(root, _PINS)
     if not pins:
-        with disk_errors(f"cannot remove {place.root / _PINS}"):
-            place.tree.unlink(_PINS)
+        with disk_errors(f"cannot remove {root.path / _PINS}"):
+            root.tree.unlink(_PINS)
         return
-    write_json(place.tree, _PINS, {"format": FORMAT, "pins": {n: asdict(p) for n, p in pins.items()}})
+    write_json(root.tree, _PINS, {"format": FORMAT, "pins": {n: asdict(p) for n, p in pins.items()}})
 
 
 def _path(project: str) -> str:
@@ -216,19 +229,19 @@ def _project_of(path: str) -> str:
     return os.path.basename(path).removesuffix(".json")
 
 
-def _paths(place: CacheRoot) -> list[str]:
+def _paths(root: CacheRoot) -> list[str]:
     """Return the claims files of this root. Raises Unreadable."""
     try:
-        return sorted(f"{_FOLDER}/{name}" for name in place.tree.names(_FOLDER) if name.endswith(".json"))
+        return sorted(f"{_FOLDER}/{name}" for name in root.tree.names(_FOLDER) if name.endswith(".json"))
     except OSError as exc:
-        raise Denied(f"{place.root / _FOLDER} cannot be read ({exc.strerror or exc})") from exc
+        raise Denied(f"{root.path / _FOLDER} cannot be read ({exc.strerror or exc})") from exc
 
 
-def _make_way(place: CacheRoot, path: str) -> None:
-    """Look at what is about to be replaced: what is of no use to anybody goes, what others may need stays."""
-    name = place.root / path
+def _make_way(root: CacheRoot, path: str) -> None:
+    """Check that the file at `path` may be replaced: not one that another version or user may need."""
+    name = root.path / path
     try:
-        read_record(place.tree, path)
+        read_record(root.tree, path)
     except NewerFormat as exc:
         raise DiskError(
             f"another version of truss_cache_tasks wrote {name}: {exc}", hint="Use that version, or remove the file."
@@ -236,29 +249,29 @@ def _make_way(place: CacheRoot, path: str) -> None:
     except Denied as exc:
         raise DiskError(f"cannot replace {name}: {exc}", hint="Make it readable, or remove the file.") from exc
     except Unreadable:
-        place.tree.remove_hollow(path)
+        root.tree.remove_empty_tree(path)
 
 
-def _usable(place: CacheRoot, path: str) -> Claims:
+def _usable(root: CacheRoot, path: str) -> Claims:
     try:
-        return _read(place, path)
+        return _read(root, path)
     except Unreadable:
         return Claims({})
 
 
-def _read(place: CacheRoot, path: str) -> Claims:
+def _read(root: CacheRoot, path: str) -> Claims:
     """Return the claims of this file, none where it is missing. Raises Unreadable."""
-    return read_once(_parse, place.tree, path)
+    return read_once(_parse, root.tree, path)
 
 
-def _parse(root: FileTree, path: str) -> Claims:
-    value = read_record(root, path)
+def _parse(tree: FileTree, path: str) -> Claims:
+    value = read_record(tree, path)
     if value is None:
         return Claims({})
-    found = reading.check_fields(value, _CLAIMS, "it", more=True)
+    found = record_file.check_fields(value, _CLAIMS, "it", more=True)
     entries = {}
     for name, claim in found["entries"].items():
-        fields = reading.check_fields(claim, _CLAIM, f"the claim {reading.shown(name)}", optional=("snapshot",))
+        fields = record_file.check_fields(claim, _CLAIM, f"the claim {record_file.shown(name)}", optional=("snapshot",))
         entries[name] = Claim(**{**fields, "request": RequestKey(fields["request"]), "former": tuple(fields["former"])})
     return Claims(entries, tuple(found["former"]), tuple(found["roots"]))
 

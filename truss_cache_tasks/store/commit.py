@@ -1,30 +1,42 @@
-"""commit(): from held bytes to a visible, recorded and claimed entry, in an order that is safe to stop at any line."""
+"""commit(): from local blobs to a visible, recorded and claimed entry, in an order that is safe to stop at any line."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from truss_cache_tasks.model.keys import canonical, request_key
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.keys import ContentId, canonical, request_key
 from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.model.records import Claim, FileRecord, Manifest, Pin, Project
-from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.store import blobs, claims, links
-from truss_cache_tasks.store.held import LocalBlob, Vanished
-from truss_cache_tasks.store.layout import CacheRoot, pin_name
+from truss_cache_tasks.model.status import Need, Status, same_mtime
+from truss_cache_tasks.store import claims
+from truss_cache_tasks.store.blob import LocalBlob
+from truss_cache_tasks.store.clean import sweep
+from truss_cache_tasks.store.conflicts import OtherEntries, find_conflicts, find_shown_files
+from truss_cache_tasks.store.disk import disk_errors
+from truss_cache_tasks.store.fetch_notes import forget_paths, keep_note, note_fetch, read_notes
+from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import OnWait, locked
-from truss_cache_tasks.store.manifest import note_hidden, read_all, write_manifest
-from truss_cache_tasks.store.neighbours import contested, neighbours, settle
-from truss_cache_tasks.store.ownership import own_paths, paths_in_use, roots_locked, seen_from, way_between
-from truss_cache_tasks.store.sight import look
-from truss_cache_tasks.store.sweep import sweep
-from truss_cache_tasks.store.unfinished import forget_paths, keep_unfinished, note_unfinished, read_unfinished
+from truss_cache_tasks.store.manifest import write_manifest
+from truss_cache_tasks.store.names import pin_name
+from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states
+from truss_cache_tasks.store.visible_paths import (
+    check_paths,
+    hide_paths,
+    in_the_way,
+    record_paths,
+    remove_paths,
+    show_paths,
+    staged_paths,
+)
 
 
-class Overtaken(Exception):
-    """The common pin moved while this entry fetched: list again at `commit`."""
+class PinMoved(Exception):
+    """Another run moved the common pin while this entry fetched: list again at `commit`."""
 
     def __init__(self, commit: str) -> None:
         super().__init__(commit)
@@ -32,8 +44,8 @@ class Overtaken(Exception):
 
 
 @dataclass(frozen=True)
-class Author:
-    """Who commits.
+class Claimant:
+    """The entry for which a commit is made, and what its run decided.
 
     Args:
         claim: the name of the claim.
@@ -54,23 +66,23 @@ class Author:
 
     @property
     def owner(self) -> tuple[str, str]:
-        """Whose an unfinished fetch is: project and claim."""
+        """Project and claim, as a note of an unfinished fetch has them."""
         return self.project.id, self.claim
 
 
 def commit(
-    place: CacheRoot,
+    root: CacheRoot,
     plan: Plan,
-    held: Mapping[str, LocalBlob],
-    author: Author,
+    blobs: Mapping[ContentId, LocalBlob],
+    claimant: Claimant,
     *,
     pinned: Pin | None,
     stopped: Callable[[], bool],
     on_wait: OnWait = lambda _lock: None,
-) -> Manifest | None:
+) -> Manifest:
     """Make the plan visible, record it, pin it and claim it: under the locks of all roots that its paths lie in.
 
-    1. Decide again what was decided before the locks: the pin, the held files, collisions with other entries.
+    1. Decide again what was decided before the locks: the pin, the blobs, collisions with other entries.
     2. Look at every path, and refuse what is not ours.
     3. Take out of sight what stands in the way, and give every file that is to come a name in our folder.
     4. Note which paths are about to be shown; show each in one step, and look at it.
@@ -78,165 +90,175 @@ def commit(
     6. Write the manifest, the pin and the claim; forget the note; sweep what nothing owns any more.
 
     Args:
-        held: every file of the plan, by identity.
+        blobs: of every file of the plan, by content id.
         pinned: the pin as it was when the revision was listed.
 
-    Returns:
-        The manifest; None if a held file vanished meanwhile (another project's `clean`): take stock again.
-
     Raises:
-        Overtaken: another run pinned another commit meanwhile.
+        PinMoved: another run pinned another commit meanwhile.
+        Vanished: a blob is gone meanwhile (another project's `clean`), or the disk changes while it is looked at.
         Collision: another entry of this config put other bytes at one of these paths meanwhile.
         ForeignFile: a file that is not ours lies at one of these paths.
     """
+    planned = {file.path for file in plan.files}
 
-    def paths() -> set[str]:
-        return {file.path for file in plan.files}.union(*(manifest.paths for manifest in read_all(place)))
+    def paths(state: RootState) -> set[str]:
+        return planned.union(*(manifest.paths for manifest in state.manifests.readable))
 
-    with roots_locked(place, paths, stopped, on_wait) as around:
-        moving = pin_name(plan.request)
-        pin = claims.read_pins(place).get(moving) if moving else None
+    with locked_states(root, paths, stopped, on_wait) as states:
+        pin = states.own.pin_of(plan.request)
         if pin is not None and pin != pinned and pin.commit != plan.revision:
-            raise Overtaken(pin.commit)
-        if not all(one.is_unchanged for one in held.values()):
-            return None
-        if place.layout is not Layout.HUB:  # entries that run side by side could not see each other before
-            others = neighbours(place, author.project, (author.claim,))
-            settle(place, plan, contested(place, plan, others), others, held)
-        known = read_all(place)
-        try:
-            files = _show(place, plan, held, author, known=known, around=around, stopped=stopped)
-        except Vanished:
-            return None
-        key = request_key(plan.request)
-        manifest = Manifest(key, canonical(plan.request), plan.revision, plan.folder, files)
-        write_manifest(place, manifest)
-        if moving and (pin is None or pin.commit != plan.revision or (author.resolved and pin.run != author.run)):
-            claims.write_pin(place, moving, Pin(plan.revision, author.entry, author.run))
-        _claim(place, manifest, author)
-        blobs.settle_in(place, held.values())
-        _forget_notes(place, key, author)
-        sweep(place)
+            raise PinMoved(pin.commit)
+        _refuse_changed(plan, blobs, claimant, states)
+        files = _show(plan, blobs, claimant, states, stopped)
+        manifest = Manifest(request_key(plan.request), canonical(plan.request), plan.revision, plan.folder, files)
+        write_manifest(root, manifest)
+        _write_pin(plan, pin, claimant, root)
+        _write_claim(states.own, manifest, claimant)
+        root.layout.release_blobs(blobs.values())
+        _forget_notes(root, manifest.key, claimant)
+        sweep(root)
         return manifest
 
 
+def _refuse_changed(plan: Plan, blobs: Mapping[ContentId, LocalBlob], claimant: Claimant, states: NestedStates) -> None:
+    """Raise Vanished if a blob is not as it was found, Collision if another entry shows other bytes now."""
+    root = states.own.root
+    for blob in blobs.values():
+        blob.stat()
+    # entries that run side by side could not see each other before
+    others = OtherEntries(find_shown_files(root, claimant.project, states.around), (claimant.claim,))
+    find_conflicts(root, plan, others).resolve(blobs)
+
+
 def _show(
-    place: CacheRoot,
     plan: Plan,
-    held: Mapping[str, LocalBlob],
-    author: Author,
-    *,
-    known: Sequence[Manifest],
-    around: Sequence[CacheRoot],
+    blobs: Mapping[ContentId, LocalBlob],
+    claimant: Claimant,
+    states: NestedStates,
     stopped: Callable[[], bool],
 ) -> tuple[FileRecord, ...]:
-    owned = own_paths(place, around)
-    hidden = _hidden(place, plan, author, known, around)
-    first = links.in_the_way(hidden, plan)
-    stray = _stray(place, plan, author, around)
-    leaving = stray.union(record.path for record in first if record.made_link)
-    sight = look(place, plan, held, owned, leaving=leaving, replace=author.replace, stopped=stopped)
-    key = request_key(plan.request)
-    noted = {path for one in read_unfinished(place) if one.key == key for path in one.paths}
-
-    def failed(empty: Collection[str]) -> None:  # what comes there meanwhile is not ours
-        forget_paths(place, key, set(empty) - noted)
-
-    def before() -> None:
-        note_unfinished(place, key, author.owner, paths=sight.coming)  # whose the manifest is, before it is claimed
-        if place.layout is not Layout.HUB:
-            _keep_replaced(place, plan, held, [r for m in known if m.key != key for r in m.shown])
-            # A record is believed by size and time, which two files may share: it must not be one of what comes now
-            # (nothing may lie there now, of a file that was removed by hand, or that its user brought)
-            _note_hidden(place, around, {f.path: held[f.identity].xxh3 for f in plan.files})
-        links.remove(place, stray)
-        gone.update(links.hide(place, first))
-
-    gone: set[str] = set()
-    files = links.expose(place, plan, held, sight, owned=owned, before=before, failed=failed, stopped=stopped)
-    gone |= links.hide(place, [record for record in hidden if record not in first])  # while the records still say so
-    _note_hidden(place, around, dict.fromkeys(gone - {planned.path for planned in plan.files}, ""))
+    """Do steps 2 to 5 of `commit`; return the records of what is visible then."""
+    root, key = states.own.root, request_key(plan.request)
+    owned = states.own_paths()
+    former = _former_files(plan, claimant, states)
+    blocking = in_the_way(former, plan)
+    unlisted = _unlisted_paths(plan, claimant, states)
+    leaving = unlisted.union(record.path for record in blocking if record.made_link)
+    checked = check_paths(root, plan, blobs, owned, leaving=leaving, replace=claimant.replace, stopped=stopped)
+    noted = {path for note in states.own.notes if note.key == key for path in note.paths}
+    unshown = {path for path, lying in checked.to_show.items() if lying is None}
+    with disk_errors(f"cannot write below {root.path}"):
+        with staged_paths(root, plan, blobs, checked, stopped) as staged:
+            try:
+                # whose the manifest is, before it is claimed
+                note_fetch(root, key, claimant.owner, paths=checked.to_show)
+                _give_up_replaced(plan, blobs, states)
+                remove_paths(root, unlisted)
+                gone = hide_paths(root, blocking)
+                shown = show_paths(root, plan, blobs, checked, staged, unshown=unshown)
+            except BaseException:
+                with contextlib.suppress(OSError, DiskError):  # what comes there meanwhile is not ours
+                    forget_paths(root, key, unshown - noted)
+                raise
+        root.layout.point_ref(plan.request.revision, plan.revision)
+    files = record_paths(root, plan, blobs, shown, owned.union(checked.to_show))
+    gone |= hide_paths(root, [record for record in former if record not in blocking])  # while records still say so
+    states.note_hidden(dict.fromkeys(gone - {planned.path for planned in plan.files}, ""))
     return files
 
 
-def _note_hidden(place: CacheRoot, around: Iterable[CacheRoot], paths: Mapping[str, str]) -> None:
-    """Note in all roots which paths show no more what their manifests list; see `note_hidden`."""
-    for root in around if paths else ():
-        there = way_between(root, place)
-        note_hidden(root, {seen: xxh3 for path, xxh3 in paths.items() if (seen := there(path)) is not None})
+def _former_files(plan: Plan, claimant: Claimant, states: NestedStates) -> list[FileRecord]:
+    """Return what this entry showed and no claim shows from now on: narrowed patterns, another revision or folder.
+
+    A hub snapshot of the same request stays when its revision moved: a reader may have it open (`clean` takes it).
+    """
+    project, state = claimant.project, states.own
+    old = state.claims_of(project).entries.get(claimant.claim)
+    if old is None:
+        return []
+    if state.root.layout.paths_name_bytes and old.request == request_key(plan.request):
+        return []
+    before = [manifest for manifest in state.manifests.readable if manifest.key == old.request]
+    kept = {planned.path for planned in plan.files}
+    if any(manifest.paths - kept for manifest in before):
+        kept |= states.paths_in_use(project, but={(state.root.path, claimant.claim)})
+    return [record for manifest in before for record in manifest.shown if record.path not in kept]
 
 
-def _stray(place: CacheRoot, plan: Plan, author: Author, around: Iterable[CacheRoot]) -> set[str]:
+def _unlisted_paths(plan: Plan, claimant: Claimant, states: NestedStates) -> set[str]:
     """Return what an unfinished commit of this request, or of this claim, showed and no manifest lists."""
     key = request_key(plan.request)
-    noted = [one for one in read_unfinished(place) if one.key == key or one.claims == {author.owner}]
-    paths = {path for one in noted for path in one.paths} - {planned.path for planned in plan.files}
-    for root in around if paths else ():
-        paths -= seen_from(place, root, {file.path for manifest in read_all(root) for file in manifest.shown})
-    return paths
+    notes = [note for note in states.own.notes if note.key == key or note.claims == {claimant.owner}]
+    paths = {path for note in notes for path in note.paths} - {planned.path for planned in plan.files}
+    return paths - states.shown_paths() if paths else paths
 
 
-def _keep_replaced(place: CacheRoot, plan: Plan, held: Mapping[str, LocalBlob], others: Iterable[FileRecord]) -> None:
-    """Keep the bytes of another request that this plan will replace, so that undoing the edit fetches nothing."""
-    coming = {planned.path: held[planned.identity].xxh3 for planned in plan.files}
-    for record in others:
-        if coming.get(record.path, record.xxh3) != record.xxh3 and blobs.is_as_recorded(place, record):
-            blobs.keep(place, record)
+def _give_up_replaced(plan: Plan, blobs: Mapping[ContentId, LocalBlob], states: NestedStates) -> None:
+    """Keep the bytes of other requests that this plan replaces, and note in all manifests that they show no more.
 
-
-def _forget_notes(place: CacheRoot, key: str, author: Author) -> None:
-    """Forget what fetches of this request, and earlier ones of this claim, noted: the manifest owns it, or nothing."""
-    for noted in read_unfinished(place):
-        if noted.key == key or not noted.key:
-            keep_unfinished(place, noted, ())
-        elif author.owner in noted.claims:
-            keep_unfinished(place, noted, noted.claims - {author.owner})
-
-
-def claim_only(
-    place: CacheRoot,
-    manifest: Manifest,
-    author: Author,
-    is_whole: Callable[[], bool],
-    on_wait: OnWait = lambda _lock: None,
-) -> bool:
-    """Claim a manifest that is whole as it is; False if it is not any more, which only the root's lock can tell.
-
-    Args:
-        is_whole: judges the entry again.
+    A record is believed by size and time, which two files may share: it must not be one of what comes now (nothing may
+    lie there now, of a file that was removed by hand, or that its user brought).
     """
-    with locked(place.lock("root"), on_wait=on_wait):
-        if not is_whole():
-            return False
-        _claim(place, manifest, author)
-        return True
+    state = states.own
+    if state.root.layout.paths_name_bytes:
+        return
+    key = request_key(plan.request)
+    coming = {planned.path: blobs[planned.content_id].xxh3 for planned in plan.files}
+    for record in (r for m in state.manifests.readable if m.key != key for r in m.shown):
+        if coming.get(record.path, record.xxh3) != record.xxh3 and _is_as_recorded(state.root, record):
+            state.root.layout.keep_bytes(record)
+    states.note_hidden(coming)
 
 
-def _claim(place: CacheRoot, manifest: Manifest, author: Author) -> None:
-    project, fingerprint = author.project, author.fingerprint
-    mine = claims.read_claims(place, project.id)
-    old = claims.claims_of(place, project).entries.get(author.claim)
+def _is_as_recorded(root: CacheRoot, record: FileRecord) -> bool:
+    """Whether the file that shows `record` has the stat that it was recorded with."""
+    found = root.layout.find_bytes(record.path)
+    if found is None or found.stat.st_size != record.size:
+        return False
+    return same_mtime(found.stat.st_mtime_ns, record.mtime_ns)
+
+
+def _write_pin(plan: Plan, pin: Pin | None, claimant: Claimant, root: CacheRoot) -> None:
+    name = pin_name(plan.request)
+    if name is None:
+        return
+    if pin is None or pin.commit != plan.revision or (claimant.resolved and pin.run != claimant.run):
+        claims.write_pin(root, name, Pin(plan.revision, claimant.entry, claimant.run))
+
+
+def _write_claim(state: RootState, manifest: Manifest, claimant: Claimant) -> None:
+    project, fingerprint = claimant.project, claimant.fingerprint
+    old = state.claims_of(project).entries.get(claimant.claim)
     if fingerprint is None and old is not None and old.request == manifest.key:
         fingerprint = old.fingerprint  # the file is absent now, which is not a change
     claim = Claim(manifest.key, manifest.request, fingerprint, time.time(), project.config, os.uname().nodename)
     claim = replace(claim, snapshot=manifest.snapshot)
-    claims.write_claims(place, project.id, claims.add_claim(mine, author.claim, claim, project))
+    mine = claims.add_claim(state.stored_claims(project.id), claimant.claim, claim, project)
+    claims.write_claims(state.root, project.id, mine)
 
 
-def _hidden(
-    place: CacheRoot, plan: Plan, author: Author, known: Sequence[Manifest], around: Sequence[CacheRoot]
-) -> list[FileRecord]:
-    """What this entry showed before and no claim shows from now on: narrowed patterns, another revision or folder.
+def _forget_notes(root: CacheRoot, key: str, claimant: Claimant) -> None:
+    """Forget what fetches of this request, and earlier ones of this claim, noted: the manifest owns it, or nothing."""
+    for note in read_notes(root):  # anew: this commit has noted its paths
+        if note.key == key or not note.key:
+            keep_note(root, note, ())
+        elif claimant.owner in note.claims:
+            keep_note(root, note, note.claims - {claimant.owner})
 
-    A hub snapshot of the same request stays when its revision moved: a reader may have it open (`clean` takes it).
+
+def claim_if_whole(
+    root: CacheRoot,
+    claimant: Claimant,
+    read_status: Callable[[], Status],
+    on_wait: OnWait = lambda _lock: None,
+) -> Status:
+    """Claim a manifest that is whole as it is, if it still is once the root's lock is held.
+
+    Returns:
+        The status under the lock: its need is CLAIM or NOTHING if the manifest is claimed now.
     """
-    project = author.project
-    old = claims.claims_of(place, project).entries.get(author.claim)
-    if old is None:
-        return []
-    key = request_key(plan.request)
-    before = [m for m in known if m.key == old.request and (m.key != key or place.layout is not Layout.HUB)]
-    kept = {planned.path for planned in plan.files}
-    if any(manifest.paths - kept for manifest in before):
-        kept |= paths_in_use(place, around, project, but={(place.root, author.claim)})
-    return [record for manifest in before for record in manifest.shown if record.path not in kept]
+    with locked(root.lock("root"), on_wait=on_wait):
+        status = read_status()
+        if status.manifest is not None and status.verdict.need <= Need.CLAIM:
+            _write_claim(RootState(root), status.manifest, claimant)
+        return status

@@ -30,6 +30,7 @@ NO_LINKS = frozenset(
 )
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (btrfs, xfs)
 _CHUNK = 1 << 20  # bytes hashed or copied between two looks at `stopped`
+MOVE_AWAY = "Move it away, or let it be replaced: --replace (TRUSS_CACHE_REPLACE=1, cache_tasks(replace=True))."
 _ELSEWHERE = "or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR)."
 _HINTS = {
     errno.ENOSPC: f"Free some space, {_ELSEWHERE}",
@@ -78,27 +79,27 @@ def import_errors() -> Iterator[None]:
         raise DiskError(f"a module cannot be loaded: {exc}", hint=hint) from exc
 
 
-def write_json(root: FileTree, path: str, value: Any, *, indent: int | None = 1) -> None:
+def write_json(tree: FileTree, path: str, value: Any, *, indent: int | None = 1) -> None:
     """Replace the file at `path` by this JSON: whole or not at all, also after a power cut.
 
     Args:
         indent: None for one line, which is made ten times as fast.
     """
-    with disk_errors(f"cannot write {root.path / path}"):
+    with disk_errors(f"cannot write {tree.path / path}"):
         folder, _, name = path.rpartition("/")
         temporary = f"{folder}/{name[:200]}.{token()}.tmp".removeprefix("/")
         try:
-            descriptor = root.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
+            descriptor = tree.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
             with open(descriptor, "w", encoding="utf-8") as out:
                 out.write(json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False))
                 out.flush()
                 sync(out.fileno())
-            root.rename(temporary, path)
+            tree.rename(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                root.unlink(temporary)
+                tree.unlink(temporary)
             raise
-        root.sync_folder(folder)
+        tree.sync_folder(folder)
 
 
 def token() -> str:

@@ -13,20 +13,20 @@ from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import FORMAT, Project
-from truss_cache_tasks.store import reading
+from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors, write_json
 from truss_cache_tasks.store.locks import LockFile, locked
-from truss_cache_tasks.store.reading import Unreadable, read_record
+from truss_cache_tasks.store.record_file import Unreadable, read_record
 from truss_cache_tasks.store.tree import FileTree
 
-_FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(reading.is_root, value))}
+_FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(record_file.is_root, value))}
 
 
 def known_roots(settings: Settings, project: Project) -> set[str]:
     """Return the absolute paths of the roots that this project has used, as far as they were noted."""
     try:
         value = read_record(FileTree(settings.state_dir), f"{project.id}.json")
-        return set() if value is None else set(reading.check_fields(value, _FIELDS, "it", more=True)["roots"])
+        return set() if value is None else set(record_file.check_fields(value, _FIELDS, "it", more=True)["roots"])
     except (Unreadable, DiskError):
         return set()
 

@@ -1,221 +1,235 @@
-"""The paths of all that we write below a cache root. docs/on-disk-format.md has the JSON, and who may delete what.
+"""CacheRoot, and what the two layouts of a root have in common: the protocol of HubLayout and FlatLayout.
 
-{root}/.truss_cache/            only ours; {root} is models--org--name, {model cache}, or a mount
-    manifests/{key}.json        one for each request; {key}.{snapshot:12}.json was superseded and waits for `clean`
-    claims/{project}.json       which project uses which manifest
-    pins.json                   the commit that each moving revision stands for
-    fetches/{key}.json          what an unfinished fetch of a request may have left: blobs, partials, visible paths
-    published/{etag}            hub layout: a blob of ours that no manifest lists yet, with the mtime of the blob
-    blobs/{id:2}/{id}.{xxh3}.{digest}   whole files that no path shows: verified and not yet committed, or hidden again
-    partials/{id}.{token}       files that are being fetched, or that a run left for the next one
-    partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
-    partials/put.{token}        a file, link (`link.`) or ref (`ref.`) that gets its final name in the next step
-    locks/{name}.lock           flock(2) files, empty: `root`, `entry-{key}`, `{id}`, `try.{token}`
-{hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, held while a blob of its cache is written
-{hub}/.locks/models--org--name/removed          an empty repo folder on its way out
-
-{id} is 40 or 64 hex digits, {token} 8. The JSON files are replaced by way of {name}.{token}.tmp beside them.
+A layout decides where a file's bytes are, how a path shows them, and what is ours to remove. Everything else in
+`store/` asks the root's layout and does not know which one it is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from stat import S_ISLNK, S_ISREG
-from typing import NamedTuple, assert_never
+from typing import NamedTuple, Protocol
 
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.request import Layout, Request
-from truss_cache_tasks.store.locks import LockFile
+from truss_cache_tasks.model.keys import ContentId
+from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
+from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.store.blob import FoundFile, LocalBlob
+from truss_cache_tasks.store.locks import LockFile, OnWait
+from truss_cache_tasks.store.names import LOCKS
 from truss_cache_tasks.store.tree import FileTree
 
 
 @dataclass(frozen=True)
 class CacheRoot:
-    """Where an entry's files and our records of them are.
+    """A folder that holds files of entries, and in `.truss_cache` our records of them.
 
     Args:
-        root: the cache root that holds `.truss_cache`.
+        path: the model cache, a mount, or the folder of a repo in the hub cache.
         layout: how files are laid out below it.
-        hub: the hub cache that `root` lies in (hub layout), else None.
     """
 
-    root: Path
-    layout: Layout
-    hub: Path | None = None
+    path: Path
+    layout: RootLayout = field(compare=False)
 
-    @cached_property
+    @property
     def tree(self) -> FileTree:
         """The root's files: the only way to them."""
-        return FileTree(self.root)
-
-    @cached_property
-    def hub_tree(self) -> FileTree | None:
-        """The hub cache's files, of the hub layout."""
-        return FileTree(self.hub) if self.hub is not None else None
+        return self.layout.tree
 
     @cached_property
     def records(self) -> Path:
         """Our own folder."""
-        return self.root / RECORDS
+        return self.path / RECORDS
 
     def lock(self, name: str) -> LockFile:
-        """The lock of this name."""
-        return LockFile(self.tree, f"{RECORDS}/locks/{name}.lock")
-
-    def blob_lock(self, blob_id: str) -> LockFile:
-        """The lock under which the blob `blob_id` is written; one of the hub cache has huggingface_hub's own."""
-        if self.hub_tree is not None:
-            return LockFile(self.hub_tree, f".locks/{self.root.name}/{blob_id}.lock", is_ours=False)
-        return self.lock(blob_id)
+        """Return the lock of this name."""
+        return LockFile(self.tree, f"{LOCKS}/{name}.lock")
 
 
-def hub_place(request: Request, hub: Path) -> CacheRoot:
-    """Where huggingface_hub itself would put this repo."""
-    return CacheRoot(hub / f"models--{request.source.root.replace('/', '--')}", Layout.HUB, hub)
-
-
-def place_of(request: Request, hub: Path, model_cache: Path, mount_root: Path | None) -> CacheRoot:
-    """Where this request's files go.
+class Candidate(NamedTuple):
+    """A file that no manifest lists, and that may hold the bytes of a planned file.
 
     Args:
-        mount_root: prefixes an absolute `mount_location`, or None.
-    """
-    match request.layout:
-        case Layout.HUB:
-            return hub_place(request, hub)
-        case Layout.MOUNT:
-            mount = Path(request.folder)
-            return CacheRoot(mount_root / mount.relative_to("/") if mount_root else mount, Layout.MOUNT)
-        case Layout.VOLUME | Layout.BUCKET:
-            return CacheRoot(model_cache, request.layout)
-        case _:
-            assert_never(request.layout)
-
-
-def is_commit(revision: str) -> bool:
-    """Whether a Hub revision names itself: a full commit needs no pin and no ref."""
-    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
-
-
-def pin_name(request: Request) -> str | None:
-    """Return the name under which a root keeps this request's pin; None where nothing can move."""
-    if not request.source.store.is_hub or is_commit(request.revision):
-        return None
-    return f"{request.source.root}@{request.revision}"
-
-
-@lru_cache(1 << 16)  # asked several times a file
-def blob_id(identity: str, layout: Layout) -> str:
-    """Return the file name of these bytes: in the hub cache the ETag (the digest), elsewhere a name of ours."""
-    if layout is Layout.HUB:
-        return identity.partition(":")[2]
-    return hashlib.sha256(identity.encode()).hexdigest()[:40]
-
-
-# Names of ours, in full: nothing else in our folder is removed
-
-BLOB_ID = r"(?:[0-9a-f]{40}|[0-9a-f]{64})"
-TOKEN = r"[0-9a-f]{8}"
-PARTIAL = re.compile(rf"({BLOB_ID})\.{TOKEN}")
-JOURNAL = re.compile(rf"({BLOB_ID})\.{TOKEN}\.parts")
-STAGED = re.compile(r"([0-9a-f]{40})\.([0-9a-f]{32})\.([a-z0-9-]+)")
-MANIFEST = re.compile(r"([0-9a-f]{64})(?:\.[0-9a-f]{12})?\.json")
-LOCK = re.compile(rf"(?:root|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN})\.lock")
-REMOVED = re.compile(rf"removed\.{TOKEN}")  # a repo's folder on its way out, in huggingface_hub's folder of its locks
-
-RECORD_NAMES: dict[str, str] = {  # folder below ours -> the names of its JSON files
-    "": r"pins\.json",
-    "manifests": MANIFEST.pattern,
-    "fetches": MANIFEST.pattern,
-    "claims": r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}\.json",
-    "published": r"links\.json",
-}
-TEMPORARIES = {
-    **{folder: re.compile(rf"(?:{names})\.{TOKEN}\.tmp") for folder, names in RECORD_NAMES.items()},
-    "partials": re.compile(rf"(?:put|link|ref)\.{TOKEN}"),
-}
-TEMPORARIES[""] = re.compile(rf"{TEMPORARIES[''].pattern}|(?:link|ref)\.{TOKEN}")  # of 0.1.0
-
-
-def is_name_of_ours(folder: str, name: str, *, is_folder: bool) -> bool:
-    """Whether we give this name to something in `folder`, a path below our own folder."""
-    if is_folder:
-        return {
-            "": name in ("manifests", "claims", "fetches", "published", "blobs", "partials", "locks"),
-            "blobs": re.fullmatch("[0-9a-f]{2}", name) is not None,
-        }.get(folder, False)
-    names = {
-        **RECORD_NAMES,
-        "locks": LOCK.pattern,
-        "partials": rf"{PARTIAL.pattern}|{JOURNAL.pattern}",
-        "published": rf"{RECORD_NAMES['published']}|{BLOB_ID}",
-    }
-    if folder.startswith("blobs/"):
-        return STAGED.fullmatch(name) is not None
-    return re.fullmatch(names.get(folder, "(?!)"), name) is not None or is_temporary(folder, name)
-
-
-def is_temporary(folder: str, name: str) -> bool:
-    """Whether this is the name of a temporary of ours in `folder`, a path below our own folder."""
-    return folder in TEMPORARIES and TEMPORARIES[folder].fullmatch(name) is not None
-
-
-_SHARED = re.compile(r"\.\./\.\./(blobs/[0-9a-f]{2}/[0-9a-f]{64})")  # huggingface_hub/utils/_shared_blobs.py, 2.4.0
-
-
-class Found(NamedTuple):
-    """A file with bytes, no link.
-
-    Args:
-        root, at: where it is; `stat` of it.
-        blob: the blob of the hub layout that was read on the way, relative to the place's root; "" for none.
+        xxh3, digest: what its name says of its bytes; "" where it says nothing.
+        ours: we brought it.
     """
 
-    root: FileTree
-    at: str
-    stat: os.stat_result
-    blob: str = ""
+    file: FoundFile
+    xxh3: str
+    digest: str
+    ours: bool
 
 
-def bytes_of(place: CacheRoot, path: str) -> Found | None:
-    """Return where the bytes of a visible path are: there, or in the hub layout where its link leads.
+class BlobLayout(Protocol):
+    """Blobs: whole, verified files, by their id."""
 
-    Links are followed in two cases alone: from a snapshot to a blob of the same repo, and from there to the store that
-    huggingface_hub shares between repos. None where nothing is there, or what leads elsewhere.
+    def blob_id(self, content_id: ContentId, /) -> str:
+        """Return the file name of these bytes: in the hub cache the ETag (the digest), elsewhere a name of ours."""
+
+    def blob_lock(self, blob_id: str, /) -> LockFile:
+        """Return the lock under which this blob is written."""
+
+    def blob_path(self, content_id: ContentId, xxh3: str, digest: str, /) -> str:
+        """Return where the blob of these bytes lies until a manifest lists it, relative to the root."""
+
+    def before_publish(self, blob: str, mtime_ns: int, /) -> None:
+        """Note that the file that is about to be renamed to `blob` is ours, where its name does not say so."""
+
+    def adopt_blob(
+        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait, /
+    ) -> LocalBlob:
+        """Return `blob` where a path of this root can show it: the hub cache links to blobs of the same repo alone.
+
+        Raises:
+            Vanished: it is not there any more.
+        """
+
+    def has_unlisted_blob(self, blob_id: str, /) -> bool:
+        """Whether a blob of ours lies here that no manifest lists yet, as far as its name and mark tell."""
+
+    def may_have_arrived(self, blob_id: str, last_commit_ns: int, /) -> bool:
+        """Whether these bytes may have come since `last_commit_ns`: another process published or committed."""
+
+    def unlisted_candidates(self, planned: PlannedFile, /) -> Iterator[Candidate]:
+        """Yield the files that no manifest lists and that may hold the bytes of `planned`.
+
+        A path that shows a file is one where the store tells a digest of what is shown; what is not ours stays so.
+        """
+
+    def release_blobs(self, blobs: Iterable[LocalBlob], /) -> None:
+        """Remove what stood for these blobs until a manifest listed them. The caller holds the root's lock."""
+
+    def sweep_blobs(self, owned: Collection[str], /) -> None:
+        """Remove the blobs of ours that nothing owns.
+
+        Args:
+            owned: ids of the blobs that a manifest or a note of a fetch lists.
+        """
+
+    def removable_blobs(
+        self,
+        cleaned: Sequence[Manifest],
+        used: Collection[str],
+        removed_paths: Collection[str],
+        is_unowned: Callable[[str], bool],
+    ) -> Iterator[tuple[str, str]]:
+        """Yield (path, why it stays all the same, else "") of the blobs that a clean has to remove.
+
+        Args:
+            cleaned: manifests that go.
+            used: ids of blobs that something else needs.
+            removed_paths: visible paths that went, or would have gone.
+            is_unowned: whether nothing that stays lists, notes or fetches the blob of this id.
+        """
+
+
+class PathLayout(Protocol):
+    """Visible paths: what lies there, and how they are shown and hidden."""
+
+    def find_bytes(self, path: str, /) -> FoundFile | None:
+        """Return where the bytes of a visible path are: there, or in the hub cache where its link leads.
+
+        None where nothing is there, or what leads elsewhere.
+        """
+
+    def own_file(self, path: str, /) -> FoundFile | None:
+        """Return the file at `path` in a layout whose paths show files of their own; None in the hub cache."""
+
+    def recorded_bytes(self, record: FileRecord, /, *, is_hidden: bool) -> FoundFile | None:
+        """Return where a manifest says that the bytes of `record` are; None where they are not."""
+
+    def has_planned_link(self, planned: PlannedFile, /) -> bool:
+        """Whether the very link lies at the planned path that shows the planned blob."""
+
+    def is_replaceable_link(self, path: str, /) -> bool:
+        """Whether a link lies at `path` that may be replaced even if we did not make it: to a blob of its repo."""
+
+    def stage(
+        self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], stopped: Callable[[], bool], /
+    ) -> str:
+        """Give `blob` a name in our folder, from which `show` makes it visible; "" where a link to it is shown.
+
+        Args:
+            in_use: names that were given already.
+        """
+
+    def show(
+        self, planned: PlannedFile, blob: LocalBlob, staged: str, /, *, is_over: bool, is_last: bool
+    ) -> os.stat_result:
+        """Make `blob` visible in one step; return the stat of its bytes.
+
+        Args:
+            staged: of `stage`.
+            is_over: something lies at the path that is to be replaced; else nothing may be replaced.
+            is_last: no other path of the plan needs these bytes any more.
+
+        Raises:
+            Vanished: the disk is not as it was looked at. Taken: something came to the path meanwhile.
+        """
+
+    def record_of_blob(self, planned: PlannedFile, blob: LocalBlob, /, *, is_made: bool) -> tuple[str, bool]:
+        """Return `blob` and `made_blob` of the record of a path that is shown."""
+
+    def hide(self, record: FileRecord, /, *, is_regular: bool) -> None:
+        """Take a path of ours out of sight; the bytes stay, as a blob."""
+
+    def keep_bytes(self, record: FileRecord, /) -> None:
+        """Keep the bytes that a path shows and that are about to be replaced, where the disk has hard links."""
+
+
+class RefLayout(Protocol):
+    """refs/REVISION of the hub cache; elsewhere none is due."""
+
+    def read_ref(self, revision: str, /) -> str | None:
+        """Return the commit that refs/REVISION names, "" without one; None where no ref is due."""
+
+    def point_ref(self, revision: str, commit: str, /) -> None:
+        """Write refs/REVISION as huggingface_hub does: no ref for a full commit."""
+
+    def drop_refs(self, paths: Collection[str], /) -> None:
+        """Remove the refs to snapshots that hold nothing but `paths`, before these go."""
+
+    def refuse_foreign_ref(self, plan: Plan, /, *, replace: bool) -> None:
+        """Raise ForeignFile for a file at refs/REVISION that is no ref of the hub cache."""
+
+
+class RootLayout(BlobLayout, PathLayout, RefLayout, Protocol):
+    """How files are laid out below one root.
+
+    Attributes:
+        tree: the root's files.
+        paths_name_bytes: a path always shows the same bytes (`snapshots/{commit}/...`): entries cannot collide, and
+            files of an earlier revision stay beside the new ones.
+        maker: who made the files that we did not make.
+        top: the visible folder that stays however empty it gets; "" for the root.
     """
-    stat = place.tree.lstat(path)
-    if stat is None:
-        return None
-    if S_ISLNK(stat.st_mode) and place.layout is Layout.HUB:
-        blob = blob_of_link(place, path)
-        return None if blob is None else bytes_of_blob(place, blob)
-    return Found(place.tree, path, stat) if S_ISREG(stat.st_mode) else None
 
+    tree: FileTree
+    paths_name_bytes: bool
+    maker: str
+    top: str
 
-def blob_of_link(place: CacheRoot, path: str) -> str | None:
-    """Return the blob, relative to the root, that the link at `path` names; None where none is, or leads elsewhere."""
-    text = place.tree.readlink(path)
-    if text is None:
-        return None
-    target = os.path.normpath(os.path.join(os.path.dirname(path), text))
-    folder, _, name = target.rpartition("/")
-    return target if folder == "blobs" and name not in ("", ".", "..") else None
+    @property
+    def hub(self) -> Path | None:
+        """The hub cache that the root lies in."""
 
+    def nested_roots(self, paths: Iterable[str], /) -> tuple[list[Path], list[Path]]:
+        """Return the other roots with records of ours in which any of `paths` lies: above this one, and below it.
 
-def bytes_of_blob(place: CacheRoot, blob: str) -> Found | None:
-    """Return where the bytes of a blob of the hub layout are, as `bytes_of` does."""
-    stat = place.tree.lstat(blob)
-    if stat is None:
-        return None
-    if S_ISLNK(stat.st_mode) and place.hub_tree is not None:
-        shared = _SHARED.fullmatch(place.tree.readlink(blob) or "")
-        there = place.hub_tree.lstat(shared[1]) if shared else None
-        if shared is None or there is None or not S_ISREG(there.st_mode):
-            return None
-        return Found(place.hub_tree, shared[1], there, blob)
-    return Found(place.tree, blob, stat, blob) if S_ISREG(stat.st_mode) else None
+        The outermost first; all of them have the flat layout.
+        """
+
+    def make_folders(self) -> None:
+        """Make the folders that must be there before our records are."""
+
+    def remove_empty_folders(self) -> None:
+        """Remove the folders of the layout that are empty, and the root where nothing else is in it."""
+
+    def remove_empty_root(self) -> None:
+        """Remove the root if nothing but empty folders is left in it, and no process is at work there."""
+
+    def sweep_removed_roots(self) -> None:
+        """Remove what an earlier `remove_empty_root` that was killed left."""

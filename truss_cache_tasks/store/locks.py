@@ -27,16 +27,16 @@ class LockFile:
     """The file that a lock is held on.
 
     Args:
-        root, path: where it is.
+        tree, path: where it is.
         is_ours: it is unlinked on release, as filelock does it with its own; huggingface_hub's files (`.locks`) stay.
     """
 
-    root: FileTree
+    tree: FileTree
     path: str
     is_ours: bool = True
 
     def __str__(self) -> str:
-        return str(self.root.path / self.path)
+        return str(self.tree.path / self.path)
 
 
 OnWait = Callable[[LockFile], object]
@@ -74,15 +74,15 @@ def try_lock(lock: LockFile) -> Callable[[], None] | None:
 
 def _open(lock: LockFile) -> int:
     try:
-        return lock.root.open(lock.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, make=True)
+        return lock.tree.open(lock.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, make=True)
     except PermissionError:  # another user's; flock needs no right to write
-        return lock.root.open(lock.path, os.O_RDONLY | os.O_NONBLOCK)
+        return lock.tree.open(lock.path, os.O_RDONLY | os.O_NONBLOCK)
 
 
 def _release(descriptor: int, lock: LockFile) -> None:
     if lock.is_ours:
         with contextlib.suppress(OSError):
-            lock.root.unlink(lock.path)
+            lock.tree.unlink(lock.path)
     os.close(descriptor)
 
 
@@ -113,7 +113,7 @@ def locked(
 def is_held(lock: LockFile) -> bool:
     """Whether another process holds the lock. Makes and removes nothing."""
     try:
-        descriptor = lock.root.open(lock.path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = lock.tree.open(lock.path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -125,23 +125,31 @@ def is_held(lock: LockFile) -> bool:
     return False
 
 
-def sweep_locks(root: FileTree, folder: str, shape: re.Pattern[str]) -> None:
+def unlink_unless_locked(lock: LockFile, tree: FileTree, path: str) -> None:
+    """Remove the file at `path` if this lock is free."""
+    if release := try_lock(lock):
+        with contextlib.suppress(OSError):
+            tree.unlink(path)
+        release()
+
+
+def sweep_locks(tree: FileTree, folder: str, shape: re.Pattern[str]) -> None:
     """Remove the lock files that dead holders left in `folder` of ours."""
-    for name in root.names(folder):
+    for name in tree.names(folder):
         if shape.fullmatch(name):
             with contextlib.suppress(DiskError):
-                if release := try_lock(LockFile(root, f"{folder}/{name}")):
+                if release := try_lock(LockFile(tree, f"{folder}/{name}")):
                     release()
 
 
 @lru_cache(64)
-def locks_work(root: FileTree, folder: str) -> bool:
+def locks_work(tree: FileTree, folder: str) -> bool:
     """Whether a lock below this root excludes a second holder: some network and FUSE disks say yes to both.
 
     Args:
         folder: of our own, where a file may be made to try it.
     """
-    lock = LockFile(root, f"{folder}/try.{token()}.lock")
+    lock = LockFile(tree, f"{folder}/try.{token()}.lock")
     first = try_lock(lock)
     if first is None:
         return True

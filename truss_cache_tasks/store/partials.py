@@ -1,4 +1,4 @@
-"""Partials (files that are being fetched) and their journals: opened, left for the next run, resumed, swept."""
+"""Partials (files that are being fetched) and their journals: opened, resumed, published as blobs, swept."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from stat import S_ISREG
 
 from truss_cache_tasks.errors import IntegrityError, Stopped
 from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.model.listing import Digest
 from truss_cache_tasks.model.plan import RECORDS, PlannedFile
+from truss_cache_tasks.model.records import digest_text
+from truss_cache_tasks.store.blob import LocalBlob, local_blob, rename_over
 from truss_cache_tasks.store.disk import disk_errors, token
-from truss_cache_tasks.store.layout import JOURNAL, PARTIAL, TEMPORARIES, CacheRoot, blob_id, is_temporary
+from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import locks_work, try_lock
+from truss_cache_tasks.store.names import JOURNAL, LOCKS, PARTIAL, PARTIALS, TEMPORARIES, is_temporary
 from truss_cache_tasks.store.tree import FileTree, sync
 
-FOLDER = f"{RECORDS}/partials"
 _CHUNK = 1 << 20  # bytes decoded at a time
 
 
@@ -28,7 +31,7 @@ class Partial:
     """A temporary on its way to become a blob: descriptors for `transfer`, a path for this package alone."""
 
     descriptor: int
-    root: FileTree
+    tree: FileTree
     path: str
     has_journal: bool = False
     _journal: int = -1
@@ -38,15 +41,15 @@ class Partial:
         """A descriptor that reads and appends, opened when it is first asked for: small files need none."""
         if self._journal < 0:
             path = _journal_of(self.path)
-            with disk_errors(f"cannot write {self.root.path / path}"):
-                self._journal = self.root.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            with disk_errors(f"cannot write {self.tree.path / path}"):
+                self._journal = self.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
                 self.has_journal = True
         return self._journal
 
     @property
     def is_in_place(self) -> bool:
         """Whether its name still leads to its bytes: where locks do not work, another process may have taken it."""
-        there, here = self.root.lstat(self.path), os.fstat(self.descriptor)
+        there, here = self.tree.lstat(self.path), os.fstat(self.descriptor)
         return there is not None and (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def close(self) -> None:
@@ -59,58 +62,58 @@ class Partial:
     def drop_journal(self) -> None:
         """Remove the journal: the bytes are whole, or of no use."""
         if self.has_journal:
-            self.root.unlink(_journal_of(self.path))
+            self.tree.unlink(_journal_of(self.path))
 
     def discard(self) -> None:
         """Remove what is there."""
         self.close()
         self.drop_journal()
-        self.root.unlink(self.path)
+        self.tree.unlink(self.path)
 
     def leave(self) -> None:
         """Leave the parts that are whole for the next run; remove what holds none."""
         self.close()
-        if not _is_resumable(self.root, self.path):
+        if not _is_resumable(self.tree, self.path):
             self.discard()
 
 
-def open_partial(place: CacheRoot, planned: PlannedFile) -> Partial:
+def open_partial(root: CacheRoot, planned: PlannedFile) -> Partial:
     """Open a temporary for these bytes, the one that a dead run left if it holds whole parts.
 
     The caller holds the blob's lock: any temporary that is there is a dead run's.
     """
-    name = blob_id(planned.identity, place.layout)
-    with disk_errors(f"cannot write below {place.root}"):
-        path = f"{FOLDER}/{name}.{token()}"
-        left = [f"{FOLDER}/{one}" for one in place.tree.names(FOLDER) if one.startswith(f"{name}.")]
-        dead = [one for one in left if PARTIAL.fullmatch(os.path.basename(one)) and _is_ours(place.tree, one)]
-        if dead and locks_work(place.tree, f"{RECORDS}/locks"):
-            resumed = _resume(place.tree, dead, path)
+    name = root.layout.blob_id(planned.content_id)
+    with disk_errors(f"cannot write below {root.path}"):
+        path = f"{PARTIALS}/{name}.{token()}"
+        left = [f"{PARTIALS}/{one}" for one in root.tree.names(PARTIALS) if one.startswith(f"{name}.")]
+        dead = [one for one in left if PARTIAL.fullmatch(os.path.basename(one)) and _is_ours(root.tree, one)]
+        if dead and locks_work(root.tree, LOCKS):
+            resumed = _resume(root.tree, dead, path)
             for one in dead:
-                place.tree.unlink(one)
-                if _is_ours(place.tree, _journal_of(one)):
-                    place.tree.unlink(_journal_of(one))
+                root.tree.unlink(one)
+                if _is_ours(root.tree, _journal_of(one)):
+                    root.tree.unlink(_journal_of(one))
             if resumed is not None:
-                return Partial(resumed, place.tree, path, has_journal=True)
-        descriptor = place.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True)
+                return Partial(resumed, root.tree, path, has_journal=True)
+        descriptor = root.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True)
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return Partial(descriptor, place.tree, path)
+        return Partial(descriptor, root.tree, path)
 
 
-def _resume(root: FileTree, dead: Iterable[str], path: str) -> int | None:
+def _resume(tree: FileTree, dead: Iterable[str], path: str) -> int | None:
     """Rename what a dead run left to `path`, and open it; None where nothing is there that resumes.
 
-    It is locked itself too: where locks do not work, its writer may live, and nobody may share its bytes.
+    It is locked itself too: where locks do not work, its writer may be alive, and must stay the only one.
     """
     for one in dead:
-        if not _is_resumable(root, one):
+        if not _is_resumable(tree, one):
             continue
-        descriptor = root.open(one, os.O_RDWR)
+        descriptor = tree.open(one, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            root.rename(_journal_of(one), _journal_of(path))
-            root.rename(one, path)
+            tree.rename(_journal_of(one), _journal_of(path))
+            tree.rename(one, path)
         except OSError:
             os.close(descriptor)
             continue
@@ -118,7 +121,51 @@ def _resume(root: FileTree, dead: Iterable[str], path: str) -> int | None:
     return None
 
 
-def decode(place: CacheRoot, planned: PlannedFile, stored: Partial, stopped: Callable[[], bool]) -> tuple[Partial, str]:
+def publish(
+    root: CacheRoot,
+    planned: PlannedFile,
+    partial: Partial,
+    digest: Digest | None,
+    *,
+    xxh3: str,
+    stopped: Callable[[], bool] = lambda: False,
+) -> LocalBlob | None:
+    """Make a complete, verified and synced partial a blob; its name survives a power cut after `sync_names`.
+
+    What the store has as gzip is decoded first; its digest is of the stored bytes.
+
+    Returns:
+        None where another process took the partial, as it can where locks do not work.
+    """
+    if planned.file.encoding:
+        stored = partial
+        partial, xxh3 = _decode(root, planned, stored, stopped)
+        stored.discard()
+    confirmed = digest_text(digest, planned.file.encoding)
+    with disk_errors(f"cannot publish {planned.file.path}"):
+        stat, is_in_place = os.fstat(partial.descriptor), partial.is_in_place
+        partial.close()
+        if not is_in_place:
+            return None
+        blob = root.layout.blob_path(planned.content_id, xxh3, confirmed)
+        root.layout.before_publish(blob, stat.st_mtime_ns)
+        try:
+            rename_over(root.tree, partial.path, blob)
+        except FileNotFoundError:
+            return None
+        partial.drop_journal()
+    return local_blob(root.tree, blob, stat, xxh3, confirmed)
+
+
+def sync_names(root: CacheRoot, blobs: Iterable[LocalBlob]) -> None:
+    """Make the names of published blobs survive a power cut, which a manifest that lists them relies on."""
+    folders = {os.path.dirname(blob.path) for blob in blobs}
+    for folder in sorted(folders | {os.path.dirname(folder) for folder in folders}):
+        with disk_errors(f"cannot sync {root.path / folder}"), contextlib.suppress(FileNotFoundError):
+            root.tree.sync_folder(folder)  # gone: another project's clean took them, which the commit will find
+
+
+def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, stopped: Callable[[], bool]) -> tuple[Partial, str]:
     """Decode the gzip bytes of a whole partial into another one, which is synced; return it and its xxh3-128.
 
     Raises:
@@ -127,9 +174,9 @@ def decode(place: CacheRoot, planned: PlannedFile, stored: Partial, stopped: Cal
     import gzip  # few objects are stored so
     import zlib
 
-    path = f"{FOLDER}/{blob_id(planned.identity, place.layout)}.{token()}"
-    with disk_errors(f"cannot write below {place.root}"):
-        decoded = Partial(place.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True), place.tree, path)
+    path = f"{PARTIALS}/{root.layout.blob_id(planned.content_id)}.{token()}"
+    with disk_errors(f"cannot write below {root.path}"):
+        decoded = Partial(root.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True), root.tree, path)
     try:
         hasher = Hasher(0, None)
         os.lseek(stored.descriptor, 0, os.SEEK_SET)
@@ -162,72 +209,67 @@ def _write(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def left_bytes(place: CacheRoot, files: Iterable[PlannedFile]) -> int:
+def left_bytes(root: CacheRoot, files: Iterable[PlannedFile]) -> int:
     """Bytes of these files' disk space that temporaries of dead runs hold already."""
-    held: Counter[str] = Counter()
+    left: Counter[str] = Counter()
     with contextlib.suppress(OSError):
-        for name in place.tree.names(FOLDER):
-            if (found := PARTIAL.fullmatch(name)) and (stat := place.tree.lstat(f"{FOLDER}/{name}")):
-                held[found[1]] += stat.st_blocks * 512
-    return sum(min(held[blob_id(planned.identity, place.layout)], planned.file.size) for planned in files)
+        for name in root.tree.names(PARTIALS):
+            if (found := PARTIAL.fullmatch(name)) and (stat := root.tree.lstat(f"{PARTIALS}/{name}")):
+                left[found[1]] += stat.st_blocks * 512
+    return sum(min(left[root.layout.blob_id(planned.content_id)], planned.file.size) for planned in files)
 
 
-def dead_partials(place: CacheRoot) -> Iterator[tuple[str, str]]:
+def dead_partials(root: CacheRoot) -> Iterator[tuple[str, str]]:
     """Yield (blob id, path) of every temporary and journal whose blob's lock is free, with that lock held meanwhile."""
-    for name in sorted(place.tree.names(FOLDER)):
+    for name in sorted(root.tree.names(PARTIALS)):
         found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
-        if found is None or not _is_ours(place.tree, f"{FOLDER}/{name}"):
+        if found is None or not _is_ours(root.tree, f"{PARTIALS}/{name}"):
             continue
-        if release := try_lock(place.blob_lock(found[1])):
+        if release := try_lock(root.layout.blob_lock(found[1])):
             try:
-                yield found[1], f"{FOLDER}/{name}"
+                yield found[1], f"{PARTIALS}/{name}"
             finally:
                 release()
 
 
-def is_left_by_a_run(place: CacheRoot, path: str) -> bool:
+def is_left_by_a_run(root: CacheRoot, path: str) -> bool:
     """Whether this is a file that a run of this user can have left: regular, with one name."""
-    return _is_ours(place.tree, path)
+    return _is_ours(root.tree, path)
 
 
-def is_resumable(place: CacheRoot, path: str) -> bool:
-    """Whether `path` is a temporary, or a journal, of which the next run can use parts."""
-    return _is_resumable(place.tree, path.removesuffix(".parts"))
-
-
-def sweep_partials(place: CacheRoot, *, older_than_s: float) -> None:
+def sweep_partials(root: CacheRoot, *, older_than_s: float) -> None:
     """Remove the temporaries of dead runs, save those that resume, until they were not written to for so long.
 
     The caller holds the root's lock.
     """
     oldest = time.time() - older_than_s
-    for _, path in dead_partials(place):
-        whole = place.tree.lstat(path.removesuffix(".parts"))
-        if whole is None or not is_resumable(place, path) or whole.st_mtime < oldest:
-            place.tree.unlink(path)
+    for _, path in dead_partials(root):
+        whole = root.tree.lstat(path.removesuffix(".parts"))
+        if whole is None or not _is_resumable(root.tree, path.removesuffix(".parts")) or whole.st_mtime < oldest:
+            root.tree.unlink(path)
 
 
-def sweep_temporaries(place: CacheRoot) -> None:
+def sweep_temporaries(root: CacheRoot) -> None:
     """Remove the temporaries of dead writers of records and links. The caller holds the root's lock."""
     for folder in TEMPORARIES:
         path = f"{RECORDS}/{folder}".rstrip("/")
-        for name in place.tree.names(path):
-            if is_temporary(folder, name) and not place.tree.is_folder(f"{path}/{name}"):
+        for name in root.tree.names(path):
+            if is_temporary(folder, name) and not root.tree.is_folder(f"{path}/{name}"):
                 with contextlib.suppress(OSError):
-                    place.tree.unlink(f"{path}/{name}")
+                    root.tree.unlink(f"{path}/{name}")
 
 
 def _journal_of(path: str) -> str:
     return f"{path}.parts"
 
 
-def _is_ours(root: FileTree, path: str) -> bool:
+def _is_ours(tree: FileTree, path: str) -> bool:
     """Whether this is a file that a run of this user can have left: regular, with one name."""
-    stat = root.lstat(path)
+    stat = tree.lstat(path)
     return stat is not None and S_ISREG(stat.st_mode) and stat.st_nlink == 1 and stat.st_uid == os.geteuid()
 
 
-def _is_resumable(root: FileTree, path: str) -> bool:
+def _is_resumable(tree: FileTree, path: str) -> bool:
     """Whether this is a temporary of ours, and its journal lists whole parts."""
-    journal = root.lstat(_journal_of(path))
-    return journal is not None and journal.st_size > 0 and _is_ours(root, path) and _is_ours(root, _journal_of(path))
+    journal = tree.lstat(_journal_of(path))
+    return journal is not None and journal.st_size > 0 and _is_ours(tree, path) and _is_ours(tree, _journal_of(path))

@@ -197,7 +197,7 @@ class FileTree:
                 return
             folder = _parent(folder)
 
-    def remove_hollow(self, folder: str) -> None:
+    def remove_empty_tree(self, folder: str) -> None:
         """Remove a folder that holds nothing but empty folders, as a killed run may leave it; any other stays."""
         if not self.is_folder(folder):
             return
@@ -210,7 +210,7 @@ class FileTree:
         """Remove a folder with all that it holds."""
         for path in list(self.files_below(folder)):
             self.unlink(path)
-        self.remove_hollow(folder)
+        self.remove_empty_tree(folder)
 
     # The way there
 
@@ -224,7 +224,7 @@ class FileTree:
         kept: dict[str, int] | None = getattr(self._local, "kept", None)
         try:
             for left in range(_RACES, -1, -1):
-                descriptor = self._lend(folder, kept, make=make)
+                descriptor = self._borrow(folder, kept, make=make)
                 try:
                     return act(name, descriptor)
                 except FileNotFoundError:
@@ -241,19 +241,19 @@ class FileTree:
 
     @contextlib.contextmanager
     def _folder(self, folder: str, *, make: bool = False) -> Iterator[int]:
-        """Lend a descriptor of `folder`; "" is the root."""
+        """Return a descriptor of `folder`, valid in the block; "" is the root."""
         kept: dict[str, int] | None = getattr(self._local, "kept", None)
-        descriptor = self._lend(folder, kept, make=make)
+        descriptor = self._borrow(folder, kept, make=make)
         try:
             yield descriptor
         finally:
             if kept is None:
                 os.close(descriptor)
 
-    def _lend(self, folder: str, kept: dict[str, int] | None, *, make: bool) -> int:
+    def _borrow(self, folder: str, kept: dict[str, int] | None, *, make: bool) -> int:
         """Return a descriptor of `folder`: one of `kept`, where it stays open, else a new one.
 
-        What was lent last is closed last: a caller may use two at a time.
+        What was returned last is closed last: a caller may use two at a time.
         """
         if kept is None:
             return self._walk_to(folder, {}, make=make)
@@ -278,33 +278,26 @@ class FileTree:
             start = folder
             while start and start not in kept:
                 start = _parent(start)
-            rest = folder[len(start) :].removeprefix("/")
-            names = rest.split("/") if rest else []
-            current = kept.get(start)
-            lent = current is not None and bool(names)
-            descriptor = self._open_root(make=make) if current is None else current if names else os.dup(current)
+            above = os.dup(kept[start]) if start in kept else self._open_root(make=make)
             try:
-                for name in names:
-                    inner = self._step(descriptor, name, make=make)
-                    if not lent:
-                        os.close(descriptor)
-                    descriptor, lent = inner, False
-                return descriptor
+                return self._descend(above, folder[len(start) :].removeprefix("/"), make=make)
             except NotADirectoryError:
-                if not lent:
-                    os.close(descriptor)
                 raise self._no_folder(folder) from None
             except FileNotFoundError:
-                if not lent:
-                    os.close(descriptor)
                 if not left:
                     raise
                 self._forget(start)
-            except BaseException:
-                if not lent:
-                    os.close(descriptor)
-                raise
         raise AssertionError("unreachable")
+
+    def _descend(self, descriptor: int, path: str, *, make: bool) -> int:
+        """Return a new descriptor of the folder `path` below another one, which is closed."""
+        for name in path.split("/") if path else ():
+            try:
+                inner = self._step(descriptor, name, make=make)
+            finally:
+                os.close(descriptor)
+            descriptor = inner
+        return descriptor
 
     def _open_root(self, *, make: bool) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

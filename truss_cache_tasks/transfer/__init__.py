@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from truss_cache_tasks.events import Reporter
     from truss_cache_tasks.model.listing import Location, RemoteFile
+    from truss_cache_tasks.network.cancel import CancelToken
     from truss_cache_tasks.transfer.job import Done, Explain, Failed, Job, Partial
     from truss_cache_tasks.transfer.limits import Limits, Network
 
@@ -46,6 +47,7 @@ def pull(
     jobs: Iterable[Job],
     reporter: Reporter | None = None,
     *,
+    cancel: CancelToken | None = None,
     limits: Limits | None = None,
     network: Network | None = None,
 ) -> Generator[Done | Failed]:
@@ -55,6 +57,7 @@ def pull(
         jobs: taken one by one, in the caller's thread and inside `next()` of the result, and only when fewer than
             `limits.files` were taken and not yet yielded: taking one may open a temporary or wait for a lock.
         reporter: told, from worker threads, of Received, Retrying, Verified and Warned; None for nobody.
+        cancel: asked some times a second in the caller's thread; what it raises ends this pull alone.
         limits: how much at once, and for how long; None for the defaults.
         network: proxies and certificates; None for no proxy and the system's certificates.
 
@@ -64,16 +67,18 @@ def pull(
         iterator ended or was closed; no thread is left then, save one that hangs inside `Job.locate`.
 
     Raises:
-        Stopped: `stop()` was called and jobs may be left that were not taken; those that ran came as Failed(Stopped).
+        Stopped: `cancel` was cancelled. Or `stop()` was called and jobs may be left that were not taken; those that ran
+            came as Failed(Stopped).
         Exception: whatever `jobs`, `reporter` or a callable of a job raises that is no CacheTaskError.
 
     May be called from many threads at once; closing the iterator cancels its jobs.
     """
     from truss_cache_tasks.events import ignore_events
+    from truss_cache_tasks.network.cancel import NEVER
     from truss_cache_tasks.transfer.limits import Limits, Network
     from truss_cache_tasks.transfer.scheduler import run
 
-    return run(jobs, reporter or ignore_events, limits or Limits(), network or Network())
+    return run(jobs, reporter or ignore_events, cancel or NEVER, limits or Limits(), network or Network())
 
 
 def probe(

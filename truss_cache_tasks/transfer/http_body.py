@@ -18,6 +18,7 @@ from truss_cache_tasks.transfer.body import BadResponse, HttpStatusError
 from truss_cache_tasks.transfer.context import TransferContext
 from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.pools import pool_for
+from truss_cache_tasks.version import USER_AGENT
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 # What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
@@ -119,7 +120,7 @@ def _get(
     Range is kept on the way, credentials are not.
     """
     url, limits = location.url, context.limits
-    sent = {"Accept-Encoding": "identity", "User-Agent": "truss-cache-tasks", **location.headers, **headers}
+    sent = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT, **location.headers, **headers}
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
         with network_errors(file.path, host):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from truss_cache_tasks.network.retry import RetryLimits
+from truss_cache_tasks.network.settings import Network
+
+__all__ = ["Limits", "Network"]
 
 
 @dataclass(frozen=True)
@@ -50,51 +51,3 @@ class Limits(RetryLimits):
     floor_s: float = 30.0
     redirects: int = 5
     stop_s: float = 0.5
-
-
-@dataclass(frozen=True, repr=False)
-class Network:
-    """How this machine reaches servers. Holds a proxy's password: never printed.
-
-    Args:
-        proxies: (scheme, proxy URL) pairs; the scheme `all` stands for both.
-        no_proxy: hosts that are asked directly, as NO_PROXY spells them.
-        ca_bundle: a file or folder of certificates instead of the system's, or None.
-    """
-
-    proxies: tuple[tuple[str, str], ...] = ()
-    no_proxy: str = ""
-    ca_bundle: str | None = None
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Network:
-        """Read the variables that curl, requests and boto3 read; the lower-case spelling of a proxy's wins.
-
-        >>> Network.from_env({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "localhost"}).no_proxy
-        'localhost'
-        """
-        named = {scheme: _either(env, f"{scheme}_proxy") for scheme in ("http", "https", "all")}
-        bundles = (env.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"))
-        return cls(
-            proxies=tuple((scheme, proxy) for scheme, proxy in named.items() if proxy),
-            no_proxy=_either(env, "no_proxy"),
-            ca_bundle=next((bundle for bundle in bundles if bundle), None),
-        )
-
-    def proxy_for(self, url: str) -> str | None:
-        """Return the proxy that a request for `url` goes through, or None."""
-        parts = urlsplit(url)
-        proxies = dict(self.proxies)
-        proxy = proxies.get(parts.scheme) or proxies.get("all")
-        if proxy is None or self._is_direct(parts.netloc.rpartition("@")[2]):
-            return None
-        return proxy if "://" in proxy else f"http://{proxy}"
-
-    def _is_direct(self, host: str) -> bool:
-        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined,unused-ignore]
-
-        return bool(proxy_bypass_environment(host, {"no": self.no_proxy}))
-
-
-def _either(env: Mapping[str, str], name: str) -> str:
-    return env.get(name) or env.get(name.upper()) or ""

@@ -14,7 +14,7 @@ from functools import partial
 
 from truss_cache_tasks.errors import CacheTaskError, Stopped
 from truss_cache_tasks.events import Reporter
-from truss_cache_tasks.network.cancel import WorkerToken
+from truss_cache_tasks.network.cancel import CancelToken, WorkerToken
 from truss_cache_tasks.transfer.context import ProcessState, TransferContext, this_process
 from truss_cache_tasks.transfer.download import Download, DownloadWorker
 from truss_cache_tasks.transfer.job import Done, Failed, Job
@@ -24,7 +24,9 @@ _POLL_S = 0.1  # how often a waiting pull looks whether the process is to stop
 _LOST_S = 1.0  # after which an idle thread looks by itself: a signal handler that raises may have cost it its call
 
 
-def run(jobs: Iterable[Job], reporter: Reporter, limits: Limits, network: Network) -> Generator[Done | Failed]:
+def run(
+    jobs: Iterable[Job], reporter: Reporter, cancel: CancelToken, limits: Limits, network: Network
+) -> Generator[Done | Failed]:
     """See `transfer.pull`."""
     process = this_process()
     pull = _Pull(
@@ -37,6 +39,7 @@ def run(jobs: Iterable[Job], reporter: Reporter, limits: Limits, network: Networ
         supply = iter(jobs)
         while True:
             while more and not process.stopping and len(pull.running) < limits.files:
+                cancel.check()
                 try:
                     job = next(supply)
                 except StopIteration:
@@ -45,7 +48,7 @@ def run(jobs: Iterable[Job], reporter: Reporter, limits: Limits, network: Networ
                     scheduler.take(pull, job)
             if not pull.running:
                 break
-            yield scheduler.result(pull)
+            yield scheduler.result(pull, cancel)
         if more:
             raise Stopped("stopped before all files were asked for", hint="Run it again: what is complete is kept.")
     finally:
@@ -133,13 +136,17 @@ class _Scheduler:
             heapq.heappush(pull.waiting, (-job.file.size, next(self._numbers), download))
         self._wake()
 
-    def result(self, pull: _Pull) -> Done | Failed:
-        """Return the end of the next job of `pull`. Raises what a worker met that is no CacheTaskError."""
+    def result(self, pull: _Pull, cancel: CancelToken) -> Done | Failed:
+        """Return the end of the next job of `pull`.
+
+        Raises what a worker met that is no CacheTaskError, and Stopped when `cancel` is cancelled.
+        """
         while True:
             try:
                 download, end = pull.ended.get(timeout=_POLL_S)
             except queue.Empty:
                 if not self._process.stopping:
+                    cancel.check()
                     self._wake()  # some may have gone away
                     continue
                 pull.gives_up_at = pull.gives_up_at or time.monotonic() + pull.context.limits.stop_s

@@ -18,9 +18,9 @@ from scenarios.cache.upstreams import OnHub, OnStore, Upstream, check, config, r
 BIG = b"b" * 60_000
 PARTS = [b"p" * (5 << 20), b"q" * 1000]
 SNAPSHOT = """
-    from truss_cache_tasks.operations.context import current_manifest
+    from truss_cache_tasks.operations.context import read_status
     from truss_cache_tasks.app.workspace import open_workspace
-    print([current_manifest(target).snapshot for target in open_workspace(None).targets])
+    print([read_status(target).manifest.snapshot for target in open_workspace(None).targets])
 """
 
 

@@ -13,7 +13,7 @@ import pytest
 from trusses import Truss
 
 from truss_cache_tasks import load_config
-from truss_cache_tasks.model.keys import canonical
+from truss_cache_tasks.model.keys import ContentId, canonical
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.store.manifest import to_json
 
@@ -108,7 +108,7 @@ def work_of_why(truss: Truss, entries: int, state: str) -> dict[str, int]:
             path=f"{entry.name}/f.bin",
             size=1,
             mtime_ns=path.stat().st_mtime_ns + touched,
-            identity=f"file:{entry.name}",
+            content_id=ContentId(f"file:{entry.name}"),
             origin=f"file://./source/{entry.name}/f.bin",
             digest="",
             xxh3="0" * 32,

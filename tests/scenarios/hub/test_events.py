@@ -89,15 +89,15 @@ def test_a_wait_for_another_process_is_told_once(
     machine: Machine, repo: Repo, in_background: Callable[[Callable[[], Any]], Callable[[], Any]], what: Any
 ) -> None:
     truss = machine.truss(entry(MAIN, allow_patterns=["config.json"]))
-    place = truss.target().place
+    place = truss.target().root
     key = truss.target().entry.key
     (config,) = {tree["config.json"].etag for tree in repo.trees.values()}
     lock, path = {
-        "entry": (place.lock(f"entry-{key}"), str(place.root)),
-        "file": (place.blob_lock(config), "config.json"),
-        "root": (place.lock("root"), str(place.root)),
+        "entry": (place.lock(f"entry-{key}"), str(place.path)),
+        "file": (place.layout.blob_lock(config), "config.json"),
+        "root": (place.lock("root"), str(place.path)),
     }[what]
-    command = [sys.executable, "-c", HOLD, str(lock.root.path), lock.path]
+    command = [sys.executable, "-c", HOLD, str(lock.tree.path), lock.path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "True\n"

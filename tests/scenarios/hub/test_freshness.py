@@ -23,9 +23,9 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["hub", "mount", "volum
 
 def folder_of(machine: Machine, truss: Trussed) -> Path:
     target = truss.target()
-    from truss_cache_tasks.operations.context import current_manifest
+    from truss_cache_tasks.operations.context import read_status
 
-    manifest, root = current_manifest(target), Path(target.place.root)
+    manifest, root = read_status(target).manifest, Path(target.root.path)
     assert manifest is not None
     return root / manifest.folder
 

@@ -12,9 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from truss_cache_tasks.errors import CredentialError, TransientError
-from truss_cache_tasks.model.stores import Credential
-from truss_cache_tasks.network.exchange import ExchangeLimits
-from truss_cache_tasks.network.retry import NEVER, is_passing, retry_after_s
+from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.network.cancel import NEVER
+from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
+from truss_cache_tasks.network.settings import Network
 
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 METADATA_S = 1.0  # is there a metadata server? One question; google.auth asks three times for 3 s
@@ -49,8 +50,17 @@ class Identity:
         )
 
 
-def from_key(credential: Credential, env: Mapping[str, str], limits: ExchangeLimits) -> Identity:
-    """Return the identity of a service account; `find_credential` has judged its JSON, but not the RSA key in it.
+def identify(credential: Credential | NoCredential, network: Network) -> Identity | None:
+    """Return who asks; None for anonymous.
+
+    Raises:
+        CredentialError: a key or an application-default credential cannot be used.
+    """
+    return _from_key(credential, network) if isinstance(credential, Credential) else _from_environment(network)
+
+
+def _from_key(credential: Credential, network: Network) -> Identity:
+    """Return the identity of a service account. Its JSON was checked when it was read, the RSA key in it was not.
 
     Raises:
         CredentialError: the private key is none.
@@ -66,28 +76,28 @@ def from_key(credential: Credential, env: Mapping[str, str], limits: ExchangeLim
             f"{credential.origin}: private_key is not a readable RSA key",
             hint="Download the key of the service account again.",
         ) from None
-    return Identity(credentials, f"{credential.origin} ({info['client_email']})", asking(env, limits))
+    return Identity(credentials, f"{credential.origin} ({info['client_email']})", asking(network))
 
 
-def from_environment(env: Mapping[str, str], limits: ExchangeLimits) -> Identity | None:
+def _from_environment(network: Network) -> Identity | None:
     """Return application-default credentials, looked up once a process; None for anonymous."""
-    key = tuple(env.get(name) for name in AMBIENT_VARIABLES)
+    key = tuple(network.variables.get(name) for name in AMBIENT_VARIABLES)
     with _ambient_lock:
         if key not in _ambient:
-            _ambient[key] = _application_default(env, limits)
+            _ambient[key] = _application_default(network)
         return _ambient[key]
 
 
-def _application_default(env: Mapping[str, str], limits: ExchangeLimits) -> Identity | None:
+def _application_default(network: Network) -> Identity | None:
     import google.auth
     from google.auth import compute_engine
     from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 
     # gcloud's login is what a laptop has; its missing quota project matters to other services than this one
     warnings.filterwarnings("ignore", "Your application has authenticated using end user credentials", UserWarning)
-    named = env.get("GOOGLE_APPLICATION_CREDENTIALS")
+    named = network.variable("GOOGLE_APPLICATION_CREDENTIALS")
     try:
-        credentials, _ = google.auth.default(scopes=SCOPES, request=asking(env, limits, seeking=True))
+        credentials, _ = google.auth.default(scopes=SCOPES, request=asking(network, seeking=True))
     except (DefaultCredentialsError, ValueError, OSError) as exc:
         if named:
             raise CredentialError(
@@ -100,16 +110,16 @@ def _application_default(env: Mapping[str, str], limits: ExchangeLimits) -> Iden
             ) from exc
         return None
     if isinstance(credentials, compute_engine.Credentials):
-        identity = Identity(credentials, "the metadata server's service account", asking(env, limits))
+        identity = Identity(credentials, "the metadata server's service account", asking(network))
         try:
             identity.headers()
         except GoogleAuthError:  # a machine without a service account
             return None
         return identity
-    return Identity(credentials, "GOOGLE_APPLICATION_CREDENTIALS" if named else "gcloud's login", asking(env, limits))
+    return Identity(credentials, "GOOGLE_APPLICATION_CREDENTIALS" if named else "gcloud's login", asking(network))
 
 
-def asking(env: Mapping[str, str], limits: ExchangeLimits, *, seeking: bool = False) -> Any:
+def asking(network: Network, *, seeking: bool = False) -> Any:
     """Return google.auth's transport, bounded; a token server that is busy raises TransientError there.
 
     While `seeking`, a metadata server that does not answer once, shortly, is not there, and is not asked again.
@@ -119,10 +129,11 @@ def asking(env: Mapping[str, str], limits: ExchangeLimits, *, seeking: bool = Fa
 
     from truss_cache_tasks.sources.gcs.session import bounded_session
 
-    shortly = replace(limits, connect_s=METADATA_S, head_s=METADATA_S)
-    ask = Request(bounded_session(env, limits, NEVER))
-    seek = Request(bounded_session(env, shortly, NEVER))
-    absent = env.get("NO_GCE_CHECK") == "true"
+    network = replace(network, cancel=NEVER)  # identities are shared by entries
+    shortly = replace(network.limits, connect_s=METADATA_S, head_s=METADATA_S)
+    ask = Request(bounded_session(network))
+    seek = Request(bounded_session(replace(network, limits=shortly)))
+    absent = network.variable("NO_GCE_CHECK") == "true"
 
     def request(
         url: str, method: str = "GET", body: Any = None, headers: Any = None, timeout: float | None = None, **more: Any
@@ -142,7 +153,7 @@ def asking(env: Mapping[str, str], limits: ExchangeLimits, *, seeking: bool = Fa
 
 def _unless_busy(url: str, response: Any) -> Any:
     """Return `response`, or raise what google's libraries would try again by rules of their own."""
-    if not is_passing(response.status):
+    if not is_transient_status(response.status):
         return response
     error = TransientError(
         f"{urlsplit(url).netloc}: the token server answered {response.status}", hint="Wait, and run again."

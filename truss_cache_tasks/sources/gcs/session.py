@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from typing import Any
 
 import requests
@@ -11,26 +10,27 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from truss_cache_tasks.network.connections import bounded_pools
-from truss_cache_tasks.network.exchange import ExchangeLimits, decode_body
-from truss_cache_tasks.network.proxies import authorities
-from truss_cache_tasks.network.retry import CancelToken
+from truss_cache_tasks.network.exchange import decode_body
+from truss_cache_tasks.network.settings import Network
+from truss_cache_tasks.version import USER_AGENT
 
 
-def bounded_session(env: Mapping[str, str], limits: ExchangeLimits, cancel: CancelToken) -> requests.Session:
+def bounded_session(network: Network) -> requests.Session:
     """Return a session with requests' own proxies, and the certificates that the bytes trust too."""
     session = requests.Session()
-    session.headers.update({"Accept-Encoding": "gzip", "User-Agent": "truss-cache-tasks"})
-    session.max_redirects = limits.redirects
-    adapter = _BoundedAdapter(authorities(env) or True, limits, cancel)
+    session.headers.update({"Accept-Encoding": "gzip", "User-Agent": USER_AGENT})
+    session.max_redirects = network.limits.redirects
+    adapter = _BoundedAdapter(network)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
 
 
 class _BoundedAdapter(HTTPAdapter):
-    def __init__(self, verify: str | bool, limits: ExchangeLimits, cancel: CancelToken) -> None:
-        self._verify, self._limits = verify, limits
-        self._pools = bounded_pools(limits, cancel)
+    def __init__(self, network: Network) -> None:
+        self._verify: str | bool = network.trusted_bundle() or True
+        self._limits = network.limits
+        self._pools = bounded_pools(network.limits, network.cancel)
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

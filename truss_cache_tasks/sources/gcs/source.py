@@ -12,41 +12,27 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from truss_cache_tasks.config.credentials import find_credential
-from truss_cache_tasks.config.entries import Entry
-from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.errors import (
-    AccessDenied,
-    CacheTaskError,
-    CredentialError,
-    NotFound,
-    SourceChanged,
-    TransientError,
-)
+from truss_cache_tasks.errors import CacheTaskError, PermanentError, SourceChanged, TransientError
 from truss_cache_tasks.model.listing import (
+    UNPINNED,
     Digest,
     Listing,
     Location,
     Pages,
+    Pins,
     RemoteFile,
     listed_digest,
     listed_file,
     shown,
     wrong_answer,
 )
-from truss_cache_tasks.model.stores import Credential
-from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, BadResponse, ExchangeLimits, TooSlow, find_cause
-from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
-from truss_cache_tasks.network.retry import (
-    NEVER,
-    CancelToken,
-    PermanentError,
-    is_passing,
-    retry_after_s,
-    run_with_retries,
-)
-from truss_cache_tasks.sources.gcs.identity import Identity, from_environment, from_key
-from truss_cache_tasks.sources.objects import under_prefix
+from truss_cache_tasks.model.request import Request
+from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.network.retry import retry_after_s
+from truss_cache_tasks.network.settings import Network
+from truss_cache_tasks.sources.gcs.identity import Identity, identify
+from truss_cache_tasks.sources.gcs.refusals import Asked, refusal, translate_errors
+from truss_cache_tasks.sources.objects import check_pins, under_prefix
 
 # A composed object has no md5; every object has a crc32c
 FIELDS = "items(name,size,generation,crc32c,contentEncoding),nextPageToken"
@@ -57,32 +43,33 @@ _NUMBER = re.compile("[0-9]{1,19}")
 class GcsSource:
     """The objects of one `gs://bucket/prefix`. Every method may be called from many threads."""
 
-    def __init__(
-        self,
-        entry: Entry,
-        settings: Settings,
-        *,
-        limits: ExchangeLimits = DEFAULT_LIMITS,
-        cancel: CancelToken = NEVER,
-    ) -> None:
-        """Bind the entry; nothing is asked yet. `limits` are of each request, `cancel` ends its waits."""
-        self._entry = entry
-        self._settings = settings
-        self._limits, self._cancel = limits, cancel
-        self._source = entry.request.source
+    def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
+        self._source = request.source
+        self._credential = credential
+        self._network = network
         self._lock = threading.Lock()
         self._found: tuple[Identity | None] | None = None
 
-    def listing(self, pinned: str | None = None) -> Listing:
-        """Return the objects under the prefix, or the one object of this name (`sources/objects.py` has the rules)."""
-        return under_prefix(self._objects(), self._source)
+    def listing(self, pins: Pins = UNPINNED) -> Listing:
+        """Return the objects under the prefix, or the one object of this name (`sources/objects.py` has the rules).
+
+        Pinned files are found among all generations of the bucket, and read as such, also where they were replaced.
+        """
+        if pins.files is None:
+            return under_prefix(self._objects(), self._source)
+        kept = {(pin.key, pin.version) for pin in pins.files}
+        known = list(self._objects(versions=True))
+        found = [file for file in known if (file.key, file.version) in kept]
+        if any(not pin.version for pin in pins.files):
+            found += [file for file in self._objects() if (file.key, "") in kept]
+        return under_prefix(check_pins(found, pins.files, self._source, known), self._source)
 
     def locate(self, file: RemoteFile) -> Location:
         """Return the media URL of exactly this generation. Asks nobody, save for a token that is due."""
         identity = self._identity()
         # A stored gzip object comes as it is stored; without this header GCS decodes it, and ranges do not work
         headers, expires = {"Accept-Encoding": "gzip"}, None
-        with self._our_errors():
+        with translate_errors(self._asked()):
             endpoint = self._endpoint(identity)
             if identity:
                 more, expires = identity.headers()
@@ -99,31 +86,35 @@ class GcsSource:
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
         """Return what a refused GET of `file` means."""
-        what = f"gs://{self._source.root}/{file.key}"
+        asked = self._asked(file)
         if status in (404, 412):
             return SourceChanged(
-                f"{what}: generation {file.version} is gone, replaced or deleted since it was listed", hint="Run again."
+                f"{asked.what}: generation {file.version} is gone, replaced or deleted since it was listed",
+                hint="Run again.",
             )
-        return self._refused(what, status, body, "storage.objects.get")
+        return refusal(asked, status, body)
 
-    def _objects(self) -> Iterator[RemoteFile]:
-        """Yield every object whose name begins with the prefix, siblings too, in the order of their names."""
+    def _objects(self, *, versions: bool = False) -> Iterator[RemoteFile]:
+        """Yield every object whose name begins with the prefix, siblings too, in the order of their names.
+
+        Args:
+            versions: every generation of each, replaced and deleted ones too, as far as the bucket keeps them.
+        """
         from truss_cache_tasks.sources.gcs.session import bounded_session
 
         store = str(self._source)
         pages = Pages(store)
         token: str | None = None
-        with bounded_session(self._settings.env, self._limits, self._cancel) as session:
+        with bounded_session(self._network) as session:
             while True:
-                ask = partial(self._page, session, token)
-                items, token = run_with_retries(ask, self._limits.retry, self._cancel)
+                items, token = self._network.with_retries(partial(self._page, session, token, versions))
                 found = [_remote_file(store, item) for item in items]
                 yield from found
-                pages.take((file.key for file in found), token)
+                pages.take((f"{file.key}@{file.version}" for file in found), token)
                 if token is None:
                     return
 
-    def _page(self, session: Any, token: str | None) -> tuple[list[Any], str | None]:
+    def _page(self, session: Any, token: str | None, versions: bool) -> tuple[list[Any], str | None]:
         """Return the items of the page that `token` names, None for the first, and the token of the next one."""
         prefix, identity = self._source.prefix, self._identity()
         query: dict[str, str | int | None] = {
@@ -133,15 +124,15 @@ class GcsSource:
             "maxResults": 1000,  # the store's most, and its default; emulators differ
             "prettyPrint": "false",
             "pageToken": token,
+            "versions": "true" if versions else None,
         }
-        with self._our_errors():
+        asked = self._asked()
+        with translate_errors(asked):
             url = f"{self._endpoint(identity)}/storage/v1/b/{quote(self._source.root, safe='')}/o"
             headers = identity.headers()[0] if identity else {}
             response = session.get(url, params=query, headers=headers)
         if response.status_code >= 300:
-            error = self._refused(
-                f"gs://{self._source.root}", response.status_code, response.content, "storage.objects.list"
-            )
+            error = refusal(asked, response.status_code, response.content)
             if isinstance(error, TransientError):
                 error.retry_after_s = retry_after_s(response.headers)
             raise error
@@ -164,7 +155,7 @@ class GcsSource:
         return items, following
 
     def _endpoint(self, identity: Identity | None) -> str:
-        host = self._settings.env.get("STORAGE_EMULATOR_HOST", "").rstrip("/")
+        host = self._network.variable("STORAGE_EMULATOR_HOST").rstrip("/")
         if host:
             return host if "://" in host else f"http://{host}"
         return f"https://storage.{identity.credentials.universe_domain if identity else 'googleapis.com'}"
@@ -172,96 +163,19 @@ class GcsSource:
     def _identity(self) -> Identity | None:
         with self._lock:
             if self._found is None:
-                with self._our_errors():
-                    credential = find_credential(self._entry, self._settings)
-                    env = self._settings.env
-                    if isinstance(credential, Credential):
-                        self._found = (from_key(credential, env, self._limits),)
-                    else:
-                        self._found = (from_environment(env, self._limits),)
+                with translate_errors(self._asked()):
+                    self._found = (identify(self._credential, self._network),)
             return self._found[0]
 
-    @contextlib.contextmanager
-    def _our_errors(self) -> Iterator[None]:
-        """Translate what google's libraries raise. Guards calls of theirs alone."""
-        import requests
-        from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
-
-        what = f"gs://{self._source.root}"
-        wait = "Check the network, or wait and run again."
-        try:
-            yield
-        except BadResponse as exc:
-            raise wrong_answer(what, exc.found, exc.expected) from exc
-        except requests.TooManyRedirects as exc:
-            raise wrong_answer(what, f"more than {self._limits.redirects} redirects", "the answer itself") from exc
-        except (TransportError, requests.RequestException) as exc:
-            if (status := proxy_status(exc)) is not None:
-                raise proxy_refuses(what, status) from exc
-            said = f"{what}: the store or its token server {_network_word(exc)}"
-            if is_hopeless(exc):
-                raise PermanentError(said, hint="Let SSL_CERT_FILE name the bundle that has its CA.") from exc
-            raise TransientError(said, hint=wait) from exc
-        except RefreshError as exc:
-            if exc.retryable:
-                raise TransientError(f"{what}: the token server is out of order", hint=wait) from exc
-            # With a parsed answer the text is `invalid_grant: Invalid JWT Signature.`; else it is a page of anything
-            why = f" ({str(exc.args[0])[:200]})" if len(exc.args) > 1 else ""
-            raise AccessDenied(
-                f"{what}: the token server refuses {self._who()}{why}",
-                hint="Make a new key of this service account, and check this machine's clock.",
-            ) from exc
-        except GoogleAuthError as exc:
-            raise CredentialError(
-                f"{what}: {self._who()} cannot be used: {type(exc).__name__}", hint="Replace this credential."
-            ) from exc
-        except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as exc:
-            found = f"a field that cannot be read ({type(exc).__name__})"
-            raise wrong_answer(what, found, "what Google Cloud Storage or its token server answers") from exc
-
-    def _refused(self, what: str, status: int, body: bytes, permission: str) -> CacheTaskError:
-        """Return what an answer of the JSON API (or the XML API) that is no success means."""
-        reason, message = _words(body)
-        says = f" (the store says: {message})" if message else ""
-        if is_passing(status) or reason in ("rateLimitExceeded", "userRateLimitExceeded"):
-            return TransientError(f"{what}: the store answered {status}{says}", hint="Wait, and run again.")
-        if reason == "UserProjectMissing" or "requester pays" in message.lower():
-            return AccessDenied(
-                f"{what}: the bucket is requester pays, and no project to bill was named",
-                hint="Use application-default credentials with a quota project, or ask the owner for a copy elsewhere.",
-            )
-        if status == 407:
-            return proxy_refuses(what, status)
-        if status in (401, 403):
-            return self._denied(what, status, says, permission)
-        if status == 404 or (status == 400 and "bucket name" in message.lower()):
-            return NotFound(f"{what}: there is no such bucket{says}", hint="Correct the bucket in repo_id.")
-        return CacheTaskError(f"{what}: the store answered {status}{says}", hint="Check repo_id and the bucket.")
-
-    def _denied(self, what: str, status: int, says: str, permission: str) -> AccessDenied:
-        if self._found is None or self._found[0] is None:
-            return AccessDenied(
-                f"{what}: not public, and no credential found; looked at {self._places()}{says}",
-                hint="Put the JSON key of a service account at the first of these places.",
-            )
-        if status == 401:
-            return AccessDenied(
-                f"{what}: the store does not accept {self._who()}{says}", hint="Replace this credential by a new key."
-            )
-        return AccessDenied(
-            f"{what}: {self._who()} is missing {permission} on {what}{says}",
-            hint="Grant it roles/storage.objectViewer on the bucket.",
-        )
-
-    def _who(self) -> str:
+    def _asked(self, file: RemoteFile | None = None) -> Asked:
         identity = self._found[0] if self._found else None
-        return identity.origin if identity else "the credential"
-
-    def _places(self) -> str:
-        places = [str(self._entry.data_dir / "service_account.json")]
-        if self._entry.secret_is_named:
-            places.append(f"the secret {self._entry.runtime_secret_name}")
-        return ", ".join([*places, "GOOGLE_APPLICATION_CREDENTIALS", "gcloud's login", "the metadata server"])
+        return Asked(
+            what=f"gs://{self._source.root}{f'/{file.key}' if file else ''}",
+            permission="storage.objects.get" if file else "storage.objects.list",
+            origin=identity.origin if identity else "",
+            looked_at=str(self._credential) if isinstance(self._credential, NoCredential) else "",
+            redirects=self._network.limits.redirects,
+        )
 
 
 def _remote_file(store: str, item: object) -> RemoteFile:
@@ -294,34 +208,3 @@ def _digest(store: str, name: object, crc32c: object) -> Digest | None:
     with contextlib.suppress(ValueError):  # then it is judged, and shown, as it is
         value = base64.b64decode(crc32c, validate=True).hex() if isinstance(crc32c, str) else crc32c
     return listed_digest(store, name, "crc32c", value)
-
-
-def _words(body: bytes) -> tuple[str, str]:
-    """Return reason and message, "" where absent, of an error of the JSON API (or the XML API), on one line."""
-    text = body[:20_000].decode("utf-8", "replace")
-    try:
-        error = json.loads(text)["error"]
-        reason, message = str((error.get("errors") or [{}])[0].get("reason", "")), str(error.get("message", ""))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        reason, message = (
-            found[1] if (found := re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)) else ""
-            for tag in ("Code", "Message")
-        )
-    return reason, " ".join(message.split())[:300].rstrip(".")
-
-
-def _network_word(exc: BaseException | None) -> str:
-    """Return what happened, in words without a URL."""
-    text = f"{type(exc).__name__} {exc}"
-    if find_cause(exc, TooSlow):
-        return "does not answer in time"
-    for sign, word in {
-        "NameResolution": "has a name that cannot be resolved",
-        "Timeout": "does not answer in time",
-        "SSL": "has a certificate that is not accepted",
-        "Proxy": "cannot be reached through the proxy",
-        "refused": "refuses the connection",
-    }.items():
-        if sign in text:
-            return word
-    return "cannot be reached"

@@ -1,4 +1,4 @@
-"""What the Hub's refusals mean, in our errors: pure, so that a refused API call and refused bytes read alike."""
+"""The errors for what the Hub answers: pure, so that a refused API call and refused bytes read alike."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, TransientError
 from truss_cache_tasks.network.exchange import TooSlow, find_cause
 from truss_cache_tasks.network.proxies import proxy_refuses, proxy_status
-from truss_cache_tasks.network.retry import PermanentError, is_passing, retry_after_s
+from truss_cache_tasks.network.retry import PermanentError, is_transient_status, retry_after_s
 
 
 @dataclass(frozen=True)
-class Words:
-    """The wording of refusals for one repo and one token.
+class Refusals:
+    """The errors for what the Hub refuses about one repo to one token.
 
     Args:
         repo: `org/name`.
         endpoint: URL of the Hub, without a slash at its end.
         origin: where the token was found; None without a token.
-        looked_up: the places where a token was looked for, for the reader who has none.
+        looked_at: the places where a token was looked for; "" with a token.
     """
 
     repo: str
     endpoint: str
     origin: str | None
-    looked_up: str
+    looked_at: str
 
     def refusal(self, status: int, headers: Mapping[str, str], path: str | None = None) -> CacheTaskError:
         """Word an error answer to a GET of the bytes at `path`, or else to an API call.
@@ -34,7 +34,7 @@ class Words:
         """
         code, said = header(headers, "X-Error-Code"), header(headers, "X-Error-Message")
         what = self.repo if path is None else f"{self.repo}: {path}"
-        if is_passing(status):
+        if is_transient_status(status):
             return self._unavailable(what, status, retry_after_s(headers))
         if status == 407:
             return proxy_refuses(what, status)
@@ -120,7 +120,7 @@ class Words:
     def _gated(self, what: str, said: str) -> AccessDenied:
         if self.origin is None:
             return AccessDenied(
-                f"{what}: this repo is gated, and no token was found ({self.looked_up})",
+                f"{what}: this repo is gated, and no token was found ({self.looked_at})",
                 hint=f"Request access at {self.page}, then provide a token of that account.",
             )
         if "fine-grained" in said:
@@ -136,7 +136,7 @@ class Words:
     def _no_repo(self) -> NotFound:
         if self.origin is None:
             return NotFound(
-                f"{self.repo}: no such repo, or it is private and no token was found ({self.looked_up})",
+                f"{self.repo}: no such repo, or it is private and no token was found ({self.looked_at})",
                 hint=f"Check `repo_id` at {self.page}; a private repo needs a token.",
             )
         return NotFound(
@@ -147,7 +147,7 @@ class Words:
     def _forbidden(self, what: str, said: str, *, reading: bool) -> AccessDenied:
         because = f"403, {said}" if said else "403"
         if self.origin is None:
-            hint = f"Provide a token of an account that may; {self.looked_up}."
+            hint = f"Provide a token of an account that may; {self.looked_at}."
             return AccessDenied(f"{what}: the Hub refuses without a token ({because})", hint=hint)
         may = "may list this repo, not read its files" if reading else "may not list this repo"
         return AccessDenied(

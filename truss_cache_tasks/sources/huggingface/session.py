@@ -1,12 +1,19 @@
-"""One GET through huggingface_hub's own session, bounded as an Exchange, its redirects among them."""
+"""huggingface_hub's own session, and one GET through it, bounded as an Exchange, its redirects among them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.network.exchange import BadResponse, Exchange, ReadTimeout, decode_body
+from truss_cache_tasks.network.settings import Network
+
+_MAKING = threading.Lock()  # of huggingface_hub's session
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,47 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     following: str | None
+
+
+def open_session(network: Network) -> Any:
+    """Return huggingface_hub's session, which reads proxies and certificates when it is made, by the first call.
+
+    Of the variables for certificates it knows SSL_CERT_FILE alone; the others stand in for it meanwhile.
+
+    Raises:
+        ConfigError: the certificates or the proxy cannot be used.
+    """
+    from huggingface_hub import get_session
+
+    bundle = network.trusted_bundle()
+    try:
+        with _MAKING, _certificates(bundle if bundle and os.path.isfile(bundle) else None):
+            return get_session()
+    except (ImportError, ValueError) as exc:  # a SOCKS proxy and no library for it; no URL of a proxy
+        raise ConfigError(
+            f"the proxy variables name a proxy that cannot be used ({type(exc).__name__})",
+            hint="Set HTTPS_PROXY to http://host:port or https://host:port.",
+        ) from None  # its text is the variable
+
+
+@contextlib.contextmanager
+def _certificates(bundle: str | None) -> Iterator[None]:
+    """Let SSL_CERT_FILE name `bundle` in the block; None leaves it as it is.
+
+    The one place where this package writes to the process's environment: huggingface_hub has no other way to tell the
+    default session of its users, which is not ours to replace, what it shall trust.
+    """
+    if bundle is None:
+        yield
+        return
+    before = os.environ.get("SSL_CERT_FILE")
+    os.environ["SSL_CERT_FILE"] = bundle
+    try:
+        yield
+    finally:
+        os.environ.pop("SSL_CERT_FILE")
+        if before is not None:
+            os.environ["SSL_CERT_FILE"] = before
 
 
 def get(session: Any, url: str, query: Mapping[str, str], headers: Mapping[str, str], exchange: Exchange) -> Answer:

@@ -11,74 +11,59 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-import os
 import re
-import threading
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from truss_cache_tasks.config.credentials import find_credential
-from truss_cache_tasks.config.entries import Entry
-from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, TransientError
 from truss_cache_tasks.model.listing import (
+    UNPINNED,
     Listing,
     Location,
     Pages,
+    Pins,
     RemoteFile,
     listed_digest,
     listed_file,
     shown,
     wrong_answer,
 )
-from truss_cache_tasks.model.stores import Credential
-from truss_cache_tasks.network.exchange import (
-    DEFAULT_LIMITS,
-    BadResponse,
-    Exchange,
-    ExchangeLimits,
-    TooSlow,
-    find_cause,
-)
-from truss_cache_tasks.network.proxies import authorities
-from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
-from truss_cache_tasks.sources.huggingface.refusals import Words, header
-from truss_cache_tasks.sources.huggingface.session import Answer, get
+from truss_cache_tasks.model.request import Request
+from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.network.exchange import BadResponse, Exchange, TooSlow, find_cause
+from truss_cache_tasks.network.settings import Network
+from truss_cache_tasks.sources.huggingface.refusals import Refusals, header
+from truss_cache_tasks.sources.huggingface.session import Answer, get, open_session
+from truss_cache_tasks.version import USER_AGENT
 
 ENDPOINT = "https://huggingface.co"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LONGEST_REF = 255  # characters that a name on a disk can have
-_MAKING = threading.Lock()  # of huggingface_hub's session
 
 
 class HuggingFaceSource:
-    """One model repo at the Hub, seen with the entry's token.
+    """One model repo at the Hub, seen with the entry's token."""
 
-    Args:
-        limits: of each call.
-        cancel: ends the waits of a call.
-    """
-
-    def __init__(
-        self,
-        entry: Entry,
-        settings: Settings,
-        *,
-        limits: ExchangeLimits = DEFAULT_LIMITS,
-        cancel: CancelToken = NEVER,
-    ) -> None:
-        self._entry, self._settings = entry, settings
-        self._limits, self._cancel = limits, cancel
-        self._repo = entry.request.source.root
-        self._endpoint = _endpoint(settings)
+    def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
+        self._request, self._network = request, network
+        self._repo = request.source.root
+        self._endpoint = _endpoint(network)
         self._commit: str | None = None  # of the last listing
+        self._headers = {"User-Agent": USER_AGENT}
+        origin, looked_at = None, str(credential)
+        if isinstance(credential, Credential):
+            origin, looked_at = credential.origin, ""
+            self._headers["Authorization"] = f"Bearer {credential.fields['token'].reveal()}"
+        self._refusals = Refusals(self._repo, self._endpoint, origin, looked_at)
 
-    def listing(self, pinned: str | None = None) -> Listing:
-        """Resolve the revision (one call, none for a full commit) and list the whole tree of that commit."""
-        commit = pinned or self._resolve(self._entry.request.revision)
+    def listing(self, pins: Pins = UNPINNED) -> Listing:
+        """Resolve the revision (one call, none for a full commit) and list the whole tree of that commit.
+
+        A commit names all its files, so that of `pins` nothing else is read.
+        """
+        commit = pins.revision or self._resolve(self._request.revision)
         files = tuple(self._files(commit))
         self._commit = commit
         return Listing(revision=commit, files=files)
@@ -101,7 +86,7 @@ class HuggingFaceSource:
                 f"{file.path}: the CDN refuses the link that the Hub gave for it ({status})",
                 hint="Run again: such links expire, and each try gets a new one.",
             )
-        return self._words.refusal(status, headers, file.path)
+        return self._refusals.refusal(status, headers, file.path)
 
     # Asking
 
@@ -110,7 +95,7 @@ class HuggingFaceSource:
             return revision
         answer, _ = self._ask(f"revision/{quote(revision, safe='')}", {}, revision)
         if not isinstance(answer, dict) or "sha" not in answer:
-            raise self._words.not_a_hub()
+            raise self._refusals.not_a_hub()
         commit = answer["sha"]
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes a folder's name
             raise wrong_answer(self._repo, f"commit {shown(commit)}", "40 lower-case hex digits")
@@ -123,7 +108,7 @@ class HuggingFaceSource:
         while query is not None:
             items, following = self._ask(f"tree/{commit}", query, commit)
             if not isinstance(items, list):
-                raise self._words.not_a_hub()
+                raise self._refusals.not_a_hub()
             found = [_item(self._repo, item) for item in items]
             yield from [_remote_file(self._repo, item) for item in found if item["type"] == "file"]
             query = None if following is None else {**following, **whole}
@@ -134,47 +119,29 @@ class HuggingFaceSource:
         from huggingface_hub import constants
 
         if constants.HF_HUB_OFFLINE:  # read when huggingface_hub was imported; its session refuses every request then
-            raise self._words.offline()
-        answer = run_with_retries(lambda: self._get(what, query, revision), self._limits.retry, self._cancel)
-        return self._read(answer)
+            raise self._refusals.offline()
+        return self._read(self._network.with_retries(lambda: self._get(what, query, revision)))
 
     def _get(self, what: str, query: Mapping[str, str], revision: str = "") -> Answer:
         """GET `what` of this repo once. Raises what the answer means, if it is a refusal."""
         from huggingface_hub.errors import HfHubHTTPError
 
-        session = self._session()
+        session = open_session(self._network)
         http_error: Any = HfHubHTTPError.__bases__[0]  # of httpx, or of httpx2: that changed within huggingface_hub
         url = f"{self._endpoint}/api/models/{self._repo}/{what}"
         try:
-            answer = get(session, url, query, self._headers, Exchange(self._limits, self._cancel))
+            answer = get(session, url, query, self._headers, Exchange(self._network.limits, self._network.cancel))
         except Exception as exc:
             if (bad := find_cause(exc, BadResponse)) is not None:
                 raise wrong_answer(self._repo, bad.found, bad.expected) from exc
             if not isinstance(exc, (http_error, TooSlow, UnicodeError)):
                 raise
-            raise self._words.unreachable(urlsplit(self._endpoint).netloc, exc) from exc
+            raise self._refusals.unreachable(urlsplit(self._endpoint).netloc, exc) from exc
         if answer.status < 400:
             return answer
         if revision and header(answer.headers, "X-Error-Code") == "RevisionNotFound":
             raise self._no_revision(revision)
-        raise self._words.refusal(answer.status, answer.headers)
-
-    def _session(self) -> Any:
-        """Return huggingface_hub's session, which reads proxies and certificates when it is made, by the first call.
-
-        Of the variables for certificates it knows SSL_CERT_FILE alone; the others stand in for it meanwhile.
-        """
-        from huggingface_hub import get_session
-
-        bundle = authorities(self._settings.env)
-        try:
-            with _MAKING, _variable("SSL_CERT_FILE", bundle if bundle and os.path.isfile(bundle) else None):
-                return get_session()
-        except (ImportError, ValueError) as exc:  # a SOCKS proxy and no library for it; no URL of a proxy
-            raise ConfigError(
-                f"the proxy variables name a proxy that cannot be used ({type(exc).__name__})",
-                hint="Set HTTPS_PROXY to http://host:port or https://host:port.",
-            ) from None  # its text is the variable
+        raise self._refusals.refusal(answer.status, answer.headers)
 
     def _read(self, answer: Answer) -> tuple[Any, Mapping[str, str] | None]:
         try:
@@ -182,58 +149,22 @@ class HuggingFaceSource:
             query = None if answer.following is None else dict(parse_qsl(urlsplit(answer.following).query))
             return json.loads(answer.body), query
         except (ValueError, RecursionError) as exc:  # no URL, no JSON, brackets 100,000 deep
-            raise self._words.not_a_hub() from exc
-
-    @cached_property
-    def _credential(self) -> Credential | None:
-        found = find_credential(self._entry, self._settings)
-        return found if isinstance(found, Credential) else None
-
-    @cached_property
-    def _headers(self) -> Mapping[str, str]:
-        agent = {"User-Agent": "truss-cache-tasks"}
-        if self._credential is None:
-            return agent
-        return {**agent, "Authorization": f"Bearer {self._credential.fields['token'].reveal()}"}
-
-    @cached_property
-    def _words(self) -> Words:
-        named = [str(folder / self._entry.runtime_secret_name) for folder in self._settings.secrets_dirs]
-        looked_up = f"looked at {', '.join([*named, 'HF_TOKEN'])} and the login of `hf auth login`"
-        if not self._settings.sends_implicit_token:
-            looked_up = f"looked at {', '.join(named)}; HF_HUB_DISABLE_IMPLICIT_TOKEN is set"
-        origin = self._credential.origin if self._credential else None
-        return Words(self._repo, self._endpoint, origin, looked_up)
+            raise self._refusals.not_a_hub() from exc
 
     def _no_revision(self, revision: str) -> NotFound:
-        asked = self._entry.request.revision
+        asked = self._request.revision
         if revision != asked:
-            return self._words.lost_commit(revision, asked)
+            return self._refusals.lost_commit(revision, asked)
         names: list[str] = []
         with contextlib.suppress(CacheTaskError):  # a courtesy: the answer is known already
             refs, _ = self._read(self._get("refs", {"include_prs": "1"} if asked.startswith("refs/") else {}))
             names = _names_of_refs(refs)
         near = difflib.get_close_matches(asked, names, n=1)
-        return self._words.no_revision(asked, near[0] if near else None, tuple(names[:5]))
+        return self._refusals.no_revision(asked, near[0] if near else None, tuple(names[:5]))
 
 
-@contextlib.contextmanager
-def _variable(name: str, value: str | None) -> Iterator[None]:
-    """Let a variable of the process have `value` in the block; None leaves it as it is."""
-    before = os.environ.get(name)
-    if value is not None:
-        os.environ[name] = value
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ.pop(name)
-            if before is not None:
-                os.environ[name] = before
-
-
-def _endpoint(settings: Settings) -> str:
-    endpoint = (settings.env.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+def _endpoint(network: Network) -> str:
+    endpoint = (network.variable("HF_ENDPOINT") or ENDPOINT).rstrip("/")
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
         raise ConfigError("HF_ENDPOINT is not the URL of a Hub", hint=f"Set it to a URL such as {ENDPOINT}.")

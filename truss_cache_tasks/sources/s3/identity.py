@@ -1,4 +1,4 @@
-"""Who asks S3: a credential file or secret, else boto3's own chain, else nobody."""
+"""Who asks S3: a credential file or secret, else boto3's own chain, else anonymous."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from truss_cache_tasks.config.credentials import find_credential
-from truss_cache_tasks.config.entries import Entry
-from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import NoCredential
+from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.refusals import credential_error
+from truss_cache_tasks.version import USER_AGENT
 
 FALLBACK_REGION = "us-east-1"  # answers for buckets of every region with where they are
 
@@ -41,8 +40,8 @@ SESSIONS = threading.RLock()  # botocore's sessions are not made for threads; it
 _chains: dict[tuple[tuple[str, str], ...], Identity] = {}
 
 
-def identify(entry: Entry, settings: Settings) -> Identity:
-    """Return the identity of `entry` by the order of docs/how-to/credentials.md.
+def identify(credential: Credential | NoCredential, network: Network) -> Identity:
+    """Return who asks: the credential that was found, else what boto3's chain finds, else anonymous.
 
     boto3's chain may ask the metadata server (1 s, once): it is resolved once a process for each environment, and only
     where no file or secret was found.
@@ -50,14 +49,13 @@ def identify(entry: Entry, settings: Settings) -> Identity:
     Raises:
         CredentialError: a file, a profile or a token service cannot be used.
     """
-    region = settings.env.get("AWS_REGION") or settings.env.get("AWS_DEFAULT_REGION") or ""
-    found = find_credential(entry, settings)
+    region = network.variable("AWS_REGION") or network.variable("AWS_DEFAULT_REGION")
     with SESSIONS:
-        if isinstance(found, NoCredential):
-            return _chain(settings.env, region)
-        fields = {name: secret.reveal() for name, secret in found.fields.items()}
+        if isinstance(credential, NoCredential):
+            return _chain(network.variables, region)
+        fields = {name: secret.reveal() for name, secret in credential.fields.items()}
         return _with_keys(
-            found.origin,
+            credential.origin,
             fields["aws_access_key_id"],
             fields["aws_secret_access_key"],
             fields.get("aws_session_token"),
@@ -66,15 +64,13 @@ def identify(entry: Entry, settings: Settings) -> Identity:
 
 
 def _with_keys(origin: str, key: str, secret: str, token: str | None, region: str) -> Identity:
-    from botocore.session import Session
-
     if not all(value.isascii() and value.isprintable() and value for value in (key, secret, token or "-")):
         # Here, because in a header it would fail as a network error that quotes the value.
         raise CredentialError(
             f"{origin}: a key is empty or holds a character that no AWS key has (a line break, a typographic quote)",
             hint="Copy the keys again, without what surrounds them.",
         )
-    session = Session()
+    session = _new_session()
     session.set_credentials(key, secret, token or None)
     return Identity(origin, session.get_credentials(), session, region)
 
@@ -93,9 +89,8 @@ def _chain(env: Mapping[str, str], region: str) -> Identity:
 
 def _ask_chain(env: Mapping[str, str], region: str) -> Identity:
     from botocore.exceptions import BotoCoreError
-    from botocore.session import Session
 
-    session = Session()
+    session = _new_session()
     session.set_config_variable("metadata_service_timeout", 1)
     session.set_config_variable("metadata_service_num_attempts", 1)
     try:
@@ -107,3 +102,11 @@ def _ask_chain(env: Mapping[str, str], region: str) -> Identity:
         raise credential_error(error) from error
     origin = f"boto3's chain ({credentials.method})" if credentials else ""
     return Identity(origin, credentials, session, region)
+
+
+def _new_session() -> Any:
+    from botocore.session import Session  # boto3 around it takes longer to import (docs/adr/0020)
+
+    session = Session()
+    session.user_agent_name, session.user_agent_version = USER_AGENT.split("/")
+    return session

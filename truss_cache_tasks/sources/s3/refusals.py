@@ -1,4 +1,4 @@
-"""What S3 and the way to it answered, in our words: never a value of a credential, never the server's own prose."""
+"""The errors for what S3 and the way to it answer: never a value of a credential, never the server's own prose."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.network.exchange import BadResponse, TooSlow, find_cause
 from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
-from truss_cache_tasks.network.retry import PermanentError, is_passing, retry_after_s
+from truss_cache_tasks.network.retry import PermanentError, is_transient_status, retry_after_s
 
 CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")  # all that we ask of S3
 BAD_KEYS = {
@@ -123,7 +123,7 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
             f"{asked.what}: encrypted with a customer-provided key (SSE-C), which is not supported ({code})",
             hint="Copy the object to one that S3 encrypts by itself (SSE-S3 or SSE-KMS).",
         )
-    if code in BUSY or is_passing(status):
+    if code in BUSY or is_transient_status(status):
         return TransientError(f"{asked.what}: {asked.endpoint} answered {answered}", hint=WAIT)
     if status == 407:
         return proxy_refuses(asked.what, status)
@@ -171,7 +171,7 @@ def refusal_of_body(asked: Asked, status: int, headers: Mapping[str, str], body:
 
 
 @contextmanager
-def in_our_words(asked: Asked) -> Iterator[None]:
+def translate_errors(asked: Asked) -> Iterator[None]:
     """Translate what botocore raises inside the block."""
     from botocore import exceptions as aws
     from botocore.parsers import ResponseParserError

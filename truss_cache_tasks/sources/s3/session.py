@@ -1,25 +1,67 @@
-"""botocore's HTTP session, each of whose requests is an Exchange. Imports botocore: import it where that is wanted."""
+"""botocore's client, each of whose requests is an Exchange. Imports botocore: import it where that is wanted."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import botocore
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 
+from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.network.connections import bounded_pools
-from truss_cache_tasks.network.exchange import BadResponse, ExchangeLimits
-from truss_cache_tasks.network.retry import CancelToken
+from truss_cache_tasks.network.exchange import BadResponse
+from truss_cache_tasks.network.settings import Network
+from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity
 
 CONNECTIONS = 32  # that are kept: as many as there are threads that look at objects
 
 _REDIRECTS = (301, 302, 307)
 
 
+def open_client(identity: Identity, network: Network, source: SourceRef) -> Any:
+    """Return botocore's client for `source`, whose requests are bounded, and repeated by our rules alone.
+
+    Raises:
+        ConfigError: the endpoint, the region or the certificates cannot be used.
+    """
+    config = Config(
+        # By name: botocore's default still pre-signs with version 2.
+        signature_version="s3v4" if identity.credentials is not None else botocore.UNSIGNED,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        response_checksum_validation="when_required",
+    )
+    try:
+        with SESSIONS:
+            # As awscli does it. No object's time is read, and dateutil takes longer for a page than S3 does.
+            parsers = identity.session.get_component("response_parser_factory")
+            parsers.set_parser_defaults(timestamp_parser=lambda text: text)
+            client = identity.session.create_client(
+                "s3", region_name=identity.region, endpoint_url=_endpoint(network), config=config
+            )
+            verify = network.trusted_bundle() or identity.session.get_config_variable("ca_bundle") or True
+    except (ValueError, BotoCoreError) as error:
+        raise ConfigError(
+            f"{source}: no client for region {identity.region!r} and this endpoint ({type(error).__name__})",
+            hint="Correct aws_region, AWS_REGION or AWS_ENDPOINT_URL_S3 (a whole URL).",
+        ) from error
+    BoundedSession(client.meta.endpoint_url, verify, network).plug_into(client)
+    return client
+
+
+def _endpoint(network: Network) -> str | None:
+    if network.variable("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").lower() == "true":
+        return None
+    return network.variable("AWS_ENDPOINT_URL_S3") or network.variable("AWS_ENDPOINT_URL") or None
+
+
 class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no types
     """Sends as botocore's own session does, with its proxies and certificates, over bounded connections."""
 
-    def __init__(self, endpoint: str, verify: str | bool, limits: ExchangeLimits, cancel: CancelToken) -> None:
+    def __init__(self, endpoint: str, verify: str | bool, network: Network) -> None:
         """Begin.
 
         Args:
@@ -29,10 +71,12 @@ class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no t
         super().__init__(
             verify=verify,
             proxies=get_environ_proxies(endpoint),
-            timeout=(limits.connect_s, limits.head_s),
+            timeout=(network.limits.connect_s, network.limits.head_s),
             max_pool_connections=CONNECTIONS,
         )
-        self._pool_classes_by_scheme.update(bounded_pools(limits, cancel))  # of all its pools, also behind proxies
+        self._pool_classes_by_scheme.update(
+            bounded_pools(network.limits, network.cancel)
+        )  # of all its pools, also behind proxies
 
     def plug_into(self, client: Any) -> None:
         """Let `client` of botocore send its requests here."""

@@ -30,7 +30,7 @@ def signed_headers(url: str, headers: Mapping[str, str], region: str, keys: Keys
     """Return `headers` and those that sign a GET of `url` with them. Others, such as Range, may be added unsigned.
 
     Args:
-        url: quoted as S3 wants it, without a query.
+        url: quoted as S3 wants it; its query, if it has one, is one `name=value`.
         now: seconds since the epoch.
     """
     parts = urlsplit(url)
@@ -43,7 +43,7 @@ def signed_headers(url: str, headers: Mapping[str, str], region: str, keys: Keys
     names = sorted(signed)
     listed = ";".join(names)
     request = "\n".join(
-        ["GET", parts.path or "/", "", *(f"{name}:{signed[name]}" for name in names), "", listed, _EMPTY]
+        ["GET", parts.path or "/", parts.query, *(f"{name}:{signed[name]}" for name in names), "", listed, _EMPTY]
     )
     scope = f"{stamp[:8]}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"

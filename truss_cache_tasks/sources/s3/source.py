@@ -8,35 +8,36 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from truss_cache_tasks.config.entries import Entry
-from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, SourceChanged
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged
 from truss_cache_tasks.model.listing import (
+    UNPINNED,
     Digest,
+    FilePin,
     Listing,
     Location,
     Pages,
+    Pins,
     RemoteFile,
     listed_file,
     shown,
     wrong_answer,
 )
-from truss_cache_tasks.network.exchange import DEFAULT_LIMITS, ExchangeLimits
-from truss_cache_tasks.network.proxies import authorities
-from truss_cache_tasks.network.retry import NEVER, CancelToken, run_with_retries
-from truss_cache_tasks.sources.objects import under_prefix
+from truss_cache_tasks.model.request import Request
+from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.network.settings import Network
+from truss_cache_tasks.sources.objects import check_pins, under_prefix
 from truss_cache_tasks.sources.s3.digests import digest_of_head, head_of_answer
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity, identify
-from truss_cache_tasks.sources.s3.refusals import Asked, in_our_words, refusal_of_body
+from truss_cache_tasks.sources.s3.refusals import Asked, refusal_of_body, translate_errors
 from truss_cache_tasks.sources.s3.signing import signed_headers
 
 SIGNED_FOR_S = 600  # S3 takes a signed header for 15 minutes; clocks differ, and a request may wait its turn
 CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}  # a whole answer tells them, one of a range does not
-PART_LOOKS = 8  # HEADs side by side where only they know the parts
+HEADS = 8  # requests side by side where only they know the parts of an object, or a pinned version
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,10 @@ class _Bucket:
 class S3Source:
     """The objects below `s3://bucket/prefix`. Safe to use from many threads; asks nobody until it is asked."""
 
-    def __init__(
-        self,
-        entry: Entry,
-        settings: Settings,
-        *,
-        limits: ExchangeLimits = DEFAULT_LIMITS,
-        cancel: CancelToken = NEVER,
-    ) -> None:
-        """Bind the entry; `limits` are of each request, `cancel` ends its waits."""
-        self._entry = entry
-        self._settings = settings
-        self._limits, self._cancel = limits, cancel
-        self._source = entry.request.source
+    def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
+        self._source = request.source
+        self._credential = credential
+        self._network = network
         self._lock = threading.Lock()
         self._connected: tuple[Any, Identity] | None = None
         self._bucket: _Bucket | None = None
@@ -73,12 +65,16 @@ class S3Source:
 
     # The two questions
 
-    def listing(self, pinned: str | None = None) -> Listing:
-        """Return every object below the prefix; a bucket has no revision, so `pinned` is not read.
+    def listing(self, pins: Pins = UNPINNED) -> Listing:
+        """Return every object below the prefix.
+
+        A pinned file is asked for one by one (HEAD), by its version id where the pin has one.
 
         Raises:
             NothingSelected: nothing is there, or folder markers alone.
         """
+        if pins.files is not None:
+            return under_prefix(self._pinned(pins.files), self._source)
         prefix = self._source.prefix
         if not prefix:
             return under_prefix(self._objects(""), self._source)
@@ -94,11 +90,13 @@ class S3Source:
         """Sign a GET of `file` anew at each call; `look` asks once (HEAD), and may raise SourceChanged."""
         assert self._bucket is not None, "what is located was listed"
         url = f"{self._bucket.url}/{urllib.parse.quote(file.key, safe='/~')}"
+        if file.version_id:
+            url += f"?versionId={urllib.parse.quote(file.version_id, safe='~')}"
         etag = f'"{file.version}"'
         headers, expires = CHECKSUMS, None
         _, identity = self._client()
         if identity.credentials is not None:
-            with in_our_words(self._asked(file)), SESSIONS:  # a credential that refreshes itself does so once
+            with translate_errors(self._asked(file)), SESSIONS:  # a credential that refreshes itself does so once
                 keys = identity.credentials.get_frozen_credentials()
             now = time.time()
             headers = signed_headers(url, CHECKSUMS, self._bucket.region, keys, now)
@@ -107,6 +105,7 @@ class S3Source:
             url,
             {"If-Match": etag, **headers},
             validator=etag,
+            pins_version=bool(file.version_id),
             expires=expires,
             look=partial(self._look, file),
             digest_of=partial(self._digest_of, file),
@@ -143,14 +142,32 @@ class S3Source:
     def _page(self, **what: Any) -> Mapping[str, Any]:
         def ask() -> Mapping[str, Any]:
             client, _ = self._client()
-            with in_our_words(self._asked()):
+            with translate_errors(self._asked()):
                 page: Mapping[str, Any] = client.list_objects_v2(Bucket=self._source.root, **what)
                 return page
 
-        return run_with_retries(ask, self._limits.retry, self._cancel)
+        return self._network.with_retries(ask)
 
     def _files(self, page: Mapping[str, Any]) -> list[RemoteFile]:
         return [_remote_file(str(self._source), found) for found in page.get("Contents", ())]
+
+    def _pinned(self, pins: Sequence[FilePin]) -> list[RemoteFile]:
+        self._page(Prefix=self._source.prefix, MaxKeys=1)  # finds the bucket, wherever it is
+        with ThreadPoolExecutor(HEADS) as pool:
+            found = list(pool.map(self._find, pins))
+        return check_pins([file for file in found if file], pins, self._source)
+
+    def _find(self, pin: FilePin) -> RemoteFile | None:
+        """Return the object, or the version of it, that a pin names; None where it is gone."""
+        client, _ = self._client()
+        named = RemoteFile(pin.key, 0, pin.version, pin.key, version_id=pin.version_id)
+        try:
+            head = self._network.with_retries(partial(self._head, client, named))
+        except (NotFound, SourceChanged):
+            return None
+        size, etag = head.get("ContentLength"), _plain(head.get("ETag"))
+        file = listed_file(str(self._source), path=pin.key, size=size, version=etag, key=pin.key)
+        return replace(file, version_id=pin.version_id)
 
     # Looking at one object
 
@@ -179,8 +196,8 @@ class S3Source:
     def _head(self, client: Any, file: RemoteFile) -> Mapping[str, Any]:
         from botocore.exceptions import ClientError
 
-        where = {"Bucket": self._source.root, "Key": file.key}
-        with in_our_words(self._asked(file)):
+        where = self._where(file)
+        with translate_errors(self._asked(file)):
             try:
                 head: Mapping[str, Any] = client.head_object(**where, ChecksumMode="ENABLED")
             except ClientError as error:
@@ -202,13 +219,13 @@ class S3Source:
         """
         from botocore.exceptions import ClientError
 
-        where = {"Bucket": self._source.root, "Key": file.key}
+        where = self._where(file)
 
         def look(number: int) -> Mapping[str, Any]:
             head: Mapping[str, Any] = client.head_object(**where, PartNumber=number, ChecksumMode="ENABLED")
             return {**head, "Size": head["ContentLength"]}
 
-        with in_our_words(self._asked(file)), ThreadPoolExecutor(PART_LOOKS) as pool:
+        with translate_errors(self._asked(file)), ThreadPoolExecutor(HEADS) as pool:
             try:
                 first = look(1)
                 if first.get("PartsCount") != count:
@@ -223,6 +240,10 @@ class S3Source:
                     raise  # for now, not for ever: without sizes the file would stay unverified
                 return ()
 
+    def _where(self, file: RemoteFile) -> dict[str, str]:
+        version = {"VersionId": file.version_id} if file.version_id else {}
+        return {"Bucket": self._source.root, "Key": file.key, **version}
+
     # The way there
 
     def _client(self) -> tuple[Any, Identity]:
@@ -232,39 +253,10 @@ class S3Source:
             return self._connected
 
     def _connect(self) -> tuple[Any, Identity]:
-        import botocore
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
+        from truss_cache_tasks.sources.s3.session import open_client
 
-        from truss_cache_tasks.sources.s3.session import BoundedSession
-
-        identity = identify(self._entry, self._settings)
-        env = self._settings.env
-        config = Config(
-            # By name: botocore's default still pre-signs with version 2.
-            signature_version="s3v4" if identity.credentials is not None else botocore.UNSIGNED,
-            retries={"mode": "standard", "total_max_attempts": 1},  # what is tried again is our business
-            response_checksum_validation="when_required",
-        )
-        try:
-            with SESSIONS:
-                # As awscli does it. Nobody reads an object's time, and dateutil takes longer for a page than S3 does.
-                parsers = identity.session.get_component("response_parser_factory")
-                parsers.set_parser_defaults(timestamp_parser=lambda text: text)
-                client = identity.session.create_client(
-                    "s3",
-                    region_name=identity.region,
-                    endpoint_url=_endpoint(env),
-                    config=config,
-                )
-                verify = authorities(env) or identity.session.get_config_variable("ca_bundle") or True
-        except (ValueError, BotoCoreError) as error:
-            raise ConfigError(
-                f"{self._source}: no client for region {identity.region!r} and this endpoint ({type(error).__name__})",
-                hint="Correct aws_region, AWS_REGION or AWS_ENDPOINT_URL_S3 (a whole URL).",
-            ) from error
-        session = BoundedSession(client.meta.endpoint_url, verify, self._limits, self._cancel)
-        session.plug_into(client)
+        identity = identify(self._credential, self._network)
+        client = open_client(identity, self._network, self._source)
         client.meta.events.register("after-call.s3.ListObjectsV2", self._note_bucket)
         return client, identity
 
@@ -286,12 +278,6 @@ class S3Source:
             endpoint=urllib.parse.urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2],
             region=client.meta.region_name,
         )
-
-
-def _endpoint(env: Mapping[str, str]) -> str | None:
-    if env.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
-        return None
-    return env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or None
 
 
 def _remote_file(store: str, found: Mapping[str, Any]) -> RemoteFile:

@@ -238,11 +238,12 @@ class World:
     def targets(self, project: str) -> list[tuple[Entry, Any, bool]]:
         """Return the project's entries as (entry, our EntryContext, whether it is judged fresh)."""
         from truss_cache_tasks.app.workspace import open_workspace
-        from truss_cache_tasks.operations.context import judge_target
+        from truss_cache_tasks.operations.context import read_status
 
         found = open_workspace(self.base / project).targets
         return [
-            (e, target, judge_target(target).fresh) for e, target in zip(self.projects[project], found, strict=True)
+            (e, target, read_status(target).verdict.fresh)
+            for e, target in zip(self.projects[project], found, strict=True)
         ]
 
     def command(self, project: str, *arguments: str) -> Ran:

@@ -30,10 +30,10 @@ class NewerFormat(Unreadable):
 
 
 class Denied(Unreadable):
-    """The disk does not hand it out: nobody knows what it says."""
+    """The disk refuses to read it: what it says is unknown."""
 
 
-def read_record(root: FileTree, path: str) -> dict[str, Any] | None:
+def read_record(tree: FileTree, path: str) -> dict[str, Any] | None:
     """Return the JSON object of the file at `path`, which has our format number; None where nothing is.
 
     Raises:
@@ -42,7 +42,7 @@ def read_record(root: FileTree, path: str) -> dict[str, Any] | None:
         LinkedFolder: a link lies on the way to it.
     """
     try:
-        with open(root.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO would be waited for
+        with open(tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO would be waited for
             if not S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Unreadable("it cannot be read (it is no file)")
             text = file.read().decode()
@@ -66,21 +66,21 @@ _memo: dict[tuple[Any, ...], tuple[tuple[int, ...], Any]] = {}
 _MEMO_SIZE = 512
 
 
-def read_once(parse: Callable[[FileTree, str], T], root: FileTree, path: str) -> T:
-    """Return `parse(root, path)`, which is asked once as long as the file is the same.
+def read_once(parse: Callable[[FileTree, str], T], tree: FileTree, path: str) -> T:
+    """Return `parse(tree, path)`, which is asked once as long as the file is the same.
 
     A config of thousands of entries asks the same few records for each. Ours are replaced, never written to.
     """
-    stat = root.lstat(path)
+    stat = tree.lstat(path)
     if stat is None:
-        return parse(root, path)
+        return parse(tree, path)
     seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    key = (parse, root.path, path)
+    key = (parse, tree.path, path)
     known = _memo.get(key)
     if known is None or known[0] != seen:
         if len(_memo) >= _MEMO_SIZE:
             _memo.clear()
-        known = _memo[key] = (seen, parse(root, path))
+        known = _memo[key] = (seen, parse(tree, path))
     found: T = known[1]
     return found
 

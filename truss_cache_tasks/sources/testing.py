@@ -1,12 +1,15 @@
 """What every source promises, as tests: subclass `SourceContract` beside your store and supply its `store` fixture.
 
+    pytest.register_assert_rewrite("truss_cache_tasks.sources.testing")      # in conftest.py: failures show values
+
     class TestMyStore(SourceContract):
         single = False                      # a promise that this store cannot make is switched off by name
 
         @pytest.fixture
-        def store(self, tmp_path) -> Store: ...    # an empty place of its own for each test
+        def store(self, tmp_path) -> Place: ...    # an empty place of its own for each test
 
-Entries and settings come from `entries.entry(...)` and `entries.settings(...)`.
+The row of a store of your own is registered by `truss_cache_tasks.model.stores.register_store`, or for one test by
+`registered`. This module imports pytest, which an installation of this package does not bring.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ import pytest
 import urllib3
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, NothingSelected
-from truss_cache_tasks.model.listing import Digest, Listing, Location, RemoteFile
-from truss_cache_tasks.sources import Source
+from truss_cache_tasks.model.listing import Digest, FilePin, Listing, Location, Pins, RemoteFile
+from truss_cache_tasks.sources.base import Source
 
 DATA = bytes(range(256)) * 300  # 76,800 bytes: no two offsets of one range look alike within 256
 
@@ -36,7 +39,7 @@ ODD_NAMES = (
 )  # fmt: skip
 
 
-class Store(Protocol):
+class Place(Protocol):
     """One empty place (a repo, a prefix of a bucket, a folder) with the server behind it, as the tests use it."""
 
     secrets: tuple[str, ...]  # values (tokens, keys) that may show up in no text; () where there are none
@@ -47,8 +50,8 @@ class Store(Protocol):
     def delete(self, path: str) -> None:
         """Remove `path`."""
 
-    def source(self, **entry_fields: Any) -> Source:
-        """Return a source of this place with a good credential; `entry_fields` go to `entries.entry`."""
+    def source(self, **fields: Any) -> Source:
+        """Return a source of this place with a good credential; `fields` are those of Request, `allow` and `ignore`."""
         ...
 
     # Only where the flag of the same word is on:
@@ -72,7 +75,7 @@ class Store(Protocol):
         """`credentials`: return a source of this place with a credential that the server does not know."""
         ...
 
-    def public(self) -> Store:
+    def public(self) -> Place:
         """`credentials`: return another empty place, readable by anyone, whose sources have no credential."""
         ...
 
@@ -157,6 +160,12 @@ def by_path(listing: Listing) -> dict[str, RemoteFile]:
     return files
 
 
+def pins_of(listing: Listing) -> Pins:
+    """Return the pins that name everything in `listing`, as a lock file has them."""
+    files = tuple(FilePin(file.key, file.version, file.version_id, file.digest) for file in listing.files)
+    return Pins(listing.revision, files)
+
+
 def said(error: BaseException) -> str:
     """Return every word that a person could see of `error`, its causes and their tracebacks included."""
     return "\n".join([*traceback.format_exception(error), repr(error), str(getattr(error, "hint", ""))])
@@ -169,6 +178,7 @@ class SourceContract:
     single = True  # a URI can name one object
     digests = True  # the store tells a digest of every file, in the listing or by locate
     credentials = True  # the server checks credentials, and knows public places
+    versions = False  # a file that was replaced can be read by its pin
     many = 2500  # files of the paging test: more than two pages of the store
     names: tuple[str, ...] = PLAIN_NAMES + ODD_NAMES
 
@@ -181,7 +191,7 @@ class SourceContract:
 
     # What is listed
 
-    def test_a_listing_names_every_file_with_its_size(self, store: Store) -> None:
+    def test_a_listing_names_every_file_with_its_size(self, store: Place) -> None:
         for count, name in enumerate(PLAIN_NAMES):
             store.put(name, DATA[:count])
         files = by_path(store.source().listing())
@@ -191,7 +201,7 @@ class SourceContract:
         assert all(file.version for file in files.values())
         assert all(file.key.endswith(file.path) for file in files.values())
 
-    def test_a_zero_byte_file_is_a_file(self, store: Store) -> None:
+    def test_a_zero_byte_file_is_a_file(self, store: Place) -> None:
         store.put("empty.bin", b"")
         store.put("sub/empty.bin", b"")
         source = store.source()
@@ -199,7 +209,7 @@ class SourceContract:
         assert {path: file.size for path, file in files.items()} == {"empty.bin": 0, "sub/empty.bin": 0}
         assert read(source.locate(files["sub/empty.bin"])).data == b""
 
-    def test_listing_twice_gives_equal_answers(self, store: Store) -> None:
+    def test_listing_twice_gives_equal_answers(self, store: Place) -> None:
         store.put("a.bin", b"a")
         store.put("b/c.bin", b"c")
         source = store.source()
@@ -208,7 +218,7 @@ class SourceContract:
         assert by_path(store.source().listing()) == by_path(first)
         assert source.listing().revision == first.revision
 
-    def test_a_changed_file_has_another_version_and_the_others_keep_theirs(self, store: Store) -> None:
+    def test_a_changed_file_has_another_version_and_the_others_keep_theirs(self, store: Place) -> None:
         store.put("a.bin", b"before")
         store.put("b.bin", b"stays")
         before = by_path(store.source().listing())
@@ -217,27 +227,27 @@ class SourceContract:
         assert after["a.bin"].version != before["a.bin"].version
         assert after["b.bin"] == before["b.bin"]
 
-    def test_a_deleted_file_is_listed_no_more(self, store: Store) -> None:
+    def test_a_deleted_file_is_listed_no_more(self, store: Place) -> None:
         store.put("a.bin", b"a")
         store.put("b.bin", b"b")
         store.delete("a.bin")
         assert set(by_path(store.source().listing())) == {"b.bin"}
 
-    def test_a_listing_longer_than_a_page_is_whole(self, store: Store) -> None:
+    def test_a_listing_longer_than_a_page_is_whole(self, store: Place) -> None:
         names = {f"shard-{number:05}.bin" for number in range(self.many)}
         for name in sorted(names):
             store.put(name, name.encode())
         assert set(by_path(store.source().listing())) == names
 
-    def test_patterns_of_the_entry_do_not_filter_the_listing(self, store: Store) -> None:
+    def test_patterns_of_the_entry_do_not_filter_the_listing(self, store: Place) -> None:
         store.put("a.bin", b"a")
         store.put("b.json", b"b")
-        files = by_path(store.source(allow_patterns=["*.json"], ignore_patterns=["b*"]).listing())
+        files = by_path(store.source(allow=("*.json",), ignore=("b*",)).listing())
         assert set(files) == {"a.bin", "b.json"}
 
     # What is located
 
-    def test_odd_names_come_through_with_their_bytes(self, store: Store) -> None:
+    def test_odd_names_come_through_with_their_bytes(self, store: Place) -> None:
         want = {name: f"the bytes of {name}".encode() for name in self.names}
         for name, data in want.items():
             store.put(name, data)
@@ -249,7 +259,7 @@ class SourceContract:
         assert {answer.status for answer in got.values()} == {200}
 
     @pytest.mark.parametrize(("first", "last"), [(0, 0), (1, 1000), (70_000, 76_799), (0, 76_799)])
-    def test_a_range_is_answered_with_exactly_those_bytes(self, store: Store, first: int, last: int) -> None:
+    def test_a_range_is_answered_with_exactly_those_bytes(self, store: Place, first: int, last: int) -> None:
         store.put("w.bin", DATA)
         source = store.source()
         (file,) = source.listing().files
@@ -257,7 +267,7 @@ class SourceContract:
         assert answer.status == 206
         assert answer.data == DATA[first : last + 1]
 
-    def test_the_validator_is_in_every_answer(self, store: Store) -> None:
+    def test_the_validator_is_in_every_answer(self, store: Place) -> None:
         store.put("w.bin", DATA)
         source = store.source()
         (file,) = source.listing().files
@@ -267,7 +277,7 @@ class SourceContract:
                 assert read(location, asked).headers.get(location.validator_header) == location.validator
 
     @needs("digests")
-    def test_the_stores_digest_is_the_digest_of_the_bytes(self, store: Store) -> None:
+    def test_the_stores_digest_is_the_digest_of_the_bytes(self, store: Place) -> None:
         for name, data in {"w.bin": DATA, "small.json": b"{}", "empty.bin": b""}.items():
             store.put(name, data)
         source = store.source()
@@ -280,7 +290,7 @@ class SourceContract:
                 assert digest is not None, file.path
                 assert digest_of(answer.data, digest) == digest, file.path
 
-    def test_files_can_be_located_from_many_threads(self, store: Store) -> None:
+    def test_files_can_be_located_from_many_threads(self, store: Place) -> None:
         want = {f"{number}.bin": b"%d" % number for number in range(16)}
         for name, data in want.items():
             store.put(name, data)
@@ -290,22 +300,59 @@ class SourceContract:
             got = list(pool.map(lambda file: read(source.locate(file)).data, files))
         assert got == [want[file.path] for file in files]
 
+    # What is pinned
+
+    def test_what_is_pinned_as_it_is_there_is_listed_as_without_pins(self, store: Place) -> None:
+        store.put("a.bin", b"a")
+        store.put("b/c.bin", b"c")
+        listing = store.source().listing()
+        again = store.source().listing(pins_of(listing))
+        assert by_path(again) == by_path(listing)
+        assert again.revision == listing.revision
+
+    def test_a_pinned_file_is_never_read_as_another_one(self, store: Place) -> None:
+        store.put("a.bin", b"before")
+        store.put("b.bin", b"stays")
+        listing = store.source().listing()
+        store.put("a.bin", b"after, and longer")
+        store.put("new.bin", b"new")
+        source = store.source()
+        if not self.versions:
+            with pytest.raises(NotFound, match=r"a\.bin is pinned at "):
+                source.listing(pins_of(listing))
+            return
+        files = by_path(source.listing(pins_of(listing)))
+        assert files == by_path(listing)
+        got = {path: read(source.locate(file)).data for path, file in files.items()}
+        assert got == {"a.bin": b"before", "b.bin": b"stays"}
+
+    def test_a_pinned_file_that_is_gone_is_not_found(self, store: Place) -> None:
+        if self.versions:
+            return
+        store.put("a.bin", b"a")
+        store.put("b.bin", b"b")
+        listing = store.source().listing()
+        store.delete("a.bin")
+        with pytest.raises(NotFound, match=r"a\.bin is pinned at .*it is gone") as caught:
+            store.source().listing(pins_of(listing))
+        self.is_well_said(caught.value, store)
+
     # What is refused
 
-    def test_what_does_not_exist_is_not_found(self, store: Store) -> None:
+    def test_what_does_not_exist_is_not_found(self, store: Place) -> None:
         with pytest.raises(NotFound) as caught:
             store.missing().listing()
         self.is_well_said(caught.value, store)
 
     @needs("credentials")
-    def test_a_credential_that_the_server_does_not_know_is_denied(self, store: Store) -> None:
+    def test_a_credential_that_the_server_does_not_know_is_denied(self, store: Place) -> None:
         store.put("a.bin", b"a")
         with pytest.raises(AccessDenied) as caught:
             store.refused().listing()
         self.is_well_said(caught.value, store)
 
     @needs("credentials")
-    def test_a_public_place_is_read_without_a_credential(self, store: Store) -> None:
+    def test_a_public_place_is_read_without_a_credential(self, store: Place) -> None:
         public = store.public()
         public.put("a.bin", b"public")
         source = public.source()
@@ -315,7 +362,7 @@ class SourceContract:
         assert read(location).data == b"public"
 
     @needs("credentials")
-    def test_a_location_prints_no_secret(self, store: Store) -> None:
+    def test_a_location_prints_no_secret(self, store: Place) -> None:
         store.put("a.bin", b"a")
         source = store.source()
         (file,) = source.listing().files
@@ -324,7 +371,7 @@ class SourceContract:
             assert not [secret for secret in store.secrets if secret in text]
 
     @staticmethod
-    def is_well_said(error: CacheTaskError, store: Store) -> None:
+    def is_well_said(error: CacheTaskError, store: Place) -> None:
         """One line of cause, one of remedy, no secret anywhere."""
         assert str(error).strip()
         assert "\n" not in str(error)
@@ -335,14 +382,14 @@ class SourceContract:
     # Prefixes
 
     @needs("prefixes")
-    def test_paths_are_relative_to_the_prefix(self, store: Store) -> None:
+    def test_paths_are_relative_to_the_prefix(self, store: Place) -> None:
         store.put("sub/a.bin", b"a")
         (file,) = store.source().listing().files
         assert file.path == "sub/a.bin"
         assert file.key != file.path
 
     @needs("prefixes")
-    def test_the_whole_bucket_has_full_keys_for_paths(self, store: Store) -> None:
+    def test_the_whole_bucket_has_full_keys_for_paths(self, store: Place) -> None:
         store.put("sub/a.bin", b"a")
         (file,) = store.source().listing().files
         source = store.whole()
@@ -351,14 +398,14 @@ class SourceContract:
         assert read(source.locate(full)).data == b"a"
 
     @needs("prefixes")
-    def test_a_sibling_prefix_never_matches(self, store: Store) -> None:
+    def test_a_sibling_prefix_never_matches(self, store: Place) -> None:
         store.put("a.bin", b"a")
         for suffix in ("-hf/other.bin", "2/a.bin", ".bin"):
             store.put_beside(suffix, b"other")
         assert set(by_path(store.source().listing())) == {"a.bin"}
 
     @needs("prefixes")
-    def test_folder_markers_are_no_files(self, store: Store) -> None:
+    def test_folder_markers_are_no_files(self, store: Place) -> None:
         for marker in ("/", "/sub/", "/sub/deep/"):
             store.put_beside(marker, b"")
         store.put("sub/a.bin", b"a")
@@ -366,14 +413,14 @@ class SourceContract:
 
     @needs("prefixes")
     @pytest.mark.parametrize("beside", [(), ("/", "/sub/"), ("-hf/other.bin",)])
-    def test_a_prefix_with_nothing_below_it_is_refused(self, store: Store, beside: tuple[str, ...]) -> None:
+    def test_a_prefix_with_nothing_below_it_is_refused(self, store: Place, beside: tuple[str, ...]) -> None:
         for suffix in beside:
             store.put_beside(suffix, b"" if suffix.endswith("/") else b"other")
         with pytest.raises(NothingSelected):
             store.source().listing()
 
     @needs("prefixes")
-    def test_an_object_beside_the_prefix_of_its_name_loses_with_a_warning(self, store: Store) -> None:
+    def test_an_object_beside_the_prefix_of_its_name_loses_with_a_warning(self, store: Place) -> None:
         store.put_beside("", b"the object")
         store.put("a.bin", b"a")
         listing = store.source().listing()
@@ -381,14 +428,14 @@ class SourceContract:
         assert not listing.single
         assert len(listing.warnings) == 1
 
-    def test_an_ordinary_listing_has_no_warning(self, store: Store) -> None:
+    def test_an_ordinary_listing_has_no_warning(self, store: Place) -> None:
         store.put("a.bin", b"a")
         listing = store.source().listing()
         assert listing.warnings == ()
         assert not listing.single
 
     @needs("single")
-    def test_a_uri_of_exactly_one_object_is_that_file(self, store: Store) -> None:
+    def test_a_uri_of_exactly_one_object_is_that_file(self, store: Place) -> None:
         store.put("sub/w+1 #.bin", DATA)
         store.put("sub/w+1 #.bin.json", b"another, whose name begins alike")
         source = store.source_of("sub/w+1 #.bin")

@@ -1,0 +1,189 @@
+"""LocalBlob: a whole, verified file on this disk, and how it gets another name: hard link, reflink or copy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from stat import S_ISREG
+from typing import NamedTuple
+
+from truss_cache_tasks.store.disk import NO_LINKS, copy_file, token
+from truss_cache_tasks.store.names import PARTIALS
+from truss_cache_tasks.store.tree import FileTree
+
+
+class Vanished(Exception):
+    """A file that was found on this disk is gone, or is another one now: the disk has to be looked at again."""
+
+
+class Taken(Vanished):
+    """Something came to a path where nothing lay, before we showed anything there: it is not ours."""
+
+
+class FoundFile(NamedTuple):
+    """A file with bytes, no link.
+
+    Args:
+        tree, path: where it is; `stat` of it.
+        blob: the blob of the hub cache that was read on the way, relative to its root; "" for none.
+    """
+
+    tree: FileTree
+    path: str
+    stat: os.stat_result
+    blob: str = ""
+
+    def is_same_file(self, other: FoundFile | None) -> bool:
+        """Whether both are names of one file."""
+        return other is not None and os.path.samestat(self.stat, other.stat)
+
+
+@dataclass(frozen=True)
+class LocalBlob:
+    """Bytes that are on this disk, whole and verified, and the file that held them when it was looked at.
+
+    Args:
+        tree, path: the file itself, no link.
+        size: bytes.
+        xxh3: our xxh3-128 of them.
+        digest: `algorithm:hex` of the store's digest that confirmed them once; "" is unverified.
+        device, inode, mtime_ns: of the file: another one of its name is another file.
+        ours: we brought them; what huggingface_hub left is not ours to remove.
+    """
+
+    tree: FileTree
+    path: str
+    size: int
+    xxh3: str
+    digest: str
+    device: int
+    inode: int
+    mtime_ns: int
+    ours: bool = True
+
+    def is_file(self, stat: os.stat_result | None) -> bool:
+        """Whether `stat` is of this very file, not written to since it was looked at."""
+        return (
+            stat is not None
+            and S_ISREG(stat.st_mode)
+            and (stat.st_dev, stat.st_ino) == (self.device, self.inode)
+            and (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns)
+        )
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the file is still there, and is this one."""
+        return self.is_file(self.tree.lstat(self.path))
+
+    def stat(self) -> os.stat_result:
+        """Return the stat of the file. Raises Vanished where it is not this one any more."""
+        stat = self.tree.lstat(self.path)
+        if stat is None or not self.is_file(stat):
+            raise Vanished(self.path)
+        return stat
+
+
+def local_blob(
+    tree: FileTree, path: str, stat: os.stat_result, xxh3: str, digest: str, *, ours: bool = True
+) -> LocalBlob:
+    """Return the blob that is the file `path`, by its `stat`; its bytes have this xxh3-128."""
+    return LocalBlob(tree, path, stat.st_size, xxh3, digest, stat.st_dev, stat.st_ino, stat.st_mtime_ns, ours)
+
+
+def link_or_copy(
+    blob: LocalBlob, tree: FileTree, path: str, stopped: Callable[[], bool], *, link: bool = True
+) -> os.stat_result:
+    """Make `path`, where nothing lies, the same bytes as `blob`: hard link, else reflink, else copy.
+
+    A copy is hashed before it is believed, a hard link is compared with the file that was looked at.
+
+    Args:
+        link: it may be a hard link; not of a file of the user's, who may write to it.
+
+    Raises:
+        Vanished: `blob` is not there any more.
+    """
+    try:
+        if not (link and _is_linked(blob, tree, path)):
+            _copy(blob, tree, path, stopped)
+        stat = tree.lstat(path)
+        if stat is None:
+            raise Vanished(path)
+    except FileNotFoundError as exc:
+        raise Vanished(path) from exc
+    return stat
+
+
+def _copy(blob: LocalBlob, tree: FileTree, path: str, stopped: Callable[[], bool]) -> None:
+    try:
+        if copy_file(blob.tree, blob.path, tree, path, stopped) != blob.xxh3:
+            raise Vanished(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            tree.unlink(path)
+        raise
+
+
+def _is_linked(blob: LocalBlob, tree: FileTree, path: str) -> bool:
+    """Make a hard link of the very file that was looked at, if these disks can."""
+    try:
+        tree.link(blob.tree, blob.path, path)
+    except OSError as exc:
+        if exc.errno not in NO_LINKS:
+            raise
+        return False
+    if not blob.is_file(tree.lstat(path)):
+        tree.unlink(path)
+        raise Vanished(path)
+    return True
+
+
+def rename_over(tree: FileTree, path: str, blob: str) -> None:
+    """Rename the file `path` to `blob`. Folders that a killed run left at `blob` are removed if they hold no file."""
+    try:
+        tree.rename(path, blob)
+    except IsADirectoryError:
+        tree.remove_empty_tree(blob)
+        tree.rename(path, blob)
+
+
+def show_file(tree: FileTree, source: str, path: str, size: int, *, is_over: bool) -> os.stat_result:
+    """Give `source`, a file of our own folder, the name `path` in one step; return the stat of what is there then.
+
+    Where the disk has hard links, `source` keeps its name too.
+
+    Args:
+        size: bytes that `source` must have.
+        is_over: something lies at `path` that is to be replaced; else nothing may be replaced.
+
+    Raises:
+        Taken: something came to `path` meanwhile.
+        Vanished: `source` is gone, or `path` is not this file afterwards.
+    """
+    meant = tree.lstat(source)
+    if meant is None:
+        raise Vanished(path)
+    _give_name(tree, source, path, is_over=is_over)
+    shown = tree.lstat(path)
+    if shown is None or (shown.st_dev, shown.st_ino, shown.st_size) != (meant.st_dev, meant.st_ino, size):
+        raise Vanished(path)
+    return shown
+
+
+def _give_name(tree: FileTree, source: str, path: str, *, is_over: bool) -> None:
+    try:
+        if not is_over:
+            return tree.link(tree, source, path)
+        temporary = f"{PARTIALS}/put.{token()}"
+        tree.link(tree, source, temporary)
+        return tree.rename(temporary, path)
+    except FileExistsError as exc:
+        raise Taken(path) from exc
+    except OSError as exc:
+        if exc.errno not in NO_LINKS:
+            raise
+    if not is_over and tree.lstat(path) is not None:
+        raise Taken(path)
+    tree.rename(source, path)

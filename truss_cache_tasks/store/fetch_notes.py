@@ -1,0 +1,144 @@
+"""FetchNote: what an unfinished fetch may have left, `fetches/{key}.json`. Written before it can leave anything.
+
+A note owns blobs, partials and visible paths until a manifest lists them: whatever ends the fetch, the next run of the
+entry goes on with them, and `clean` finds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import FORMAT
+from truss_cache_tasks.store import record_file
+from truss_cache_tasks.store.disk import write_json
+from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.names import BLOB_ID, MANIFEST, PUBLISHED
+from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record
+
+_FOLDER = f"{RECORDS}/fetches"
+_LINKS = f"{PUBLISHED}/links.json"  # 0.1.0 noted the links of a snapshot there
+_FIELDS = {
+    "claims": lambda value: isinstance(value, list) and all(_is_claim(one) for one in value),
+    "blobs": lambda value: isinstance(value, list) and all(map(_is_blob_id, value)),
+    "paths": lambda value: isinstance(value, list) and all(map(record_file.is_path, value)),
+}
+
+
+@dataclass(frozen=True)
+class FetchNote:
+    """What one request's fetches that did not end well, or did not end yet, may have left.
+
+    Args:
+        key: the request key; "" for what 0.1.0 noted.
+        claims: (project, claim name) of each that fetched.
+        blobs: ids (layout.blob_id) of whole files that no manifest lists, and of partials.
+        paths: what it shows, or was about to show, relative to the root.
+    """
+
+    key: str
+    claims: frozenset[tuple[str, str]] = frozenset()
+    blobs: frozenset[str] = frozenset()
+    paths: frozenset[str] = frozenset()
+
+
+def read_notes(root: CacheRoot) -> list[FetchNote]:
+    """Return what is noted in this root, as far as it can be read."""
+    found = []
+    for key in noted_keys(root):
+        with contextlib.suppress(Unreadable):
+            found.append(_read(root, key))
+    with contextlib.suppress(Unreadable):
+        links = read_record(root.tree, _LINKS)
+        if links is not None:
+            paths = record_file.check_fields(links, {"paths": _FIELDS["paths"]}, "it", more=True)["paths"]
+            found.append(FetchNote("", paths=frozenset(paths)))
+    return found
+
+
+def noted_keys(root: CacheRoot) -> list[str]:
+    """Return the request key of every note of this root, unreadable ones too."""
+    return sorted(name.partition(".")[0] for name in root.tree.names(_FOLDER) if MANIFEST.fullmatch(name))
+
+
+def drop_useless_notes(root: CacheRoot) -> None:
+    """Remove the notes that cannot be used, save those of another version or user."""
+    for key in noted_keys(root):
+        try:
+            _read(root, key)
+        except (NewerFormat, Denied):
+            continue
+        except Unreadable:
+            root.tree.remove_empty_tree(f"{_FOLDER}/{key}.json")
+            with contextlib.suppress(OSError):
+                root.tree.unlink(f"{_FOLDER}/{key}.json")
+
+
+def note_fetch(
+    root: CacheRoot,
+    key: str,
+    claim: tuple[str, str],
+    *,
+    blobs: Collection[str] = (),
+    paths: Collection[str] = (),
+) -> None:
+    """Note what a fetch of this request is about to leave, beside what earlier ones noted."""
+    try:
+        known = _read(root, key)
+    except Unreadable:
+        known = FetchNote(key)
+    note = replace(known, claims=known.claims | {claim}, blobs=known.blobs.union(blobs), paths=known.paths.union(paths))
+    if note != known:
+        _write(root, note)
+
+
+def forget_paths(root: CacheRoot, key: str, paths: Collection[str]) -> None:
+    """Forget paths that a commit of this request noted, and at which it showed nothing."""
+    with contextlib.suppress(Unreadable):
+        note = _read(root, key)
+        if not note.paths.isdisjoint(paths):
+            _write(root, replace(note, paths=note.paths.difference(paths)))
+
+
+def keep_note(root: CacheRoot, note: FetchNote, claims: Collection[tuple[str, str]]) -> None:
+    """Leave what is noted to these claims alone; without any, forget it."""
+    if not note.key:
+        root.tree.unlink(_LINKS)
+    elif claims:
+        _write(root, replace(note, claims=frozenset(claims)))
+    else:
+        root.tree.unlink(f"{_FOLDER}/{note.key}.json")
+
+
+def _write(root: CacheRoot, note: FetchNote) -> None:
+    value: dict[str, Any] = {
+        "format": FORMAT,
+        "claims": sorted(map(list, note.claims)),
+        "blobs": sorted(note.blobs),
+        "paths": sorted(note.paths),
+    }
+    write_json(root.tree, f"{_FOLDER}/{note.key}.json", value, indent=None)
+
+
+def _read(root: CacheRoot, key: str) -> FetchNote:
+    """Return what is noted of this request, nothing without a file. Raises Unreadable."""
+    path = f"{_FOLDER}/{key}.json"
+    value = read_record(root.tree, path)
+    if value is None:
+        return FetchNote(key)
+    found = record_file.check_fields(value, _FIELDS, os.path.basename(path), more=True)
+    claims = frozenset((project, name) for project, name in found["claims"])
+    return FetchNote(key, claims, frozenset(found["blobs"]), frozenset(found["paths"]))
+
+
+def _is_blob_id(value: Any) -> bool:
+    return record_file.is_text(value) and re.fullmatch(BLOB_ID, value) is not None
+
+
+def _is_claim(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(record_file.is_text, value))

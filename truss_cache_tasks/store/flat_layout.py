@@ -1,0 +1,243 @@
+"""FlatLayout: of the model cache and of mounts. A path shows a file of its own; blobs wait in `.truss_cache/blobs`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+
+from truss_cache_tasks.model.keys import ContentId
+from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
+from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.store.blob import FoundFile, LocalBlob, link_or_copy, show_file
+from truss_cache_tasks.store.disk import token
+from truss_cache_tasks.store.layout import CacheRoot, Candidate
+from truss_cache_tasks.store.locks import LockFile, OnWait, unlink_unless_locked
+from truss_cache_tasks.store.manifest import last_commit
+from truss_cache_tasks.store.names import LOCKS, PARTIALS, STAGED, STAGING, folders_of
+from truss_cache_tasks.store.tree import FileTree
+
+
+def flat_root(path: Path) -> CacheRoot:
+    """Return the root at `path` whose files are plain files."""
+    return CacheRoot(path, FlatLayout(FileTree(path)))
+
+
+class FlatLayout:
+    """Files lie at their visible paths. Several entries may want one path, and roots may nest."""
+
+    hub = None
+    paths_name_bytes = False
+    maker = "the user"
+    top = ""
+
+    def __init__(self, tree: FileTree) -> None:
+        self.tree = tree
+
+    # Blobs
+
+    def blob_id(self, content_id: ContentId) -> str:
+        """Return a name of ours for these bytes."""
+        return _blob_id(content_id)
+
+    def blob_lock(self, blob_id: str) -> LockFile:
+        """Return the lock under which this blob is written."""
+        return LockFile(self.tree, f"{LOCKS}/{blob_id}.lock")
+
+    def blob_path(self, content_id: ContentId, xxh3: str, digest: str) -> str:
+        """Return where the blob lies while no path shows it; its name tells both digests."""
+        name = _blob_id(content_id)
+        return f"{_folder_of(name)}/{name}.{xxh3}.{digest.replace(':', '-', 1) if digest else 'unverified'}"
+
+    def before_publish(self, blob: str, mtime_ns: int) -> None:
+        """Do nothing: the name of a blob says that it is ours."""
+
+    def adopt_blob(
+        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait
+    ) -> LocalBlob:
+        """Return `blob` as it is: a path can show bytes from anywhere."""
+        return blob
+
+    def has_unlisted_blob(self, blob_id: str) -> bool:
+        """Whether a whole file of this blob lies in our folder."""
+        return bool(self._staged(blob_id))
+
+    def may_have_arrived(self, blob_id: str, last_commit_ns: int) -> bool:
+        """Whether a file of this blob lies in our folder, or any manifest was written."""
+        return self.has_unlisted_blob(blob_id) or last_commit(self.tree) != last_commit_ns
+
+    def unlisted_candidates(self, planned: PlannedFile) -> Iterator[Candidate]:
+        """Yield the blobs of our folder, and what lies at the planned path where its digest can tell."""
+        for path in self._staged(_blob_id(planned.content_id)):
+            _, xxh3, digest = read_staged(path)
+            if (stat := self.tree.lstat(path)) is not None:
+                yield Candidate(FoundFile(self.tree, path, stat), xxh3, digest, ours=True)
+        can_be_told = planned.file.digest is not None and not planned.file.encoding
+        if can_be_told and (found := self.find_bytes(planned.path)):
+            yield Candidate(found, "", "", ours=False)
+
+    def release_blobs(self, blobs: Iterable[LocalBlob]) -> None:
+        """Remove the names in our folder of blobs that paths show now."""
+        for blob in blobs:
+            if blob.tree is self.tree and blob.path.startswith(f"{STAGING}/"):
+                self.tree.unlink(blob.path)
+        self.tree.remove_empty_tree(STAGING)
+
+    def sweep_blobs(self, owned: Collection[str]) -> None:
+        """Remove the blobs of our folder that nothing owns."""
+        for path, blob_id in self._all_staged():
+            if blob_id not in owned:
+                unlink_unless_locked(self.blob_lock(blob_id), self.tree, path)
+        self.tree.remove_empty_tree(STAGING)
+
+    def removable_blobs(
+        self,
+        cleaned: Sequence[Manifest],
+        used: Collection[str],
+        removed_paths: Collection[str],
+        is_unowned: Callable[[str], bool],
+    ) -> Iterator[tuple[str, str]]:
+        """Yield the blobs of our folder that the cleaned manifests list, or that nothing owns."""
+        ids = {_blob_id(file.content_id) for manifest in cleaned for file in manifest.files}.difference(used)
+        for path, blob_id in self._all_staged():
+            if blob_id in ids or is_unowned(blob_id):
+                yield path, ""
+
+    def _staged(self, blob_id: str) -> list[str]:
+        folder = _folder_of(blob_id)
+        return [
+            f"{folder}/{name}"
+            for name in self.tree.names(folder)
+            if name.startswith(f"{blob_id}.") and STAGED.fullmatch(name) and not self.tree.is_folder(f"{folder}/{name}")
+        ]
+
+    def _all_staged(self) -> list[tuple[str, str]]:
+        """Return (path, blob id) of every blob in our folder, sorted."""
+        found = ((path, STAGED.fullmatch(os.path.basename(path))) for path in self.tree.files_below(STAGING))
+        return sorted((path, match[1]) for path, match in found if match)
+
+    # Visible paths
+
+    def find_bytes(self, path: str) -> FoundFile | None:
+        """Return the regular file at `path`; None for anything else."""
+        stat = self.tree.lstat(path)
+        return FoundFile(self.tree, path, stat) if stat is not None and S_ISREG(stat.st_mode) else None
+
+    own_file = find_bytes
+
+    def recorded_bytes(self, record: FileRecord, *, is_hidden: bool) -> FoundFile | None:
+        """Return the file at the record's path; None where that shows something else."""
+        return None if is_hidden else self.find_bytes(record.path)
+
+    def has_planned_link(self, planned: PlannedFile) -> bool:
+        """Return False: no path shows a link."""
+        return False
+
+    def is_replaceable_link(self, path: str) -> bool:
+        """Return False: no path shows a link."""
+        return False
+
+    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], stopped: Callable[[], bool]) -> str:
+        """Give `blob` a name in our folder. A blob of the staging folder has one already, which serves one path."""
+        if blob.tree is self.tree and blob.path.startswith(f"{STAGING}/") and blob.path not in in_use:
+            return blob.path
+        staged = f"{PARTIALS}/put.{token()}"
+        is_users = blob.tree is self.tree and not blob.ours
+        link_or_copy(blob, self.tree, staged, stopped, link=not is_users)
+        return staged
+
+    def show(
+        self, planned: PlannedFile, blob: LocalBlob, staged: str, *, is_over: bool, is_last: bool
+    ) -> os.stat_result:
+        """Give the staged file its visible name too."""
+        return show_file(self.tree, staged, planned.path, blob.size, is_over=is_over)
+
+    def record_of_blob(self, planned: PlannedFile, blob: LocalBlob, *, is_made: bool) -> tuple[str, bool]:
+        """Return no blob, and whether the file itself is ours."""
+        return "", is_made
+
+    def hide(self, record: FileRecord, *, is_regular: bool) -> None:
+        """Make a file a blob again, so that undoing an edit fetches nothing; remove what is no file."""
+        if not is_regular:
+            self.tree.unlink(record.path)
+            return
+        self.keep_bytes(record)
+        blob = self.blob_path(record.content_id, record.xxh3, record.digest)
+        if self.tree.lstat(blob) is None:  # the disk has no hard links
+            self.tree.rename(record.path, blob)
+        self.tree.unlink(record.path)
+
+    def keep_bytes(self, record: FileRecord) -> None:
+        """Give a file the name of its blob too; where the disk has no hard links, not."""
+        with contextlib.suppress(OSError):
+            self.tree.link(self.tree, record.path, self.blob_path(record.content_id, record.xxh3, record.digest))
+
+    # Refs
+
+    def read_ref(self, revision: str) -> None:
+        """Return None: no ref is due."""
+
+    def point_ref(self, revision: str, commit: str) -> None:
+        """Do nothing: no ref is due."""
+
+    def drop_refs(self, paths: Collection[str]) -> None:
+        """Do nothing: there are no refs."""
+
+    def refuse_foreign_ref(self, plan: Plan, *, replace: bool) -> None:
+        """Do nothing: there are no refs."""
+
+    # The root
+
+    def nested_roots(self, paths: Iterable[str]) -> tuple[list[Path], list[Path]]:
+        """Return the other roots with records of ours, above this one and below it."""
+        top = os.path.realpath(self.tree.path)
+        above = [parent for parent in Path(top).parents if _is_trusted(parent / RECORDS, top)]
+        folders = {folder for path in paths for folder in folders_of(path)}
+        below = [Path(top, folder) for folder in sorted(folders) if self.tree.is_folder(f"{folder}/{RECORDS}")]
+        return above[::-1], below
+
+    def make_folders(self) -> None:
+        """Do nothing: none is needed before our records."""
+
+    def remove_empty_folders(self) -> None:
+        """Do nothing: the root is the user's."""
+
+    def remove_empty_root(self) -> None:
+        """Do nothing: the root is the user's."""
+
+    def sweep_removed_roots(self) -> None:
+        """Do nothing: no root is removed."""
+
+
+@lru_cache(1 << 16)  # asked several times a file
+def _blob_id(content_id: ContentId) -> str:
+    return hashlib.sha256(content_id.encode()).hexdigest()[:40]
+
+
+def _folder_of(blob_id: str) -> str:
+    """Return the folder of this blob id: its lookup must not take longer the more files wait beside it."""
+    return f"{STAGING}/{blob_id[:2]}"
+
+
+def read_staged(path: str) -> tuple[str, str, str]:
+    """Return (blob id, xxh3, digest) of a file in our folder, by its name.
+
+    >>> read_staged("x/0123456789abcdef0123456789abcdef01234567.00112233445566778899aabbccddeeff.git-sha1-abcd")[2]
+    'git-sha1:abcd'
+    """
+    name, xxh3, digest = os.path.basename(path).split(".", 2)
+    return name, xxh3, ":".join(digest.rsplit("-", 1)) if digest != "unverified" else ""
+
+
+def _is_trusted(records: Path, top: str) -> bool:
+    """Whether a folder above a root can hold records that count: any user may make one in /tmp."""
+    try:
+        stat = os.lstat(records)
+        trusted = {os.geteuid(), 0, os.stat(top).st_uid}
+    except OSError:
+        return False
+    return S_ISDIR(stat.st_mode) and stat.st_uid in trusted and os.access(records, os.R_OK | os.X_OK)

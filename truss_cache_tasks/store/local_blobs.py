@@ -1,0 +1,197 @@
+"""Find the files of a plan that are on this disk already, and compare what a manifest lists with what is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.model.keys import ContentId
+from truss_cache_tasks.model.listing import Digest
+from truss_cache_tasks.model.plan import PlannedFile
+from truss_cache_tasks.model.records import FileRecord, Manifest, digest_text, parse_digest
+from truss_cache_tasks.model.status import same_mtime
+from truss_cache_tasks.store.blob import FoundFile, LocalBlob, local_blob
+from truss_cache_tasks.store.disk import disk_errors, hash_file
+from truss_cache_tasks.store.layout import CacheRoot, Candidate
+from truss_cache_tasks.store.manifest import read_manifests
+
+Recorded = dict[ContentId, list[tuple[FoundFile, FileRecord]]]  # by content id
+
+
+def find_local_blobs(
+    roots: Sequence[CacheRoot], wanted: Sequence[PlannedFile], *, rehash: bool, stopped: Callable[[], bool]
+) -> dict[ContentId, LocalBlob]:
+    """Find what of `wanted` is on this disk already, whichever entry, revision, edit or tool brought it.
+
+    Files recorded with the stat that they still have are believed, everything else is hashed, on all cores. What is
+    visible already counts before a better copy elsewhere, so that two owners of one path do not take turns to replace
+    it.
+
+    Args:
+        roots: cache roots to look in, the one where the files are to be visible first.
+        rehash: believe no stat.
+
+    Returns:
+        0..N blobs by content id.
+    """
+    recorded = _recorded(roots, wanted)
+    found: dict[ContentId, LocalBlob] = {}
+    doubtful: list[PlannedFile] = []
+    for planned in wanted:
+        blob = None if rehash else _first_believed(recorded.get(planned.content_id, ()))
+        if blob is not None and not _shows_another_file(roots[0], planned, blob):
+            found[planned.content_id] = blob
+        elif planned.content_id in recorded or any(True for _ in _unlisted(roots, planned)):
+            doubtful.append(planned)
+    if not doubtful:
+        return found
+    from concurrent.futures import ThreadPoolExecutor  # a no-op hashes nothing, and saves its imports
+
+    check = partial(_find_by_hash, roots, recorded, rehash, stopped)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, disk_errors("cannot read the cache"):
+        for planned, blob in zip(doubtful, pool.map(check, doubtful), strict=True):
+            if blob is not None:
+                found[planned.content_id] = blob
+    return found
+
+
+def is_of_plan(record: FileRecord, planned: PlannedFile) -> bool:
+    """Whether a record is of these very bytes, by all that the plan knows of them."""
+    size = record.size if record.stored_size is None else record.stored_size
+    want = digest_text(planned.file.digest, planned.file.encoding)
+    contradicts = want.partition(":")[0] == record.digest.partition(":")[0] and want != record.digest
+    return record.content_id == planned.content_id and size == planned.file.size and not contradicts
+
+
+def _recorded(roots: Iterable[CacheRoot], wanted: Iterable[PlannedFile]) -> Recorded:
+    """Return, by content id, the records of the wanted bytes, and where they say that these are."""
+    by_id = {planned.content_id: planned for planned in wanted}
+    found: Recorded = {}
+    for root in roots:
+        for manifest in read_manifests(root).readable:
+            for record in manifest.files:
+                planned = by_id.get(record.content_id)
+                if planned is None or not is_of_plan(record, planned):
+                    continue
+                file = root.layout.recorded_bytes(record, is_hidden=record.path in manifest.hidden)
+                if file is not None:
+                    found.setdefault(record.content_id, []).append((file, record))
+    return found
+
+
+def _first_believed(records: Iterable[tuple[FoundFile, FileRecord]]) -> LocalBlob | None:
+    return next((blob for file, record in records if (blob := _believed(file, record))), None)
+
+
+def _believed(file: FoundFile, record: FileRecord) -> LocalBlob | None:
+    """Return the blob if the file still has the stat that it was recorded with."""
+    if file.stat.st_size != record.size or not same_mtime(file.stat.st_mtime_ns, record.mtime_ns):
+        return None
+    return local_blob(file.tree, file.path, file.stat, record.xxh3, record.digest, ours=record.made_blob)
+
+
+def _shows_another_file(root: CacheRoot, planned: PlannedFile, blob: LocalBlob) -> bool:
+    """Whether another file than `blob` is visible where these bytes are to be: it may hold them too."""
+    shown = root.layout.own_file(planned.path)
+    return shown is not None and (shown.stat.st_dev, shown.stat.st_ino) != (blob.device, blob.inode)
+
+
+def _find_by_hash(
+    roots: Sequence[CacheRoot],
+    recorded: Recorded,
+    rehash: bool,
+    stopped: Callable[[], bool],
+    planned: PlannedFile,
+) -> LocalBlob | None:
+    """Hash every file that may hold these bytes, until one is right."""
+    records = recorded.get(planned.content_id, [])
+    shown = roots[0].layout.own_file(planned.path)
+    if shown is not None:  # ours if a record of this very path says so
+        ours = any(record.made_blob for file, record in records if file.is_same_file(shown))
+        records = [(shown, replace(record, made_blob=ours)) for _, record in records[:1]] + records
+    for file, record in records:
+        if not rehash and not file.is_same_file(shown) and (blob := _believed(file, record)):
+            return blob
+        if (found := _hashed(file, record.size, None, stopped)) and found[1] == record.xxh3:
+            return local_blob(file.tree, file.path, found[0], found[1], record.digest, ours=record.made_blob)
+    want = planned.file.digest
+    for file, expected, digest, ours in _unlisted(roots, planned):
+        as_stored = None if planned.file.encoding else want  # a name of ours may come from elsewhere too
+        if found := _hashed(file, None if expected else planned.file.size, as_stored, stopped):
+            stat, xxh3 = found
+            if xxh3 == (expected or xxh3):
+                return local_blob(file.tree, file.path, stat, xxh3, digest or digest_text(want), ours=ours)
+    return None
+
+
+def _unlisted(roots: Iterable[CacheRoot], planned: PlannedFile) -> Iterator[Candidate]:
+    return (candidate for root in roots for candidate in root.layout.unlisted_candidates(planned))
+
+
+def _hashed(
+    file: FoundFile, size: int | None, want: Digest | None, stopped: Callable[[], bool]
+) -> tuple[os.stat_result, str] | None:
+    """Return (stat, xxh3) of a file that is there with this size (None: any) and digest, else None."""
+    try:
+        descriptor = file.tree.open(file.path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        stat = os.fstat(descriptor)
+        if size is not None and stat.st_size != size:
+            return None
+        hasher = Hasher(stat.st_size, want)
+        hash_file(descriptor, hasher, stopped)
+        return (stat, hasher.xxh3()) if hasher.matches else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def find_bad_files(root: CacheRoot, manifest: Manifest, stopped: Callable[[], bool]) -> list[str]:
+    """Re-hash every file on all cores; return one line for each that is missing or has other bytes.
+
+    A file is compared with our xxh3-128, and with the store's own digest where the manifest keeps one whole.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = pool.map(partial(_fault, root, stopped), manifest.files)
+        return [f"{file.path}: {fault}" for file, fault in zip(manifest.files, faults, strict=True) if fault]
+
+
+def _fault(root: CacheRoot, stopped: Callable[[], bool], record: FileRecord) -> str:
+    want = parse_digest(record.digest)
+    hasher = Hasher(record.size, want)
+    try:
+        if missing := _hash_shown(root, record.path, hasher, stopped):
+            return missing
+    except OSError as exc:
+        return f"cannot be read ({exc.strerror})"
+    except DiskError as error:
+        return str(error)
+    if hasher.seen != record.size:
+        return f"{hasher.seen:,} bytes, want {record.size:,}"
+    if hasher.xxh3() != record.xxh3:
+        return f"got xxh3-128 {hasher.xxh3()[:16]}…, want {record.xxh3[:16]}…"
+    return "" if hasher.matches else f"its {want} does not match"
+
+
+def _hash_shown(root: CacheRoot, path: str, hasher: Hasher, stopped: Callable[[], bool]) -> str:
+    """Hash what `path` shows; return what lies there instead of a file, or of a link to a blob, "" for nothing else."""
+    found = root.layout.find_bytes(path)
+    if found is None:
+        if root.tree.lstat(path) is None:
+            return "missing"
+        return "no file" if root.tree.readlink(path) is None else "leads to no file of this cache"
+    descriptor = found.tree.open(found.path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        hash_file(descriptor, hasher, stopped)
+    finally:
+        os.close(descriptor)
+    return ""
