@@ -363,7 +363,7 @@ def test_a_forked_child_of_a_stopped_process_is_not_stopped(server: FaultServer)
 CHILD = """
     import signal, sys, threading
     sys.path.insert(0, {tests!r})
-    from transfer.conftest import FAST, job_for, on_received
+    from transfer.conftest import FAST, error_of, job_for, on_received
     from dataclasses import replace
     from truss_cache_tasks import transfer
     from truss_cache_tasks.errors import Stopped

@@ -173,8 +173,7 @@ CHILD = """
     from pathlib import Path
     from transfer.test_resume import BODY, CUT, planned
     from truss_cache_tasks import transfer
-    from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.listing import Location
+    from truss_cache_tasks.model.listing import Location
     from truss_cache_tasks.store.flat_layout import flat_root
     from truss_cache_tasks.store.partials import open_partial
 
