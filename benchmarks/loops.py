@@ -55,6 +55,16 @@ def gather_pwrite(sock: Any, descriptor: int, head: bytes, total: int) -> None:
         at += os.pwrite(descriptor, buffer[:got], at)
 
 
+def with_timeout(loop: Loop) -> Loop:
+    """As Python's own timeouts are: each read asks the socket first whether something is there."""
+
+    def timed(sock: Any, descriptor: int, head: bytes, total: int) -> None:
+        sock.settimeout(10)
+        loop(sock, descriptor, head, total)
+
+    return timed
+
+
 def splice(read_back: bool) -> Loop:
     def loop(sock: Any, descriptor: int, head: bytes, total: int) -> None:
         at = os.pwrite(descriptor, head, 0)
@@ -95,6 +105,8 @@ WAYS: dict[str, Loop] = {
     "the same, 256 KiB": recv_pwrite(MIB // 4, socket.MSG_WAITALL),
     "the same, 4 MiB": recv_pwrite(4 * MIB, socket.MSG_WAITALL),
     "recv_into as it comes, 256 KiB, pwrite": recv_pwrite(MIB // 4, 0),
+    "recv_into as it comes with Python's timeout, 1 MiB, pwrite": with_timeout(recv_pwrite(MIB, 0)),
+    "recv_into with Python's timeout until 1 MiB is full, pwrite": with_timeout(gather_pwrite),
     "splice through a pipe of 1 MiB: the bytes are seen by nobody": splice(read_back=False),
     "the same, read back to be hashed": splice(read_back=True),
     "recv_into(MSG_WAITALL) into mmap": mapped,

@@ -95,11 +95,11 @@ class Trussed:
     workspace: Workspace
     recorder: Recorder = field(default_factory=Recorder)
 
-    def target(self, name: str | None = None) -> Any:
-        return next(t for t in self.workspace.targets if name in (None, t.name))
+    def context(self, name: str | None = None) -> Any:
+        return next(t for t in self.workspace.contexts if name in (None, t.name))
 
     def verdicts(self) -> dict[str, str]:
-        return {t.name: str(self.workspace.read_status(t).verdict) for t in self.workspace.targets}
+        return {t.name: str(self.workspace.read_status(t).verdict) for t in self.workspace.contexts}
 
     @property
     def fresh(self) -> bool:
@@ -108,11 +108,11 @@ class Trussed:
     def run(self, *names: str, force: bool = False) -> dict[str, Outcome]:
         """Run entries as doit would: the stale ones, one after the other; with `force` as `doit run -a`."""
         done = {}
-        for target in self.workspace.targets:
-            fresh = self.workspace.read_status(target).verdict.fresh
-            if (not names or target.name in names) and (force or not fresh):
+        for context in self.workspace.contexts:
+            fresh = self.workspace.read_status(context).verdict.fresh
+            if (not names or context.name in names) and (force or not fresh):
                 run = RunContext(id=self.workspace.run, reporter=self.recorder)
-                done[target.name] = fetch(target, run, force=force and fresh)
+                done[context.name] = fetch(context, run, force=force and fresh)
         return done
 
     def clean(self, *names: str, dry: bool = False) -> Cleaned:

@@ -223,6 +223,17 @@ def test_every_module_that_the_docs_name_is_there() -> None:
             assert (ROOT / module).exists() or (ROOT / "truss_cache_tasks" / module).exists(), (page, module)
 
 
+def test_the_eight_changes_name_files_that_are_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = re.findall(r"^\| (.*?) \| (.*?) \| .* \|$", page.partition("## Where do I change")[2], re.MULTILINE)[1:9]
+    assert len(table) == 8
+    for change, files in table:
+        named = re.findall(r"`([\w/]+\.py|\w+/)`", files)
+        assert 1 <= len(named) <= 2, change
+        for file in named:
+            assert (ROOT / "truss_cache_tasks" / file).exists(), (change, file)
+
+
 def test_every_page_that_the_code_cites_is_there() -> None:
     for path in tracked():
         if path.suffix == ".py" and path != Path(__file__):

@@ -23,6 +23,9 @@ CacheTaskError
 
 from __future__ import annotations
 
+RUN_AGAIN = "Run the command again."  # the hints that more than one error has
+RUN_LATER = "Wait, then run the command again."
+
 
 class CacheTaskError(Exception):
     """Base class; `hint` is the reader's next step, one imperative sentence.

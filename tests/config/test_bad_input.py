@@ -136,7 +136,7 @@ def test_a_revision_that_git_cannot_have_is_refused(revision: str, tmp_path: Pat
         ("s3://b--use1-az4--x-s3/m", "'b--use1-az4--x-s3' names an S3 directory bucket"),
         ("s3://p--use1-az4--xa-s3", "'p--use1-az4--xa-s3' names an S3 directory bucket"),
         ("s3://../x", "is no bucket name"),
-        ("s3://b@x/p", "a user name or password stands in it"),
+        ("s3://b@x/p", "it holds a user name or password"),
         ("gs://b/p/../q", "'.' or '..' in the prefix"),
         ("GS://b", "Did you mean gs://?"),
         ("s3a://b", "Did you mean s3://?"),
@@ -192,7 +192,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: Any, tmp_path: P
         message = str(refused(tmp_path, text))
         hint = refused(tmp_path, text).hint
         assert "hunter2" not in f"{message}{hint}"
-        assert message.endswith(": a user name or password stands in it")
+        assert message.endswith(": it holds a user name or password")
         assert (hint or "").startswith("Credentials do not belong into a URI")
 
 

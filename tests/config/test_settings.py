@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import truss_cache_tasks
 from truss_cache_tasks.config.settings import VARIABLES, read_settings
 from truss_cache_tasks.errors import ConfigError
 
@@ -184,3 +185,15 @@ print([name for name in sys.modules if name.partition('.')[0] in
 """
     run = [sys.executable, "-c", script, str(tmp_path)]
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_environment_is_read_in_one_module_and_written_in_one() -> None:
+    package = Path(truss_cache_tasks.__file__).parent
+    named = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if "os.environ" in path.read_text()}
+    # settings.py speaks of it; the front ends hand it to read_settings; session.py has its reason beside it
+    assert named == {
+        "config/settings.py",
+        "app/workspace.py",
+        "app/output.py",
+        "sources/huggingface/session.py",
+    }

@@ -25,7 +25,7 @@ from urllib3.exceptions import ProxyError
 from truss_cache_tasks.errors import Stopped
 from truss_cache_tasks.network.cancel import NEVER, WorkerToken
 from truss_cache_tasks.network.connections import POOLS, Answer, ConnectionPool, bounded_pools
-from truss_cache_tasks.network.exchange import AnswerTooLong, BadResponse, ExchangeLimits
+from truss_cache_tasks.network.exchange import AnswerTooLong, ExchangeLimits, UnreadableAnswer
 
 BODY = bytes(range(256)) * 1024
 
@@ -255,4 +255,4 @@ def test_a_listing_without_an_end_is_a_bad_response(server: FaultServer) -> None
         caught.value.__cause__,
         caught.value.__context__,
     ]
-    assert any(isinstance(cause, BadResponse) for cause in causes)
+    assert any(isinstance(cause, UnreadableAnswer) for cause in causes)

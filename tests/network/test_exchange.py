@@ -8,8 +8,15 @@ import socket
 
 import pytest
 
-from truss_cache_tasks.network.exchange import BadResponse, Exchange, ExchangeLimits, ReadTimeout, TooSlow, decode_body
-from truss_cache_tasks.network.retry import NEVER
+from truss_cache_tasks.network.cancel import NEVER
+from truss_cache_tasks.network.exchange import (
+    Exchange,
+    ExchangeLimits,
+    ReadTimeout,
+    TooSlow,
+    UnreadableAnswer,
+    decode_body,
+)
 
 PACKED = gzip.compress(b"a" * 100, mtime=0)
 
@@ -36,7 +43,7 @@ def test_a_gzip_body_is_decoded_however_it_comes(encoding: str, size: int) -> No
     ids=lambda value: ascii(value)[:20],
 )
 def test_a_body_that_is_too_large_or_in_an_unknown_encoding_is_a_bad_response(body: bytes, encoding: str) -> None:
-    with pytest.raises(BadResponse) as caught:
+    with pytest.raises(UnreadableAnswer) as caught:
         decode_body([body], encoding, 100)
     assert str(caught.value).isprintable()
 
@@ -59,5 +66,5 @@ def test_a_socket_asks_the_exchange_before_each_read() -> None:
 
 def test_a_head_has_an_end_also_where_nobody_tells_its_bytes() -> None:
     timeout = ReadTimeout(Exchange(ExchangeLimits(head=10_000), NEVER))
-    with pytest.raises(BadResponse):
+    with pytest.raises(UnreadableAnswer):
         all(timeout.__index__() for _ in range(1000))

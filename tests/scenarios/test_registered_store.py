@@ -50,13 +50,13 @@ def workspace(folder: Path, config: str = CONFIG) -> Workspace:
 
 def fetch_all(opened: Workspace) -> Recorder:
     recorder = Recorder()
-    for target in opened.targets:
+    for target in opened.contexts:
         fetch(target, RunContext(id=opened.run, reporter=recorder))
     return recorder
 
 
 def reasons(opened: Workspace) -> dict[str, str]:
-    return {target.name: str(opened.read_status(target).verdict) for target in opened.targets}
+    return {target.name: str(opened.read_status(target).verdict) for target in opened.contexts}
 
 
 def test_a_registered_store_is_fetched_fresh_and_cleaned_like_ours(shelf: Shelf, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_the_config_knows_the_scheme_and_the_kind_of_a_registered_store(shelf: S
     assert "'s3' disagrees with repo_id: shelf:// is bookshop" in refused("repo_id: shelf://books/m, kind: s3")
     assert "'bookshop' disagrees" in refused("repo_id: s3://books/m, kind: bookshop")
     assert "Did you mean shelves://?" in refused("repo_id: shelv://books/m")
-    assert "user name or password" in refused("repo_id: shelf://me:secret@books/m")
+    assert "it holds a user name or password" in refused("repo_id: shelf://me:secret@books/m")
     assert "file:// or shelf://" in refused("repo_id: nonsense://books/m")
 
 

@@ -256,10 +256,11 @@ class PartChecksums:
 
 @dataclass
 class Watched:
-    """A server seen through `watched`: every request as (method, path with query), in order."""
+    """A server seen through `watched`: every request as (method, path with query), in order, and its User-Agent."""
 
     url: str = ""
     asked: list[tuple[str, str]] = field(default_factory=list)
+    agents: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -280,6 +281,7 @@ def watched(server: S3Server, *, denied: str | None = None, parts: PartChecksums
 
         def do_GET(self) -> None:
             seen.asked.append((self.command, self.path))
+            seen.agents.append(self.headers.get("User-Agent", ""))
             if denied is not None and denied in self.path:
                 text = f"<Error><Code>AccessDenied</Code><Message>{self.headers['Authorization']}</Message></Error>"
                 self._answer(403, text.encode(), {"Content-Type": "application/xml"})

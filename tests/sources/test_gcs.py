@@ -39,12 +39,13 @@ from truss_cache_tasks.errors import (
     CredentialError,
     NotFound,
     NothingSelected,
+    PermanentError,
     SourceChanged,
     TransientError,
 )
 from truss_cache_tasks.model.listing import FilePin, Pins, RemoteFile
 from truss_cache_tasks.network.exchange import ExchangeLimits
-from truss_cache_tasks.network.retry import PermanentError, RetryLimits
+from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.gcs import GcsSource
 from truss_cache_tasks.sources.testing import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, digest_of, pins_of, read
 

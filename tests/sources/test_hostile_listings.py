@@ -16,8 +16,9 @@ from servers.hostile import HostileServer, hostile_server
 from trusses import Ran, Truss
 
 from truss_cache_tasks.errors import CacheTaskError, Stopped, TransientError, WrongAnswer
+from truss_cache_tasks.network.cancel import StopPoll
 from truss_cache_tasks.network.exchange import ExchangeLimits
-from truss_cache_tasks.network.retry import RetryLimits, StopPoll
+from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.gcs import GcsSource
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 from truss_cache_tasks.sources.s3 import S3Source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import entries
 import pytest
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, LeadsOut, NotFound, NothingSelected, SourceChanged
+from truss_cache_tasks.model.listing import Digest, FilePin, Pins
 from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.sources.local import LocalSource
 from truss_cache_tasks.sources.testing import ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, read
@@ -64,6 +66,17 @@ class TestLocal(SourceContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Folder:
         return Folder(tmp_path)
+
+
+def test_a_pin_names_a_local_file_by_its_path_which_is_the_same_on_every_machine(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    store.put("sub/a.bin", b"a")
+    store.put("b.bin", b"b")
+    digest = Digest("sha256", hashlib.sha256(b"a").hexdigest())
+    source = store.source()
+    (file,) = source.listing(Pins(files=(FilePin("sub/a.bin", digest=digest),))).files
+    assert (file.path, file.key, file.digest) == ("sub/a.bin", str(tmp_path / "weights/sub/a.bin"), digest)
+    assert read(source.locate(file)).data == b"a"
 
 
 def test_keys_are_absolute_whatever_the_uri_says(tmp_path: Path) -> None:

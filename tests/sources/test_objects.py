@@ -1,11 +1,12 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from truss_cache_tasks.errors import NothingSelected
-from truss_cache_tasks.model.listing import Listing, RemoteFile
+from truss_cache_tasks.errors import NotFound, NothingSelected
+from truss_cache_tasks.model.listing import Digest, FilePin, Listing, RemoteFile
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.sources.objects import under_prefix
+from truss_cache_tasks.sources.objects import check_pins, under_prefix
 
 
 def listed(prefix: str, *keys: str) -> Listing:
@@ -47,3 +48,26 @@ def test_strange_keys_are_listed_as_they_are() -> None:
 def test_a_prefix_without_files_says_whether_it_is_empty_or_has_only_markers(keys: list[Any], words: str) -> None:
     with pytest.raises(NothingSelected, match=words):
         listed("m", *keys)
+
+
+def pinned(file: RemoteFile, pin: FilePin) -> RemoteFile:
+    (kept,) = check_pins([file], [pin], SourceRef("s3", "b"))
+    return kept
+
+
+def test_a_pin_brings_its_digest_where_the_store_tells_none() -> None:
+    file, digest = RemoteFile("a", 1, "v", "a"), Digest("sha256", "0" * 64)
+    assert pinned(file, FilePin("a", digest=digest)) == replace(file, digest=digest)
+    assert pinned(replace(file, digest=digest), FilePin("a", "v")).digest == digest
+
+
+def test_a_pinned_file_with_another_digest_is_refused_with_both() -> None:
+    there, wanted = Digest("crc32c", "0" * 8), Digest("crc32c", "1" * 8)
+    with pytest.raises(NotFound) as caught:
+        pinned(RemoteFile("a", 1, "v", "a", there), FilePin("a", "v", digest=wanted))
+    assert str(caught.value) == f"s3://b: a is pinned at v {wanted}, and the store has v {there}"
+
+
+def test_pins_leave_out_what_they_do_not_name() -> None:
+    files = [RemoteFile(key, 1, "v", key) for key in "abc"]
+    assert [file.key for file in check_pins(files, [FilePin("b")], SourceRef("s3", "b"))] == ["b"]

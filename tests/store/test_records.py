@@ -132,19 +132,19 @@ def test_a_broken_record_is_a_miss_and_the_next_run_repairs_it(
 ) -> None:
     truss = machine.truss(entry(MAIN))
     truss.run()
-    target = truss.target()
+    context = truss.context()
 
     def broken() -> None:
-        (path,) = target.root.records.glob(which)
+        (path,) = context.root.records.glob(which)
         change(path)
 
     broken()
     assert "internal error" not in truss.verdicts()[MAIN]
     truss.run(force=True)
     assert truss.fresh
-    assert read_pins(target.root).keys() == {"org/name@main"}
+    assert read_pins(context.root).keys() == {"org/name@main"}
     broken()
-    forecast(target, read_status(target), hashing=True, stopped=lambda: False)
+    forecast(context, read_status(context), hashing=True, stopped=lambda: False)
     truss.clean(dry=True)
     truss.clean()
     truss.run()
@@ -188,7 +188,7 @@ def test_claims_of_another_project_that_cannot_be_read_protect_all_that_lies_the
     ours, theirs = machine.truss(entry(MAIN, **layout)), machine.truss(entry(MAIN, **layout), project="theirs")
     ours.run()
     theirs.run()
-    place = ours.target().root
+    place = ours.context().root
     change(place.records / "claims" / "theirs.json")
     shown = tree(place.path)
     ours.clean()
@@ -202,13 +202,13 @@ def test_claims_of_another_project_that_cannot_be_read_protect_all_that_lies_the
 def test_claims_that_may_not_be_looked_at_protect_all(machine: Machine, repo: Repo) -> None:
     ours = machine.truss(entry(MAIN))
     ours.run()
-    target = ours.target()
-    before = RootState(target.root).live_keys(target.project, but=(MAIN,))
+    context = ours.context()
+    before = RootState(context.root).live_keys(context.project, but=(MAIN,))
     assert before == set()
 
-    (target.root.records / "claims").chmod(0)
+    (context.root.records / "claims").chmod(0)
     with rights_of_files_count():
-        assert RootState(target.root).live_keys(target.project, but=(MAIN,)) == {target.entry.key}
+        assert RootState(context.root).live_keys(context.project, but=(MAIN,)) == {context.entry.key}
 
 
 def test_a_manifest_of_another_format_that_another_project_claims_protects_all(machine: Machine, repo: Repo) -> None:
@@ -216,10 +216,10 @@ def test_a_manifest_of_another_format_that_another_project_claims_protects_all(m
     theirs = machine.truss(entry(MAIN), project="theirs")
     ours.run()
     theirs.run()
-    target = theirs.target()
-    value_at("format", value=2)(target.root.records / "manifests" / f"{target.entry.key}.json")
+    context = theirs.context()
+    value_at("format", value=2)(context.root.records / "manifests" / f"{context.entry.key}.json")
     ours.clean()
-    value_at("format", value=1)(target.root.records / "manifests" / f"{target.entry.key}.json")
+    value_at("format", value=1)(context.root.records / "manifests" / f"{context.entry.key}.json")
     assert theirs.fresh
 
 

@@ -22,7 +22,6 @@ BODY = bytes(range(256)) * 1024
     "module",
     [
         "transfer.limiter",
-        "transfer.limits",
         "transfer.parts",
         "network.retry",
         "network.exchange",

@@ -99,26 +99,26 @@ def fetch(
         KeyboardInterrupt: Ctrl-C.
     """
     workspace = open_workspace(config, model_cache_dir)
-    entries = workspace.choose(names)
+    contexts = workspace.choose(names)
     reporter = reporter or ignore_events
     for warning in workspace.warnings:
         reporter(Warned(message=warning))
     cancelled = threading.Event()
     run = RunContext(id=workspace.run, reporter=reporter, cancel=StopPoll(cancelled.is_set))
-    ended = fetch_side_by_side(entries, lambda entry: fetch_entry(entry, run), cancelled.set)
-    return Result(entries={entry.name: _result(entry, ended[entry.name]) for entry in entries})
+    ended = fetch_side_by_side(contexts, lambda context: fetch_entry(context, run), cancelled.set)
+    return Result(entries={context.name: _result(context, ended[context.name]) for context in contexts})
 
 
-def _result(entry: EntryContext, end: Outcome | BaseException) -> EntryResult:
+def _result(context: EntryContext, end: Outcome | BaseException) -> EntryResult:
     if isinstance(end, CacheTaskError):
-        return EntryResult(name=entry.name, status="failed", error=end)
+        return EntryResult(name=context.name, status="failed", error=end)
     if isinstance(end, BaseException):
         raise end
     manifest = end.manifest
     return EntryResult(
-        name=entry.name,
+        name=context.name,
         status=end.how,
-        path=entry.root.path / manifest.folder,
+        path=context.root.path / manifest.folder,
         revision=manifest.revision,
         snapshot_key=manifest.snapshot,
         files=len(manifest.files),

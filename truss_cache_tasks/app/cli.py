@@ -164,24 +164,24 @@ def _open(
     """Return the workspace, and the entries that the command line names."""
     workspace = open_workspace(options.config, replace=replace, accept_unverified=accept_unverified)
     try:
-        entries = workspace.choose(options.names or None)
+        contexts = workspace.choose(options.names or None)
     except ConfigError as error:
         if options.command is None:  # a command that is misspelt counts as an entry
             error.hint = f"{error.hint} The commands: {', '.join(COMMANDS)}."
         raise
     workspace.warn()
-    return workspace, entries
+    return workspace, contexts
 
 
 def _run(options: argparse.Namespace) -> int:
-    workspace, entries = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
+    workspace, contexts = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
     signals.install()
-    stale = [entry for entry in entries if not workspace.read_status(entry).verdict.fresh or options.always]
+    stale = [context for context in contexts if not workspace.read_status(context).verdict.fresh or options.always]
     failed = _fetch_all(stale, workspace.run, force=options.always) if stale else {}
-    if fresh := len(entries) - len(stale):
+    if fresh := len(contexts) - len(stale):
         output.notify(f"{_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")
     if failed:
-        output.notify(f"{_entries(len(failed))} of {len(entries)} failed: {', '.join(failed)}")
+        output.notify(f"{_entries(len(failed))} of {len(contexts)} failed: {', '.join(failed)}")
     return max(failed.values(), default=DONE)
 
 
@@ -193,16 +193,16 @@ def _fetch_all(stale: Sequence[EntryContext], run_id: str, *, force: bool) -> di
     """Fetch these entries side by side; return the exit status of each that failed, by name."""
     from truss_cache_tasks.app.fetch import fetch_side_by_side, fetch_with_display  # a no-op fetches nothing
 
-    def fetch_one(entry: EntryContext) -> Outcome:
+    def fetch_one(context: EntryContext) -> Outcome:
         try:
-            return fetch_with_display(entry, run_id, entry.name, force=force)
+            return fetch_with_display(context, run_id, context.name, force=force)
         except Stopped:  # the signal's handler told it
             raise
         except CacheTaskError as error:
-            output.notify(*output.format_error(error, entry.name))
+            output.notify(*output.format_error(error, context.name))
             raise
         except Exception as exc:
-            output.notify(f"{entry.name}: {output.format_internal_error(exc)}")
+            output.notify(f"{context.name}: {output.format_internal_error(exc)}")
             raise
 
     ended = fetch_side_by_side(stale, fetch_one)
@@ -235,15 +235,15 @@ def _clean(options: argparse.Namespace) -> int:
 def _why(options: argparse.Namespace) -> int:
     from truss_cache_tasks.app import reports
 
-    workspace, entries = _open(options)
-    return reports.why([(entry.name, workspace, entry) for entry in entries], output.write, check=options.check)
+    workspace, contexts = _open(options)
+    return reports.why([(context.name, workspace, context) for context in contexts], output.write, check=options.check)
 
 
 def _verify(options: argparse.Namespace) -> int:
     from truss_cache_tasks.app import reports
 
-    workspace, entries = _open(options)
-    return reports.verify([(entry.name, workspace, entry) for entry in entries], output.write)
+    workspace, contexts = _open(options)
+    return reports.verify([(context.name, workspace, context) for context in contexts], output.write)
 
 
 def _key(options: argparse.Namespace) -> int:
@@ -255,7 +255,7 @@ def _key(options: argparse.Namespace) -> int:
 
 def cache_key(workspace: Workspace) -> str:
     """Return 64 hex digits: equal where the same config would fill a cache in the same way."""
-    keys = sorted(target.entry.key for target in workspace.targets)
+    keys = sorted(context.entry.key for context in workspace.contexts)
     return hashlib.sha256("\n".join([f"format {FORMAT}", *keys]).encode()).hexdigest()
 
 

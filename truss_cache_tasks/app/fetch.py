@@ -19,7 +19,7 @@ _SIDE_BY_SIDE = 4  # entries at once; they share the engine's connections
 _GRACE_S = 1.0  # for the threads to release their partials and locks after an interrupt
 
 
-def fetch_with_display(entry: EntryContext, run_id: str, label: str, *, force: bool) -> Outcome:
+def fetch_with_display(context: EntryContext, run_id: str, label: str, *, force: bool) -> Outcome:
     """Make one entry fresh, showing on stderr what happens, until it is done or a signal comes.
 
     Args:
@@ -31,13 +31,13 @@ def fetch_with_display(entry: EntryContext, run_id: str, label: str, *, force: b
     signals.install()
     display = EntryDisplay(label)
     try:
-        return fetch(entry, RunContext(id=run_id, reporter=display, cancel=signals.CANCEL), force=force)
+        return fetch(context, RunContext(id=run_id, reporter=display, cancel=signals.CANCEL), force=force)
     finally:
         display.close()
 
 
 def fetch_side_by_side(
-    entries: Iterable[EntryContext],
+    contexts: Iterable[EntryContext],
     fetch_one: Callable[[EntryContext], Outcome],
     cancel: Callable[[], object] = lambda: None,
 ) -> dict[str, Outcome | BaseException]:
@@ -49,20 +49,20 @@ def fetch_side_by_side(
     Returns:
         What `fetch_one` returned or raised, by the entry's name.
     """
-    work = deque(entries)
+    work = deque(contexts)
     ended: dict[str, Outcome | BaseException] = {}
     idle: SimpleQueue[threading.Thread] = SimpleQueue()  # of threads that have nothing left to do
 
     def fetch_all() -> None:
         while True:
             try:
-                entry = work.popleft()
+                context = work.popleft()
             except IndexError:
                 return idle.put(threading.current_thread())
             try:
-                ended[entry.name] = fetch_one(entry)
+                ended[context.name] = fetch_one(context)
             except BaseException as exc:  # for the caller to raise or to name, whatever it is
-                ended[entry.name] = exc
+                ended[context.name] = exc
 
     threads = [threading.Thread(target=fetch_all, daemon=True) for _ in range(min(_SIDE_BY_SIDE, len(work)))]
     running = 0

@@ -29,12 +29,12 @@ def why(chosen: Chosen, write: Write, *, check: bool) -> int:
     """
     signals.install()
     asking = False
-    for label, workspace, entry in chosen:
-        status = workspace.read_status(entry)
+    for label, workspace, context in chosen:
+        status = workspace.read_status(context)
         if status.verdict.fresh:
             write(f"{label}: fresh")
             continue
-        forecast = workspace.forecast(entry, status, hashing=check, stopped=signals.stopped)
+        forecast = workspace.forecast(context, status, hashing=check, stopped=signals.stopped)
         asking = asking or forecast.asks
         write(f"{label}: stale")
         for line in (*status.verdict.reasons, f"-> {_format_forecast(forecast)}"):
@@ -69,9 +69,9 @@ def verify(chosen: Chosen, write: Write) -> int:
 
     signals.install()
     is_bad = False
-    for label, workspace, entry in chosen:
+    for label, workspace, context in chosen:
         workspace.warn()
-        found = verify_entry(entry, signals.stopped)
+        found = verify_entry(context, signals.stopped)
         is_bad = is_bad or bool(found.bad) or found.manifest is None
         write(f"{label}: {_format_verification(found)}")
         for line in found.bad:

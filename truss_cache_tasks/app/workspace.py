@@ -37,7 +37,7 @@ class Workspace:
     """One config's entries on this machine, and what this process found out about them.
 
     Args:
-        targets: the entries, in the order of the file.
+        contexts: the entries, in the order of the file.
         warnings: of the config, written once, with the first verdict.
         run: id of this invocation.
         verdicts: by the entry's name.
@@ -46,7 +46,7 @@ class Workspace:
     path: Path
     settings: Settings
     model_cache: Path
-    targets: tuple[EntryContext, ...]
+    contexts: tuple[EntryContext, ...]
     project: Project
     warnings: tuple[str, ...]
     run: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -64,50 +64,52 @@ class Workspace:
         """Write the config's warnings to stderr, once a process."""
         output.warn_once(self.warnings)
 
-    def read_status(self, target: EntryContext) -> Status:
+    def read_status(self, context: EntryContext) -> Status:
         """Read an entry's status and keep the verdict. An internal error makes it stale; its run meets it too."""
         self.warn()
         try:
-            status = read_status(target)
+            status = read_status(context)
         except Exception as exc:
             status = Status(Evidence(), Verdict(Need.FETCH, (output.format_internal_error(exc),)))
-        self.verdicts[target.name] = status.verdict
+        self.verdicts[context.name] = status.verdict
         return status
 
-    def is_forced(self, target: EntryContext) -> bool:
+    def is_forced(self, context: EntryContext) -> bool:
         """Return whether `doit run -a` runs this entry, though it is stale now.
 
         It does if an entry that was judged fresh, which only `-a` makes run, moved their common pin in this very run.
         """
-        moving = pin_name(target.entry.request)
+        moving = pin_name(context.entry.request)
         try:
-            pin = read_pins(target.root).get(moving) if moving else None
+            pin = read_pins(context.root).get(moving) if moving else None
         except OSError:  # its run meets the same error
             return False
-        if pin is None or pin.run != self.run or pin.by == target.name:
+        if pin is None or pin.run != self.run or pin.by == context.name:
             return False
         return pin.by in self.verdicts and self.verdicts[pin.by].fresh
 
-    def is_fresh(self, target: EntryContext) -> bool:
+    def is_fresh(self, context: EntryContext) -> bool:
         """Whether an entry is fresh, by the verdict of this process; its status is read if it was not."""
-        verdict = self.verdicts.get(target.name) or self.read_status(target).verdict
+        verdict = self.verdicts.get(context.name) or self.read_status(context).verdict
         return verdict.fresh
 
-    def forecast(self, target: EntryContext, status: Status, *, hashing: bool, stopped: Callable[[], bool]) -> Forecast:
+    def forecast(
+        self, context: EntryContext, status: Status, *, hashing: bool, stopped: Callable[[], bool]
+    ) -> Forecast:
         """Forecast what a run would do to an entry. What the entries show is read once for each root."""
-        if target.root.path not in self._shown and status.verdict.need > Need.CLAIM:
-            with disk_errors(f"cannot look at {target.root.path}"):
-                self._shown[target.root.path] = find_shown_files(target.root, self.project)
-        shown = self._shown.get(target.root.path)
+        if context.root.path not in self._shown and status.verdict.need > Need.CLAIM:
+            with disk_errors(f"cannot look at {context.root.path}"):
+                self._shown[context.root.path] = find_shown_files(context.root, self.project)
+        shown = self._shown.get(context.root.path)
         from truss_cache_tasks.operations.forecast import forecast
 
-        return forecast(target, status, hashing=hashing, stopped=stopped, shown=shown)
+        return forecast(context, status, hashing=hashing, stopped=stopped, shown=shown)
 
     def choose(self, names: Iterable[str] | None) -> list[EntryContext]:
         """Return the entries of these names, once each; None: all. Raises ConfigError for a name that none has."""
         if names is None:
-            return list(self.targets)
-        known = {target.name: target for target in self.targets}
+            return list(self.contexts)
+        known = {context.name: context for context in self.contexts}
         for name in (names := list(dict.fromkeys(names))):
             if name not in known:
                 there = ", ".join(known) or "none"
@@ -119,7 +121,7 @@ class Workspace:
         from truss_cache_tasks.operations.clean import clean
 
         clean(
-            self.targets,
+            self.contexts,
             names,
             self.cleaned,
             project=self.project,
@@ -171,25 +173,25 @@ def open_workspace(
         entries=project_entries(config.entries),
         roots=tuple(sorted({str(p.path) for t in roots for p in t.roots})),
     )
-    targets = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
-    _refuse_own_source(targets)
+    contexts = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
+    _refuse_own_source(contexts)
     warnings = config.warnings
-    if not targets:
+    if not contexts:
         warnings += (f"{config.path.name}: no model_cache entries, nothing to fetch",)
-    return Workspace(config.path, settings, cache, targets, project, warnings)
+    return Workspace(config.path, settings, cache, contexts, project, warnings)
 
 
-def _refuse_own_source(targets: Iterable[EntryContext]) -> None:
+def _refuse_own_source(contexts: Iterable[EntryContext]) -> None:
     """Refuse a `file://` entry whose cache folder is, or lies in, its own source, which `clean` would take away."""
-    for target in targets:
-        source = target.entry.request.source
+    for context in contexts:
+        source = context.entry.request.source
         if not source.store.is_local:
             continue
-        names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: target.entry.request.folder}
-        theirs = Path(os.path.realpath(target.entry.config.parent / source.root))
-        ours = Path(os.path.realpath(target.root.path / names.get(target.entry.request.layout, "")))
+        names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: context.entry.request.folder}
+        theirs = Path(os.path.realpath(context.entry.config.parent / source.root))
+        ours = Path(os.path.realpath(context.root.path / names.get(context.entry.request.layout, "")))
         if theirs == ours or theirs in ours.parents:
             raise ConfigError(
-                f"{target.entry.where}.repo_id: the cache folder {ours} is, or lies in, the source {theirs}",
+                f"{context.entry.where}.repo_id: the cache folder {ours} is, or lies in, the source {theirs}",
                 hint="Put the cache elsewhere: TRUSS_MODEL_CACHE_DIR, cache_tasks(model_cache_dir=), TRUSS_MOUNT_ROOT.",
             )

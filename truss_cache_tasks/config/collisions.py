@@ -12,7 +12,7 @@ from truss_cache_tasks.model.request import Layout, Request
 def refuse_collisions(entries: Iterable[Entry]) -> None:
     """Raise ConfigError, naming both lines, where two entries ask for the same or own one folder.
 
-    A folder inside another's, and buckets of one name in two stores, may be meant: those are judged file by file,
+    A folder inside another's, and buckets of one name in two stores, may be meant: those are compared file by file,
     once the listings are known.
     """
     seen: dict[Hashable, Entry] = {}

@@ -19,9 +19,9 @@ _LARGEST = 1 << 20  # bytes of a credential file
 
 
 def find_credential(entry: Entry, settings: Settings) -> Credential | NoCredential:
-    """Return the entry's credential as far as it is a file, a variable or the login token: files in the data folder,
-    secrets, variables, login, in this order. NoCredential where only the vendor's own chain or anonymous access is
-    left.
+    """Return the entry's credential: a file in the data folder, else a secret, a variable, or the login token.
+
+    NoCredential where only the vendor's own chain or anonymous access is left.
 
     Raises:
         CredentialError: the file is there and cannot be used; names the field that is missing, never a value.
@@ -59,7 +59,7 @@ def fingerprint(entry: Entry, settings: Settings) -> str | None:
 
 
 def _files(entry: Entry, settings: Settings) -> Iterator[Path]:
-    """Yield where this entry's credential file may be, the first that is there is the one."""
+    """Yield where this entry's credential file may be, in order; the first that exists is used."""
     has_secret = entry.secret_is_named
     match entry.request.source.store.credential:
         case None:
@@ -102,7 +102,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _shown(path: Path, entry: Entry) -> str:
-    """Return the path as messages show it: relative to the config where it lies below that."""
+    """Return the path as messages show it: relative to the config if it is below that."""
     try:
         return str(path.relative_to(entry.config.parent))
     except ValueError:
@@ -141,15 +141,18 @@ def _token_file(path: Path, origin: str) -> Credential:
 def _named_token(path: Path, entry: Entry, spec: TokenCredential) -> Credential:
     """Return the token of a secret, whose name a config that others wrote may have chosen.
 
-    Such a config must not send whatever lies among the secrets to a server; only the default name is for the Hub alone.
+    Such a config must not send any secret of this machine to a server; only the default name is for the Hub alone.
     """
     credential = _token_file(path, str(path))
     named = entry.runtime_secret_name != DEFAULT_SECRET
     if named and spec.begins_with and not credential.fields["token"].reveal().startswith(spec.begins_with):
+        found = "is no token of the Hub" if spec.is_hub else f"is no token of {entry.request.source.scheme}://"
         _fail(
             str(path),
-            f"is no token of the Hub, expected one that begins with {' or '.join(spec.begins_with)}",
-            "Let the entry name no secret, and set HF_TOKEN to a token that its server takes.",
+            f"{found}, expected one that begins with {' or '.join(spec.begins_with)}",
+            f"Let the entry name no secret, and set {spec.variables[0]} to a token that its server takes."
+            if spec.variables
+            else "Put a token of this store there.",
         )
     return credential
 

@@ -1,4 +1,4 @@
-"""The bytes of a config file -> composed YAML nodes, with every refusal in our words."""
+"""Read a config file into composed YAML nodes; whatever PyYAML refuses is a ConfigError."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def read_document(path: Path) -> Value | None:
 
 
 def shown_path(path: Path) -> str:
-    """Return `path` as messages show it: relative to the working folder where it lies below that, else whole."""
+    """Return `path` as messages show it: relative to the working folder if it is below that, else whole."""
     try:
         return str(path.relative_to(os.getcwd()))
     except (ValueError, OSError):
@@ -81,7 +81,7 @@ def shown_path(path: Path) -> str:
 
 
 def duplicates(root: Value, skip: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
-    """Yield (line, key, line of the first) for each key that stands twice in a mapping of the file.
+    """Yield (line, key, line of the first) for each key that is given twice in a mapping of the file.
 
     Args:
         root: the whole document.

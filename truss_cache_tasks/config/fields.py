@@ -1,4 +1,4 @@
-"""One value of config.yaml: what it is, where it stands, and how a message names it."""
+"""One value of config.yaml, with its place in the file and its name for messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST = 80  # characters of a user's value that a message repeats
 
 
 class Refused(ValueError):
-    """A rule's verdict on a text, before anybody knows which field it came from."""
+    """A text breaks a rule. `Value.parsed` adds the field that it came from."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class Value:
 
     @property
     def is_null(self) -> bool:
-        """Nothing, `~` or `null` stands there, which means: not given."""
+        """Whether the value is absent, `~` or `null`, which means: not given."""
         return self.node.tag == _TAG + "null"
 
     @property
@@ -146,7 +146,7 @@ class Value:
             yield Value(self.file, f"{self.field}[{index}]", node)
 
     def parsed(self, rule: Callable[[str], T]) -> T:
-        """Return `rule(text)`, with what the rule refuses put into our words."""
+        """Return `rule(text)`; what the rule refuses becomes a ConfigError with file, line and field."""
         try:
             return rule(self.string())
         except Refused as why:

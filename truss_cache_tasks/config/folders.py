@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from truss_cache_tasks.config.fields import Refused
-
-RECORDS = ".truss_cache"  # our own records live there (docs/contract.md)
+from truss_cache_tasks.model.plan import RECORDS
 
 
 def volume_folder(text: str) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.fields import Refused, Value, did_you_mean, printable
-from truss_cache_tasks.config.folders import RECORDS, volume_folder
+from truss_cache_tasks.config.folders import volume_folder
 from truss_cache_tasks.config.uris import Parsed, check_revision, parse_repo_id
+from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
 from truss_cache_tasks.model.stores import stores
 

@@ -112,11 +112,8 @@ class Settings:
 
     def token_file(self) -> Path:
         """Return where `hf auth login` keeps its token, by the process's variables alone."""
-        return self._absolute(
-            self._expanded(
-                self.environment.get("HF_TOKEN_PATH", os.path.join(self._hub_home(self.environment), "token"))
-            )
-        )
+        default = os.path.join(self._hub_home(self.environment), "token")
+        return self._absolute(self._expanded(self.environment.get("HF_TOKEN_PATH", default)))
 
     def variable(self, name: str) -> str:
         """Return a variable that a store's row names for its token; "" where it is not set."""

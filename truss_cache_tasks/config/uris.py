@@ -162,10 +162,10 @@ def _refuse_credentials(scheme: str, rest: str) -> None:
     """Refuse `user:password@`, and `user@` where no revision could be meant, repeating nothing of it."""
     hint = "Credentials do not belong into a URI: remove all up to its '@', and see the README for where they go."
     if not _SCHEME.fullmatch(scheme):
-        raise Refused("what stands before the '://' is no scheme", _wanted())
+        raise Refused("what is before the '://' is no scheme", _wanted())
     store = find_store(scheme)
     if _holds_credentials(UriForm.BUCKET if store is None else store.uri_form, rest):
-        raise Refused("a user name or password stands in it", hint)
+        raise Refused("it holds a user name or password", hint)
 
 
 def _holds_credentials(form: UriForm, rest: str) -> bool:

@@ -1,7 +1,7 @@
 """What a source answers: a pinned Listing of RemoteFiles, and the Location of one.
 
 What a server says becomes a value through `listed_file` and `listed_digest` alone: its names and numbers become paths,
-headers and offsets later on, where nobody looks at them again.
+headers and offsets later on, and are not checked again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DIGITS = {"sha256": 64, "git-sha1": 40, "sha1": 40, "md5": 32, "crc32": 8, "crc3
 PAGES_WITHOUT_NEWS = 1000  # in turn; a filter of the store may leave out whole pages, but not so many
 
 _VERSION = re.compile(r"[!-~]+")  # goes into headers and URLs
-_HINT = "Check the endpoint variables, and what stands between: a mirror or a proxy may have changed the answer."
+_HINT = "Check the endpoint variables, and what is on the way: a mirror or a proxy may have changed the answer."
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class RemoteFile:
         size: bytes.
         version: the store's own name for exactly these bytes (git blob id, ETag, generation, mtime and size).
         key: the full object key, the path in the repo, or the absolute path of a local file.
-        digest: what the listing itself tells; None where only `locate` knows (S3) or nobody does.
+        digest: what the listing itself tells; None where only `locate` tells it (S3), or the store has none.
         encoding: `gzip` where the stored bytes, which `size` and `digest` are of, are gzip and readers see the decoded
             content; else "".
         version_id: S3: the name by which a bucket with versions gives these bytes, also after they were replaced; ""
@@ -170,7 +170,7 @@ def listed_file(
 ) -> RemoteFile:
     """Return the RemoteFile of what a store lists, whose fields may be anything that its answer held.
 
-    Whether the path is safe on a disk is judged by the plan, for the selected files alone.
+    Whether the path is safe on a disk is checked by the plan, for the selected files alone.
 
     Args:
         store: what was listed, for people (`org/name`, `s3://bucket/prefix`).

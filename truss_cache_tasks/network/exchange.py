@@ -60,7 +60,7 @@ class TooSlow(TimeoutError):
     """The time of an exchange is over. Libraries take it for a timeout of theirs; trying again may help."""
 
 
-class BadResponse(Exception):
+class UnreadableAnswer(Exception):
     """An answer that no store gives, too large or in an unknown encoding; trying again does not help."""
 
     def __init__(self, found: str, expected: str) -> None:
@@ -111,12 +111,12 @@ class Exchange:
         """Take note of `size` bytes that a read brought.
 
         Raises:
-            BadResponse: they are more than an answer has.
+            UnreadableAnswer: they are more than an answer has.
             TooSlow: they come slower than the floor.
         """
         self._room -= size
         if self._room < 0:
-            raise BadResponse("an answer without an end", f"at most {self._most:,} bytes")
+            raise UnreadableAnswer("an answer without an end", f"at most {self._most:,} bytes")
         if self._in_body:
             self._watch_floor(size)
 
@@ -212,7 +212,7 @@ def decode_body(chunks: Iterable[bytes], encoding: str, most: int) -> bytes:
         most: bytes that it may be.
 
     Raises:
-        BadResponse: it is longer, or in another encoding.
+        UnreadableAnswer: it is longer, or in another encoding.
 
     >>> import gzip
     >>> decode_body([gzip.compress(b"abc")], "gzip", 3), decode_body([b"a", b"bc"], "", 3)
@@ -222,13 +222,13 @@ def decode_body(chunks: Iterable[bytes], encoding: str, most: int) -> bytes:
     if coding in ("gzip", "x-gzip"):
         chunks = _inflated(chunks, most)
     elif coding not in ("", "identity"):
-        raise BadResponse(f"the encoding {coding[:40]!r}", "gzip or none")
+        raise UnreadableAnswer(f"the encoding {coding[:40]!r}", "gzip or none")
     parts: list[bytes] = []
     room = most
     for chunk in chunks:
         room -= len(chunk)
         if room < 0:
-            raise BadResponse(f"an answer of more than {most:,} bytes", "at most that")
+            raise UnreadableAnswer(f"an answer of more than {most:,} bytes", "at most that")
         parts.append(chunk)
     return b"".join(parts)
 
@@ -243,7 +243,7 @@ def _inflated(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
                 yield inflate.decompress(packed, min(most, 1 << 20) + 1)
                 packed = inflate.unconsumed_tail
     except zlib.error as exc:
-        raise BadResponse("a body that is no gzip", "the encoding that its header names") from exc
+        raise UnreadableAnswer("a body that is no gzip", "the encoding that its header names") from exc
 
 
 def find_cause(exc: BaseException | None, kind: type[_Error]) -> _Error | None:

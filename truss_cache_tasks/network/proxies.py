@@ -24,6 +24,6 @@ def proxy_status(error: BaseException | None) -> int | None:
 
 
 def proxy_refuses(what: str, status: int) -> PermanentError:
-    """Word the refusal of a proxy: 407, or 401 of some."""
+    """Return the error for the refusal of a proxy: 407, or 401 of some."""
     hint = "Check the proxy and its password in HTTPS_PROXY."
     return PermanentError(f"{what}: the proxy refuses ({status})", hint=hint)

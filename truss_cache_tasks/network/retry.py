@@ -18,27 +18,9 @@ from email.utils import parsedate_to_datetime
 from enum import Enum, IntEnum, auto
 from typing import TypeVar
 
-from truss_cache_tasks.errors import CacheTaskError, PermanentError, TransientError
+from truss_cache_tasks.errors import CacheTaskError, TransientError
 from truss_cache_tasks.events import Reporter, Retrying, ignore_events
-from truss_cache_tasks.network.cancel import NEVER, CancelToken, StopPoll
-
-__all__ = [
-    "NEVER",
-    "STATUS_RULES",
-    "Action",
-    "CancelToken",
-    "PermanentError",
-    "Relocate",
-    "RetryBudget",
-    "RetryLimits",
-    "StatusRule",
-    "StopPoll",
-    "is_passing",
-    "is_transient_status",
-    "retry_after_s",
-    "rule_for",
-    "run_with_retries",
-]
+from truss_cache_tasks.network.cancel import CancelToken
 
 _Result = TypeVar("_Result")
 
@@ -134,9 +116,6 @@ def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float
     except (ValueError, OverflowError):
         spent = re.search(r";r=0;t=([0-9]{1,9})(?![0-9])", by_name.get("ratelimit", ""))
         return float(spent[1]) if spent else None
-
-
-is_passing = is_transient_status  # the name until every source uses the other
 
 
 # -- how often

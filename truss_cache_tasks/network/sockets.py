@@ -6,11 +6,8 @@ import errno
 import os
 import select
 import socket
-import ssl
-import struct
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from truss_cache_tasks.network.cancel import CancelToken
@@ -63,7 +60,10 @@ def _wait_for_connect(sock: socket.socket, until: float, token: CancelToken) -> 
 
 
 class BufferReader:
-    """Reads a body of known length straight from its socket, a whole buffer at a time (docs/adr/0019)."""
+    """Reads a body of known length straight from its socket, a whole buffer at a time.
+
+    A read brings what has arrived, 16 KiB of TLS, which is not worth a write each.
+    """
 
     def __init__(self, sock: socket.socket, stall_s: float) -> None:
         """Begin where no other buffer holds bytes of the body.
@@ -71,30 +71,18 @@ class BufferReader:
         Args:
             stall_s: that a read may last without a byte, in seconds.
         """
+        sock.settimeout(stall_s)
         self._sock = sock
         self._failure: OSError | None = None  # met after bytes that count
-        if isinstance(sock, ssl.SSLSocket):
-            sock.settimeout(stall_s)
-            return
-        sock.settimeout(None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(stall_s), int(stall_s % 1 * 1e6)))
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill `buffer`, or as much of it as comes in time; return how many bytes, 0 at the end."""
         if self._failure is not None:
             raise self._failure
-        if isinstance(self._sock, ssl.SSLSocket):
-            return self._gather(self._sock, buffer)
-        with suppress(BlockingIOError):  # SO_RCVTIMEO's way to say it
-            return self._sock.recv_into(buffer, flags=socket.MSG_WAITALL)
-        raise TimeoutError("timed out")
-
-    def _gather(self, sock: ssl.SSLSocket, buffer: memoryview) -> int:
-        """Read until `buffer` is full: TLS brings 16 KiB at a time, which are not worth a write each."""
         got, until = 0, time.monotonic() + _GATHER_S
         while got < len(buffer):
             try:
-                size = sock.recv_into(buffer[got:])
+                size = self._sock.recv_into(buffer[got:])
             except OSError as exc:
                 if not got:
                     raise

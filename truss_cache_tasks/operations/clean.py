@@ -18,7 +18,7 @@ from truss_cache_tasks.store.layout import CacheRoot
 
 
 def clean(
-    entries: Iterable[EntryContext],
+    contexts: Iterable[EntryContext],
     names: Collection[str] | None,
     done: Cleaned,
     *,
@@ -32,7 +32,7 @@ def clean(
     Removes what it can in every root, and adds what it did to `done`.
 
     Args:
-        entries: all entries of the config.
+        contexts: all entries of the config.
         dry: remove nothing, but add to `done` what would be removed.
 
     Raises:
@@ -41,7 +41,7 @@ def clean(
     claims = None if names is None else {claim for name in names for claim in (name, name + HUB_SUFFIX)}
     errors: list[DiskError] = []
     with disk_errors("cannot clean"):
-        for root in _roots(entries, project, settings, model_cache):
+        for root in _roots(contexts, project, settings, model_cache):
             try:
                 clean_root(root, project, claims, done, dry=dry)
             except DiskError as error:
@@ -53,9 +53,11 @@ def clean(
         raise errors[0]
 
 
-def _roots(entries: Iterable[EntryContext], project: Project, settings: Settings, model_cache: Path) -> list[CacheRoot]:
+def _roots(
+    contexts: Iterable[EntryContext], project: Project, settings: Settings, model_cache: Path
+) -> list[CacheRoot]:
     """Return every root where this project may have claims: of its entries, of the hub cache, and those it had once."""
-    found = {root.path: root for entry in entries for root in entry.roots}
+    found = {root.path: root for context in contexts for root in context.roots}
     found.setdefault(model_cache, flat_root(model_cache))
     hubs = {root.layout.hub for root in found.values() if root.layout.hub is not None} | {settings.hub_cache()}
     for hub in hubs:

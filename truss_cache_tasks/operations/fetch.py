@@ -133,7 +133,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
     remember_roots(context.settings, context.project, run.warn)
-    claimant = _claimant(context, context.root, run)
+    claimant = _claimant(context, context.root, run, resolved=False)
     return claim_if_whole(context.root, claimant, partial(read_status, context), run.waits_for_root)
 
 
@@ -147,9 +147,8 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     if any(planned.content_id not in blobs for planned in plan.files):
         return None
     check_space(root, (), blobs.values())
-    remember_roots(context.settings, context.project, run.warn)
     with contextlib.suppress(PinMoved, Vanished):  # then the source is listed, at the new pin
-        return _commit(plan, blobs, _claimant(context, root, run), root, run, pinned=None)
+        return _commit(context, root, run, plan, blobs, pinned=None, resolved=False)
     return None
 
 
@@ -261,10 +260,9 @@ class _OnlineFetch:
             conflicts.resolve(blobs)
             self.fetcher.fetch_missing(root, plan.files, blobs, rehash=self.rehash)
             self._prove_access(plan)
-            remember_roots(self.context.settings, self.context.project, self.run.warn)
-            claimant = _claimant(self.context, root, self.run, resolved=self.resolved)
+            pinned = self.pins[root.path]
             try:
-                return _commit(plan, blobs, claimant, root, self.run, pinned=self.pins[root.path])
+                return _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=self.resolved)
             except Vanished:
                 self.rehash = True
                 blobs = self._find_blobs(plan)
@@ -291,24 +289,27 @@ class _OnlineFetch:
 
 
 def _commit(
-    plan: Plan,
-    blobs: Mapping[ContentId, LocalBlob],
-    claimant: Claimant,
+    context: EntryContext,
     root: CacheRoot,
     run: RunContext,
+    plan: Plan,
+    blobs: Mapping[ContentId, LocalBlob],
     *,
     pinned: Pin | None,
+    resolved: bool,
 ) -> Manifest:
-    """Put the blobs where the root's paths can show them, and commit. Raises Vanished and PinMoved."""
+    """Put the blobs where paths of `root` can show them, and commit. Raises Vanished and PinMoved."""
+    remember_roots(context.settings, context.project, run.warn)
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
         on_wait = run.waits_for("file", planned.file.path)
         blob = root.layout.adopt_blob(planned, adopted[planned.content_id], run.stopped, on_wait)
         adopted[planned.content_id] = blob
+    claimant = _claimant(context, root, run, resolved=resolved)
     return commit(root, plan, adopted, claimant, pinned=pinned, stopped=run.stopped, on_wait=run.waits_for_root)
 
 
-def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolved: bool = False) -> Claimant:
+def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolved: bool) -> Claimant:
     return Claimant(
         project=context.project,
         claim=context.claim_in(root),

@@ -24,17 +24,17 @@ class Verification:
     bad: tuple[str, ...] = ()
 
 
-def verify(entry: EntryContext, stopped: Callable[[], bool]) -> Verification:
-    """Hash every file of `entry` on all cores, in the hub cache behind plain files too. Asks no network.
+def verify(context: EntryContext, stopped: Callable[[], bool]) -> Verification:
+    """Hash every file of an entry on all cores, in the hub cache behind plain files too. Asks no network.
 
     Args:
         stopped: whether to end early, with Stopped.
     """
-    manifest = read_entry_manifest(entry)
+    manifest = read_entry_manifest(context)
     if manifest is None:
         return Verification(manifest=None)
-    bad = find_bad_files(entry.root, manifest, stopped)
-    if entry.hub_root is not None and (apart := read_hub_manifest(entry, manifest)) is not None:
-        repo = os.path.basename(entry.hub_root.path)
-        bad += [f"{repo}/{line}" for line in find_bad_files(entry.hub_root, apart, stopped)]
+    bad = find_bad_files(context.root, manifest, stopped)
+    if context.hub_root is not None and (apart := read_hub_manifest(context, manifest)) is not None:
+        repo = os.path.basename(context.hub_root.path)
+        bad += [f"{repo}/{line}" for line in find_bad_files(context.hub_root, apart, stopped)]
     return Verification(manifest=manifest, bad=tuple(bad))

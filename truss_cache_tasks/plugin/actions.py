@@ -18,8 +18,8 @@ from truss_cache_tasks.plugin.uptodate import META, result_of, values_of
 class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
     """An entry's action. Not a PythonAction, which swaps sys.stdout; picklable, for `-P process` under spawn."""
 
-    def __init__(self, target: EntryContext) -> None:
-        self.target = target
+    def __init__(self, context: EntryContext) -> None:
+        self.context = context
         self.task: Any = None
         self.out = None
         self.err = None
@@ -36,17 +36,17 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
 
         meta = self.task.meta[META]
         try:
-            outcome = fetch_with_display(self.target, meta["run"], self.task.name, force=meta.get("force", False))
+            outcome = fetch_with_display(self.context, meta["run"], self.task.name, force=meta.get("force", False))
         except CacheTaskError as error:
-            return TaskFailed(output.escaped(*output.format_error(error, self.target.name)))
+            return TaskFailed(output.escaped(*output.format_error(error, self.context.name)))
         except Exception as exc:
-            return TaskError(output.escaped(f"{self.target.name}: {output.format_internal_error(exc)}"))
-        self.values = values_of(self.target, outcome.manifest)
+            return TaskError(output.escaped(f"{self.context.name}: {output.format_internal_error(exc)}"))
+        self.values = values_of(self.context, outcome.manifest)
         self.result = result_of(outcome.manifest)
         return None
 
     def __str__(self) -> str:
-        return output.escaped(f"fetch {self.target.entry.request.source}")
+        return output.escaped(f"fetch {self.context.entry.request.source}")
 
     def __repr__(self) -> str:
         return f"<FetchAction {self}>"

@@ -28,7 +28,7 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
                 if isinstance(uptodate, GroupUptodate):
                     uptodate.workspace.warn()
         return [
-            (task.name, workspace_of(task), action.target)
+            (task.name, workspace_of(task), action.context)
             for task in self.task_list
             for action in task.actions
             if isinstance(action, FetchAction) and (not names or task.name in wanted)

@@ -70,8 +70,8 @@ def cache_tasks(
             yield {"basename": basename, "actions": [Fail(error)], "doc": output.escaped(f"broken: {error}")}
             return
         yield _group(basename, workspace, clean=clean)
-        for target in workspace.targets:
-            yield _as_task(basename, target, workspace, clean=clean)
+        for context in workspace.contexts:
+            yield _as_task(basename, context, workspace, clean=clean)
 
     return task_cache_weights
 
@@ -91,15 +91,15 @@ def _group(basename: str, workspace: Workspace, *, clean: bool) -> dict[str, Any
     }
 
 
-def _as_task(basename: str, target: EntryContext, workspace: Workspace, *, clean: bool) -> dict[str, Any]:
-    revision = f"@{target.entry.revision}" if target.entry.revision else ""
+def _as_task(basename: str, context: EntryContext, workspace: Workspace, *, clean: bool) -> dict[str, Any]:
+    revision = f"@{context.entry.revision}" if context.entry.revision else ""
     return {
         "basename": basename,
-        "name": target.name,
-        "doc": output.escaped(f"{target.entry.request.source}{revision}"),
-        "actions": [FetchAction(target)],
-        "uptodate": [EntryUptodate(target, workspace)],
-        "clean": [Clean(workspace, target.name)] if clean else [],
+        "name": context.name,
+        "doc": output.escaped(f"{context.entry.request.source}{revision}"),
+        "actions": [FetchAction(context)],
+        "uptodate": [EntryUptodate(context, workspace)],
+        "clean": [Clean(workspace, context.name)] if clean else [],
         "verbosity": 1,
         "io": {"capture": False},
         "meta": {META: {"config": str(workspace.path), "run": workspace.run}},

@@ -15,9 +15,9 @@ from truss_cache_tasks.operations.context import EntryContext
 META = "truss_cache"  # the key of our part of a task's meta, which doit carries to its child processes
 
 
-def values_of(target: EntryContext, manifest: Manifest) -> dict[str, str]:
+def values_of(context: EntryContext, manifest: Manifest) -> dict[str, str]:
     """Return what other tasks get from an entry: `path`, `revision`, `snapshot_key`."""
-    path = target.root.path / manifest.folder
+    path = context.root.path / manifest.folder
     return {"path": str(path), "revision": manifest.revision, "snapshot_key": manifest.snapshot}
 
 
@@ -34,9 +34,9 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("task", "values")]
     )
 
-    def __init__(self, target: EntryContext, workspace: Workspace) -> None:
+    def __init__(self, context: EntryContext, workspace: Workspace) -> None:
         super().__init__()
-        self.target = target
+        self.context = context
         self.workspace = workspace
         self._manager: Any = None
 
@@ -48,8 +48,8 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
     def __call__(self, task: Any, values: dict[str, Any]) -> bool:
         """Judge the entry; doit calls this in its main process, for every command that shows or needs a status."""
         signals.install()
-        status = self.workspace.read_status(self.target)
-        task.meta[META]["force"] = status.verdict.fresh or self.workspace.is_forced(self.target)
+        status = self.workspace.read_status(self.context)
+        task.meta[META]["force"] = status.verdict.fresh or self.workspace.is_forced(self.context)
         if status.fresh_manifest is not None:
             self._correct_database(task, values, status.fresh_manifest)
         return status.verdict.fresh
@@ -58,13 +58,13 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
         """Correct what a deleted .doit.db, or one of another machine, says: getargs and result_dep read it."""
         if self._manager is None:
             return
-        truth = values_of(self.target, manifest)
+        truth = values_of(self.context, manifest)
         if values != truth or self._manager.get_result(task.name) != result_of(manifest):
             task.values = truth
             self._manager.save_success(task, result_hash=result_of(manifest))
 
     def __repr__(self) -> str:
-        verdict = self.workspace.verdicts.get(self.target.name)
+        verdict = self.workspace.verdicts.get(self.context.name)
         return output.escaped(f"weights: {verdict if verdict is not None else 'not judged'}")
 
 
@@ -77,8 +77,8 @@ class GroupUptodate:
     def __call__(self) -> bool:
         """Return whether every entry is fresh, judging only those that this process has not judged."""
         self.workspace.warn()
-        return all([self.workspace.is_fresh(target) for target in self.workspace.targets])
+        return all([self.workspace.is_fresh(context) for context in self.workspace.contexts])
 
     def __repr__(self) -> str:
-        stale = [t.name for t in self.workspace.targets if not self.workspace.is_fresh(t)]
+        stale = [t.name for t in self.workspace.contexts if not self.workspace.is_fresh(t)]
         return output.escaped(f"weights: {', '.join(stale)} not fresh" if stale else "weights: fresh")

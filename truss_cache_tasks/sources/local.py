@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from truss_cache_tasks.errors import (
+    RUN_AGAIN,
     AccessDenied,
     CacheTaskError,
     LeadsOut,
@@ -21,12 +22,11 @@ from truss_cache_tasks.errors import (
 )
 from truss_cache_tasks.model.listing import UNPINNED, Listing, Location, Pins, RemoteFile
 from truss_cache_tasks.model.patterns import select
+from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import Credential, NoCredential
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins
-
-RECORDS = ".truss_cache"  # our own records, should a cache root lie inside the folder
 
 
 class LocalSource:
@@ -79,11 +79,14 @@ class LocalSource:
         try:
             now = os.stat(file.key)
         except FileNotFoundError as exc:
-            raise SourceChanged(f"{file.key}: removed since it was listed", hint="Run again.") from exc
+            raise SourceChanged(f"{file.key}: removed since it was listed", hint=RUN_AGAIN) from exc
         except OSError as exc:
             raise _refused(file.key, exc) from exc
         if not stat.S_ISREG(now.st_mode) or _version(now) != file.version:
-            raise SourceChanged(f"{file.key}: changed since it was listed", hint="Run again, once nobody writes to it.")
+            raise SourceChanged(
+                f"{file.key}: changed since it was listed",
+                hint=f"{RUN_AGAIN} Let no other program write to it meanwhile.",
+            )
         if not os.access(file.key, os.R_OK):
             raise AccessDenied(f"{file.key}: not readable", hint="Give the user who runs this the right to read it.")
         validator = f"{now.st_mtime_ns}-{now.st_size}"
@@ -99,7 +102,7 @@ class LocalSource:
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
         """Return what a failed read means; a local file has no status of its own."""
-        return TransientError(f"{file.key}: cannot be read", hint="Run again.")
+        return TransientError(f"{file.key}: cannot be read", hint=RUN_AGAIN)
 
     def _stat(self, path: str) -> os.stat_result:
         try:
@@ -188,7 +191,7 @@ class LocalSource:
 
 
 def _is_below(path: str, root: str) -> bool:
-    """Whether a real path is the real folder `root`, or lies in it."""
+    """Whether a real path is the real folder `root`, or is inside it."""
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 

@@ -167,7 +167,7 @@ def pins_of(listing: Listing) -> Pins:
 
 
 def said(error: BaseException) -> str:
-    """Return every word that a person could see of `error`, its causes and their tracebacks included."""
+    """Return all text that a user could see of `error`, its causes and their tracebacks included."""
     return "\n".join([*traceback.format_exception(error), repr(error), str(getattr(error, "hint", ""))])
 
 

@@ -12,10 +12,10 @@ from truss_cache_tasks.model.keys import RequestKey
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import FORMAT, Claim, Claims, Pin, Project
 from truss_cache_tasks.store import record_file
-from truss_cache_tasks.store.disk import disk_errors, write_json
+from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.names import is_commit
-from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_once, read_record
+from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_once, read_record, write_json
 from truss_cache_tasks.store.tree import FileTree
 
 _FOLDER = f"{RECORDS}/claims"

@@ -113,7 +113,7 @@ def commit(
         manifest = Manifest(request_key(plan.request), canonical(plan.request), plan.revision, plan.folder, files)
         write_manifest(root, manifest)
         _write_pin(plan, pin, claimant, root)
-        _write_claim(states.own, manifest, claimant)
+        _write_claim(root, manifest, claimant)
         root.layout.release_blobs(blobs.values())
         _forget_notes(root, manifest.key, claimant)
         sweep(root)
@@ -226,15 +226,15 @@ def _write_pin(plan: Plan, pin: Pin | None, claimant: Claimant, root: CacheRoot)
         claims.write_pin(root, name, Pin(plan.revision, claimant.entry, claimant.run))
 
 
-def _write_claim(state: RootState, manifest: Manifest, claimant: Claimant) -> None:
+def _write_claim(root: CacheRoot, manifest: Manifest, claimant: Claimant) -> None:
     project, fingerprint = claimant.project, claimant.fingerprint
-    old = state.claims_of(project).entries.get(claimant.claim)
+    stored = claims.read_claims(root, project.id)  # anew: where locks do not work, another process may have written it
+    old = claims.current_claims(stored, project).entries.get(claimant.claim)
     if fingerprint is None and old is not None and old.request == manifest.key:
         fingerprint = old.fingerprint  # the file is absent now, which is not a change
     claim = Claim(manifest.key, manifest.request, fingerprint, time.time(), project.config, os.uname().nodename)
     claim = replace(claim, snapshot=manifest.snapshot)
-    mine = claims.add_claim(state.stored_claims(project.id), claimant.claim, claim, project)
-    claims.write_claims(state.root, project.id, mine)
+    claims.write_claims(root, project.id, claims.add_claim(stored, claimant.claim, claim, project))
 
 
 def _forget_notes(root: CacheRoot, key: str, claimant: Claimant) -> None:
@@ -260,5 +260,5 @@ def claim_if_whole(
     with locked(root.lock("root"), on_wait=on_wait):
         status = read_status()
         if status.manifest is not None and status.verdict.need <= Need.CLAIM:
-            _write_claim(RootState(root), status.manifest, claimant)
+            _write_claim(root, status.manifest, claimant)
         return status

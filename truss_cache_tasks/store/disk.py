@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from truss_cache_tasks.errors import DiskError, Stopped
 from truss_cache_tasks.model.hashing import Hasher
@@ -77,29 +75,6 @@ def import_errors() -> Iterator[None]:
                 raise OSError(number, os.strerror(number)) from exc
         hint = "Allow more open files (ulimit -n), or install truss-cache-tasks again."
         raise DiskError(f"a module cannot be loaded: {exc}", hint=hint) from exc
-
-
-def write_json(tree: FileTree, path: str, value: Any, *, indent: int | None = 1) -> None:
-    """Replace the file at `path` by this JSON: whole or not at all, also after a power cut.
-
-    Args:
-        indent: None for one line, which is made ten times as fast.
-    """
-    with disk_errors(f"cannot write {tree.path / path}"):
-        folder, _, name = path.rpartition("/")
-        temporary = f"{folder}/{name[:200]}.{token()}.tmp".removeprefix("/")
-        try:
-            descriptor = tree.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
-            with open(descriptor, "w", encoding="utf-8") as out:
-                out.write(json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False))
-                out.flush()
-                sync(out.fileno())
-            tree.rename(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                tree.unlink(temporary)
-            raise
-        tree.sync_folder(folder)
 
 
 def token() -> str:

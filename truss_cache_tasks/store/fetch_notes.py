@@ -16,10 +16,9 @@ from typing import Any
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import FORMAT
 from truss_cache_tasks.store import record_file
-from truss_cache_tasks.store.disk import write_json
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.names import BLOB_ID, MANIFEST, PUBLISHED
-from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record
+from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record, write_json
 
 _FOLDER = f"{RECORDS}/fetches"
 _LINKS = f"{PUBLISHED}/links.json"  # 0.1.0 noted the links of a snapshot there

@@ -14,9 +14,9 @@ from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import FORMAT, Project
 from truss_cache_tasks.store import record_file
-from truss_cache_tasks.store.disk import disk_errors, write_json
+from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.locks import LockFile, locked
-from truss_cache_tasks.store.record_file import Unreadable, read_record
+from truss_cache_tasks.store.record_file import Unreadable, read_record, write_json
 from truss_cache_tasks.store.tree import FileTree
 
 _FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(record_file.is_root, value))}

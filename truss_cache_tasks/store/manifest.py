@@ -14,10 +14,10 @@ from truss_cache_tasks.model.listing import DIGITS
 from truss_cache_tasks.model.records import FORMAT, FileRecord, Manifest
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import record_file
-from truss_cache_tasks.store.disk import disk_errors, write_json
+from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.names import MANIFEST, MANIFESTS, is_commit
-from truss_cache_tasks.store.record_file import Unreadable
+from truss_cache_tasks.store.record_file import Unreadable, write_json
 from truss_cache_tasks.store.tree import FileTree
 
 _IDENTITY = re.compile("[a-z0-9-]+:[0-9a-f]+")  # in the hub cache a file is named by it

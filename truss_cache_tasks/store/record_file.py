@@ -1,7 +1,8 @@
-"""Read one of our JSON files and check the type of every field. One that cannot be used raises Unreadable."""
+"""Our JSON files: read with every field checked, replaced whole. One that cannot be used raises Unreadable."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -12,7 +13,8 @@ from typing import Any, TypeVar
 
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import FORMAT
-from truss_cache_tasks.store.tree import FileTree
+from truss_cache_tasks.store.disk import disk_errors, token
+from truss_cache_tasks.store.tree import FileTree, sync
 
 T = TypeVar("T")
 Check = Callable[[Any], bool]
@@ -83,6 +85,29 @@ def read_once(parse: Callable[[FileTree, str], T], tree: FileTree, path: str) ->
         known = _memo[key] = (seen, parse(tree, path))
     found: T = known[1]
     return found
+
+
+def write_json(tree: FileTree, path: str, value: Any, *, indent: int | None = 1) -> None:
+    """Replace the file at `path` by this JSON: whole or not at all, also after a power cut.
+
+    Args:
+        indent: None for one line, which is made ten times as fast.
+    """
+    with disk_errors(f"cannot write {tree.path / path}"):
+        folder, _, name = path.rpartition("/")
+        temporary = f"{folder}/{name[:200]}.{token()}.tmp".removeprefix("/")
+        try:
+            descriptor = tree.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
+            with open(descriptor, "w", encoding="utf-8") as out:
+                out.write(json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False))
+                out.flush()
+                sync(out.fileno())
+            tree.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                tree.unlink(temporary)
+            raise
+        tree.sync_folder(folder)
 
 
 def check_format(value: Any) -> dict[str, Any]:

@@ -171,5 +171,5 @@ def test_an_object_uploaded_again_with_the_same_bytes_keeps_the_snapshot(case: C
 SNAPSHOT = """
     from truss_cache_tasks.operations.context import read_status
     from truss_cache_tasks.app.workspace import open_workspace
-    print([read_status(target).manifest.snapshot for target in open_workspace(None).targets])
+    print([read_status(target).manifest.snapshot for target in open_workspace(None).contexts])
 """

@@ -20,7 +20,7 @@ PARTS = [b"p" * (5 << 20), b"q" * 1000]
 SNAPSHOT = """
     from truss_cache_tasks.operations.context import read_status
     from truss_cache_tasks.app.workspace import open_workspace
-    print([read_status(target).manifest.snapshot for target in open_workspace(None).targets])
+    print([read_status(target).manifest.snapshot for target in open_workspace(None).contexts])
 """
 
 

@@ -123,7 +123,7 @@ SETTINGS_OF_ENTRIES = """
     import dodo
     for task in dodo.task_weights():
         for action in task.get("actions", []):
-            settings = action.target.settings
+            settings = action.context.settings
             print(settings.replace, settings.follow_links, settings.accept_unverified)
 """
 

@@ -154,7 +154,7 @@ def test_claims_of_two_configs_under_one_project_id_stay_apart_when_one_is_clean
     two = machine.truss(entry(MAIN, name="two", allow_patterns=["*.bin"]))
     project = replace(two.workspace.project, config="/elsewhere/config.yaml")
     two.workspace.project = project
-    two.workspace.targets = tuple(replace(t, project=project) for t in two.workspace.targets)
+    two.workspace.contexts = tuple(replace(t, project=project) for t in two.workspace.contexts)
     one.run()
     two.run()
     one.clean()
@@ -192,7 +192,7 @@ def test_a_whole_manifest_on_a_read_only_root_is_fresh_without_a_claim(
     from truss_cache_tasks.operations.fetch import fetch
     from truss_cache_tasks.operations.run import RunContext
 
-    assert fetch(ours.target(), RunContext(id="again")).files == 0
+    assert fetch(ours.context(), RunContext(id="again")).files == 0
     other = machine.truss(entry(MAIN, allow_patterns=["*.json"], **edit))
     with pytest.raises(DiskError, match="not writable") as error:
         other.run()

@@ -89,8 +89,8 @@ def test_a_wait_for_another_process_is_told_once(
     machine: Machine, repo: Repo, in_background: Callable[[Callable[[], Any]], Callable[[], Any]], what: Any
 ) -> None:
     truss = machine.truss(entry(MAIN, allow_patterns=["config.json"]))
-    place = truss.target().root
-    key = truss.target().entry.key
+    place = truss.context().root
+    key = truss.context().entry.key
     (config,) = {tree["config.json"].etag for tree in repo.trees.values()}
     lock, path = {
         "entry": (place.lock(f"entry-{key}"), str(place.path)),
@@ -113,6 +113,6 @@ def test_nothing_is_told_of_a_cache_that_is_fresh_but_that_it_is(machine: Machin
     truss = machine.truss(entry(MAIN))
     truss.run()
     recorder = Recorder()
-    fetch(truss.target(), RunContext(id="again", reporter=recorder))
+    fetch(truss.context(), RunContext(id="again", reporter=recorder))
     assert [type(event) for event in recorder.events] == [Started, Committed]
     assert recorder.of(Committed)[0].how == "fresh"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from entries import entry
-from machine import FILES, Machine, Trussed, flip, read
+from machine import FILES, Machine, flip, read
 from servers.hub import Repo
 
 from truss_cache_tasks.errors import DiskError, PermanentError
@@ -22,10 +22,10 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["hub", "mount", "volum
 
 
 def folder_of(machine: Machine, truss: Trussed) -> Path:
-    target = truss.target()
+    context = truss.context()
     from truss_cache_tasks.operations.context import read_status
 
-    manifest, root = read_status(target).manifest, Path(target.root.path)
+    manifest, root = read_status(context).manifest, Path(context.root.path)
     assert manifest is not None
     return root / manifest.folder
 

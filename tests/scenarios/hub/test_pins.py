@@ -118,7 +118,7 @@ def test_force_on_all_entries_resolves_once(machine: Machine, repo: Repo) -> Non
     repo.commit({"config.json": b"[]"})
     machine.asked()
     truss = two(machine)
-    truss.workspace.read_status(truss.target(MAIN)), truss.workspace.read_status(truss.target("bins"))
+    truss.workspace.read_status(truss.context(MAIN)), truss.workspace.read_status(truss.context("bins"))
     truss.run(force=True)
     truss.run()
     assert machine.asked().count("GET /api/models/org/name/revision/main") == 1

@@ -1,4 +1,4 @@
-"""Who asks Google Cloud Storage: a service account's key, application-default credentials, or nobody."""
+"""The identity that Google Cloud Storage is asked with: a key, application-default credentials, or anonymous."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC
 from typing import Any
 from urllib.parse import urlsplit
 
-from truss_cache_tasks.errors import CredentialError, TransientError
+from truss_cache_tasks.errors import RUN_LATER, CredentialError, TransientError
 from truss_cache_tasks.model.stores import Credential, NoCredential
 from truss_cache_tasks.network.cancel import NEVER
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
@@ -155,9 +155,7 @@ def _unless_busy(url: str, response: Any) -> Any:
     """Return `response`, or raise what google's libraries would try again by rules of their own."""
     if not is_transient_status(response.status):
         return response
-    error = TransientError(
-        f"{urlsplit(url).netloc}: the token server answered {response.status}", hint="Wait, and run again."
-    )
+    error = TransientError(f"{urlsplit(url).netloc}: the token server answered {response.status}", hint=RUN_LATER)
     error.retry_after_s = retry_after_s(response.headers)
     raise error
 

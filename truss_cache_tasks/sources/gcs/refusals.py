@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from truss_cache_tasks.errors import (
+    RUN_LATER,
     AccessDenied,
     CacheTaskError,
     CredentialError,
@@ -17,7 +18,7 @@ from truss_cache_tasks.errors import (
     TransientError,
 )
 from truss_cache_tasks.model.listing import wrong_answer
-from truss_cache_tasks.network.exchange import BadResponse, TooSlow, find_cause
+from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status
 
@@ -47,7 +48,7 @@ def refusal(asked: Asked, status: int, body: bytes) -> CacheTaskError:
     reason, message = _reason_and_message(body)
     says = f" (the store says: {message})" if message else ""
     if is_transient_status(status) or reason in ("rateLimitExceeded", "userRateLimitExceeded"):
-        return TransientError(f"{what}: the store answered {status}{says}", hint="Wait, and run again.")
+        return TransientError(f"{what}: the store answered {status}{says}", hint=RUN_LATER)
     if reason == "UserProjectMissing" or "requester pays" in message.lower():
         return AccessDenied(
             f"{what}: the bucket is requester pays, and no project to bill was named",
@@ -86,10 +87,9 @@ def translate_errors(asked: Asked) -> Iterator[None]:
     from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 
     what, who = asked.what, asked.origin or "the credential"
-    wait = "Check the network, or wait and run again."
     try:
         yield
-    except BadResponse as exc:
+    except UnreadableAnswer as exc:
         raise wrong_answer(what, exc.found, exc.expected) from exc
     except requests.TooManyRedirects as exc:
         raise wrong_answer(what, f"more than {asked.redirects} redirects", "the answer itself") from exc
@@ -99,10 +99,10 @@ def translate_errors(asked: Asked) -> Iterator[None]:
         said = f"{what}: the store or its token server {_what_happened(exc)}"
         if is_hopeless(exc):
             raise PermanentError(said, hint="Let SSL_CERT_FILE name the bundle that has its CA.") from exc
-        raise TransientError(said, hint=wait) from exc
+        raise TransientError(said, hint=RUN_LATER) from exc
     except RefreshError as exc:
         if exc.retryable:
-            raise TransientError(f"{what}: the token server is out of order", hint=wait) from exc
+            raise TransientError(f"{what}: the token server is out of order", hint=RUN_LATER) from exc
         # With a parsed answer the text is `invalid_grant: Invalid JWT Signature.`; else it is a page of anything
         why = f" ({str(exc.args[0])[:200]})" if len(exc.args) > 1 else ""
         raise AccessDenied(

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from truss_cache_tasks.errors import CacheTaskError, PermanentError, SourceChanged, TransientError
+from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, PermanentError, SourceChanged, TransientError
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Digest,
@@ -65,7 +65,7 @@ class GcsSource:
         return under_prefix(check_pins(found, pins.files, self._source, known), self._source)
 
     def locate(self, file: RemoteFile) -> Location:
-        """Return the media URL of exactly this generation. Asks nobody, save for a token that is due."""
+        """Return the media URL of exactly this generation. Sends no request, except for a token that is due."""
         identity = self._identity()
         # A stored gzip object comes as it is stored; without this header GCS decodes it, and ranges do not work
         headers, expires = {"Accept-Encoding": "gzip"}, None
@@ -90,7 +90,7 @@ class GcsSource:
         if status in (404, 412):
             return SourceChanged(
                 f"{asked.what}: generation {file.version} is gone, replaced or deleted since it was listed",
-                hint="Run again.",
+                hint=RUN_AGAIN,
             )
         return refusal(asked, status, body)
 
@@ -205,6 +205,6 @@ def _digest(store: str, name: object, crc32c: object) -> Digest | None:
     if crc32c is None:
         return None
     value = crc32c
-    with contextlib.suppress(ValueError):  # then it is judged, and shown, as it is
+    with contextlib.suppress(ValueError):  # then `listed_digest` refuses it, and shows it as it is
         value = base64.b64decode(crc32c, validate=True).hex() if isinstance(crc32c, str) else crc32c
     return listed_digest(store, name, "crc32c", value)

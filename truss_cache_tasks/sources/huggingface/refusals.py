@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, TransientError
+from truss_cache_tasks.errors import (
+    RUN_AGAIN,
+    RUN_LATER,
+    AccessDenied,
+    CacheTaskError,
+    NotFound,
+    PermanentError,
+    TransientError,
+)
 from truss_cache_tasks.network.exchange import TooSlow, find_cause
 from truss_cache_tasks.network.proxies import proxy_refuses, proxy_status
-from truss_cache_tasks.network.retry import PermanentError, is_transient_status, retry_after_s
+from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
+
+_RESOLVE = "Run the command again with -a: it resolves the revision anew."
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Refusals:
     looked_at: str
 
     def refusal(self, status: int, headers: Mapping[str, str], path: str | None = None) -> CacheTaskError:
-        """Word an error answer to a GET of the bytes at `path`, or else to an API call.
+        """Return the error for a refused GET of the bytes at `path`, or else of an API call.
 
         The Hub tells its reason in `X-Error-Code`; a token that it does not know gets a 401 without one.
         """
@@ -42,9 +52,12 @@ class Refusals:
             case "GatedRepo":
                 error: CacheTaskError = self._gated(what, said)
             case "RevisionNotFound":
-                error = NotFound(f"{what}: its commit is gone", hint="Run again with -a to resolve the revision.")
+                error = NotFound(f"{what}: its commit is gone", hint=_RESOLVE)
             case "EntryNotFound":
-                error = NotFound(f"{what}: no such file at this commit", hint="Run again with -a to list again.")
+                error = NotFound(
+                    f"{what}: no such file at this commit",
+                    hint="Run the command again with -a: it lists the repo anew.",
+                )
             case _ if "disabled" in said:
                 error = AccessDenied(f"{what}: the Hub has disabled this repo", hint=f"See {self.page} for the reason.")
             case "" if status == 401 and self.origin is not None:
@@ -61,25 +74,25 @@ class Refusals:
         return error
 
     def no_revision(self, revision: str, near: str | None, names: tuple[str, ...]) -> NotFound:
-        """Word a revision that does not resolve; `near` and the first `names` are what the repo has instead."""
+        """Return the error for a revision that does not resolve; the repo has `near` and `names` instead."""
         hint = "Check `revision`."
         if names:
             hint = f"Did you mean '{near}'?" if near else f"It has {', '.join(names)}, and commits."
         return NotFound(f"{self.repo}: no revision '{revision}'", hint=hint)
 
     def lost_commit(self, commit: str, revision: str) -> NotFound:
-        """Word a pinned commit that the repo has no more."""
+        """Return the error for a pinned commit that the repo has no more."""
         return NotFound(
             f"{self.repo}: commit {commit}, which stands for revision '{revision}', is gone",
-            hint="Run again with -a to resolve the revision.",
+            hint=_RESOLVE,
         )
 
     def unreachable(self, host: str, error: Exception) -> CacheTaskError:
-        """Word a failure of the HTTP library."""
+        """Return the error for a failure of the HTTP library."""
         kind = type(error).__name__
         if "Timeout" in kind or isinstance(error, TooSlow):
             why = find_cause(error, TooSlow) or "no answer in time"
-            return TransientError(f"{host}: {why}", hint="Check the network, or run again.")
+            return TransientError(f"{host}: {why}", hint=f"Check the network. {RUN_AGAIN}")
         if isinstance(error, UnicodeError):  # of the codec for names of hosts
             return PermanentError(f"{host}: names a host that none can be called", hint="Check HF_ENDPOINT.")
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -93,12 +106,12 @@ class Refusals:
         )
 
     def offline(self) -> PermanentError:
-        """Word a call that huggingface_hub's own switch forbids."""
+        """Return the error for a call that huggingface_hub's own switch forbids."""
         hint = "Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to fetch."
         return PermanentError(f"{self.repo}: huggingface_hub is offline (HF_HUB_OFFLINE)", hint=hint)
 
     def not_a_hub(self) -> PermanentError:
-        """Word an answer that makes no sense."""
+        """Return the error for an answer that a Hub does not give."""
         hint = "Check HF_ENDPOINT, and the network for a login page."
         return PermanentError(f"{self.repo}: the answer is not that of a Hub", hint=hint)
 
@@ -110,10 +123,10 @@ class Refusals:
     def _unavailable(self, what: str, status: int, wait_s: float | None) -> TransientError:
         asks = "" if wait_s is None else f", and asks to wait {wait_s:.0f} s"
         if status == 429:
-            hint = "Run again later." if self.origin else "Run again later; with a token the limit is higher."
+            hint = RUN_LATER if self.origin else f"{RUN_LATER} With a token the limit is higher."
             error = TransientError(f"{what}: too many requests, says the Hub (429){asks}", hint=hint)
         else:
-            error = TransientError(f"{what}: the Hub answers {status}{asks}", hint="Run again later.")
+            error = TransientError(f"{what}: the Hub answers {status}{asks}", hint=RUN_LATER)
         error.retry_after_s = wait_s
         return error
 

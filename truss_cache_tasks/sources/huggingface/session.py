@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from truss_cache_tasks.errors import ConfigError
-from truss_cache_tasks.network.exchange import BadResponse, Exchange, ReadTimeout, decode_body
+from truss_cache_tasks.network.exchange import Exchange, ReadTimeout, UnreadableAnswer, decode_body
 from truss_cache_tasks.network.settings import Network
 
 _MAKING = threading.Lock()  # of huggingface_hub's session
@@ -78,7 +78,7 @@ def get(session: Any, url: str, query: Mapping[str, str], headers: Mapping[str, 
     """GET `url`. The session's client (httpx or httpx2) makes the requests, also those that redirects lead to.
 
     Raises:
-        BadResponse: an answer is too large, in an unknown encoding, or the last of too many redirects.
+        UnreadableAnswer: an answer is too large, in an unknown encoding, or the last of too many redirects.
         TooSlow: its time is over.
         Exception: what the client raises.
     """
@@ -97,7 +97,7 @@ def get(session: Any, url: str, query: Mapping[str, str], headers: Mapping[str, 
         if response.next_request is None:
             return answer
         request, options["auth"] = response.next_request, None  # the client has dropped what another host may not see
-    raise BadResponse(f"more than {limits.redirects} redirects", "the answer itself")
+    raise UnreadableAnswer(f"more than {limits.redirects} redirects", "the answer itself")
 
 
 def _read(response: Any, exchange: Exchange) -> Answer:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from truss_cache_tasks.errors import CacheTaskError, ConfigError, NotFound, TransientError
+from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, ConfigError, NotFound, TransientError
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Listing,
@@ -31,7 +31,7 @@ from truss_cache_tasks.model.listing import (
 )
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import Credential, NoCredential
-from truss_cache_tasks.network.exchange import BadResponse, Exchange, TooSlow, find_cause
+from truss_cache_tasks.network.exchange import Exchange, TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.huggingface.refusals import Refusals, header
 from truss_cache_tasks.sources.huggingface.session import Answer, get, open_session
@@ -69,7 +69,7 @@ class HuggingFaceSource:
         return Listing(revision=commit, files=files)
 
     def locate(self, file: RemoteFile) -> Location:
-        """Return the resolve URL of `file` at the listed commit; asks nobody.
+        """Return the resolve URL of `file` at the listed commit; sends no request.
 
         It redirects to a CDN for large files. There is no validator: the final answer's ETag is the CDN's own, and the
         files of a commit do not change.
@@ -80,11 +80,11 @@ class HuggingFaceSource:
         return Location(url, headers=self._headers, pins_version=True)
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
-        """Word a refused GET of `file`'s bytes, by the Hub or by the CDN behind it."""
+        """Return the error for a refused GET of `file`'s bytes, by the Hub or by the CDN behind it."""
         if 400 <= status < 500 and body.lstrip().startswith((b"<?xml", b"<Error")):  # the Hub answers in JSON
             return TransientError(
                 f"{file.path}: the CDN refuses the link that the Hub gave for it ({status})",
-                hint="Run again: such links expire, and each try gets a new one.",
+                hint=f"{RUN_AGAIN} Such links expire, and each attempt gets a new one.",
             )
         return self._refusals.refusal(status, headers, file.path)
 
@@ -132,7 +132,7 @@ class HuggingFaceSource:
         try:
             answer = get(session, url, query, self._headers, Exchange(self._network.limits, self._network.cancel))
         except Exception as exc:
-            if (bad := find_cause(exc, BadResponse)) is not None:
+            if (bad := find_cause(exc, UnreadableAnswer)) is not None:
                 raise wrong_answer(self._repo, bad.found, bad.expected) from exc
             if not isinstance(exc, (http_error, TooSlow, UnicodeError)):
                 raise

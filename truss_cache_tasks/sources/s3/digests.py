@@ -35,7 +35,7 @@ def digest_of_head(
         head: what HeadObject with ChecksumMode=ENABLED answered.
         bucket: its name: directory buckets (`--x-s3`) have ETags that are no digest at all.
         look_at_parts: asked for the Size, and the checksums by the names of a HEAD, of each of N parts, where only a
-            composite checksum, or an MD5 of the parts' MD5s (`md5-N`), is there; () if nobody knows.
+            composite checksum, or an MD5 of the parts' MD5s (`md5-N`), is there; () if they are not known.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
     """
@@ -80,7 +80,7 @@ def head_of_answer(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _parts(algorithm: str, kind: str, suffix: str, etag: str) -> int | None:
-    """Return of how many parts' digests a checksum is made: 0 if it is of the whole object, None if nobody says."""
+    """Return of how many parts' digests a checksum is made: 0 for the whole object, None if the store does not say."""
     multipart = re.fullmatch(r"[0-9a-f]{32}-([0-9]+)", etag)
     if suffix:
         return int(suffix) if _COUNT.fullmatch(suffix) else None

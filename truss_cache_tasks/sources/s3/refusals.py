@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from truss_cache_tasks.errors import (
+    RUN_AGAIN,
+    RUN_LATER,
     AccessDenied,
     CacheTaskError,
     ConfigError,
     CredentialError,
     NotFound,
+    PermanentError,
     SourceChanged,
     TransientError,
 )
 from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.network.exchange import BadResponse, TooSlow, find_cause
+from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
-from truss_cache_tasks.network.retry import PermanentError, is_transient_status, retry_after_s
+from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 
 CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")  # all that we ask of S3
 BAD_KEYS = {
@@ -41,8 +44,6 @@ NO_BUCKET = ("NoSuchBucket", "InvalidBucketName")
 GONE = ("NoSuchKey", "NoSuchVersion", "NotFound", "404", "PreconditionFailed", "412")
 BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ThrottlingException",
         "RequestLimitExceeded", "OperationAborted")  # fmt: skip
-
-WAIT = "Wait, then run again."
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
             "Set the clock (NTP)." if clock else "Correct or renew the credential; its endpoint must be the one named."
         )
         return AccessDenied(
-            f"{asked.what}: {asked.endpoint} refuses the credential of {asked.origin or 'nobody'}: "
+            f"{asked.what}: {asked.endpoint} refuses the credential of {asked.origin or 'an anonymous user'}: "
             f"{BAD_KEYS[code]} ({code})",
             hint=hint,
         )
@@ -110,13 +111,11 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
             hint="Correct the bucket in repo_id; for a store other than AWS set AWS_ENDPOINT_URL_S3.",
         )
     if code in GONE or status in (404, 412):
-        return SourceChanged(
-            f"{asked.what}: replaced or deleted since it was listed ({code})", hint="Run again: it is listed anew."
-        )
+        return SourceChanged(f"{asked.what}: replaced or deleted since it was listed ({code})", hint=RUN_AGAIN)
     if code == "InvalidObjectState":
         return AccessDenied(
             f"{asked.what}: the object is archived (Glacier) and cannot be read ({code})",
-            hint="Restore the object (aws s3api restore-object), then run again.",
+            hint="Restore the object (aws s3api restore-object), then run the command again.",
         )
     if "Server Side Encryption" in message or code == "ServerSideEncryptionConfigurationNotFoundError":
         return AccessDenied(
@@ -124,7 +123,7 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
             hint="Copy the object to one that S3 encrypts by itself (SSE-S3 or SSE-KMS).",
         )
     if code in BUSY or is_transient_status(status):
-        return TransientError(f"{asked.what}: {asked.endpoint} answered {answered}", hint=WAIT)
+        return TransientError(f"{asked.what}: {asked.endpoint} answered {answered}", hint=RUN_LATER)
     if status == 407:
         return proxy_refuses(asked.what, status)
     if status in (401, 403) or code in ("AccessDenied", "AllAccessDisabled", "AccountProblem"):
@@ -187,12 +186,12 @@ def translate_errors(asked: Asked) -> Iterator[None]:
         raise NotFound(f"{asked.what}: not a bucket name", hint="Correct the bucket in repo_id.") from error
     except aws.SSLError as error:
         if not is_hopeless(error):
-            raise TransientError(f"{asked.what}: {asked.endpoint}: TLS failed", hint=WAIT) from error
+            raise TransientError(f"{asked.what}: {asked.endpoint}: TLS failed", hint=RUN_LATER) from error
         raise PermanentError(
             f"{asked.what}: {asked.endpoint}: its certificate is not trusted",
             hint="For a certificate authority of your own set SSL_CERT_FILE or AWS_CA_BUNDLE.",
         ) from error
-    except BadResponse as error:
+    except UnreadableAnswer as error:
         raise wrong_answer(asked.what, error.found, error.expected) from error
     except (aws.ConnectionError, aws.HTTPClientError) as error:
         raise _unreachable(asked, error) from error
@@ -218,13 +217,13 @@ def _unreachable(asked: Asked, error: Any) -> CacheTaskError:
     endpoint = f"{asked.what}: {asked.endpoint}"
     if (status := proxy_status(error.kwargs.get("error"))) is not None:
         return proxy_refuses(endpoint, status)
-    if (bad := find_cause(error, BadResponse)) is not None:
+    if (bad := find_cause(error, UnreadableAnswer)) is not None:
         return wrong_answer(asked.what, bad.found, bad.expected)
     if (slow := find_cause(error, TooSlow)) is not None:
-        return TransientError(f"{endpoint}: {slow}", hint=WAIT)
+        return TransientError(f"{endpoint}: {slow}", hint=RUN_LATER)
     return TransientError(
         f"{endpoint} cannot be reached ({type(error).__name__})",
-        hint="Check the network, proxies, and AWS_ENDPOINT_URL_S3; then run again.",
+        hint="Check the network, proxies, and AWS_ENDPOINT_URL_S3, then run the command again.",
     )
 
 

@@ -13,7 +13,7 @@ from botocore.utils import get_environ_proxies
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.network.connections import bounded_pools
-from truss_cache_tasks.network.exchange import BadResponse
+from truss_cache_tasks.network.exchange import UnreadableAnswer
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity
 
@@ -87,5 +87,5 @@ class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no t
         is_lost = response.status_code in _REDIRECTS and "x-amz-bucket-region" not in response.headers
         # At any redirect botocore asks HeadBucket for the region; at one of that, the same again, without end.
         if is_lost and event_name.endswith(".HeadBucket"):
-            raise BadResponse("a redirect that names no region", "one that does")
+            raise UnreadableAnswer("a redirect that names no region", "one that does")
         return response

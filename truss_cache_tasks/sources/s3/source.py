@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged
+from truss_cache_tasks.errors import RUN_AGAIN, AccessDenied, CacheTaskError, NotFound, SourceChanged
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Digest,
@@ -49,7 +49,7 @@ class _Bucket:
 
 
 class S3Source:
-    """The objects below `s3://bucket/prefix`. Safe to use from many threads; asks nobody until it is asked."""
+    """The objects below `s3://bucket/prefix`. Safe to use from many threads; sends no request until it is asked."""
 
     def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
         self._source = request.source
@@ -181,7 +181,7 @@ class S3Source:
             raise SourceChanged(
                 f"s3://{self._source.root}/{file.key}: replaced since it was listed (ETag {shown(etag)}, "
                 f"listed {file.version})",
-                hint="Run again: it is listed anew.",
+                hint=RUN_AGAIN,
             )
         digest = digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
         self._digests[file] = digest

@@ -240,7 +240,7 @@ class World:
         from truss_cache_tasks.app.workspace import open_workspace
         from truss_cache_tasks.operations.context import read_status
 
-        found = open_workspace(self.base / project).targets
+        found = open_workspace(self.base / project).contexts
         return [
             (e, target, read_status(target).verdict.fresh)
             for e, target in zip(self.projects[project], found, strict=True)
