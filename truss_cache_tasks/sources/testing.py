@@ -147,7 +147,7 @@ def needs(flag: str) -> Callable[[Test], Test]:
     """Mark a test of the contract that only a store with `flag` on can pass."""
 
     def mark(test: Test) -> Test:
-        test.needs = flag  # type: ignore[attr-defined]
+        test.needs = flag  # type: ignore[attr-defined]  # a mark of ours on a function
         return test
 
     return mark

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from entries import entry
-from machine import FILES, Machine, flip, read
+from machine import FILES, Machine, Trussed, flip, read
 from servers.hub import Repo
 
 from truss_cache_tasks.errors import DiskError, PermanentError

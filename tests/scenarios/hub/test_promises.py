@@ -187,7 +187,7 @@ def test_after_a_sigkill_every_path_is_absent_or_whole_and_a_rerun_ends_good(
         assert child.stdout is not None
         child.stdout.readline()
         enough = pick.randrange(1, 2 + 2 * len(left))  # requests: a listing, and two for every other file
-        eventually(lambda: child.poll() is not None or len(hub.requests) - seen >= enough)  # noqa: B023
+        eventually(lambda: child.poll() is not None or len(hub.requests) - seen >= enough)  # noqa: B023 - called in here
         child.send_signal(signal.SIGKILL)
         child.communicate()
         hub.faults.clear()
