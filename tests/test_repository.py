@@ -215,6 +215,7 @@ def test_every_block_of_code_ends_and_every_row_has_the_cells_of_its_table(page:
     cells = 0
     fence = ""
     for line in map(str.strip, page.read_text().splitlines()):
+        assert not line.startswith(("<<<<<<<", ">>>>>>>")), line
         if found := re.match(r"`{2,}", line):
             assert found[0] == "```", line
             fence = "" if fence else line

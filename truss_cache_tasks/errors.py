@@ -25,6 +25,7 @@ from __future__ import annotations
 
 RUN_AGAIN = "Run the command again."  # the hints that more than one error has
 RUN_LATER = "Wait, then run the command again."
+RESUME = f"{RUN_AGAIN} What is complete is kept."
 
 
 class CacheTaskError(Exception):

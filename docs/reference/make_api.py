@@ -22,7 +22,7 @@ name is loaded when it is first used. Names that are not on this page may change
 """
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields):")
 NEWLINE = "\n"
-ITEM = re.compile(r"( *)((?:`?[\w.*]+`?)(?:, (?:`?[\w.*]+`?))*): (.*)")
+ITEM = re.compile(r"( {4})((?:`?[\w.*]+`?)(?:, (?:`?[\w.*]+`?))*): (.*)")
 
 
 def main() -> None:

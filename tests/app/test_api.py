@@ -162,7 +162,7 @@ def test_ctrl_c_ends_the_run_and_the_next_one_works(two: Truss, hub: Hub) -> Non
     assert fetch(two.folder).ok
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts a process
 def test_importing_the_package_imports_nothing_else_of_it() -> None:
     code = "import sys, truss_cache_tasks; print(*[name for name in sys.modules if 'truss_cache_tasks' in name])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -285,9 +285,9 @@ def test_both_namings_of_the_s3_keys_are_read(written: Any, fields: Any, world: 
         ('{"aws_access_key_id": "sekrit"}', "aws_secret_access_key is missing"),
         ('{"aws_access_key_id": "a", "aws_secret_access_key": ""}', "aws_secret_access_key is missing"),
         ('{"access_key_id": "a", "secret_access_key": null}', "aws_secret_access_key is missing"),
-        ('{"aws_access_key_id": 5}', "aws_access_key_id: want a string"),
-        ('{"access_key_id": ["sekrit"]}', "access_key_id: want a string"),
-        (json.dumps(S3 | {"aws_region": 5}), "aws_region: want a string"),
+        ('{"aws_access_key_id": 5}', "aws_access_key_id: expected a string"),
+        ('{"access_key_id": ["sekrit"]}', "access_key_id: expected a string"),
+        (json.dumps(S3 | {"aws_region": 5}), "aws_region: expected a string"),
         ("[" * 100_000, "is JSON that no credential file holds"),
         ('{"a": ' + "9" * 5000 + "}", "is JSON that no credential file holds"),
     ],
@@ -317,11 +317,11 @@ def test_a_service_account_without_a_token_uri_gets_googles(world: World) -> Non
     ("written", "says"),
     [
         ("{", "is not JSON"),
-        (json.dumps({**GCS, "type": "authorized_user"}), "type: want service_account"),
+        (json.dumps({**GCS, "type": "authorized_user"}), "type: expected service_account"),
         (json.dumps({**GCS, "client_email": None}), "client_email is missing"),
         (json.dumps({**GCS, "private_key": ""}), "private_key is missing"),
-        (json.dumps({**GCS, "private_key": ["sekrit"]}), "private_key: want a string"),
-        (json.dumps({**GCS, "token_uri": 5}), "token_uri: want a string"),
+        (json.dumps({**GCS, "private_key": ["sekrit"]}), "private_key: expected a string"),
+        (json.dumps({**GCS, "token_uri": 5}), "token_uri: expected a string"),
     ],
 )
 def test_a_malformed_service_account_names_the_key(written: Any, says: str, world: World) -> None:

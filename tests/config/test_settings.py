@@ -89,7 +89,7 @@ def test_a_rate_is_bytes_a_second_with_suffixes_of_1000(text: str, rate: int) ->
 def test_a_bad_value_names_its_variable_and_what_it_may_hold(name: Any, value: Any, want: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         read_settings({name: value}, HERE)
-    assert str(caught.value).startswith(f"{name}: got {value!r}, want ")
+    assert str(caught.value).startswith(f"{name}: got {value!r}, expected ")
     assert want in str(caught.value)
     assert name in (caught.value.hint or "")
 

@@ -12,7 +12,6 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -30,13 +29,6 @@ from truss_cache_tasks.network.exchange import AnswerTooLong, ExchangeLimits, Un
 BODY = bytes(range(256)) * 1024
 
 
-@dataclass(frozen=True)
-class Limits:
-    connect_s: float = 10.0
-    answer_s: float = 10.0
-    overhead: int = 64 << 10
-
-
 def manager(proxy: str | None = None, authority: Path | None = None, user: str | None = None) -> urllib3.PoolManager:
     trust = ssl.create_default_context(cafile=authority) if authority else None
     if proxy is None:
@@ -48,10 +40,11 @@ def manager(proxy: str | None = None, authority: Path | None = None, user: str |
     return pools
 
 
-def ask(url: str, pools: urllib3.PoolManager, token: WorkerToken | None = None, limits: Limits | None = None) -> Answer:
+def ask(url: str, pools: urllib3.PoolManager, token: WorkerToken | None = None, answer_s: float = 10) -> Answer:
     pool = pools.connection_from_url(url)
     assert isinstance(pool, ConnectionPool)
-    return pool.ask(url, {"User-Agent": "tests"}, limits or Limits(), token or WorkerToken())
+    token = token or WorkerToken()
+    return pool.ask(url, {"User-Agent": "tests"}, token, connect_s=10, answer_s=answer_s, overhead=64 << 10)
 
 
 def read_all(answer: Answer, size: int = len(BODY)) -> bytes:
@@ -141,7 +134,7 @@ def test_a_cancel_ends_a_wait_for_an_answer_and_a_read(server: FaultServer, faul
     token = WorkerToken()
     threading.Timer(0.1, token.cancel).start()
     with pytest.raises((OSError, http.client.HTTPException, Stopped)):  # noqa: PT012  # either call may meet it
-        read_all(ask(server.add("/w", BODY, fault), manager(), token, Limits(answer_s=60)))
+        read_all(ask(server.add("/w", BODY, fault), manager(), token, answer_s=60))
         token.check()
 
 
@@ -165,9 +158,8 @@ def test_a_cancelled_token_is_not_served(server: FaultServer) -> None:
 def test_a_head_without_an_end_ends_by_its_bytes_or_its_seconds(
     server: FaultServer, fault: str, error: type[Exception]
 ) -> None:
-    limits = Limits(answer_s=0.5 if error is TimeoutError else 10)
     with pytest.raises((error, http.client.HTTPException)):
-        ask(server.add("/w", BODY, fault), manager(), limits=limits)
+        ask(server.add("/w", BODY, fault), manager(), answer_s=0.5 if error is TimeoutError else 10)
 
 
 # -- CONNECT

@@ -55,7 +55,7 @@ def pinned(file: RemoteFile, pin: FilePin) -> RemoteFile:
     return kept
 
 
-def test_a_pin_brings_its_digest_where_the_store_tells_none() -> None:
+def test_a_file_gets_the_digest_of_its_pin_and_else_keeps_its_own() -> None:
     file, digest = RemoteFile("a", 1, "v", "a"), Digest("sha256", "0" * 64)
     assert pinned(file, FilePin("a", digest=digest)) == replace(file, digest=digest)
     assert pinned(replace(file, digest=digest), FilePin("a", "v")).digest == digest
@@ -66,6 +66,11 @@ def test_a_pinned_file_with_another_digest_is_refused_with_both() -> None:
     with pytest.raises(NotFound) as caught:
         pinned(RemoteFile("a", 1, "v", "a", there), FilePin("a", "v", digest=wanted))
     assert str(caught.value) == f"s3://b: a is pinned at v {wanted}, and the store has v {there}"
+
+
+def test_a_digest_of_another_algorithm_than_the_stores_is_left_to_the_bytes() -> None:
+    pin = FilePin("a", "v", digest=Digest("sha256", "1" * 64))
+    assert pinned(RemoteFile("a", 1, "v", "a", Digest("crc32c", "0" * 8)), pin).digest == pin.digest
 
 
 def test_pins_leave_out_what_they_do_not_name() -> None:

@@ -112,3 +112,17 @@ def test_a_candidate_is_not_ours_unless_a_name_or_a_mark_says_so(root: CacheRoot
     path.write_bytes(BODY)
     (candidate,) = root.layout.unlisted_candidates(planned(root))
     assert not candidate.ours
+
+
+def test_a_repo_adopts_bytes_from_elsewhere_with_no_second_name_on_the_way(tmp_path: Path) -> None:
+    mount, repo = flat_root(tmp_path / "mount"), hub_root(tmp_path / "hub" / "models--org--name")
+    path = mount.path / "a.bin"
+    path.parent.mkdir()
+    path.write_bytes(BODY)
+    blob = local_blob(mount.tree, "a.bin", path.stat(), XXH3, f"sha256:{SHA256}")
+    for _ in range(2):
+        adopted = repo.layout.adopt_blob(planned(repo), blob, lambda: False, lambda _lock: None)
+        assert adopted.is_file(path.stat())
+        assert path.stat().st_nlink == 2
+        assert repo.layout.has_unlisted_blob(SHA256), "it is marked as ours before it can be lost"
+    assert not (repo.records / "partials").exists(), "a kill would leave there what no sweep takes for ours"

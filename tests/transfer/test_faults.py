@@ -136,7 +136,7 @@ def test_a_second_flipped_bit_is_final_and_says_what_came(server: FaultServer) -
     error = failure(pull_one(job_for(server.add("/w", BODY, "flip", "flip"), BODY)))
     assert type(error) is IntegrityError
     got = hashlib.sha256(b"\1" + BODY[1:]).hexdigest()
-    assert str(error) == f"w.bin: got sha256 {got}, want sha256 {hashlib.sha256(BODY).hexdigest()}"
+    assert str(error) == f"w.bin: got sha256 {got}, expected sha256 {hashlib.sha256(BODY).hexdigest()}"
     assert len(server.asked) == 2
 
 

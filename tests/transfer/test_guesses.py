@@ -50,7 +50,7 @@ def test_a_guess_that_is_right_is_a_digest(server: FaultServer) -> None:
 def test_two_fetches_that_differ_refute_no_guess(server: FaultServer) -> None:
     error = pull_one(job_for(server.add("/w", BODY, "flip"), BODY, digest=NONE, accept_unverified=True)).error
     assert type(error) is IntegrityError
-    assert f"got {RIGHT}, want {NONE}" in str(error)
+    assert f"got {RIGHT}, expected {NONE}" in str(error)
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "crc32", "sha256"])

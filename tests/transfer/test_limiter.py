@@ -22,10 +22,12 @@ BODY = bytes(range(256)) * 1024
     "module",
     [
         "transfer.limiter",
+        "network.settings",
         "transfer.parts",
         "network.retry",
         "network.exchange",
         "network.connections",
+        "network.proxies",
     ],
 )
 def test_the_examples_are_true(module: str) -> None:

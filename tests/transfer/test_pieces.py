@@ -119,7 +119,7 @@ def test_a_part_that_is_wrong_again_is_an_error_that_names_it(server: FaultServe
     spoilt = bytearray(BODY[200_000:300_000])
     spoilt[50_000] ^= 1
     got = digest_of(algorithm, spoilt)
-    assert str(error) == f"w.bin: got {got}, want {algorithm} {want.part_values[2]} in bytes 200000-299999"
+    assert str(error) == f"w.bin: got {got}, expected {algorithm} {want.part_values[2]} in bytes 200000-299999"
     assert server.sent == len(BODY) + lost(want, 250_000)
 
 

@@ -28,7 +28,7 @@ _EPILOG = """\
 
 exit status: 0 done; 1 an entry failed, the others were fetched; 2 internal
 error; 3 config or command line wrong, or a clean incomplete; 130, 143 stopped
-by SIGINT, SIGTERM: run it again for the rest"""
+by SIGINT, SIGTERM: run the command again for the rest"""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from truss_cache_tasks.network.cancel import StopPoll
 
 _state = {"stopped": False}
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
-_MESSAGE = b"stopped: what is complete is kept, run it again for the rest\n"
+_MESSAGE = b"stopped: what is complete is kept, run the command again for the rest\n"
 
 _GRACE_S = 0.5  # for children to let go of temporaries and locks; the whole end is to take less than a second
 _REPEATS = 30

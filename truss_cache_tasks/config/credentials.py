@@ -194,7 +194,7 @@ def _fields(text: str, spec: JsonCredential, origin: str) -> dict[str, Secret]:
     found = _mapping(text, origin)
     for name, value in spec.fixed:
         if found.get(name, value) != value:
-            _fail(origin, f"{name}: want {value}", spec.remedy or f'Write "{name}": "{value}".')
+            _fail(origin, f"{name}: expected {value}", spec.remedy or f'Write "{name}": "{value}".')
     fields = {}
     for name in spec.required + spec.optional:
         given = name if found.get(name) not in (None, "") else name.removeprefix(spec.prefix)
@@ -215,7 +215,7 @@ def _fields(text: str, spec: JsonCredential, origin: str) -> dict[str, Secret]:
 
 def _string(found: Mapping[str, Any], name: str, origin: str) -> str:
     if not isinstance(found[name], str):
-        _fail(origin, f"{name}: want a string", f'Write "{name}": "VALUE".')
+        _fail(origin, f"{name}: expected a string", f'Write "{name}": "VALUE".')
     return str(found[name])
 
 

@@ -68,7 +68,9 @@ def read_document(path: Path) -> Value | None:
         _refuse_bombs(root, file)
     value = Value(file, "", root)
     if not value.is_mapping:
-        raise ConfigError(f"{file}:{value.line}: got {value.shown()}, want a mapping", hint="Write `key: value` lines.")
+        raise ConfigError(
+            f"{file}:{value.line}: got {value.shown()}, expected a mapping", hint="Write `key: value` lines."
+        )
     return value
 
 

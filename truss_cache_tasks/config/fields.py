@@ -113,20 +113,20 @@ class Value:
             written = printable(self.node.value)
             quoted = f'"{written}"'
             example = f"- {quoted}" if name.endswith("]") else f"{name}: {quoted}"
-            self.fail(f"YAML reads {written} as {_kind(self.node)}, want a string", f"Quote it: {example}")
-        self.fail(f"got {self.shown()}, want a string", "Write one text there.")
+            self.fail(f"YAML reads {written} as {_kind(self.node)}, expected a string", f"Quote it: {example}")
+        self.fail(f"got {self.shown()}, expected a string", "Write one text there.")
 
     def boolean(self) -> bool:
         """Return true or false, or fail."""
         if self.node.tag != _TAG + "bool":
-            self.fail(f"got {self.shown()}, want true or false", "Write true or false, without quotes.")
+            self.fail(f"got {self.shown()}, expected true or false", "Write true or false, without quotes.")
         return str(self.node.value).lower() in _TRUE
 
     def patterns(self) -> tuple[str, ...]:
         """Return a list of patterns, each a text of at least one character, as written and in order."""
         if not self.is_list:
             hint = f'Write a list: {self.field.rpartition(".")[2]}: ["*.safetensors"]'
-            self.fail(f"got {self.shown()}, want a list of patterns", hint)
+            self.fail(f"got {self.shown()}, expected a list of patterns", hint)
         found = []
         for item in self.items():
             if not item.is_string:
@@ -190,7 +190,7 @@ class Value:
         for part in parts:
             value = Value(self.file, self.field, part)
             if not value.is_mapping:
-                value.fail(f"`<<` brings {value.shown()}, want a mapping", "Point `<<` to a mapping.")
+                value.fail(f"`<<` brings {value.shown()}, expected a mapping", "Point `<<` to a mapping.")
             for name, member in value.members().items():
                 found.setdefault(name, member)
         return found

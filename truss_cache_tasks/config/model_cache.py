@@ -56,7 +56,7 @@ def read_model(value: Value, context: Context) -> Entry:
         hint = (
             f"Write `- repo_id: {printable(value.node.value)}`." if value.is_string else "Write `- repo_id: org/name`."
         )
-        value.fail(f"got {value.shown()}, want a mapping with repo_id", hint)
+        value.fail(f"got {value.shown()}, expected a mapping with repo_id", hint)
     members = value.known_members(KNOWN, _ELSEWHERE)
     if "repo_id" not in members:
         value.fail("repo_id is missing", "Add `repo_id: org/name`, or gs://, s3:// or file://.")

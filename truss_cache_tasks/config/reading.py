@@ -64,7 +64,7 @@ def _items(value: Value | None, example: str, *, one: bool) -> list[Value]:
     if one and value.is_mapping:
         return [value]
     if not value.is_list:
-        value.fail(f"got {value.shown()}, want a list of entries", f"Write a list: `- {example}`.")
+        value.fail(f"got {value.shown()}, expected a list of entries", f"Write a list: `- {example}`.")
     return list(value.items())
 
 
@@ -81,7 +81,7 @@ def _hub_env(members: dict[str, Value], folder: Path) -> tuple[tuple[str, str], 
     if value is None or value.is_null:
         return ()
     if not value.is_mapping:
-        value.fail(f"got {value.shown()}, want a mapping", "Write `NAME: value` lines.")
+        value.fail(f"got {value.shown()}, expected a mapping", "Write `NAME: value` lines.")
     variables = value.members(strict=HUB_VARIABLES.__contains__)
     found = {name: variables[name] for name in HUB_VARIABLES if name in variables and not variables[name].is_null}
     texts = {name: member.string() for name, member in found.items()}

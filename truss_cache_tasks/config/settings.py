@@ -221,7 +221,7 @@ class _Reader:
         try:
             return None if text is None else rule(text)
         except ValueError as want:
-            raise ConfigError(f"{name}: got {text!r}, want {want}", hint=f"Correct {name}, or unset it.") from None
+            raise ConfigError(f"{name}: got {text!r}, expected {want}", hint=f"Correct {name}, or unset it.") from None
 
 
 def _boolean(text: str) -> bool:

@@ -35,7 +35,7 @@ def read_weights(value: Value, context: Context) -> Entry:
     """Return the Entry, still without a name. Raises ConfigError."""
     if not value.is_mapping:
         hint = "Write `- source: hf://org/name` and `mount_location: /models/name`."
-        value.fail(f"got {value.shown()}, want a mapping with source and mount_location", hint)
+        value.fail(f"got {value.shown()}, expected a mapping with source and mount_location", hint)
     members = value.known_members(KNOWN, _ELSEWHERE)
     for name, example in (("source", "hf://org/name"), ("mount_location", "/models/name")):
         if name not in members:
@@ -71,7 +71,7 @@ def _secret(members: dict[str, Value]) -> Value | None:
     if auth is None:
         return outer
     if not auth.is_mapping:
-        auth.fail(f"got {auth.shown()}, want a mapping", "Write `auth_secret_name: NAME` beside source.")
+        auth.fail(f"got {auth.shown()}, expected a mapping", "Write `auth_secret_name: NAME` beside source.")
     inside = auth.known_members(_AUTH_KNOWN, {})
     method = _method(inside.get("auth_method"))
     inner = inside.get("auth_secret_name")

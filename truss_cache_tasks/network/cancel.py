@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from truss_cache_tasks.errors import Stopped
+from truss_cache_tasks.errors import RESUME, Stopped
 
 _POLL_S = 0.05
 
@@ -34,7 +34,7 @@ class StopPoll:
     def check(self) -> None:
         """Raise Stopped if the function says so."""
         if self._stopped():
-            raise Stopped("stopped before it was complete", hint="Run it again: what is complete is kept.")
+            raise Stopped("stopped before it was complete", hint=RESUME)
 
     def wait(self, seconds: float) -> None:
         """Wait, and ask meanwhile."""
@@ -64,7 +64,7 @@ class WorkerToken:
     Attributes:
         is_cancelled: written by any thread and read without a lock, on purpose: it only ever turns True.
         is_waiting: the thread waits for something that is no connection of ours. Read without a lock, on purpose:
-            the scheduler asks again at each change, and is told of the end of a wait by nobody.
+            the scheduler looks again at each change, and at least once a second.
         connection: what `cancel` shuts down.
         writing: held around each write and the check before it.
     """
@@ -90,7 +90,7 @@ class WorkerToken:
     def check(self) -> None:
         """Raise Stopped if the work is cancelled."""
         if self.is_cancelled:
-            raise Stopped("stopped before it was complete", hint="Run it again: what is complete is kept.")
+            raise Stopped("stopped before it was complete", hint=RESUME)
 
     def wait(self, seconds: float) -> None:
         """Wait; raise Stopped as soon as the work is cancelled."""

@@ -36,7 +36,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -46,7 +46,7 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 from urllib3.util.url import parse_url
 
 from truss_cache_tasks.network.cancel import CancelToken, WorkerToken
-from truss_cache_tasks.network.exchange import Exchange, ExchangeLimits, ReadLimit
+from truss_cache_tasks.network.exchange import AnyLimit, Exchange, ExchangeLimits, ReadLimit
 from truss_cache_tasks.network.sockets import BufferReader, connect
 
 _POLL_S = 0.25  # how often a read that waits asks whether it may go on
@@ -56,18 +56,6 @@ _URL_CHARACTERS = "%!$&'()*+,/:;=?@~"
 # -- answers whose every read of the socket is limited
 
 
-class _Limit(Protocol):
-    """What one answer may still read: a ReadLimit or an Exchange."""
-
-    def left_s(self) -> float:
-        """Return how many seconds the next read may take; raise where there are none left."""
-        ...
-
-    def came(self, size: int) -> None:
-        """Take note of bytes that a read brought."""
-        ...
-
-
 class _LimitedReader(io.RawIOBase):
     """The one place that reads a socket for http.client.
 
@@ -75,7 +63,7 @@ class _LimitedReader(io.RawIOBase):
     timeout: a server that sends a byte now and then would keep it for ever.
     """
 
-    def __init__(self, sock: Any, raw: io.RawIOBase, limit: _Limit) -> None:
+    def __init__(self, sock: Any, raw: io.RawIOBase, limit: AnyLimit) -> None:
         """Begin.
 
         Args:
@@ -106,7 +94,7 @@ class _LimitedReader(io.RawIOBase):
 
 class _LimitedResponse(http.client.HTTPResponse):
     def __init__(
-        self, sock: Any, debuglevel: int = 0, method: str | None = None, url: str | None = None, *, limit: _Limit
+        self, sock: Any, debuglevel: int = 0, method: str | None = None, url: str | None = None, *, limit: AnyLimit
     ) -> None:
         super().__init__(sock, debuglevel, method, url)
         self.fp = io.BufferedReader(_LimitedReader(sock, self.fp.detach(), limit))
@@ -179,25 +167,6 @@ class _BoundedResponse(_LimitedResponse):
 # -- for the transfer: connections that another thread can end
 
 
-class RequestLimits(Protocol):
-    """Of one request: its seconds, and the bytes that its head may have."""
-
-    @property
-    def connect_s(self) -> float:
-        """To connect, TLS and a proxy's CONNECT included."""
-        ...
-
-    @property
-    def answer_s(self) -> float:
-        """From the request to the end of the answer's headers."""
-        ...
-
-    @property
-    def overhead(self) -> int:
-        """Bytes of headers, and of what comes beside a body."""
-        ...
-
-
 class _BreakableConnection(_TunnellingConnection):
     """A connection with a second descriptor of its socket.
 
@@ -257,8 +226,24 @@ class ConnectionPool(HTTPConnectionPool):
 
     ConnectionCls = _BreakableConnection
 
-    def ask(self, url: str, headers: Mapping[str, str], limits: RequestLimits, token: WorkerToken) -> Answer:
-        """Send a GET; return its answer once the headers are there. Raises as urllib3 and http.client do."""
+    def ask(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        token: WorkerToken,
+        *,
+        connect_s: float,
+        answer_s: float,
+        overhead: int,
+    ) -> Answer:
+        """Send a GET; return its answer once the headers are there. Raises as urllib3 and http.client do.
+
+        Args:
+            token: whose cancel ends it.
+            connect_s: seconds to connect, TLS and a proxy's CONNECT included.
+            answer_s: seconds from the request to the end of the answer's headers.
+            overhead: bytes that the headers may have.
+        """
         parts, target = parse_url(url), request_target(url)
         tunnels = connection_requires_http_tunnel(self.proxy, self.proxy_config, parts.scheme)
         if self.proxy is not None and not tunnels:
@@ -269,15 +254,15 @@ class ConnectionPool(HTTPConnectionPool):
         try:
             connection.serve(token)
             if connection.is_closed:
-                connection.timeout = limits.connect_s
-                connection.limit.begin(limits.connect_s, limits.overhead)  # for the answer of a proxy
+                connection.timeout = connect_s
+                connection.limit.begin(connect_s, overhead)  # for the answer of a proxy
                 if tunnels:
                     self._prepare_proxy(connection)
                 else:
                     connection.connect()
             sock = connection.sock
-            sock.settimeout(limits.answer_s)
-            connection.limit.begin(limits.answer_s, limits.overhead)
+            sock.settimeout(answer_s)
+            connection.limit.begin(answer_s, overhead)
             connection.is_answering = True
             http.client.HTTPConnection.request(connection, "GET", target, headers=headers)
             return Answer(self, connection, sock, http.client.HTTPConnection.getresponse(connection))

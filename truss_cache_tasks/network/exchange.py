@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.network.retry import RetryLimits
@@ -131,6 +131,18 @@ class Exchange:
         is_slow, self._last = self._floor.is_too_slow(size, now - self._last), now
         if is_slow:
             raise TooSlow(f"less than {limits.floor:.0f} bytes a second")
+
+
+class AnyLimit(Protocol):
+    """What one answer may still read: an Exchange or a ReadLimit."""
+
+    def left_s(self) -> float:
+        """Return how many seconds the next read may take; raise where there are none left."""
+        ...
+
+    def came(self, size: int) -> None:
+        """Take note of `size` bytes that a read brought; may raise."""
+        ...
 
 
 class AnswerTooLong(http.client.HTTPException):

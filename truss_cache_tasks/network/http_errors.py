@@ -1,4 +1,4 @@
-"""Translates what the network raises to TransientError, or to PermanentError where trying again cannot help."""
+"""Translates what urllib3 and http.client raise to TransientError, or PermanentError where trying again cannot help."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import urllib3
 
-from truss_cache_tasks.errors import PermanentError, TransientError
+from truss_cache_tasks.errors import RESUME, PermanentError, TransientError
 from truss_cache_tasks.network.exchange import AnswerTooLong
+from truss_cache_tasks.network.proxies import proxy_refuses, proxy_status
 
 
 @contextmanager
@@ -29,15 +30,12 @@ def network_errors(subject: str, host: str) -> Iterator[None]:
                     f"{subject}: {host}: its certificate is not trusted: {cause.verify_message}",
                     hint="Set SSL_CERT_FILE to the CA bundle of your network.",
                 ) from exc
-            if str(cause).startswith("Tunnel connection failed: 4"):  # http.client's words; the proxy's status follows
-                raise PermanentError(
-                    f"{subject}: {host}: the proxy refuses: {str(cause).partition(': ')[2]}",
-                    hint="Check the proxy and its password in HTTPS_PROXY.",
-                ) from exc
+            if (status := proxy_status(cause)) is not None:
+                raise proxy_refuses(f"{subject}: {host}", status) from exc
         through = "the proxy to " if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) else ""
         raise TransientError(
             f"{subject}: {through}{host}: {_words(causes)}",
-            hint="Run it again when the network is back: what is complete is kept.",
+            hint=f"Check the network. {RESUME}",
         ) from exc
 
 

@@ -7,8 +7,8 @@ import re
 from truss_cache_tasks.errors import PermanentError
 
 
-def is_hopeless(error: BaseException | None) -> bool:
-    """Whether trying again cannot help: a certificate that is not trusted, or a proxy that refuses us."""
+def is_permanent(error: BaseException | None) -> bool:
+    """Return whether trying again cannot help: a certificate that is not trusted, or a proxy that refuses."""
     return "CERTIFICATE_VERIFY_FAILED" in str(error) or proxy_status(error) is not None
 
 

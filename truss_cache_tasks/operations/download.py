@@ -9,7 +9,7 @@ from functools import partial
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
-from truss_cache_tasks.errors import CacheTaskError, DiskError, IntegrityError, SourceChanged
+from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, DiskError, IntegrityError, SourceChanged
 from truss_cache_tasks.events import Published
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.plan import PlannedFile
@@ -225,5 +225,5 @@ def keeps_changing(root: CacheRoot) -> DiskError:
     """Return the error for a root where whatever is found or fetched is gone again."""
     return DiskError(
         f"{root.path}: other processes keep removing what was found or fetched",
-        hint="Find what cleans this cache, and run the command again.",
+        hint=f"Find what cleans this cache. {RUN_AGAIN}",
     )

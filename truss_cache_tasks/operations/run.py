@@ -47,7 +47,7 @@ class RunContext:
         self.reporter(Waiting(lock="root", path=str(lock.tree.path)))
 
     def stopped(self) -> bool:
-        """Whether the run is cancelled."""
+        """Return whether the run is cancelled."""
         try:
             self.cancel.check()
         except Stopped:

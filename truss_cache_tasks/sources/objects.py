@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from truss_cache_tasks.errors import NotFound, NothingSelected
-from truss_cache_tasks.model.listing import FilePin, Listing, RemoteFile
+from truss_cache_tasks.model.listing import Digest, FilePin, Listing, RemoteFile
 from truss_cache_tasks.model.request import SourceRef
 
 
@@ -63,7 +63,9 @@ def under_prefix(objects: Iterable[RemoteFile], source: SourceRef) -> Listing:
 def check_pins(
     found: Iterable[RemoteFile], pins: Iterable[FilePin], source: SourceRef, known: Iterable[RemoteFile] = ()
 ) -> list[RemoteFile]:
-    """Return the files that `pins` name, each with the digest of its pin where the store tells none.
+    """Return the files that `pins` name, each with the digest of its pin, which its bytes are then compared with.
+
+    A file whose pin has no digest keeps that of the store.
 
     Args:
         found: files of which one at most has the key of a pin.
@@ -83,8 +85,8 @@ def check_pins(
 
 def _checked(file: RemoteFile | None, pin: FilePin, source: SourceRef, other: RemoteFile | None) -> RemoteFile:
     there = file or other
-    if file is not None and pin.version in ("", file.version) and pin.digest in (None, file.digest or pin.digest):
-        return file if file.digest else replace(file, digest=pin.digest)
+    if file is not None and pin.version in ("", file.version) and not _contradict(pin.digest, file.digest):
+        return replace(file, digest=pin.digest or file.digest)
     pinned = " ".join(str(part) for part in (pin.version_id or pin.version, pin.digest) if part)
     now = "it is gone"
     if there is not None:
@@ -93,3 +95,10 @@ def _checked(file: RemoteFile | None, pin: FilePin, source: SourceRef, other: Re
         f"{source}: {pin.key} is pinned at {pinned or 'any version'}, and {now}",
         hint="Put the pinned version back, or pin the one that is there.",
     )
+
+
+def _contradict(one: Digest | None, other: Digest | None) -> bool:
+    """Return whether two digests cannot be of the same bytes; of two algorithms that cannot be told."""
+    if one is None or other is None or (one.algorithm, one.parts) != (other.algorithm, other.parts):
+        return False
+    return one.value != other.value

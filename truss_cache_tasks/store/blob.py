@@ -105,18 +105,15 @@ def link_or_copy(
     Raises:
         Vanished: `blob` is not there any more.
     """
+    if link and (stat := link_blob(blob, tree, path)) is not None:
+        return stat
     try:
-        if not (link and _is_linked(blob, tree, path)):
-            _copy(blob, tree, path, stopped)
-        stat = tree.lstat(path)
-        if stat is None:
-            raise Vanished(path)
+        return _copy(blob, tree, path, stopped)
     except FileNotFoundError as exc:
         raise Vanished(path) from exc
-    return stat
 
 
-def _copy(blob: LocalBlob, tree: FileTree, path: str, stopped: Callable[[], bool]) -> None:
+def _copy(blob: LocalBlob, tree: FileTree, path: str, stopped: Callable[[], bool]) -> os.stat_result:
     try:
         if copy_file(blob.tree, blob.path, tree, path, stopped) != blob.xxh3:
             raise Vanished(path)
@@ -124,20 +121,32 @@ def _copy(blob: LocalBlob, tree: FileTree, path: str, stopped: Callable[[], bool
         with contextlib.suppress(OSError):
             tree.unlink(path)
         raise
+    stat = tree.lstat(path)
+    if stat is None:
+        raise Vanished(path)
+    return stat
 
 
-def _is_linked(blob: LocalBlob, tree: FileTree, path: str) -> bool:
-    """Make a hard link of the very file that was looked at, if these disks can."""
+def link_blob(blob: LocalBlob, tree: FileTree, path: str) -> os.stat_result | None:
+    """Make `path`, where nothing lies, a hard link of the very file that was looked at; None if these disks cannot.
+
+    Raises:
+        Vanished: `blob` is not there any more.
+        FileExistsError: something lies at `path`.
+    """
     try:
         tree.link(blob.tree, blob.path, path)
+    except FileNotFoundError as exc:
+        raise Vanished(path) from exc
     except OSError as exc:
         if exc.errno not in NO_LINKS:
             raise
-        return False
-    if not blob.is_file(tree.lstat(path)):
+        return None
+    stat = tree.lstat(path)
+    if stat is None or not blob.is_file(stat):
         tree.unlink(path)
         raise Vanished(path)
-    return True
+    return stat
 
 
 def rename_over(tree: FileTree, path: str, blob: str) -> None:

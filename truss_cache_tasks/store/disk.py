@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from truss_cache_tasks.errors import DiskError, Stopped
+from truss_cache_tasks.errors import RUN_AGAIN, DiskError, Stopped
 from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.store.tree import FileTree, sync
 
@@ -40,7 +40,7 @@ _HINTS = {
     errno.ENAMETOOLONG: "The disk takes no name of this length: leave the file out with ignore_patterns.",
     errno.EMFILE: "Allow more open files (ulimit -n).",
     errno.ENFILE: "Allow more open files on this machine.",
-    errno.EIO: "Look at the disk and its system log, then run the command again.",
+    errno.EIO: f"Look at the disk and its system log. {RUN_AGAIN}",
 }
 
 
@@ -55,7 +55,7 @@ def disk_errors(what: str) -> Iterator[None]:
 
 def disk_error(what: str, exc: OSError) -> DiskError:
     """Return the DiskError for an OSError: `what` failed, why, and what to do."""
-    hint = _HINTS.get(exc.errno or 0, "Look at the disk, then run the command again.")
+    hint = _HINTS.get(exc.errno or 0, f"Look at the disk. {RUN_AGAIN}")
     path = exc.filename2 or exc.filename  # of a rename, where to
     name = f" ({path})" if path and str(path) not in what else ""
     return DiskError(f"{what}: {exc.strerror or exc}{name}", hint=hint)

@@ -14,7 +14,16 @@ from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.model.status import same_mtime
-from truss_cache_tasks.store.blob import FoundFile, LocalBlob, Taken, Vanished, link_or_copy, local_blob, rename_over
+from truss_cache_tasks.store.blob import (
+    FoundFile,
+    LocalBlob,
+    Taken,
+    Vanished,
+    link_blob,
+    link_or_copy,
+    local_blob,
+    rename_over,
+)
 from truss_cache_tasks.store.blob import show_file as show_file_itself
 from truss_cache_tasks.store.disk import MOVE_AWAY, NO_LINKS, disk_errors, token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
@@ -92,16 +101,30 @@ class HubLayout:
             locked(self.blob_lock(os.path.basename(path)), stopped, on_wait),
             disk_errors(f"cannot write below {self.tree.path}"),
         ):
-            temporary = f"{PARTIALS}/{os.path.basename(path)}.{token()}"
             is_users = blob.tree not in (self.tree, self.hub_tree) and not blob.ours
-            stat = link_or_copy(blob, self.tree, temporary, stopped, link=not is_users)
-            self.before_publish(path, stat.st_mtime_ns)
-            there = self.tree.lstat(path)
-            if there is not None and (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino):
-                self.tree.unlink(temporary)  # rename(2) of two links to one file does nothing
-            else:
+            stat = None if is_users else self._link_directly(blob, path)
+            if stat is None:
+                temporary = f"{PARTIALS}/{os.path.basename(path)}.{token()}"
+                stat = link_or_copy(blob, self.tree, temporary, stopped, link=not is_users)
+                self.before_publish(path, stat.st_mtime_ns)
                 rename_over(self.tree, temporary, path)
+                self.tree.unlink(temporary)  # rename(2) of two links to one file does nothing
             return local_blob(self.tree, path, stat, blob.xxh3, blob.digest)
+
+    def _link_directly(self, blob: LocalBlob, path: str) -> os.stat_result | None:
+        """Give `blob` the name `path` too if it has not; None if these disks cannot, or another file lies there.
+
+        A kill leaves nothing that way. A second name in our folder would stay: it is not told from the user's.
+        """
+        there = self.tree.lstat(path)
+        if there is not None and not blob.is_file(there):
+            return None
+        self.before_publish(path, blob.mtime_ns)
+        if there is not None:
+            return there
+        with contextlib.suppress(FileExistsError):
+            return link_blob(blob, self.tree, path)
+        return None
 
     def has_unlisted_blob(self, blob_id: str) -> bool:
         """Whether this blob is marked as ours."""

@@ -176,9 +176,9 @@ def _fault(root: CacheRoot, stopped: Callable[[], bool], record: FileRecord) -> 
     except DiskError as error:
         return str(error)
     if hasher.seen != record.size:
-        return f"{hasher.seen:,} bytes, want {record.size:,}"
+        return f"{hasher.seen:,} bytes, expected {record.size:,}"
     if hasher.xxh3() != record.xxh3:
-        return f"got xxh3-128 {hasher.xxh3()[:16]}…, want {record.xxh3[:16]}…"
+        return f"got xxh3-128 {hasher.xxh3()[:16]}…, expected {record.xxh3[:16]}…"
     return "" if hasher.matches else f"its {want} does not match"
 
 

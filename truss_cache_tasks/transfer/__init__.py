@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from truss_cache_tasks.events import Reporter
     from truss_cache_tasks.model.listing import Location, RemoteFile
     from truss_cache_tasks.network.cancel import CancelToken
+    from truss_cache_tasks.network.settings import Network
     from truss_cache_tasks.transfer.job import Done, Explain, Failed, Job, Partial
-    from truss_cache_tasks.transfer.limits import Limits, Network
+    from truss_cache_tasks.transfer.limits import Limits
 
 __all__ = [
     "Done",
@@ -38,9 +39,10 @@ def __getattr__(name: str) -> Any:
     """Import the classes of a call when the first is used: a no-op uses none, and making them takes 5 ms."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from truss_cache_tasks.network import settings
     from truss_cache_tasks.transfer import job, limits
 
-    return getattr(limits if name in ("Limits", "Network") else job, name)
+    return getattr({"Limits": limits, "Network": settings}.get(name, job), name)
 
 
 def pull(
@@ -56,7 +58,7 @@ def pull(
     Args:
         jobs: taken one by one, in the caller's thread and inside `next()` of the result, and only when fewer than
             `limits.files` were taken and not yet yielded: taking one may open a temporary or wait for a lock.
-        reporter: told, from worker threads, of Received, Retrying, Verified and Warned; None for nobody.
+        reporter: told, from worker threads, of Received, Retrying, Verified and Warned.
         cancel: asked some times a second in the caller's thread; what it raises ends this pull alone.
         limits: how much at once, and for how long; None for the defaults.
         network: proxies and certificates; None for no proxy and the system's certificates.
@@ -75,7 +77,8 @@ def pull(
     """
     from truss_cache_tasks.events import ignore_events
     from truss_cache_tasks.network.cancel import NEVER
-    from truss_cache_tasks.transfer.limits import Limits, Network
+    from truss_cache_tasks.network.settings import Network
+    from truss_cache_tasks.transfer.limits import Limits
     from truss_cache_tasks.transfer.scheduler import run
 
     return run(jobs, reporter or ignore_events, cancel or NEVER, limits or Limits(), network or Network())
@@ -96,8 +99,9 @@ def probe(
         CacheTaskError: as the file's job would fail, retried as often.
     """
     from truss_cache_tasks.events import ignore_events
+    from truss_cache_tasks.network.settings import Network
     from truss_cache_tasks.transfer.attempts import prove_access
-    from truss_cache_tasks.transfer.limits import Limits, Network
+    from truss_cache_tasks.transfer.limits import Limits
 
     limits, network = limits or Limits(), network or Network()
     prove_access(file, locate, explain, reporter=reporter or ignore_events, limits=limits, network=network)

@@ -16,7 +16,15 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Protocol
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, TransientError
+from truss_cache_tasks.errors import (
+    RUN_AGAIN,
+    RUN_LATER,
+    AccessDenied,
+    CacheTaskError,
+    NotFound,
+    SourceChanged,
+    TransientError,
+)
 from truss_cache_tasks.events import Reporter
 from truss_cache_tasks.model.hashing import Piece
 from truss_cache_tasks.model.listing import Location, RemoteFile
@@ -30,10 +38,11 @@ from truss_cache_tasks.network.retry import (
     retry_after_s,
     rule_for,
 )
+from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.transfer.body import BadResponse, HttpStatusError, LocalBody, host_of, is_local
 from truss_cache_tasks.transfer.context import TransferContext, this_process
 from truss_cache_tasks.transfer.job import Explain
-from truss_cache_tasks.transfer.limits import Limits, Network
+from truss_cache_tasks.transfer.limits import Limits
 
 _EARLY_S = 5.0  # a location this near to its expiry is asked for again
 _POLL_S = 0.05
@@ -170,7 +179,7 @@ def run_attempts(
 
 def _out_of_range(file: RemoteFile, refused: HttpStatusError, piece: Piece) -> BadResponse:
     said = f"{file.path}: {refused.host} answers 416: it has not all of the {file.size} bytes that were listed"
-    return BadResponse(SourceChanged(said, hint="Run it again."), [piece])
+    return BadResponse(SourceChanged(said, hint=RUN_AGAIN), [piece])
 
 
 def _explained(
@@ -182,11 +191,11 @@ def _explained(
     phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
     said = f"{file.path}: {refused.host} answers {status} {phrase}".rstrip()
     if status == 412 or (status in (404, 410) and location.validator is not None):
-        return SourceChanged(f"{said}: the file changed after it was listed", hint="Run it again.")
+        return SourceChanged(f"{said}: the file changed after it was listed", hint=RUN_AGAIN)
     if status in (404, 410):
         return NotFound(said, hint="Check the name in config.yaml.")
     if is_transient_status(status) or status < 400:
-        return TransientError(said, hint="Run it again later: what is complete is kept.")
+        return TransientError(said, hint=f"{RUN_LATER} What is complete is kept.")
     return AccessDenied(said, hint="Check the credential and what it may read.")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, SourceChanged, TransientError
+from truss_cache_tasks.errors import RUN_AGAIN, AccessDenied, CacheTaskError, NotFound, SourceChanged, TransientError
 from truss_cache_tasks.model.hashing import Piece
 from truss_cache_tasks.model.listing import Location, RemoteFile
 
@@ -128,7 +128,7 @@ class LocalBody:
         if not stat.S_ISREG(seen.st_mode):
             raise NotFound(f"{self._file.path}: the source is no longer a file")
         if seen.st_size != self._file.size or self.validator not in (None, f"{seen.st_mtime_ns}-{seen.st_size}"):
-            raise SourceChanged(f"{self._file.path}: the source file changed after it was listed", hint="Run it again.")
+            raise SourceChanged(f"{self._file.path}: the source file changed after it was listed", hint=RUN_AGAIN)
 
 
 def _open(path: str, root: str | None) -> int:
@@ -152,9 +152,9 @@ def _translate(file: RemoteFile, exc: OSError) -> CacheTaskError:
     said = f"{file.path}: cannot read the source file: {(exc.strerror or str(exc)).lower()}"
     match exc:
         case FileNotFoundError() | NotADirectoryError() | IsADirectoryError():
-            return SourceChanged(f"{file.path}: the source file is gone since it was listed", hint="Run it again.")
+            return SourceChanged(f"{file.path}: the source file is gone since it was listed", hint=RUN_AGAIN)
         case OSError(errno=errno.ELOOP):  # a link is there now
-            return SourceChanged(f"{file.path}: the source file changed after it was listed", hint="Run it again.")
+            return SourceChanged(f"{file.path}: the source file changed after it was listed", hint=RUN_AGAIN)
         case PermissionError():
             return AccessDenied(said, hint="Make the file readable for this user.")
         case _:

@@ -15,7 +15,8 @@ from truss_cache_tasks.transfer.limiter import FIRST, ConcurrencyLimiter
 
 if TYPE_CHECKING:
     from truss_cache_tasks.events import Reporter
-    from truss_cache_tasks.transfer.limits import Limits, Network
+    from truss_cache_tasks.network.settings import Network
+    from truss_cache_tasks.transfer.limits import Limits
 
 _POLL_S = 0.05
 

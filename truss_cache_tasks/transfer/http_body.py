@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
-from truss_cache_tasks.errors import IntegrityError, PermanentError, SourceChanged, WrongAnswer
+from truss_cache_tasks.errors import RUN_AGAIN, IntegrityError, PermanentError, SourceChanged, WrongAnswer
 from truss_cache_tasks.model.listing import Location, RemoteFile
 from truss_cache_tasks.network.connections import Answer
 from truss_cache_tasks.network.exchange import AnswerTooLong
@@ -124,7 +124,14 @@ def _get(
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
         with network_errors(file.path, host):
-            answer = pool_for(url, context).ask(url, sent, limits, context.token)
+            answer = pool_for(url, context).ask(
+                url,
+                sent,
+                context.token,
+                connect_s=limits.connect_s,
+                answer_s=limits.answer_s,
+                overhead=limits.overhead,
+            )
         target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
         if target is None:
             if url == location.url:
@@ -193,12 +200,12 @@ def _check_version(
         raise BadResponse(WrongAnswer(said, hint=f"Let the server, or the proxy before it, send {name}."))
     if _strong(seen) != _strong(wanted):
         said = f"{file.path}: {host} answers with {name} {seen}, expected {wanted}"
-        raise BadResponse(SourceChanged(said, hint="Run it again."))
+        raise BadResponse(SourceChanged(said, hint=RUN_AGAIN))
     return seen
 
 
 def _strong(validator: str) -> str:
-    # Some proxies weaken an ETag, some stores send it bare; the digest judges the bytes.
+    # Some proxies weaken an ETag, some stores send it bare; the digest of the bytes decides.
     return validator.removeprefix("W/").strip('"')
 
 
@@ -215,16 +222,16 @@ def _check_range(file: RemoteFile, span: tuple[int, int], answer: Answer, host: 
     elif answer.status == 206:
         last = span[1] - 1 if span[1] < file.size else ""
         asked = "the whole file" if span == whole else f"bytes {span[0]}-{last} of {file.size}"
-        raise _bad(file, f"{host} answers with Content-Range {said[:60]!r}, want {asked}")
+        raise _bad(file, f"{host} answers with Content-Range {said[:60]!r}, expected {asked}")
     length = answer.headers.get("Content-Length", "")
     left = given[1] - given[0]
     # A range may be answered with less than was asked for (RFC 9110, 14.2), a whole file may not.
     if length.isdecimal() and (int(length) > left or (given == whole and int(length) < left)):
-        raise _bad(file, f"{host} announces {int(length)} bytes, want {left}")
+        raise _bad(file, f"{host} announces {int(length)} bytes, expected {left}")
     return given
 
 
 def _bad(file: RemoteFile, said: str) -> BadResponse:
     return BadResponse(
-        IntegrityError(f"{file.path}: {said}", hint="Run it again; if it stays, the server is at fault.")
+        IntegrityError(f"{file.path}: {said}", hint=f"{RUN_AGAIN} If it fails again, look at the server.")
     )

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from truss_cache_tasks.network.retry import RetryLimits
-from truss_cache_tasks.network.settings import Network
-
-__all__ = ["Limits", "Network"]
 
 
 @dataclass(frozen=True)

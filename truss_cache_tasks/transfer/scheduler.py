@@ -12,13 +12,14 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from truss_cache_tasks.errors import CacheTaskError, Stopped
+from truss_cache_tasks.errors import RESUME, CacheTaskError, Stopped
 from truss_cache_tasks.events import Reporter
 from truss_cache_tasks.network.cancel import CancelToken, WorkerToken
+from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.transfer.context import ProcessState, TransferContext, this_process
 from truss_cache_tasks.transfer.download import Download, DownloadWorker
 from truss_cache_tasks.transfer.job import Done, Failed, Job
-from truss_cache_tasks.transfer.limits import Limits, Network
+from truss_cache_tasks.transfer.limits import Limits
 
 _POLL_S = 0.1  # how often a waiting pull looks whether the process is to stop
 _LOST_S = 1.0  # after which an idle thread looks by itself: a signal handler that raises may have cost it its call
@@ -50,7 +51,7 @@ def run(
                 break
             yield scheduler.result(pull, cancel)
         if more:
-            raise Stopped("stopped before all files were asked for", hint="Run it again: what is complete is kept.")
+            raise Stopped("stopped before all files were asked for", hint=RESUME)
     finally:
         scheduler.close(pull)
 
@@ -147,7 +148,7 @@ class _Scheduler:
             except queue.Empty:
                 if not self._process.stopping:
                     cancel.check()
-                    self._wake()  # some may have gone away
+                    self._wake()  # some may wait now
                     continue
                 pull.gives_up_at = pull.gives_up_at or time.monotonic() + pull.context.limits.stop_s
                 if time.monotonic() < pull.gives_up_at:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from truss_cache_tasks.errors import IntegrityError
+from truss_cache_tasks.errors import RUN_AGAIN, IntegrityError
 from truss_cache_tasks.model.hashing import (
     BLOCK,
     InOrder,
@@ -24,7 +24,7 @@ from truss_cache_tasks.transfer.body import BadResponse
 from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.parts import Part, overlapping, prefix
 
-_AGAIN = "Run it again; see docs/reference/errors.md."
+_HINT = f"{RUN_AGAIN} See docs/reference/errors.md."
 _ACCEPT = "Add --accept-unverified (TRUSS_CACHE_ACCEPT_UNVERIFIED=1) to take the file without a checksum of the store."
 
 
@@ -44,7 +44,7 @@ class OrderedHasher:
     def at(self) -> int:
         """Offset of the byte that is wanted next; the file's size at the end.
 
-        Read without the lock, on purpose: it only grows, and whoever finds it too small looks again under the lock.
+        Read without the lock, on purpose: it only grows, and a thread that finds it too small looks again under it.
         """
         return self.digests.at
 
@@ -195,5 +195,5 @@ class Verifier:
             start, end = self._pieces[first]
             got, want = (Digest(want.algorithm, value) for value in (raws[first].hex(), want.part_values[first]))
             where = f" in bytes {start}-{end - 1}"
-        error = IntegrityError(f"{self._file.path}: got {got}, want {want}{where}", hint=_AGAIN)
+        error = IntegrityError(f"{self._file.path}: got {got}, expected {want}{where}", hint=_HINT)
         return BadResponse(error, [self._pieces[number] for number in numbers])

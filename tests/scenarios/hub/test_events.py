@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from entries import entry
 from machine import FILES, Machine
 from recorder import Recorder
 from servers.hub import Hub, Repo
+from trusses import Truss
 
 from truss_cache_tasks.errors import NotFound
 from truss_cache_tasks.events import (
@@ -20,6 +22,7 @@ from truss_cache_tasks.events import (
     Planned,
     Published,
     Received,
+    Retrying,
     Started,
     Verified,
     Waiting,
@@ -72,6 +75,29 @@ def test_a_failure_is_the_last_that_is_told(machine: Machine, hub: Hub) -> None:
         truss.run()
     assert truss.recorder.events[-1] == Failed(entry="org/none", error=raised.value)
     assert not truss.recorder.of(Committed)
+
+
+def test_a_retry_that_waits_is_told_for_a_listing_and_for_bytes(machine: Machine, repo: Repo, hub: Hub) -> None:
+    hub.fail("/revision/main", "503")
+    hub.fail("", "429 Retry-After=1", host="cdn")
+    truss = machine.truss(entry(MAIN, allow_patterns=["model.bin"]))
+    truss.run()
+    listing, content = truss.recorder.of(Retrying)
+    assert (listing.entry, listing.path, listing.attempt) == (MAIN, "", 1)
+    assert "503" in listing.cause
+    assert (content.entry, content.path, content.attempt) == (MAIN, "model.bin", 1)
+    assert "429" in content.cause
+    assert content.delay_s >= 1
+
+
+def test_a_person_sees_that_a_retry_waits(truss: Truss, hub: Hub) -> None:
+    hub.create(MAIN).commit({"model.bin": FILES["model.bin"]})
+    hub.fail("", "429 Retry-After=1", host="cdn")
+    truss.config(f"model_cache:\n  - repo_id: {MAIN}\n")
+    done = truss.cli()
+    assert done.code == 0, done.text
+    (line,) = [line for line in done.err.splitlines() if "retrying" in line]
+    assert re.fullmatch(r"org/name: retrying model\.bin in \d+\.\d s: .*429.*", line)
 
 
 HOLD = """

@@ -19,7 +19,7 @@ from truss_cache_tasks.errors import (
 )
 from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
-from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
+from truss_cache_tasks.network.proxies import is_permanent, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status
 
 
@@ -97,7 +97,7 @@ def translate_errors(asked: Asked) -> Iterator[None]:
         if (status := proxy_status(exc)) is not None:
             raise proxy_refuses(what, status) from exc
         said = f"{what}: the store or its token server {_what_happened(exc)}"
-        if is_hopeless(exc):
+        if is_permanent(exc):
             raise PermanentError(said, hint="Let SSL_CERT_FILE name the bundle that has its CA.") from exc
         raise TransientError(said, hint=RUN_LATER) from exc
     except RefreshError as exc:

@@ -23,7 +23,7 @@ from truss_cache_tasks.errors import (
 from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
-from truss_cache_tasks.network.proxies import is_hopeless, proxy_refuses, proxy_status
+from truss_cache_tasks.network.proxies import is_permanent, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 
 CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")  # all that we ask of S3
@@ -53,7 +53,7 @@ class Asked:
     Args:
         source: the entry's URI.
         what: the URI of the object that was read, or the entry's where it was listed.
-        action: `s3:ListBucket` or `s3:GetObject`, the permission that the call needs.
+        action: `s3:ListBucket`, `s3:GetObject` or `s3:GetObjectVersion`, the permission that the call needs.
         origin: where the credential was found; "" for none.
         endpoint: host and port.
         region: that the client was made for.
@@ -115,7 +115,7 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
     if code == "InvalidObjectState":
         return AccessDenied(
             f"{asked.what}: the object is archived (Glacier) and cannot be read ({code})",
-            hint="Restore the object (aws s3api restore-object), then run the command again.",
+            hint=f"Restore the object (aws s3api restore-object). {RUN_AGAIN}",
         )
     if "Server Side Encryption" in message or code == "ServerSideEncryptionConfigurationNotFoundError":
         return AccessDenied(
@@ -185,7 +185,7 @@ def translate_errors(asked: Asked) -> Iterator[None]:
     except aws.ParamValidationError as error:
         raise NotFound(f"{asked.what}: not a bucket name", hint="Correct the bucket in repo_id.") from error
     except aws.SSLError as error:
-        if not is_hopeless(error):
+        if not is_permanent(error):
             raise TransientError(f"{asked.what}: {asked.endpoint}: TLS failed", hint=RUN_LATER) from error
         raise PermanentError(
             f"{asked.what}: {asked.endpoint}: its certificate is not trusted",
@@ -223,7 +223,7 @@ def _unreachable(asked: Asked, error: Any) -> CacheTaskError:
         return TransientError(f"{endpoint}: {slow}", hint=RUN_LATER)
     return TransientError(
         f"{endpoint} cannot be reached ({type(error).__name__})",
-        hint="Check the network, proxies, and AWS_ENDPOINT_URL_S3, then run the command again.",
+        hint=f"Check the network, proxies, and AWS_ENDPOINT_URL_S3. {RUN_AGAIN}",
     )
 
 

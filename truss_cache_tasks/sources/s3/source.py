@@ -152,7 +152,9 @@ class S3Source:
         return [_remote_file(str(self._source), found) for found in page.get("Contents", ())]
 
     def _pinned(self, pins: Sequence[FilePin]) -> list[RemoteFile]:
-        self._page(Prefix=self._source.prefix, MaxKeys=1)  # finds the bucket, wherever it is
+        self._page(
+            Prefix=f"{self._source.prefix}/" if self._source.prefix else "", MaxKeys=1
+        )  # finds the bucket's region
         with ThreadPoolExecutor(HEADS) as pool:
             found = list(pool.map(self._find, pins))
         return check_pins([file for file in found if file], pins, self._source)
@@ -273,11 +275,18 @@ class S3Source:
         return Asked(
             source=self._source,
             what=f"s3://{self._source.root}/{file.key}" if file else str(self._source),
-            action="s3:GetObject" if file else "s3:ListBucket",
+            action=_action(file),
             origin=identity.origin,
             endpoint=urllib.parse.urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2],
             region=client.meta.region_name,
         )
+
+
+def _action(file: RemoteFile | None) -> str:
+    """Return the permission that reading `file` needs, or listing where there is none."""
+    if file is None:
+        return "s3:ListBucket"
+    return "s3:GetObjectVersion" if file.version_id else "s3:GetObject"
 
 
 def _remote_file(store: str, found: Mapping[str, Any]) -> RemoteFile:
