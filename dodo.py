@@ -2,6 +2,8 @@
 
 doit                    # cache_weights
 doit test lint
+doit test --fast         # what needs no server
+doit coverage
 doit bench --quick       # without it: all that docs/explanation/benchmarks.md reports
 doit fuzz --steps 5000 --seed 1     # what tests/scenarios/cache/test_world.py does in 300 steps
 """
@@ -23,13 +25,28 @@ task_cache_weights = cache_tasks("examples/quickstart", model_cache_dir="example
 
 
 def task_test() -> dict[str, Any]:
-    """Run the whole test suite."""
-    return {"actions": [f"{BIN}/pytest"], "verbosity": 2}
+    """Run the whole test suite; --fast: only the tests that start no server, in half a minute."""
+
+    def tests(fast: bool) -> str:
+        return f"{BIN}/pytest" + (" -m 'not slow'" if fast else "")
+
+    return {
+        "actions": [CmdAction(tests)],
+        "params": [{"name": "fast", "long": "fast", "type": bool, "default": False}],
+        "verbosity": 2,
+    }
+
+
+def task_coverage() -> dict[str, Any]:
+    """Run the whole test suite under coverage, and print what it did not reach."""
+    return {"actions": ["sh .ci/coverage"], "verbosity": 2}
 
 
 def task_lint() -> dict[str, Any]:
-    """Run the linters: ruff, mypy --strict, import-linter."""
-    commands = ["ruff check .", "ruff format --check .", "mypy --strict", "lint-imports"]
+    """Run the linters: ruff, mypy (strict, over the tests too), import-linter."""
+    checks = ["ruff check .", "ruff format --check ."]
+    types = ["mypy", "mypy tests", "mypy benchmarks dodo.py docs/reference/make_api.py"]
+    commands = [*checks, *types, "lint-imports"]
     return {"actions": [f"{BIN}/{command}" for command in commands], "verbosity": 2}
 
 

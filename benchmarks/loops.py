@@ -101,13 +101,13 @@ def urllib3_read(url: str, descriptor: int, total: int, trust: ssl.SSLContext | 
 
 
 WAYS: dict[str, Loop] = {
-    "recv_into(MSG_WAITALL), 1 MiB, pwrite: the engine's": recv_pwrite(MIB, socket.MSG_WAITALL),
+    "recv_into(MSG_WAITALL), 1 MiB, pwrite": recv_pwrite(MIB, socket.MSG_WAITALL),
     "the same, 256 KiB": recv_pwrite(MIB // 4, socket.MSG_WAITALL),
     "the same, 4 MiB": recv_pwrite(4 * MIB, socket.MSG_WAITALL),
     "recv_into as it comes, 256 KiB, pwrite": recv_pwrite(MIB // 4, 0),
     "recv_into as it comes with Python's timeout, 1 MiB, pwrite": with_timeout(recv_pwrite(MIB, 0)),
-    "recv_into with Python's timeout until 1 MiB is full, pwrite": with_timeout(gather_pwrite),
-    "splice through a pipe of 1 MiB: the bytes are seen by nobody": splice(read_back=False),
+    "recv_into with Python's timeout until 1 MiB is full, pwrite: the engine's": with_timeout(gather_pwrite),
+    "splice through a pipe of 1 MiB: no bytes reach Python": splice(read_back=False),
     "the same, read back to be hashed": splice(read_back=True),
     "recv_into(MSG_WAITALL) into mmap": mapped,
 }

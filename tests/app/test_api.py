@@ -174,4 +174,4 @@ def test_every_public_name_is_there(tmp_path: Path) -> None:
         assert getattr(truss_cache_tasks, name) is not None
     assert dir(truss_cache_tasks) == sorted(truss_cache_tasks.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'fech'"):
-        _ = truss_cache_tasks.fech  # type: ignore[attr-defined]
+        _ = truss_cache_tasks.fech

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -45,7 +46,7 @@ class Shown:
 
 
 @pytest.fixture
-def shown():
+def shown() -> Iterator[Shown]:
     shown = Shown()
     yield shown
     shown.display.close()

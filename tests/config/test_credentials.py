@@ -6,6 +6,7 @@ import os
 import pickle
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rights import rights_of_files_count
@@ -58,7 +59,7 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path) -> World:
+def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
@@ -67,7 +68,7 @@ def token(credential: Credential | None) -> tuple[str, str]:
     return credential.origin, credential.fields["token"].reveal()
 
 
-def test_a_hub_token_is_looked_up_in_the_documented_order(world):
+def test_a_hub_token_is_looked_up_in_the_documented_order(world: World) -> None:
     entry = world.entry("a/b")
     assert world.find(entry) is None
     login = world.home / ".cache/huggingface/token"
@@ -84,7 +85,7 @@ def test_a_hub_token_is_looked_up_in_the_documented_order(world):
     assert token(world.find(entry)) == (f"{world.mounted}/hf_access_token", "hf_mounted")
 
 
-def test_the_secret_that_the_entry_names_is_the_one(world):
+def test_the_secret_that_the_entry_names_is_the_one(world: World) -> None:
     (world.mounted / "hf_access_token").write_text("hf_default")
     (world.mounted / "mine").write_text("hf_mine")
     entry = world.entry("a/b", "  runtime_secret_name: mine\n")
@@ -92,7 +93,7 @@ def test_the_secret_that_the_entry_names_is_the_one(world):
 
 
 @pytest.mark.parametrize("given", ["hf_mine", "hf_mine\n", "api_org_mine", "\ufeffhf_mine"])
-def test_a_named_secret_that_is_a_token_of_the_hub_is_used(given, world):
+def test_a_named_secret_that_is_a_token_of_the_hub_is_used(given: str, world: World) -> None:
     (world.mounted / "mine").write_text(given)
     for form in ("model_cache", "weights", "auth"):
         assert token(world.find(named_in(world, form)))[1] == given.strip().strip("\ufeff")
@@ -112,7 +113,9 @@ FOREIGN = [
 
 @pytest.mark.parametrize("given", FOREIGN)
 @pytest.mark.parametrize("form", ["model_cache", "weights", "auth"])
-def test_a_secret_that_the_config_names_and_that_is_no_token_of_the_hub_is_not_used(form, given, world):
+def test_a_secret_that_the_config_names_and_that_is_no_token_of_the_hub_is_not_used(
+    form: str, given: str, world: World
+) -> None:
     (world.etc / "mine").write_text(given)
     world.env["HF_TOKEN"] = "hf_env"
     with pytest.raises(CredentialError) as caught:
@@ -125,7 +128,7 @@ def test_a_secret_that_the_config_names_and_that_is_no_token_of_the_hub_is_not_u
 
 
 @pytest.mark.parametrize("extra", ["", "  runtime_secret_name: hf_access_token\n"])
-def test_what_the_default_secret_the_variables_and_the_login_hold_is_used_as_it_is(extra, world):
+def test_what_the_default_secret_the_variables_and_the_login_hold_is_used_as_it_is(extra: str, world: World) -> None:
     entry = world.entry("a/b", extra)
     (world.home / "t").write_text("mirror-login")
     world.env["HF_TOKEN_PATH"] = str(world.home / "t")
@@ -149,7 +152,9 @@ def named_in(world: World, form: str) -> Entry:
 
 
 @pytest.mark.parametrize("value", ["1", "true", "True", "TRUE", "yes", "YES", "on", "ON"])
-def test_without_implicit_tokens_the_variables_and_the_login_are_not_used_and_secrets_are(value, world):
+def test_without_implicit_tokens_the_variables_and_the_login_are_not_used_and_secrets_are(
+    value: str, world: World
+) -> None:
     (world.home / "t").write_text("hf_login")
     world.env.update(
         HF_HUB_DISABLE_IMPLICIT_TOKEN=value, HF_TOKEN_PATH=str(world.home / "t"),
@@ -163,29 +168,29 @@ def test_without_implicit_tokens_the_variables_and_the_login_are_not_used_and_se
 
 
 @pytest.mark.parametrize("value", ["", "0", "false", "no", "off", "2", " 1", "y"])
-def test_what_huggingface_hub_does_not_take_for_true_leaves_implicit_tokens_on(value, world):
+def test_what_huggingface_hub_does_not_take_for_true_leaves_implicit_tokens_on(value: str, world: World) -> None:
     world.env.update(HF_HUB_DISABLE_IMPLICIT_TOKEN=value, HF_TOKEN="hf_env")
     assert token(world.find(world.entry("a/b")))[1] == "hf_env"
 
 
-def test_the_login_token_is_looked_up_with_the_variables_of_the_process_alone(world):
+def test_the_login_token_is_looked_up_with_the_variables_of_the_process_alone(world: World) -> None:
     (world.home / "t").write_text("hf_login")
     world.env["HF_TOKEN_PATH"] = "~/t"
     entry = world.entry("a/b", "environment_variables: {HF_HOME: /elsewhere, HF_TOKEN: hf_config}\n")
     assert token(world.find(entry))[1] == "hf_login"
 
 
-def test_a_literal_token_in_the_config_is_never_used(world):
+def test_a_literal_token_in_the_config_is_never_used(world: World) -> None:
     assert world.find(world.entry("a/b", "secrets: {hf_access_token: hf_aB3dE5fG7hJ9kL1mN3pQ5rS7}\n")) is None
 
 
-def test_an_empty_variable_counts_as_not_set(world):
+def test_an_empty_variable_counts_as_not_set(world: World) -> None:
     world.env.update(HF_TOKEN="", HUGGING_FACE_HUB_TOKEN="hf_old")
     assert token(world.find(world.entry("a/b")))[0] == "HUGGING_FACE_HUB_TOKEN"
 
 
 @pytest.mark.parametrize("written", ["hf_x\n", "  hf_x\r\n\n", "\ufeffhf_x"])
-def test_a_token_file_with_a_newline_works(written, world):
+def test_a_token_file_with_a_newline_works(written: str, world: World) -> None:
     (world.mounted / "hf_access_token").write_text(written)
     assert token(world.find(world.entry("a/b")))[1] == "hf_x"
 
@@ -202,25 +207,25 @@ def test_a_token_file_with_a_newline_works(written, world):
         (b"\xffsekrit", "is not UTF-8"),
     ],
 )
-def test_a_token_file_that_cannot_be_a_token_is_refused(data, says, world):
+def test_a_token_file_that_cannot_be_a_token_is_refused(data: bytes, says: str, world: World) -> None:
     path = world.mounted / "hf_access_token"
     path.write_bytes(data)
     world.env["HF_TOKEN"] = "hf_env"
     assert world.refused(world.entry("a/b")).startswith(f"{path}: {says}")
 
 
-def test_an_empty_login_token_is_refused_too(world):
+def test_an_empty_login_token_is_refused_too(world: World) -> None:
     world.env["HF_TOKEN_PATH"] = str(world.home / "t")
     (world.home / "t").write_text("\n")
     assert world.refused(world.entry("a/b")) == f"{world.home}/t: is empty"
 
 
-def test_a_token_in_a_variable_that_would_break_a_header_is_refused(world):
+def test_a_token_in_a_variable_that_would_break_a_header_is_refused(world: World) -> None:
     world.env["HF_TOKEN"] = "hf_sekrit\r\nX: y"
     assert world.refused(world.entry("a/b")).startswith("HF_TOKEN: is no token")
 
 
-def test_a_folder_a_fifo_or_a_loop_in_place_of_a_file_is_refused(world):
+def test_a_folder_a_fifo_or_a_loop_in_place_of_a_file_is_refused(world: World) -> None:
     entry, path = world.entry("a/b"), world.mounted / "hf_access_token"
     path.mkdir()
     assert "is no file" in world.refused(entry)
@@ -234,13 +239,13 @@ def test_a_folder_a_fifo_or_a_loop_in_place_of_a_file_is_refused(world):
     assert fingerprint(entry, world.settings) is None
 
 
-def test_a_file_too_large_to_be_a_credential_is_refused(world):
+def test_a_file_too_large_to_be_a_credential_is_refused(world: World) -> None:
     with (world.mounted / "hf_access_token").open("wb") as stream:
         stream.truncate((1 << 20) + 1)
     assert "is larger than 1 MiB" in world.refused(world.entry("a/b"))
 
 
-def test_a_credential_without_read_permission_is_refused(world):
+def test_a_credential_without_read_permission_is_refused(world: World) -> None:
     path = world.mounted / "hf_access_token"
     path.write_text("hf_x")
     path.chmod(0)
@@ -261,7 +266,7 @@ def test_a_credential_without_read_permission_is_refused(world):
         (S3 | {"access_key_id": "loses"}, S3),
     ],
 )
-def test_both_namings_of_the_s3_keys_are_read(written, fields, world):
+def test_both_namings_of_the_s3_keys_are_read(written: Any, fields: Any, world: World) -> None:
     (world.truss / "data/s3_credentials.json").write_text(json.dumps(written))
     found = world.find(world.entry("s3://b"))
     assert found is not None
@@ -287,13 +292,13 @@ def test_both_namings_of_the_s3_keys_are_read(written, fields, world):
         ('{"a": ' + "9" * 5000 + "}", "is JSON that no credential file holds"),
     ],
 )
-def test_a_malformed_s3_file_names_the_key_and_never_a_value(written, says, world):
+def test_a_malformed_s3_file_names_the_key_and_never_a_value(written: Any, says: str, world: World) -> None:
     (world.truss / "data/s3_credentials.json").write_text(written)
     assert world.refused(world.entry("s3://b")) == f"data/s3_credentials.json: {says}"
     assert fingerprint(world.entry("s3://b"), world.settings) is not None
 
 
-def test_a_service_account_is_given_whole(world):
+def test_a_service_account_is_given_whole(world: World) -> None:
     text = json.dumps(GCS, indent=2)
     (world.truss / "data/service_account.json").write_text(text)
     found = world.find(world.entry("gs://b"))
@@ -301,7 +306,7 @@ def test_a_service_account_is_given_whole(world):
     assert (found.origin, found.fields["json"].reveal()) == ("data/service_account.json", text)
 
 
-def test_a_service_account_without_a_token_uri_gets_googles(world):
+def test_a_service_account_without_a_token_uri_gets_googles(world: World) -> None:
     (world.truss / "data/service_account.json").write_text(json.dumps({**GCS, "token_uri": None}))
     found = world.find(world.entry("gs://b"))
     assert found is not None
@@ -319,12 +324,12 @@ def test_a_service_account_without_a_token_uri_gets_googles(world):
         (json.dumps({**GCS, "token_uri": 5}), "token_uri: expected a string"),
     ],
 )
-def test_a_malformed_service_account_names_the_key(written, says, world):
+def test_a_malformed_service_account_names_the_key(written: Any, says: str, world: World) -> None:
     (world.truss / "data/service_account.json").write_text(written)
     assert world.refused(world.entry("gs://b")).startswith(f"data/service_account.json: {says}")
 
 
-def test_a_bucket_looks_at_a_secret_only_where_the_entry_names_it(world):
+def test_a_bucket_looks_at_a_secret_only_where_the_entry_names_it(world: World) -> None:
     for name in ("hf_access_token", "mine"):
         (world.mounted / name).write_text(json.dumps(S3 | {"aws_region": name}))
     assert world.find(world.entry("s3://b")) is None
@@ -338,7 +343,7 @@ def test_a_bucket_looks_at_a_secret_only_where_the_entry_names_it(world):
     assert found.origin == "data/s3_credentials.json"
 
 
-def test_the_data_folder_of_the_config_is_the_one(world):
+def test_the_data_folder_of_the_config_is_the_one(world: World) -> None:
     (world.truss / "keys").mkdir()
     (world.truss / "keys/s3_credentials.json").write_text(json.dumps(S3))
     found = world.find(world.entry("s3://b", "data_dir: keys\n"))
@@ -346,13 +351,13 @@ def test_the_data_folder_of_the_config_is_the_one(world):
     assert found.origin == "keys/s3_credentials.json"
 
 
-def test_a_local_folder_has_no_credential(world):
+def test_a_local_folder_has_no_credential(world: World) -> None:
     (world.mounted / "mine").write_text("hf_x")
     entry = world.entry("file://w", "  runtime_secret_name: mine\n")
     assert (world.find(entry), fingerprint(entry, world.settings)) == (None, None)
 
 
-def test_a_fingerprint_is_of_the_file_that_is_used_and_of_no_ambient_token(world):
+def test_a_fingerprint_is_of_the_file_that_is_used_and_of_no_ambient_token(world: World) -> None:
     entry = world.entry("a/b")
     world.env.update(HF_TOKEN="hf_env", HF_TOKEN_PATH=str(world.home / "t"))
     (world.home / "t").write_text("hf_login")
@@ -363,7 +368,7 @@ def test_a_fingerprint_is_of_the_file_that_is_used_and_of_no_ambient_token(world
     assert fingerprint(entry, world.settings) == hashlib.sha256(b"\xff not a token").hexdigest()
 
 
-def test_a_secret_is_printed_by_nothing():
+def test_a_secret_is_printed_by_nothing() -> None:
     secret = Secret("sekrit")
     credential = Credential("HF_TOKEN", {"token": secret})
     assert "sekrit" not in f"{secret} {secret!r} {secret!s:>10} {credential} {[secret]}"
@@ -371,7 +376,7 @@ def test_a_secret_is_printed_by_nothing():
     assert secret.reveal() == "sekrit"
 
 
-def test_a_refusal_survives_a_process_boundary(world):
+def test_a_refusal_survives_a_process_boundary(world: World) -> None:
     (world.mounted / "hf_access_token").write_text("")
     with pytest.raises(CredentialError) as caught:
         world.find(world.entry("a/b"))

@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.parametrize("module", ["fields", "folders", "literals", "names", "uris"])
-def test_the_examples_of_the_docstrings_are_true(module):
+def test_the_examples_of_the_docstrings_are_true(module: str) -> None:
     result = doctest.testmod(importlib.import_module(f"truss_cache_tasks.config.{module}"))
     assert result.attempted
     assert not result.failed

@@ -1,6 +1,7 @@
 """Names of sub-tasks, and the Hub's rule for repo ids."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +14,13 @@ from truss_cache_tasks.config.uris import is_repo_id
 from truss_cache_tasks.model.request import SourceRef
 
 
-def names(folder, *entries: str) -> list[str]:
+def names(folder: Path, *entries: str) -> list[str]:
     path = folder / "config.yaml"
     path.write_text("model_cache:\n" + "".join(f"- {{{entry}}}\n" for entry in entries))
     return [entry.name for entry in load_config(path).entries]
 
 
-def test_the_first_entry_of_an_id_has_the_bare_name_and_later_ones_their_revision(tmp_path):
+def test_the_first_entry_of_an_id_has_the_bare_name_and_later_ones_their_revision(tmp_path: Path) -> None:
     found = names(
         tmp_path,
         "repo_id: org/name",
@@ -44,11 +45,11 @@ def test_the_first_entry_of_an_id_has_the_bare_name_and_later_ones_their_revisio
         ("file://=x", "_x"),
     ],
 )
-def test_a_name_is_the_id_without_its_scheme_and_safe_for_doit(repo_id, name, tmp_path):
+def test_a_name_is_the_id_without_its_scheme_and_safe_for_doit(repo_id: str, name: str, tmp_path: Path) -> None:
     assert names(tmp_path, f"repo_id: '{repo_id}'") == [name]
 
 
-def test_a_suffix_never_takes_the_name_that_another_id_has(tmp_path):
+def test_a_suffix_never_takes_the_name_that_another_id_has(tmp_path: Path) -> None:
     found = names(
         tmp_path,
         "repo_id: a/b",
@@ -60,7 +61,7 @@ def test_a_suffix_never_takes_the_name_that_another_id_has(tmp_path):
     assert found == ["a/b", "a/b#3", "a/b@v1", "a/b#2", "a/b#4"]
 
 
-def test_names_that_become_equal_by_replacement_stay_apart(tmp_path):
+def test_names_that_become_equal_by_replacement_stay_apart(tmp_path: Path) -> None:
     assert names(tmp_path, "repo_id: s3://b/x=y", "repo_id: s3://b/x-y") == ["b/x-y", "b/x-y#2"]
 
 
@@ -73,7 +74,7 @@ SOURCES = st.builds(
 
 
 @given(st.lists(st.tuples(SOURCES, st.sampled_from(["", "main", "v1", "a=b"]))))
-def test_names_are_unique_and_hold_nothing_that_doit_reads(asked):
+def test_names_are_unique_and_hold_nothing_that_doit_reads(asked: Any) -> None:
     found = name_entries(asked)
     assert len(set(found)) == len(found) == len(asked)
     assert not [name for name in found if re.search(r"[=*\s]", name) or name.startswith("-")]
@@ -82,7 +83,7 @@ def test_names_are_unique_and_hold_nothing_that_doit_reads(asked):
 
 def the_hub_takes(text: Any) -> bool:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(text)
@@ -99,5 +100,5 @@ def the_hub_takes(text: Any) -> bool:
 @example("a/b.git")
 @example("_a_/b")
 @example("a/b\n")
-def test_a_repo_id_is_taken_exactly_when_huggingface_hub_takes_it(text):
+def test_a_repo_id_is_taken_exactly_when_huggingface_hub_takes_it(text: Any) -> None:
     assert is_repo_id(text) is the_hub_takes(text)

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def one(folder: Path, text: str) -> Entry:
     return entry
 
 
-def test_an_entry_carries_the_users_own_words(tmp_path):
+def test_an_entry_carries_the_users_own_words(tmp_path: Path) -> None:
     text = """
 model_cache:
   - repo_id: gcs://bucket/models/sd/
@@ -49,7 +50,7 @@ model_cache:
     )
 
 
-def test_a_bare_hub_entry_is_main_of_the_hub_layout(tmp_path):
+def test_a_bare_hub_entry_is_main_of_the_hub_layout(tmp_path: Path) -> None:
     entry = one(tmp_path, "model_cache:\n- repo_id: org/name\n")
     assert (entry.name, entry.revision) == ("org/name", "main")
     assert entry.request == Request(SourceRef("hf", "org/name"), "main", None, (), Layout.HUB)
@@ -73,7 +74,9 @@ def test_a_bare_hub_entry_is_main_of_the_hub_layout(tmp_path):
         ("file:///srv/weights//", "file:///srv/weights", Layout.BUCKET),
     ],
 )
-def test_every_spelling_of_a_source_has_one_canonical_form(repo_id, source, form, tmp_path):
+def test_every_spelling_of_a_source_has_one_canonical_form(
+    repo_id: str, source: str, form: Any, tmp_path: Path
+) -> None:
     entry = one(tmp_path, f"model_cache:\n- repo_id: '{repo_id}'\n")
     assert (str(entry.request.source), entry.request.layout, entry.repo_id) == (source, form, repo_id)
 
@@ -93,13 +96,13 @@ def test_every_spelling_of_a_source_has_one_canonical_form(repo_id, source, form
         ("repo_id: hf://org/name@v1\n  revision: ''", "v1"),
     ],
 )
-def test_a_hub_revision_comes_from_its_field_or_its_uri_else_main(lines, revision, tmp_path):
+def test_a_hub_revision_comes_from_its_field_or_its_uri_else_main(lines: str, revision: str, tmp_path: Path) -> None:
     entry = one(tmp_path, f"model_cache:\n- {lines}\n")
     assert entry.revision == entry.request.revision == revision
 
 
 @pytest.mark.parametrize("repo_id", ["gs://b/p", "s3://b", "file://weights"])
-def test_a_revision_on_a_bucket_or_folder_is_ignored_with_a_warning(repo_id, tmp_path):
+def test_a_revision_on_a_bucket_or_folder_is_ignored_with_a_warning(repo_id: str, tmp_path: Path) -> None:
     config = read(tmp_path, f"model_cache:\n- repo_id: {repo_id}\n  revision: main\n")
     assert config.entries[0].request.revision == ""
     assert config.entries[0].revision == "main"
@@ -108,7 +111,7 @@ def test_a_revision_on_a_bucket_or_folder_is_ignored_with_a_warning(repo_id, tmp
     assert read(tmp_path, f"model_cache:\n- repo_id: {repo_id}\n  revision: ''\n").warnings == ()
 
 
-def test_null_means_not_given_and_an_empty_list_keeps_nothing(tmp_path):
+def test_null_means_not_given_and_an_empty_list_keeps_nothing(tmp_path: Path) -> None:
     fields = (
         "allow_patterns:\n  ignore_patterns: null\n  use_volume: ~\n  volume_folder:\n  kind:\n  runtime_secret_name:"
     )
@@ -124,7 +127,7 @@ def test_null_means_not_given_and_an_empty_list_keeps_nothing(tmp_path):
     ["", "# nothing\n", "---\n...\n", "model_name: x\n", "model_cache:\n", "model_cache: []\n", "hf_cache: null\n",
      "weights: []\n", "\ufeffmodel_name: x\n", "null\n"],
 )  # fmt: skip
-def test_a_config_without_entries_is_no_error(text, tmp_path):
+def test_a_config_without_entries_is_no_error(text: str, tmp_path: Path) -> None:
     assert read(tmp_path, text).entries == ()
 
 
@@ -144,15 +147,15 @@ def test_a_config_without_entries_is_no_error(text, tmp_path):
         "env: !ENV x\nother: !!python/object:os.system {}\nmodel_cache: [{repo_id: org/name}]\n",
     ],
 )
-def test_every_form_that_real_configs_have_is_read(text, tmp_path):
+def test_every_form_that_real_configs_have_is_read(text: str, tmp_path: Path) -> None:
     assert one(tmp_path, text).request.source == SourceRef("hf", "org/name")
 
 
-def test_a_mapping_is_named_without_an_index(tmp_path):
+def test_a_mapping_is_named_without_an_index(tmp_path: Path) -> None:
     assert one(tmp_path, "model_cache:\n  repo_id: org/name\n").where.endswith("config.yaml:2: model_cache")
 
 
-def test_volume_folder_without_use_volume_is_ignored_with_a_warning_as_in_truss(tmp_path):
+def test_volume_folder_without_use_volume_is_ignored_with_a_warning_as_in_truss(tmp_path: Path) -> None:
     config = read(tmp_path, "model_cache:\n- repo_id: a/b\n  volume_folder: x\n- repo_id: c/d\n  volume_folder: x\n")
     assert [entry.request.layout for entry in config.entries] == [Layout.HUB, Layout.HUB]
     assert [entry.volume_folder for entry in config.entries] == ["x", "x"]
@@ -162,13 +165,13 @@ def test_volume_folder_without_use_volume_is_ignored_with_a_warning_as_in_truss(
     ]
 
 
-def test_a_wildcard_in_a_prefix_is_literal_and_warned_of(tmp_path):
+def test_a_wildcard_in_a_prefix_is_literal_and_warned_of(tmp_path: Path) -> None:
     config = read(tmp_path, "model_cache:\n- repo_id: s3://b/m/*.bin\n")
     assert config.entries[0].request.source.prefix == "m/*.bin"
     assert "config.yaml:2: model_cache[0].repo_id: a wildcard in the prefix" in config.warnings[0]
 
 
-def test_weights_are_mounts_with_their_own_names_for_things(tmp_path):
+def test_weights_are_mounts_with_their_own_names_for_things(tmp_path: Path) -> None:
     text = """
 weights:
 - source: hf://org/name@v2
@@ -194,12 +197,12 @@ weights:
     assert [entry.name for entry in (first, second, third, fourth)] == ["org/name", "b/p", "b/p#2", "w"]
 
 
-def test_data_dir_is_relative_to_the_config(tmp_path):
+def test_data_dir_is_relative_to_the_config(tmp_path: Path) -> None:
     text = "data_dir: ../secrets/\nmodel_cache: [{repo_id: s3://b}]\n"
     assert one(tmp_path, text).data_dir == tmp_path.parent / "secrets"
 
 
-def test_only_the_hub_variables_of_the_config_are_kept(tmp_path):
+def test_only_the_hub_variables_of_the_config_are_kept(tmp_path: Path) -> None:
     text = """
 environment_variables: {HF_HOME: ./hf, HF_HUB_CACHE: ~/hub, XDG_CACHE_HOME: null, HF_HUB_OFFLINE: 1, A: [1]}
 model_cache: [{repo_id: a/b}]
@@ -207,7 +210,7 @@ model_cache: [{repo_id: a/b}]
     assert one(tmp_path, text).hub_env == (("HF_HOME", f"{tmp_path}/hf"), ("HF_HUB_CACHE", "~/hub"))
 
 
-def test_duplicate_keys_that_we_do_not_read_are_a_warning(tmp_path):
+def test_duplicate_keys_that_we_do_not_read_are_a_warning(tmp_path: Path) -> None:
     text = "resources:\n  gpu: A10\n  gpu: H100\nmodel_cache: [{repo_id: a/b}]\nenvironment_variables: {A: 1, A: 2}\n"
     found = sorted(warning.removeprefix(f"{tmp_path}/") for warning in read(tmp_path, text).warnings)
     assert found == [
@@ -217,7 +220,7 @@ def test_duplicate_keys_that_we_do_not_read_are_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["model-cache", "modelcache", "Model_Cache", "model_caches", "weight"])
-def test_a_mistyped_key_is_not_silently_an_empty_config(key, tmp_path):
+def test_a_mistyped_key_is_not_silently_an_empty_config(key: str, tmp_path: Path) -> None:
     (warning,) = read(tmp_path, f"{key}:\n- repo_id: a/b\n").warnings
     assert "did you mean" in warning
 
@@ -227,7 +230,7 @@ def test_a_mistyped_key_is_not_silently_an_empty_config(key, tmp_path):
     ["hf_aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3z", "hf_ABCDEFGHIJKLMNOP", "AKIAIOSFODNN7ABCDEFG", "ghp_abcdEFGH0123456789",
      "9f8e7d6c5b4a39281706f5e4d3c2b1a0", "-----BEGIN PRIVATE KEY----- MIIE"],
 )  # fmt: skip
-def test_a_real_looking_secret_in_the_config_is_warned_of_and_never_shown(value, tmp_path):
+def test_a_real_looking_secret_in_the_config_is_warned_of_and_never_shown(value: str, tmp_path: Path) -> None:
     (warning,) = read(tmp_path, f"secrets:\n  hf_access_token: '{value}'\n").warnings
     assert warning.startswith(f"{tmp_path}/config.yaml:2: secrets.hf_access_token: looks like a real secret")
     assert value not in warning
@@ -239,11 +242,11 @@ def test_a_real_looking_secret_in_the_config_is_warned_of_and_never_shown(value,
      "hf_xxxxxxxxxxxxxxxxxxxxxxxx", "<YOUR_TOKEN_1234567890>", "${HF_TOKEN_0123456789}", "hf_...", "hf_access_token",
      "my-hf-access-token-secret-1", "none", "12345678901234567890", "[1]"],
 )  # fmt: skip
-def test_a_placeholder_secret_is_not_warned_of(value, tmp_path):
+def test_a_placeholder_secret_is_not_warned_of(value: str, tmp_path: Path) -> None:
     assert read(tmp_path, f"secrets:\n  hf_access_token: {value}\n").warnings == ()
 
 
-def test_both_spellings_of_the_file_name_are_found_in_a_folder(tmp_path):
+def test_both_spellings_of_the_file_name_are_found_in_a_folder(tmp_path: Path) -> None:
     for name in ("config.yaml", "config.yml"):
         folder = tmp_path / name.replace(".", "-")
         folder.mkdir()
@@ -251,13 +254,15 @@ def test_both_spellings_of_the_file_name_are_found_in_a_folder(tmp_path):
         assert load_config(folder).path == load_config(str(folder / name)).path == folder / name
 
 
-def test_any_other_file_may_be_named_too(tmp_path):
+def test_any_other_file_may_be_named_too(tmp_path: Path) -> None:
     write(tmp_path, "model_cache: []")
     path = write(tmp_path, "model_cache: [{repo_id: a/b}]", "other.yaml")
     assert [entry.name for entry in load_config(path).entries] == ["a/b"]
 
 
-def test_messages_name_the_file_as_seen_from_the_working_folder(tmp_path, monkeypatch):
+def test_messages_name_the_file_as_seen_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "sd").mkdir()
     write(tmp_path / "sd", "model_cache: [{repo_id: a/b}]")
     monkeypatch.chdir(tmp_path)
@@ -266,7 +271,7 @@ def test_messages_name_the_file_as_seen_from_the_working_folder(tmp_path, monkey
     assert config.path == Path(os.getcwd(), "sd/config.yaml")
 
 
-def test_a_thousand_entries_are_read_in_a_moment(tmp_path):
+def test_a_thousand_entries_are_read_in_a_moment(tmp_path: Path) -> None:
     item = "- repo_id: org/name-{}\n  revision: v1\n  allow_patterns:\n  - '*.json'\n  - '*.bin'\n"
     path = write(tmp_path, "model_cache:\n" + "".join(item.format(number) for number in range(1000)))
     spent = []

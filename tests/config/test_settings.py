@@ -6,6 +6,7 @@ import pwd
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from truss_cache_tasks.errors import ConfigError
 HERE = Path("/here")
 
 
-def test_nothing_set_is_all_defaults():
+def test_nothing_set_is_all_defaults() -> None:
     settings = read_settings({}, HERE)
     assert settings.secrets_dirs == (Path("/secrets"), Path("/etc/secrets"))
     assert (settings.config, settings.model_cache_dir, settings.mount_root, settings.project) == (None,) * 4
@@ -25,7 +26,7 @@ def test_nothing_set_is_all_defaults():
     assert settings.accept_unverified is False
 
 
-def test_every_variable_is_read():
+def test_every_variable_is_read() -> None:
     env = {
         "TRUSS_CONFIG": "sd",
         "TRUSS_MODEL_CACHE_DIR": "cache/",
@@ -51,14 +52,14 @@ def test_every_variable_is_read():
     assert {variable.name for variable in VARIABLES} == {name for name in env if name.startswith("TRUSS_")}
 
 
-def test_an_empty_variable_of_ours_counts_as_not_set():
+def test_an_empty_variable_of_ours_counts_as_not_set() -> None:
     assert read_settings({variable.name: "" for variable in VARIABLES}, HERE) == read_settings({}, HERE).__class__(
         cwd=HERE, environment={variable.name: "" for variable in VARIABLES}
     )
 
 
 @pytest.mark.parametrize(("name", "value"), [("TRUSS_CACHE_LOCKED", "1"), ("TRUSS_CACHE_EVENTS", "events.jsonl")])
-def test_a_variable_that_asks_for_what_is_not_supported_yet_is_not_silently_ignored(name, value):
+def test_a_variable_that_asks_for_what_is_not_supported_yet_is_not_silently_ignored(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: .* not supported yet$"):
         read_settings({name: value}, HERE)
     assert read_settings({name: ""}, HERE) == dataclasses.replace(read_settings({}, HERE), environment={name: ""})
@@ -67,7 +68,7 @@ def test_a_variable_that_asks_for_what_is_not_supported_yet_is_not_silently_igno
 @pytest.mark.parametrize(
     ("text", "rate"), [("1", 1), ("500K", 500_000), ("50m", 50_000_000), ("2G", 2_000_000_000), ("0.5K", 500)]
 )
-def test_a_rate_is_bytes_a_second_with_suffixes_of_1000(text, rate):
+def test_a_rate_is_bytes_a_second_with_suffixes_of_1000(text: str, rate: int) -> None:
     assert read_settings({"TRUSS_CACHE_MAX_RATE": text}, HERE).max_rate == rate
 
 
@@ -84,7 +85,7 @@ def test_a_rate_is_bytes_a_second_with_suffixes_of_1000(text, rate):
         *[("TRUSS_CACHE_PROJECT", value, "letters") for value in ("a/b", "..", "a b", "x" * 101)],
     ],
 )
-def test_a_bad_value_names_its_variable_and_what_it_may_hold(name, value, want):
+def test_a_bad_value_names_its_variable_and_what_it_may_hold(name: Any, value: Any, want: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         read_settings({name: value}, HERE)
     assert str(caught.value).startswith(f"{name}: got {value!r}, expected ")
@@ -98,7 +99,7 @@ def test_a_bad_value_names_its_variable_and_what_it_may_hold(name, value, want):
      ({"TRANSFORMERS_OFFLINE": "TRUE"}, True), ({"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "1"}, False),
      ({"HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": "1"}, True)],
 )  # fmt: skip
-def test_offline_is_what_huggingface_hub_takes_for_it(env, offline):
+def test_offline_is_what_huggingface_hub_takes_for_it(env: dict[str, Any], offline: bool) -> None:
     assert read_settings(env, HERE).offline is offline
 
 
@@ -149,14 +150,14 @@ for env in {ENVIRONMENTS!r}:
 
 @pytest.mark.parametrize("number", range(len(ENVIRONMENTS)))
 @pytest.mark.slow
-def test_the_hub_cache_is_where_huggingface_hub_has_it(number, theirs):
+def test_the_hub_cache_is_where_huggingface_hub_has_it(number: int, theirs: list[tuple[str, str]]) -> None:
     settings = read_settings(ENVIRONMENTS[number], HERE)
     hub, token = theirs[number]
     assert settings.hub_cache() == Path(os.path.normpath(HERE / hub))
     assert settings.token_file() == Path(os.path.normpath(HERE / token))
 
 
-def test_hub_variables_of_the_config_stand_alone_where_it_sets_any():
+def test_hub_variables_of_the_config_stand_alone_where_it_sets_any() -> None:
     process = {"HF_HUB_CACHE": "/process", "HF_TOKEN_PATH": "/token", "HOME": "/h"}
     settings = read_settings(process, HERE)
     assert settings.hub_cache((("HF_HOME", "/config"),)) == Path("/config/hub")
@@ -166,12 +167,12 @@ def test_hub_variables_of_the_config_stand_alone_where_it_sets_any():
     assert settings.token_file() == Path("/token")
 
 
-def test_settings_do_not_print_the_environment():
+def test_settings_do_not_print_the_environment() -> None:
     assert "hunter2" not in repr(read_settings({"HF_TOKEN": "hunter2"}, HERE))
 
 
 @pytest.mark.slow
-def test_importing_the_package_and_reading_a_config_loads_no_sdk(tmp_path):
+def test_importing_the_package_and_reading_a_config_loads_no_sdk(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("model_cache: [{repo_id: a/b}]")
     script = """
 import sys
@@ -185,7 +186,7 @@ print([name for name in sys.modules if name.partition('.')[0] in
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_the_environment_is_read_in_one_module_and_written_in_one():
+def test_the_environment_is_read_in_one_module_and_written_in_one() -> None:
     package = Path(truss_cache_tasks.__file__).parent
     named = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if "os.environ" in path.read_text()}
     # settings.py speaks of it; the front ends hand it to read_settings; session.py has its reason beside it

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import pytest
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils._paths import filter_repo_objects
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,8 @@ from truss_cache_tasks.model.patterns import select
 from truss_cache_tasks.model.plan import make_plan
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.model.request import Dialect, Layout, Request, SourceRef
-from truss_cache_tasks.store.manifest import Unreadable, from_json, to_json
+from truss_cache_tasks.store.manifest import from_json, to_json
+from truss_cache_tasks.store.record_file import Unreadable
 
 settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("laws")
@@ -45,7 +47,7 @@ PATTERNS = st.none() | st.lists(PATTERN, max_size=3)
 @given(st.lists(PATH, max_size=8, unique=True), PATTERNS, PATTERNS)
 @example(["a/b.bin", "a.bin"], ["a/"], None)
 @example(["a.bin"], [], None)
-def test_select_keeps_what_huggingface_hubs_own_filter_keeps(paths, allow, ignore) -> None:
+def test_select_keeps_what_huggingface_hubs_own_filter_keeps(paths: Any, allow: Any, ignore: Any) -> None:
     want = sorted(filter_repo_objects(paths, allow_patterns=allow, ignore_patterns=ignore))
     assert list(select(paths, allow, ignore or ())) == want
 
@@ -55,7 +57,9 @@ def test_select_keeps_what_huggingface_hubs_own_filter_keeps(paths, allow, ignor
 @example(["a/b.bin", "a\\c.bin", "d.bin"], ["a\\*"], None)
 @example(["a/b.bin", "c.bin"], None, ["a\\"])
 @example(["a", "A"], ["a"], [""])
-def test_select_keeps_what_huggingface_hubs_own_filter_keeps_of_odd_names_by_odd_patterns(paths, allow, ignore) -> None:
+def test_select_keeps_what_huggingface_hubs_own_filter_keeps_of_odd_names_by_odd_patterns(
+    paths: Any, allow: Any, ignore: Any
+) -> None:
     want = sorted(filter_repo_objects(paths, allow_patterns=allow, ignore_patterns=ignore))
     assert list(select(paths, allow, ignore or ())) == want
 
@@ -70,8 +74,7 @@ def globs(pattern: str, path: str) -> bool:
     if pattern.startswith("**"):
         return any(globs(pattern[2:], path[end:]) for end in range(len(path) + 1))
     if pattern[0] == "*":
-        ends = range(len(path.partition("/")[0]) + 1)
-        return any(globs(pattern[1:], path[end:]) for end in ends)
+        return any(globs(pattern[1:], path[end:]) for end in range(len(path.partition("/")[0]) + 1))
     closed = re.match(r"\[!?+\]?+[^\]]*\]", pattern)
     token = closed[0] if closed else pattern[0]
     if not path or (path[0] == "/" and (closed or token == "?")):
@@ -85,14 +88,14 @@ def globs(pattern: str, path: str) -> bool:
 @example(["a/b", "b", "xb", "x/a/b"], "**/b")
 @example(["a/b", "axb", "ab"], "a**/b")
 @example(["a/b/c", "a/c"], "a/")
-def test_a_pattern_of_the_weights_form_keeps_what_its_tokens_say_one_by_one(paths, pattern) -> None:
+def test_a_pattern_of_the_weights_form_keeps_what_its_tokens_say_one_by_one(paths: Any, pattern: Any) -> None:
     whole = pattern + "**" if pattern.endswith("/") else pattern
     want = sorted(path for path in paths if globs(whole, path))
     assert list(select(paths, [pattern], dialect=Dialect.GLOBSTAR)) == want
 
 
 @given(PATH, st.lists(PATTERN, max_size=3))
-def test_in_the_weights_form_a_star_never_crosses_a_folder(path, patterns) -> None:
+def test_in_the_weights_form_a_star_never_crosses_a_folder(path: Any, patterns: Any) -> None:
     for pattern in patterns:
         assume("**" not in pattern and not pattern.endswith("/"))
         if select([path], [pattern], dialect=Dialect.GLOBSTAR):
@@ -113,7 +116,7 @@ def test_in_the_weights_form_a_star_never_crosses_a_folder(path, patterns) -> No
     ],
 )
 @pytest.mark.slow
-def test_no_pattern_takes_more_than_seconds(dialect, pattern, path) -> None:
+def test_no_pattern_takes_more_than_seconds(dialect: Any, pattern: str, path: str) -> None:
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))  # of the processor's own time: the next second ends the process
@@ -140,8 +143,8 @@ REQUESTS = st.builds(
 
 
 @given(REQUESTS, st.randoms(use_true_random=False))
-def test_order_and_duplicates_of_patterns_do_not_change_a_key(request, random) -> None:
-    def shuffled(patterns):
+def test_order_and_duplicates_of_patterns_do_not_change_a_key(request: Any, random: Any) -> None:
+    def shuffled(patterns: Any) -> Any:
         if patterns is None:
             return None
         doubled = [*patterns, *patterns[:1]]
@@ -153,8 +156,8 @@ def test_order_and_duplicates_of_patterns_do_not_change_a_key(request, random) -
 
 
 @given(REQUESTS, REQUESTS)
-def test_two_requests_have_one_key_exactly_if_they_ask_the_same(one, other) -> None:
-    def meaning(request):
+def test_two_requests_have_one_key_exactly_if_they_ask_the_same(one: Any, other: Any) -> None:
+    def meaning(request: Any) -> Any:
         allow = None if request.allow is None else frozenset(request.allow)
         return (str(request.source), request.revision, allow, frozenset(request.ignore), request.layout, request.folder)
 
@@ -162,7 +165,7 @@ def test_two_requests_have_one_key_exactly_if_they_ask_the_same(one, other) -> N
 
 
 @given(REQUESTS, st.data())
-def test_any_change_of_an_input_changes_the_key(request, data) -> None:
+def test_any_change_of_an_input_changes_the_key(request: Any, data: st.DataObject) -> None:
     changes = {
         "source": replace(request.source, root=request.source.root + "x"),
         "revision": request.revision + "x",
@@ -212,7 +215,7 @@ def safe(manifest: Manifest) -> bool:
     st.lists(RECORDS, min_size=1, max_size=4),
     st.just("") | st.text("0123456789abcdef", min_size=40, max_size=40),
 )
-def test_a_manifest_survives_json(request, records, revision) -> None:
+def test_a_manifest_survives_json(request: Any, records: Any, revision: Any) -> None:
     manifest = Manifest(request_key(request), canonical(request), revision, "folder", tuple(records))
     assume(safe(manifest))
     assert from_json(json.loads(json.dumps(to_json(manifest)))) == manifest
@@ -226,13 +229,13 @@ JSON = st.recursive(
 
 
 @given(JSON | st.fixed_dictionaries({"format": st.just(1), "files": JSON, "key": JSON, "request": JSON}))
-def test_any_other_json_is_unreadable_and_never_a_crash(value) -> None:
+def test_any_other_json_is_unreadable_and_never_a_crash(value: Any) -> None:
     with pytest.raises(Unreadable):
         from_json(value)
 
 
 @given(st.lists(st.tuples(PATH, st.integers(0, 9), TEXT), max_size=4), st.randoms(use_true_random=False))
-def test_a_snapshot_key_does_not_depend_on_the_order_of_files(files, random) -> None:
+def test_a_snapshot_key_does_not_depend_on_the_order_of_files(files: Any, random: Any) -> None:
     shuffled = list(files)
     random.shuffle(shuffled)
     assert snapshot_key("c", files) == snapshot_key("c", shuffled)
@@ -244,7 +247,7 @@ HOSTILE = st.lists(PIECE, min_size=1, max_size=5).map("/".join)
 
 
 @given(st.lists(HOSTILE, min_size=1, max_size=4, unique=True), REQUESTS, st.booleans())
-def test_no_path_of_a_plan_escapes_and_no_two_are_one(names, request, single) -> None:
+def test_no_path_of_a_plan_escapes_and_no_two_are_one(names: Any, request: Any, single: bool) -> None:
     request = replace(
         request, allow=None, ignore=(), folder="" if request.layout in (Layout.HUB, Layout.MOUNT) else "v"
     )

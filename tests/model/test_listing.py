@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from truss_cache_tasks.errors import CacheTaskError, WrongAnswer
 from truss_cache_tasks.model.listing import DIGITS, Pages, RemoteFile, listed_digest, listed_file
 
-SOUND = {"path": "a/w.bin", "size": 5, "version": "1700000000000000", "key": "p/a/w.bin"}
+SOUND: dict[str, Any] = {"path": "a/w.bin", "size": 5, "version": "1700000000000000", "key": "p/a/w.bin"}
 TRAPS = [
     "",
     "a" * 63,
@@ -38,7 +40,7 @@ def test_what_a_store_can_say_becomes_a_file_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("size", ["5", 5.0, -1, 2**63, True, False, None, float("nan"), float("inf"), [5], {}, b"5"])
-def test_a_size_that_is_no_number_of_bytes_is_a_wrong_answer(size) -> None:
+def test_a_size_that_is_no_number_of_bytes_is_a_wrong_answer(size: Any) -> None:
     with pytest.raises(WrongAnswer, match=r"s3://b/p: the store's answer is wrong: path 'a/w.bin': size") as caught:
         listed_file("s3://b/p", **{**SOUND, "size": size})
     assert caught.value.hint
@@ -46,25 +48,25 @@ def test_a_size_that_is_no_number_of_bytes_is_a_wrong_answer(size) -> None:
 
 @pytest.mark.parametrize("field", ["path", "key"])
 @pytest.mark.parametrize("name", ["", None, 5, b"w.bin", ["w.bin"], True])
-def test_a_name_that_is_no_text_is_a_wrong_answer(field, name) -> None:
+def test_a_name_that_is_no_text_is_a_wrong_answer(field: str, name: Any) -> None:
     with pytest.raises(WrongAnswer, match="expected text"):
         listed_file("s", **{**SOUND, field: name})
 
 
 @pytest.mark.parametrize("version", ["", None, 5, "a\nX: y", "a\r", "a\0", "a b", "\x7f", "é", "☃", "\ud800"])
-def test_a_version_that_would_break_a_header_or_name_no_bytes_is_a_wrong_answer(version) -> None:
+def test_a_version_that_would_break_a_header_or_name_no_bytes_is_a_wrong_answer(version: int | str | None) -> None:
     with pytest.raises(WrongAnswer, match="expected printable ASCII"):
         listed_file("s", **{**SOUND, "version": version})
 
 
 @pytest.mark.parametrize("value", TRAPS, ids=ascii)
-def test_a_digest_that_is_not_exactly_its_hex_digits_is_a_wrong_answer(value) -> None:
+def test_a_digest_that_is_not_exactly_its_hex_digits_is_a_wrong_answer(value: Any) -> None:
     with pytest.raises(WrongAnswer, match="expected 64 lower-case hex digits"):
         listed_digest("s", "w.bin", "sha256", value)
 
 
 @pytest.mark.parametrize("algorithm", DIGITS)
-def test_each_algorithm_has_its_own_width(algorithm) -> None:
+def test_each_algorithm_has_its_own_width(algorithm: Any) -> None:
     assert listed_digest("s", "w", algorithm, "0" * DIGITS[algorithm]).value == "0" * DIGITS[algorithm]
     for digits in set(DIGITS.values()) - {DIGITS[algorithm]}:
         with pytest.raises(WrongAnswer):
@@ -72,7 +74,7 @@ def test_each_algorithm_has_its_own_width(algorithm) -> None:
 
 
 @pytest.mark.parametrize("size", ["5", 5.0, -1, 2**63, True, None])
-def test_a_part_without_a_size_is_a_wrong_answer(size) -> None:
+def test_a_part_without_a_size_is_a_wrong_answer(size: Any) -> None:
     assert listed_digest("s", "w", "crc32", "0" * 8, [5, 0]).parts == (5, 0)
     with pytest.raises(WrongAnswer):
         listed_digest("s", "w", "crc32", "0" * 8, [5, size])
@@ -93,7 +95,7 @@ def test_a_listing_of_many_pages_ends_where_the_last_page_says_so() -> None:
 
 
 @pytest.mark.parametrize("cursors", [["a"], ["b", "b"], ["b", "c", "b"], ["b", "c", "d", "a"]], ids=str)
-def test_a_cursor_that_any_earlier_page_had_is_a_wrong_answer(cursors) -> None:
+def test_a_cursor_that_any_earlier_page_had_is_a_wrong_answer(cursors: list[str]) -> None:
     pages = Pages("s", first="a")
     for number, cursor in enumerate(cursors[:-1]):
         pages.take([str(number)], cursor)
@@ -102,7 +104,7 @@ def test_a_cursor_that_any_earlier_page_had_is_a_wrong_answer(cursors) -> None:
 
 
 @pytest.mark.parametrize("names", [[], ["same.bin"]], ids=["empty", "repeated"])
-def test_a_thousand_pages_in_turn_without_a_new_name_are_a_wrong_answer(names) -> None:
+def test_a_thousand_pages_in_turn_without_a_new_name_are_a_wrong_answer(names: list[Any]) -> None:
     pages = Pages("s")
     pages.take(["same.bin"], "first")
     for number in range(999):

@@ -57,11 +57,11 @@ def test_a_socket_asks_the_exchange_before_each_read() -> None:
     one, other = socket.socketpair()
     with one, other:
         timeout = ReadTimeout(Exchange(ExchangeLimits(head_s=7.2), NEVER))
-        one.settimeout(timeout)  # type: ignore[arg-type]
+        one.settimeout(timeout)  # type: ignore[arg-type]  # any callable is its clock
         assert one.gettimeout() == 8.0
         spent = ReadTimeout(Exchange(ExchangeLimits(head_s=0), NEVER))
         with pytest.raises(TooSlow):
-            one.settimeout(spent)  # type: ignore[arg-type]
+            one.settimeout(spent)  # type: ignore[arg-type]  # as above
 
 
 def test_a_head_has_an_end_also_where_nobody_tells_its_bytes() -> None:

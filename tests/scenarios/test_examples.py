@@ -75,12 +75,12 @@ def running(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("example", [name], indirect=True)
 
 
-def test_every_example_is_tried_here():
+def test_every_example_is_tried_here() -> None:
     assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == set(TASKS)
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
-def test_an_example_has_a_readme_and_a_config_without_warnings(name):
+def test_an_example_has_a_readme_and_a_config_without_warnings(name: Any) -> None:
     assert (EXAMPLES / name / "README.md").is_file()
     configs = sorted((EXAMPLES / name).rglob("config.yaml"))
     assert configs
@@ -90,7 +90,7 @@ def test_an_example_has_a_readme_and_a_config_without_warnings(name):
         assert loaded.warnings == ()
 
 
-def test_truss_takes_every_example_but_those_that_say_why_not():
+def test_truss_takes_every_example_but_those_that_say_why_not() -> None:
     judge = EXAMPLES.parent / ".venv-truss" / "bin" / "python"
     require(str(judge), "VENV=.venv-truss sh .ci/venv truss==0.18.36")
     configs = sorted(EXAMPLES.rglob("config.yaml"))
@@ -104,7 +104,7 @@ def test_truss_takes_every_example_but_those_that_say_why_not():
 
 
 @pytest.mark.parametrize(("example", "tasks"), TASKS.items(), ids=list(TASKS), indirect=["example"])
-def test_an_example_is_planned_as_its_readme_says(example: Truss, tasks: dict[str, str]):
+def test_an_example_is_planned_as_its_readme_says(example: Truss, tasks: dict[str, str]) -> None:
     listed = example.doit("list", "--all")
     assert listed.code == 0, listed.text
     lines = [line.split(maxsplit=1) for line in listed.out.splitlines()]
@@ -112,7 +112,7 @@ def test_an_example_is_planned_as_its_readme_says(example: Truss, tasks: dict[st
 
 
 @pytest.mark.parametrize(("name", "credential"), CREDENTIALS.items())
-def test_git_ignores_the_real_credential_file_and_not_its_example(name: str, credential: str, tmp_path: Path):
+def test_git_ignores_the_real_credential_file_and_not_its_example(name: str, credential: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns("cache"))
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
@@ -127,7 +127,7 @@ def test_git_ignores_the_real_credential_file_and_not_its_example(name: str, cre
     assert shape
 
 
-def test_the_s3_policy_allows_the_configured_prefix_and_nothing_more():
+def test_the_s3_policy_allows_the_configured_prefix_and_nothing_more() -> None:
     policy = json.loads((EXAMPLES / "private-s3" / "policy.json").read_text())
     bucket, _, prefix = BUCKET.partition("/")
     listing, reading = policy["Statement"]
@@ -139,13 +139,13 @@ def test_the_s3_policy_allows_the_configured_prefix_and_nothing_more():
     assert reading["Resource"] == f"arn:aws:s3:::{bucket}/{prefix}/*"
 
 
-def test_the_gcs_role_holds_the_two_permissions():
+def test_the_gcs_role_holds_the_two_permissions() -> None:
     role = json.loads((EXAMPLES / "private-gcs" / "role.json").read_text())
     assert role["includedPermissions"] == ["storage.objects.get", "storage.objects.list"]
 
 
 @running("quickstart")
-def test_the_quickstart_fetches_once_and_an_edit_fetches_what_is_new(example: Truss):
+def test_the_quickstart_fetches_once_and_an_edit_fetches_what_is_new(example: Truss) -> None:
     first = example.doit("cache_weights")
     assert first.code == 0, first.text
     weights = example.folder / "cache" / "weights"
@@ -164,7 +164,7 @@ def test_the_quickstart_fetches_once_and_an_edit_fetches_what_is_new(example: Tr
 
 
 @running("sdxl")
-def test_sdxl_selects_the_half_precision_weights_alone(example: Truss, hub: Hub):
+def test_sdxl_selects_the_half_precision_weights_alone(example: Truss, hub: Hub) -> None:
     wanted = [
         "model_index.json",
         "scheduler/scheduler_config.json",
@@ -199,7 +199,7 @@ def test_sdxl_selects_the_half_precision_weights_alone(example: Truss, hub: Hub)
 
 
 @running("gated-llama")
-def test_a_gated_repo_needs_the_token_of_its_secret(example: Truss, hub: Hub):
+def test_a_gated_repo_needs_the_token_of_its_secret(example: Truss, hub: Hub) -> None:
     hub.tokens["good"] = Rights()
     repo = hub.create("meta-llama/Llama-3.2-1B-Instruct", gated=True)
     commit = repo.commit({"model.safetensors": b"weights", "original/consolidated.00.pth": b"twin"})
@@ -216,7 +216,7 @@ def test_a_gated_repo_needs_the_token_of_its_secret(example: Truss, hub: Hub):
 
 
 @running("hf-cache-alias")
-def test_hf_cache_fills_the_hub_that_the_config_names(example: Truss, hub: Hub):
+def test_hf_cache_fills_the_hub_that_the_config_names(example: Truss, hub: Hub) -> None:
     files = {"config.json": b"{}", "1_Pooling/config.json": b"{}", "model.safetensors": b"weights"}
     hub.create(MINILM).commit({**files, "pytorch_model.bin": b"twin", "onnx/model.onnx": b"twin"})
     ran = example.doit("cache_weights")
@@ -227,7 +227,7 @@ def test_hf_cache_fills_the_hub_that_the_config_names(example: Truss, hub: Hub):
 
 
 @running("monorepo")
-def test_a_broken_truss_of_the_monorepo_leaves_the_other_alone(example: Truss, hub: Hub):
+def test_a_broken_truss_of_the_monorepo_leaves_the_other_alone(example: Truss, hub: Hub) -> None:
     commit = hub.create(MINILM).commit({"config.json": b"{}", "model.safetensors": b"embeds"})
     hub.create("openai/whisper-tiny").commit({"config.json": b"{}", "model.safetensors": b"hears"})
     ran = example.doit("-n", "4", "-P", "thread")
@@ -248,7 +248,7 @@ def put_credential(example: Truss, name: str, value: Any) -> None:
 
 
 @running("private-s3")
-def test_private_s3_runs_with_the_key_in_its_file(example: Truss, seaweed: S3Server):
+def test_private_s3_runs_with_the_key_in_its_file(example: Truss, seaweed: S3Server) -> None:
     bucket, _, prefix = BUCKET.partition("/")
     admin = seaweed.client("admin")
     admin.create_bucket(Bucket=bucket)
@@ -266,7 +266,7 @@ def test_private_s3_runs_with_the_key_in_its_file(example: Truss, seaweed: S3Ser
 
 
 @running("private-gcs")
-def test_private_gcs_runs_with_the_key_in_its_file(example: Truss, gcs: Gcs):
+def test_private_gcs_runs_with_the_key_in_its_file(example: Truss, gcs: Gcs) -> None:
     bucket, _, prefix = BUCKET.partition("/")
     gcs.bucket(bucket)
     for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
@@ -278,7 +278,7 @@ def test_private_gcs_runs_with_the_key_in_its_file(example: Truss, gcs: Gcs):
 
 
 @running("hf-cache-alias")
-def test_the_redeploy_of_the_docs_brings_the_main_that_moved(example: Truss, hub: Hub):
+def test_the_redeploy_of_the_docs_brings_the_main_that_moved(example: Truss, hub: Hub) -> None:
     repo = hub.create(MINILM)
     first = repo.commit({"config.json": b"{}", "model.safetensors": b"the first"})
     assert example.doit("cache_weights").code == 0
@@ -322,7 +322,7 @@ def timeless(lines: Iterable[str]) -> list[str]:
 
 @running("quickstart")
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial/first-run.md"])
-def test_a_captured_run_is_what_the_quickstart_prints(example: Truss, page: str):
+def test_a_captured_run_is_what_the_quickstart_prints(example: Truss, page: str) -> None:
     (dodo,) = blocks("README.md")
     example.dodo(dodo)
     config = example.folder / "config.yaml"
@@ -342,7 +342,7 @@ def blocks(page: str) -> list[str]:
 
 
 @running("quickstart")
-def test_the_dependent_task_of_the_docs_runs_exactly_when_the_weights_changed(example: Truss, hub: Hub):
+def test_the_dependent_task_of_the_docs_runs_exactly_when_the_weights_changed(example: Truss, hub: Hub) -> None:
     repo = hub.create("org/name")
     repo.commit({"model.safetensors": b"the first"})
     example.config("model_cache:\n  - repo_id: org/name\n")
@@ -359,7 +359,7 @@ def test_the_dependent_task_of_the_docs_runs_exactly_when_the_weights_changed(ex
 
 
 @running("quickstart")
-def test_the_program_of_the_docs_fetches_and_says_what_it_did(example: Truss):
+def test_the_program_of_the_docs_fetches_and_says_what_it_did(example: Truss) -> None:
     shutil.copytree(example.folder, example.folder / "my-truss", ignore=shutil.ignore_patterns("my-truss"))
     (program,) = blocks("docs/how-to/python.md")
     ran = example.python(program)
@@ -369,7 +369,7 @@ def test_the_program_of_the_docs_fetches_and_says_what_it_did(example: Truss):
 
 
 @running("quickstart")
-def test_the_recipe_for_a_build_server_runs_as_it_is_written(example: Truss):
+def test_the_recipe_for_a_build_server_runs_as_it_is_written(example: Truss) -> None:
     shutil.copytree(example.folder, example.folder / "my-truss", ignore=shutil.ignore_patterns("my-truss"))
     page = (ROOT / "docs" / "how-to" / "build-server.md").read_text()
     (recipe,) = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)

@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import ssl
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -38,7 +39,7 @@ def make_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:
 
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
 
-    def certificate(subject, key, *extensions):
+    def certificate(subject: x509.Name, key: Any, *extensions: x509.ExtensionType) -> bytes:
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 _PACE_S = 0.01
 _WITHOUT_END = {"continue", "huge-head", "drip-head", "drip", "flood", "drip-chunk"}
@@ -138,7 +139,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def handle_error(self, request, client_address) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # a client that hangs up is part of the tests
 
 
@@ -319,7 +320,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
         self.close_connection = self.close_connection or name in ("cut", "reset", "stall")
 
-    def _send_chunked(self, asked: Asked, body: bytes | memoryview, stall_after: int | None) -> None:
+    def _send_chunked(self, asked: Asked, body: bytes | bytearray | memoryview, stall_after: int | None) -> None:
         body = body[:stall_after]
         self.wfile.write(b"%x\r\n" % len(body))
         self._send(asked, body)
@@ -329,7 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(b"\r\n0\r\n\r\n")
 
-    def _send(self, asked: Asked, data: bytes | memoryview) -> None:
+    def _send(self, asked: Asked, data: bytes | bytearray | memoryview) -> None:
         for at in range(0, len(data), 65536):
             asked.sent += len(data[at : at + 65536])  # before the write: the client may be done before we go on
             self.wfile.write(data[at : at + 65536])

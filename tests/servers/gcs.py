@@ -197,7 +197,7 @@ class _Door(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def answer(self) -> None:
-        self.gcs: Gcs = self.server.gcs  # type: ignore[attr-defined]
+        self.gcs: Gcs = self.server.gcs  # type: ignore[attr-defined]  # set by Gcs
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

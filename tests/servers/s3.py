@@ -131,7 +131,7 @@ def seaweedfs() -> Iterator[S3Server]:
         ]
         server = S3Server(f"http://127.0.0.1:{ports[6]}", identities, public="public")
         with _process(command, log, {}) as process:
-            alive = lambda: process.poll() is None  # noqa: E731
+            alive = lambda: process.poll() is None  # noqa: E731 - a word for it
             try:
                 wait_until(lambda: _status(f"{server.url}/healthz") == 200, "SeaweedFS", alive=alive)
                 wait_until(lambda: _accepts_writes(server), "a volume of SeaweedFS", alive=alive)

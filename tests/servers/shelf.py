@@ -103,7 +103,7 @@ class Shelf:
         self.faults: list[int] = []  # statuses that the next requests get instead
         self.asked: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.shelf = self  # type: ignore[attr-defined]
+        self._server.shelf = self  # type: ignore[attr-defined]  # for its handler
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -122,7 +122,7 @@ class Shelf:
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        shelf: Shelf = self.server.shelf  # type: ignore[attr-defined]
+        shelf: Shelf = self.server.shelf  # type: ignore[attr-defined]  # set by Shelf
         shelf.asked.append(self.path)
         bucket, _, key = urllib.parse.unquote(self.path.strip("/")).partition("/")
         if shelf.faults:

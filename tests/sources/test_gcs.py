@@ -121,7 +121,7 @@ class TestGcs(SourceContract):
     def store(self, store: Place) -> Place:
         return store
 
-    def test_a_listing_longer_than_a_page_is_whole(self, store: Place) -> None:  # type: ignore[override]
+    def test_a_listing_longer_than_a_page_is_whole(self, store: Place) -> None:  # type: ignore[override]  # its Place is the Store
         with store.gcs.watching() as seen:
             super().test_a_listing_longer_than_a_page_is_whole(store)
         assert kinds(seen) == ["token", "list", "list", "list"]
@@ -475,7 +475,7 @@ def test_a_token_server_that_nobody_serves_is_unavailable(store: Place) -> None:
     store.credential({**store.gcs.service_account(), "token_uri": f"http://127.0.0.1:{port}/token"})
     source = store.source()
     assert "token server refuses the connection" in refusal_of(source.listing, TransientError, store)
-    locate = lambda: source.locate(RemoteFile("a", 1, "1", "a"))  # noqa: E731
+    locate = lambda: source.locate(RemoteFile("a", 1, "1", "a"))  # noqa: E731 - a word for it
     refusal_of(locate, TransientError, store)
 
 
@@ -681,7 +681,7 @@ class Metadata:
     """A metadata server that knows a service account, or answers nothing at all."""
 
     def __init__(self, *, silent: bool = False, account: bool = True) -> None:
-        asked = self.asked = []  # type: ignore[var-annotated]
+        asked = self.asked = list[str]()
         released = self.released = threading.Event()
 
         class Answer(BaseHTTPRequestHandler):

@@ -110,7 +110,9 @@ def fails(store: Store, server: HostileServer, **options: Any) -> CacheTaskError
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("fault", SLOW)
-def test_a_listing_from_a_server_that_is_slow_for_ever_is_unavailable_in_time(fault, store, server) -> None:
+def test_a_listing_from_a_server_that_is_slow_for_ever_is_unavailable_in_time(
+    fault: str, store: Store, server: HostileServer
+) -> None:
     server.always = fault
     error = fails(store, server)
     assert isinstance(error, TransientError)
@@ -119,7 +121,9 @@ def test_a_listing_from_a_server_that_is_slow_for_ever_is_unavailable_in_time(fa
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("fault", LARGE)
-def test_a_listing_from_a_server_that_talks_for_ever_is_one_clear_error(fault, store, server) -> None:
+def test_a_listing_from_a_server_that_talks_for_ever_is_one_clear_error(
+    fault: str, store: Store, server: HostileServer
+) -> None:
     server.always = fault
     error = fails(store, server)
     broken = fault in ("interim", "endless-head") or (store.kind == "hub" and fault == "trailers")  # no answer came
@@ -130,7 +134,7 @@ def test_a_listing_from_a_server_that_talks_for_ever_is_one_clear_error(fault, s
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("fault", ONCE)
-def test_a_listing_that_fails_once_is_tried_again(fault, store, server) -> None:
+def test_a_listing_that_fails_once_is_tried_again(fault: str, store: Store, server: HostileServer) -> None:
     server.faults[:] = [fault]
     found = store.open(server, PATIENT).listing()
     assert [(file.path, file.size) for file in found.files] == [("w.bin", 5)]
@@ -138,7 +142,7 @@ def test_a_listing_that_fails_once_is_tried_again(fault, store, server) -> None:
 
 @pytest.mark.parametrize("to", ["http://[::1", "http://a..b/", f"http://{'x' * 300}/", "ftp://x/", "ü", "//", "x:y"])
 @pytest.mark.parametrize("store", STORES[::2], ids=lambda store: store.kind, indirect=True)  # S3 follows none
-def test_a_redirect_to_what_is_no_url_is_one_clear_error(to, store, server) -> None:
+def test_a_redirect_to_what_is_no_url_is_one_clear_error(to: str, store: Any, server: HostileServer) -> None:
     server.always = f"redirect:{to}"
     fails(store, server)
 
@@ -179,7 +183,7 @@ def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HostileServe
 
 
 @pytest.mark.parametrize("content", WRONG_CONTENTS, ids=lambda content: ascii(content)[:60])
-def test_an_object_that_no_s3_lists_is_a_wrong_answer(content, s3) -> None:
+def test_an_object_that_no_s3_lists_is_a_wrong_answer(content: dict[str, Any], s3: HostileServer) -> None:
     s3.healthy = lambda path: page_of_s3([CONTENT, content])
     with pytest.raises(WrongAnswer, match="s3://bkt/m: the store's answer is wrong") as caught:
         STORES[1].open(s3).listing()
@@ -196,7 +200,7 @@ def test_an_object_that_no_s3_lists_is_a_wrong_answer(content, s3) -> None:
         ("<NextContinuationToken>{}</NextContinuationToken>", "1000 pages in turn without a new name"),
     ],
 )
-def test_pages_of_s3_end(more, words, s3) -> None:
+def test_pages_of_s3_end(more: str, words: str, s3: HostileServer) -> None:
     def page(path: str) -> tuple[bytes, str]:
         return page_of_s3([CONTENT], "<IsTruncated>true</IsTruncated>" + more.format(len(s3.asked)))
 
@@ -206,10 +210,11 @@ def test_pages_of_s3_end(more, words, s3) -> None:
     assert len(s3.asked) <= 1010  # a few may be tried again
 
 
-ITEM = {"name": "m/w.bin", "size": "5", "generation": "7", "crc32c": "4waSgw=="}
-WRONG_OBJECTS = [
+ITEM: dict[str, Any] = {"name": "m/w.bin", "size": "5", "generation": "7", "crc32c": "4waSgw=="}
+WRONG_NAMES: list[Any] = [5, None, "", ["m"], {}]
+WRONG_OBJECTS: list[Any] = [
     *({**ITEM, "size": size} for size in ["five", "-1", "5.5", str(1 << 63), "9" * 5000, "", 5.5, True, None, ["5"]]),
-    *({**ITEM, "name": name} for name in [5, None, "", ["m"], {}]),
+    *({**ITEM, "name": name} for name in WRONG_NAMES),
     *({**ITEM, "generation": value} for value in [None, 7.5, "", "v1", "7\n", "../7", "9" * 30, ["7"]]),
     *(
         {**ITEM, "crc32c": value}
@@ -237,7 +242,7 @@ def page_of_gcs(page: Any) -> Callable[[str], tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("item", WRONG_OBJECTS, ids=lambda item: ascii(item)[:60])
-def test_an_object_that_no_gcs_lists_is_a_wrong_answer(item, gcs) -> None:
+def test_an_object_that_no_gcs_lists_is_a_wrong_answer(item: Any, gcs: HostileServer) -> None:
     gcs.healthy = page_of_gcs({"items": [ITEM, item]})
     with pytest.raises(WrongAnswer, match="gs://bkt/m: the store's answer is wrong") as caught:
         STORES[2].open(gcs).listing()
@@ -246,13 +251,13 @@ def test_an_object_that_no_gcs_lists_is_a_wrong_answer(item, gcs) -> None:
 
 
 @pytest.mark.parametrize("page", [[], "text", 5, {"items": {}}, {"items": 5}, {"nextPageToken": 5}], ids=ascii)
-def test_a_page_that_no_gcs_sends_is_a_wrong_answer(page, gcs) -> None:
+def test_a_page_that_no_gcs_sends_is_a_wrong_answer(page: Any, gcs: HostileServer) -> None:
     gcs.healthy = page_of_gcs(page)
     with pytest.raises(WrongAnswer):
         STORES[2].open(gcs).listing()
 
 
-def test_pages_of_gcs_end(gcs) -> None:
+def test_pages_of_gcs_end(gcs: HostileServer) -> None:
     gcs.healthy = page_of_gcs({"items": [ITEM], "nextPageToken": "again"})
     with pytest.raises(WrongAnswer, match="a page names an earlier one as the next"):
         STORES[2].open(gcs).listing()
@@ -262,7 +267,9 @@ def test_pages_of_gcs_end(gcs) -> None:
 
 
 @pytest.mark.parametrize("store", STORES[::2], ids=lambda store: store.kind)  # botocore takes it for a 500 of S3
-def test_an_answer_of_no_store_is_not_asked_for_again(store, monkeypatch, tmp_path) -> None:
+def test_an_answer_of_no_store_is_not_asked_for_again(
+    store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     with hostile_server(store.healthy) as server:
         server.always = "junk"
@@ -277,7 +284,9 @@ def test_an_answer_of_no_store_is_not_asked_for_again(store, monkeypatch, tmp_pa
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("fault", ["503:60", "silence"])
 @pytest.mark.parametrize("store", STORES[1:], ids=lambda store: store.kind)
-def test_a_stop_ends_a_wait_between_attempts_and_a_silent_read(store, fault, monkeypatch, tmp_path) -> None:
+def test_a_stop_ends_a_wait_between_attempts_and_a_silent_read(
+    store: Any, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "no-gcloud-here"))
     with hostile_server(store.healthy) as server:
@@ -318,7 +327,9 @@ def run_command(
 
 @pytest.mark.parametrize("fault", SLOW)
 @pytest.mark.parametrize("store", STORES[:2], ids=lambda store: store.kind)
-def test_the_command_ends_with_one_clear_error_where_a_server_is_slow_for_ever(store, fault, tmp_path) -> None:
+def test_the_command_ends_with_one_clear_error_where_a_server_is_slow_for_ever(
+    store: Any, fault: str, tmp_path: Path
+) -> None:
     with hostile_server(store.healthy) as server:
         server.always = fault
         ran = run_command(store, server, tmp_path)
@@ -330,7 +341,7 @@ def test_the_command_ends_with_one_clear_error_where_a_server_is_slow_for_ever(s
 
 @pytest.mark.parametrize("fault", ["bomb", "endless", "endless-refusal", "trailers"])
 @pytest.mark.parametrize("store", STORES[:2], ids=lambda store: store.kind)
-def test_the_command_ends_with_one_clear_error_in_bounded_memory(store, fault, tmp_path) -> None:
+def test_the_command_ends_with_one_clear_error_in_bounded_memory(store: Any, fault: str, tmp_path: Path) -> None:
     with hostile_server(store.healthy) as server:
         server.always = fault
         ran = run_command(store, server, tmp_path, memory=str(1 << 20))  # KiB of addresses; a bomb is 2.5 GB
@@ -341,7 +352,7 @@ def test_the_command_ends_with_one_clear_error_in_bounded_memory(store, fault, t
 
 @pytest.mark.parametrize("fault", ["503", "408", "reset", "silence"])
 @pytest.mark.parametrize("store", STORES[:2], ids=lambda store: store.kind)
-def test_the_command_lists_again_where_a_listing_failed_once(store, fault, tmp_path) -> None:
+def test_the_command_lists_again_where_a_listing_failed_once(store: Any, fault: str, tmp_path: Path) -> None:
     with hostile_server(store.healthy) as server:
         server.faults[:] = [fault]
         ran = run_command(store, server, tmp_path, attempts=6)

@@ -288,7 +288,15 @@ def test_a_next_page_on_another_host_does_not_get_the_token(hub: Hub, repo: Repo
     ],
 )
 def test_a_refused_listing_says_what_is_wrong_and_what_to_do(
-    *, hub: Hub, repo: Repo, source: Sources, uri: str, token: str | None, kind: type, message: str, hint: str
+    *,
+    hub: Hub,
+    repo: Repo,
+    source: Sources,
+    uri: str,
+    token: str | None,
+    kind: type[CacheTaskError],
+    message: str,
+    hint: str,
 ) -> None:
     hub.create("org/secret", private=True).commit({"w.bin": b"private"})
     with pytest.raises(kind) as caught:
@@ -322,7 +330,15 @@ def explained(found: HuggingFaceSource, path: str) -> CacheTaskError:
     ],
 )
 def test_refused_bytes_say_what_is_wrong_and_what_to_do(
-    *, hub: Hub, repo: Repo, source: Sources, uri: str, token: str | None, kind: type, message: str, hint: str
+    *,
+    hub: Hub,
+    repo: Repo,
+    source: Sources,
+    uri: str,
+    token: str | None,
+    kind: type[CacheTaskError],
+    message: str,
+    hint: str,
 ) -> None:
     repo.commit({"w.bin": b"w"})
     hub.create("org/gated", gated=True).commit({"w.bin": b"gated"})

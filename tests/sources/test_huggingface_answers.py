@@ -94,7 +94,7 @@ WRONG_ITEMS = [
 
 
 @pytest.mark.parametrize("item", WRONG_ITEMS, ids=ascii)
-def test_an_item_of_a_tree_that_no_hub_lists_is_a_wrong_answer(item, hub, repo, tmp_path) -> None:
+def test_an_item_of_a_tree_that_no_hub_lists_is_a_wrong_answer(item: Any, hub: Hub, repo: Repo, tmp_path: Path) -> None:
     lie(hub, "tree", [FILE, item])
     with pytest.raises(WrongAnswer, match="org/name: the store's answer is wrong") as caught:
         open_hub(hub, tmp_path).listing()
@@ -102,7 +102,7 @@ def test_an_item_of_a_tree_that_no_hub_lists_is_a_wrong_answer(item, hub, repo, 
     assert caught.value.hint
 
 
-def test_what_a_hub_lists_beside_files_is_left_out(hub, repo, tmp_path) -> None:
+def test_what_a_hub_lists_beside_files_is_left_out(hub: Hub, repo: Repo, tmp_path: Path) -> None:
     folder = {"type": "directory", "path": "sub", "size": 0, "oid": SHA1}
     lie(hub, "tree", [FILE, folder, {"type": "submodule", "path": "other"}, {**LFS, "path": "l.bin", "more": [1]}])
     found = open_hub(hub, tmp_path).listing().files
@@ -114,7 +114,7 @@ def test_what_a_hub_lists_beside_files_is_left_out(hub, repo, tmp_path) -> None:
     ["", "main", SHA1 + "\n", SHA1.upper(), SHA1[:-1], SHA256, "../" + SHA1[3:], SHA1[:-1] + "\0", None, 5, [SHA1]],
     ids=ascii,
 )
-def test_a_commit_that_is_no_commit_is_a_wrong_answer(sha, hub, repo, tmp_path) -> None:
+def test_a_commit_that_is_no_commit_is_a_wrong_answer(sha: Any, hub: Hub, repo: Repo, tmp_path: Path) -> None:
     lie(hub, "revision", {"sha": sha})
     with pytest.raises(WrongAnswer, match=r"commit .* expected 40 lower-case hex digits"):
         open_hub(hub, tmp_path).listing()
@@ -137,14 +137,18 @@ def test_a_commit_that_is_no_commit_is_a_wrong_answer(sha, hub, repo, tmp_path) 
     ids=lambda answer: str(answer[:20]),
 )
 @pytest.mark.parametrize("call", ["revision", "tree"])
-def test_an_answer_that_is_no_json_of_a_hub_is_no_answer_of_a_hub(call, answer, hub, repo, tmp_path) -> None:
+def test_an_answer_that_is_no_json_of_a_hub_is_no_answer_of_a_hub(
+    call: str, answer: bytes, hub: Hub, repo: Repo, tmp_path: Path
+) -> None:
     lie(hub, call, answer)
     with pytest.raises(PermanentError, match="the answer is not that of a Hub"):
         open_hub(hub, tmp_path).listing()
 
 
 @pytest.mark.parametrize(("call", "answer"), [("revision", []), ("revision", {}), ("tree", {}), ("tree", {"0": FILE})])
-def test_an_answer_of_another_shape_is_no_answer_of_a_hub(call, answer, hub, repo, tmp_path) -> None:
+def test_an_answer_of_another_shape_is_no_answer_of_a_hub(
+    call: str, answer: list[Any] | dict[str, Any], hub: Hub, repo: Repo, tmp_path: Path
+) -> None:
     lie(hub, call, answer)
     with pytest.raises(PermanentError, match="the answer is not that of a Hub"):
         open_hub(hub, tmp_path).listing()
@@ -153,7 +157,7 @@ def test_an_answer_of_another_shape_is_no_answer_of_a_hub(call, answer, hub, rep
 # Listings end
 
 
-def test_a_tree_whose_pages_go_in_a_circle_is_a_wrong_answer(hub, repo, tmp_path) -> None:
+def test_a_tree_whose_pages_go_in_a_circle_is_a_wrong_answer(hub: Hub, repo: Repo, tmp_path: Path) -> None:
     count = itertools.count()
     names = map(str, itertools.count())
     hub.rewrite = lambda path, value: [{**FILE, "path": next(names)}] if "/tree/" in path else value
@@ -164,14 +168,18 @@ def test_a_tree_whose_pages_go_in_a_circle_is_a_wrong_answer(hub, repo, tmp_path
 
 
 @pytest.mark.parametrize("query", ["", "?", "?recursive=true&expand=false", "?recursive=false", "?expand=true"])
-def test_a_first_page_that_names_itself_as_the_next_is_a_wrong_answer(query, hub, repo, tmp_path) -> None:
+def test_a_first_page_that_names_itself_as_the_next_is_a_wrong_answer(
+    query: str, hub: Hub, repo: Repo, tmp_path: Path
+) -> None:
     hub.relink = lambda link: f"{hub.url}/x{query}"
     with pytest.raises(WrongAnswer, match="a page names an earlier one as the next"):
         open_hub(hub, tmp_path).listing()
 
 
 @pytest.mark.parametrize("items", [[], [FILE], [{"type": "directory", "path": "d"}]], ids=["empty", "file", "folder"])
-def test_a_tree_of_endless_pages_without_news_is_a_wrong_answer(items, hub, repo, tmp_path) -> None:
+def test_a_tree_of_endless_pages_without_news_is_a_wrong_answer(
+    items: list[Any], hub: Hub, repo: Repo, tmp_path: Path
+) -> None:
     count = itertools.count()
     lie(hub, "tree", items)
     hub.relink = lambda link: f"{hub.url}/x?cursor={next(count)}"
@@ -181,7 +189,7 @@ def test_a_tree_of_endless_pages_without_news_is_a_wrong_answer(items, hub, repo
 
 
 @pytest.mark.parametrize("link", ["http://[", "", "?cursor=\xff", "//[::1"])
-def test_a_next_page_that_is_no_url_is_one_of_our_errors(link, hub, repo, tmp_path) -> None:
+def test_a_next_page_that_is_no_url_is_one_of_our_errors(link: str, hub: Hub, repo: Repo, tmp_path: Path) -> None:
     hub.relink = lambda _: link
     with pytest.raises(CacheTaskError):
         open_hub(hub, tmp_path).listing()
@@ -213,7 +221,9 @@ def test_a_next_page_that_is_no_url_is_one_of_our_errors(link, hub, repo, tmp_pa
     ],
     ids=lambda refs: str(refs)[:40],
 )
-def test_refs_that_no_hub_has_leave_the_error_of_the_revision_as_it_is(refs, hub, repo, tmp_path) -> None:
+def test_refs_that_no_hub_has_leave_the_error_of_the_revision_as_it_is(
+    refs: Any, hub: Hub, repo: Repo, tmp_path: Path
+) -> None:
     lie(hub, "refs", refs)
     with pytest.raises(NotFound, match="no revision 'mian'") as caught:
         open_hub(hub, tmp_path, revision="mian").listing()

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,14 +178,14 @@ def outside(root: Path) -> Path:
     return root / "home"
 
 
-LINKS_OUT = {
-    "a file, absolute": lambda at, home: at.symlink_to(home / "credentials"),
-    "a file, by dots": lambda at, _: at.symlink_to("../../home/credentials"),
-    "a folder": lambda at, home: at.symlink_to(home),
-    "the folder around": lambda at, _: at.symlink_to("../.."),
-    "a chain": lambda at, home: (at.with_name("next").symlink_to(home / "credentials"), at.symlink_to("next")),
-    "through a link that stays": lambda at, _: (at.with_name("up").symlink_to(".."), at.symlink_to("up/../home")),
-    "out and along": lambda at, _: (at.parents[2] / "weights2").mkdir() or at.symlink_to("../../weights2"),
+LINKS_OUT: dict[str, Callable[[Path, Path], dict[Path, Path | str]]] = {
+    "a file, absolute": lambda at, home: {at: home / "credentials"},
+    "a file, by dots": lambda at, _: {at: "../../home/credentials"},
+    "a folder": lambda at, home: {at: home},
+    "the folder around": lambda at, _: {at: "../.."},
+    "a chain": lambda at, home: {at.with_name("next"): home / "credentials", at: "next"},
+    "through a link that stays": lambda at, _: {at.with_name("up"): "..", at: "up/../home"},
+    "out and along": lambda at, _: {at: "../../weights2"},
 }
 
 
@@ -195,7 +195,9 @@ def test_a_link_that_leads_out_of_the_folder_is_refused_by_name_unless_links_are
 ) -> None:
     store = Folder(tmp_path)
     store.put("sub/w.bin", b"w")
-    LINKS_OUT[kind](tmp_path / "weights/sub/link", outside(tmp_path))
+    (tmp_path / "weights2").mkdir()
+    for link, target in LINKS_OUT[kind](tmp_path / "weights/sub/link", outside(tmp_path)).items():
+        link.symlink_to(target)
     with pytest.raises(LeadsOut, match=r"sub/(link|next) is a link that leads out of the folder") as caught:
         store.source().listing()
     assert "TRUSS_CACHE_FOLLOW_LINKS=1" in (caught.value.hint or "")

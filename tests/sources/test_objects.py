@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,27 +17,27 @@ def paths(listing: Listing) -> list[str]:
     return [file.path for file in listing.files]
 
 
-def test_a_sibling_that_begins_with_the_same_letters_is_not_under_the_prefix():
+def test_a_sibling_that_begins_with_the_same_letters_is_not_under_the_prefix() -> None:
     assert paths(listed("m", "m-hf/x", "m/a", "m.bin", "mm/a")) == ["a"]
 
 
-def test_a_whole_bucket_keeps_full_keys():
+def test_a_whole_bucket_keeps_full_keys() -> None:
     found = listed("", "a", "b/", "b/c")
     assert (paths(found), found.single) == (["a", "b/c"], False)
 
 
-def test_a_uri_of_one_object_is_that_one_file_by_its_last_name():
+def test_a_uri_of_one_object_is_that_one_file_by_its_last_name() -> None:
     found = listed("m/a.bin", "m/a.bin", "m/a.bin.old", "m/a.bin/")
     assert (paths(found), found.single, found.files[0].key) == (["a.bin"], True, "m/a.bin")
 
 
-def test_an_object_and_a_prefix_of_one_name_is_the_prefix_with_a_warning():
+def test_an_object_and_a_prefix_of_one_name_is_the_prefix_with_a_warning() -> None:
     found = listed("m", "m", "m/a")
     assert (paths(found), found.single) == (["a"], False)
     assert "s3://b/m is an object and a prefix" in found.warnings[0]
 
 
-def test_strange_keys_are_listed_as_they_are():
+def test_strange_keys_are_listed_as_they_are() -> None:
     assert paths(listed("p", "p/../x", "p//y", "p/ü #%+")) == ["../x", "/y", "ü #%+"]
 
 
@@ -44,7 +45,7 @@ def test_strange_keys_are_listed_as_they_are():
     ("keys", "words"),
     [(["m/", "m/sub/"], "only folder markers"), ([], "has nothing"), (["m-hf/x"], "has nothing")],
 )
-def test_a_prefix_without_files_says_whether_it_is_empty_or_has_only_markers(keys, words):
+def test_a_prefix_without_files_says_whether_it_is_empty_or_has_only_markers(keys: list[Any], words: str) -> None:
     with pytest.raises(NothingSelected, match=words):
         listed("m", *keys)
 

@@ -111,7 +111,9 @@ class S3Contract(SourceContract):
         ("beside", "words"),
         [((), "has nothing"), (("/", "/sub/"), "only folder markers"), (("-hf/other.bin",), "has nothing")],
     )
-    def test_a_prefix_with_nothing_below_it_is_refused(self, store: Place, beside: tuple[str, ...], words: str):
+    def test_a_prefix_with_nothing_below_it_is_refused(  # type: ignore[override]  # its cases are those of keys
+        self, store: Place, beside: tuple[str, ...], words: str
+    ) -> None:
         for suffix in beside:
             store.put_beside(suffix, b"" if suffix.endswith("/") else b"other")
         with pytest.raises(NothingSelected, match=words) as caught:
@@ -128,7 +130,7 @@ class TestSeaweedFS(S3Contract):
 
 
 class TestMoto(S3Contract):
-    test_a_public_place_is_read_without_a_credential = None  # moto with IAM on answers 500 to requests without keys
+    test_a_public_place_is_read_without_a_credential = None  # type: ignore[assignment]  # moto with IAM on answers 500 to requests without keys
 
     @pytest.fixture
     def store(self, moto: S3Server, tmp_path: Path) -> Place:
@@ -155,7 +157,7 @@ def put_version(store: Place, path: str, data: bytes, **extra: Any) -> FilePin:
     return FilePin(key, made["ETag"].strip('"'), made["VersionId"])
 
 
-def test_pinned_versions_are_listed_and_read_and_none_else(versioned: Place):
+def test_pinned_versions_are_listed_and_read_and_none_else(versioned: Place) -> None:
     first = put_version(versioned, "a.bin", b"first")
     gone = put_version(versioned, "sub/b+ ~.bin", b"deleted")
     put_version(versioned, "a.bin", b"second, longer")
@@ -175,7 +177,7 @@ def test_pinned_versions_are_listed_and_read_and_none_else(versioned: Place):
     assert by_path(versioned.source().listing())["a.bin"].size == 14  # without pins: what is there now
 
 
-def test_the_digest_of_a_pinned_version_is_its_own(versioned: Place):
+def test_the_digest_of_a_pinned_version_is_its_own(versioned: Place) -> None:
     first = put_version(versioned, "a.bin", b"first", ChecksumAlgorithm="SHA256")
     put_version(versioned, "a.bin", b"second", ChecksumAlgorithm="SHA256")
     source = versioned.source()
@@ -187,7 +189,7 @@ def test_the_digest_of_a_pinned_version_is_its_own(versioned: Place):
         assert digest_of(b"first", digest) == digest
 
 
-def test_a_pinned_version_that_is_gone_or_another_is_not_found(versioned: Place):
+def test_a_pinned_version_that_is_gone_or_another_is_not_found(versioned: Place) -> None:
     first = put_version(versioned, "a.bin", b"first")
     versioned.server.client().delete_object(Bucket=versioned.bucket, Key=first.key, VersionId=first.version_id)
     second = put_version(versioned, "a.bin", b"second")
@@ -217,7 +219,7 @@ def on_moto(moto: S3Server, tmp_path: Path) -> Place:
 # What is listed
 
 
-def test_the_listing_is_what_boto3_lists(store: Place):
+def test_the_listing_is_what_boto3_lists(store: Place) -> None:
     for name, data in {"a.bin": b"a", "sub/b.bin": DATA, "ü #%+.bin": b"", "sub/": b""}.items():
         store.put(name, data)
     pages = (
@@ -233,13 +235,13 @@ def test_the_listing_is_what_boto3_lists(store: Place):
     assert len(judged) == 3
 
 
-def test_keys_that_climb_are_listed_as_they_are(on_moto: Place):
+def test_keys_that_climb_are_listed_as_they_are(on_moto: Place) -> None:
     on_moto.put("../../evil.bin", b"x")
     on_moto.put("/absolute.bin", b"x")
     assert set(by_path(on_moto.source().listing())) == {"../../evil.bin", "/absolute.bin"}
 
 
-def test_a_versioned_bucket_lists_and_reads_the_newest(store: Place):
+def test_a_versioned_bucket_lists_and_reads_the_newest(store: Place) -> None:
     bucket = f"versioned-{uuid.uuid4().hex[:8]}"
     client = store.server.client()
     client.create_bucket(Bucket=bucket)
@@ -292,7 +294,7 @@ def only_digest(source: S3Source) -> tuple[Digest | None, bytes]:
 
 
 @pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"])
-def test_the_checksum_of_a_whole_object_is_that_of_its_bytes(store: Place, algorithm: str):
+def test_the_checksum_of_a_whole_object_is_that_of_its_bytes(store: Place, algorithm: str) -> None:
     store.put("w.bin", DATA, ChecksumAlgorithm=algorithm)
     digest, data = only_digest(store.source())
     assert digest is not None
@@ -305,7 +307,7 @@ def test_the_checksum_of_a_whole_object_is_that_of_its_bytes(store: Place, algor
 @pytest.mark.parametrize("sizes", [(5 * MIB, 5 * MIB, 7), (5 * MIB, 6 * MIB, 5 * MIB, 1), (5 * MIB,)])
 def test_a_composite_checksum_comes_with_the_exact_sizes_of_its_parts(
     on_seaweed: Place, algorithm: str, sizes: tuple[int, ...]
-):
+) -> None:
     parts = [hashlib.shake_128(b"%d" % number).digest(size) for number, size in enumerate(sizes)]
     upload(on_seaweed, "w.bin", parts, ChecksumAlgorithm=algorithm, ChecksumType="COMPOSITE")
     digest, data = only_digest(on_seaweed.source())
@@ -315,7 +317,7 @@ def test_a_composite_checksum_comes_with_the_exact_sizes_of_its_parts(
     assert data == b"".join(parts)
 
 
-def test_part_sizes_are_learnt_without_the_permission_for_attributes(on_seaweed: Place):
+def test_part_sizes_are_learnt_without_the_permission_for_attributes(on_seaweed: Place) -> None:
     sizes = (5 * MIB, 6 * MIB, 5 * MIB, 1)
     parts = [bytes([number]) * size for number, size in enumerate(sizes)]
     upload(on_seaweed, "w.bin", parts, ChecksumAlgorithm="CRC32", ChecksumType="COMPOSITE")
@@ -328,7 +330,9 @@ def test_part_sizes_are_learnt_without_the_permission_for_attributes(on_seaweed:
 
 
 @pytest.mark.parametrize(("algorithm", "denied"), [("CRC32", None), ("SHA256", "attributes")])
-def test_what_the_store_tells_of_each_part_comes_with_the_digest(on_seaweed: Place, algorithm: str, denied: str | None):
+def test_what_the_store_tells_of_each_part_comes_with_the_digest(
+    on_seaweed: Place, algorithm: str, denied: str | None
+) -> None:
     parts = [bytes([number]) * size for number, size in enumerate((5 * MIB, 6 * MIB, 1))]
     told = upload(on_seaweed, "w.bin", parts, ChecksumAlgorithm=algorithm, ChecksumType="COMPOSITE")
     with watched(on_seaweed.server, denied=denied, parts=PartChecksums(algorithm.lower(), told)) as seen:
@@ -338,14 +342,14 @@ def test_what_the_store_tells_of_each_part_comes_with_the_digest(on_seaweed: Pla
     assert digest.part_values == tuple(digest_of(part, plain).value for part in parts)
 
 
-def test_where_part_sizes_cannot_be_learnt_the_file_is_unverified(on_seaweed: Place):
+def test_where_part_sizes_cannot_be_learnt_the_file_is_unverified(on_seaweed: Place) -> None:
     upload(on_seaweed, "w.bin", [bytes(5 * MIB), b"x"], ChecksumAlgorithm="CRC32", ChecksumType="COMPOSITE")
     with watched(on_seaweed.server, denied="partNumber") as seen:
         assert only_digest(through(seen, on_seaweed))[0] is None
 
 
 @pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA256"])
-def test_a_multipart_digest_is_right_or_absent(store: Place, algorithm: str):
+def test_a_multipart_digest_is_right_or_absent(store: Place, algorithm: str) -> None:
     parts = [bytes(5 * MIB), DATA]
     upload(store, "w.bin", parts, ChecksumAlgorithm=algorithm)
     digest, data = only_digest(store.source())
@@ -353,7 +357,7 @@ def test_a_multipart_digest_is_right_or_absent(store: Place, algorithm: str):
     assert digest is None or digest_of(data, digest) == digest
 
 
-def test_an_object_without_checksums_has_its_md5_etag(store: Place):
+def test_an_object_without_checksums_has_its_md5_etag(store: Place) -> None:
     client = plain_client(store.server)
     client.put_object(Bucket=store.bucket, Key=f"{store.prefix}/w.bin", Body=DATA)
     digest, data = only_digest(store.source())
@@ -365,7 +369,7 @@ def test_an_object_without_checksums_has_its_md5_etag(store: Place):
         assert digest.value == hashlib.md5(DATA, usedforsecurity=False).hexdigest()
 
 
-def test_an_etag_of_a_kms_encrypted_object_is_not_taken_for_md5(on_moto: Place):
+def test_an_etag_of_a_kms_encrypted_object_is_not_taken_for_md5(on_moto: Place) -> None:
     client = plain_client(on_moto.server)
     where = {"Bucket": on_moto.bucket, "Key": f"{on_moto.prefix}/w.bin"}
     client.put_object(**where, Body=DATA, ServerSideEncryption="aws:kms")
@@ -376,7 +380,7 @@ def test_an_etag_of_a_kms_encrypted_object_is_not_taken_for_md5(on_moto: Place):
 @pytest.mark.parametrize("denied", [None, "attributes"])
 def test_an_object_in_parts_without_checksums_has_the_md5_of_its_parts_md5s(
     on_seaweed: Place, sizes: tuple[int, ...], denied: str | None
-):
+) -> None:
     parts = [hashlib.shake_128(b"%d" % number).digest(size) for number, size in enumerate(sizes)]
     upload(on_seaweed, "w.bin", parts, client=plain_client(on_seaweed.server))
     with watched(on_seaweed.server, denied=denied) as seen:
@@ -387,7 +391,7 @@ def test_an_object_in_parts_without_checksums_has_the_md5_of_its_parts_md5s(
     assert data == b"".join(parts)
 
 
-def test_where_part_sizes_cannot_be_learnt_an_md5_of_md5s_is_not_guessed(on_seaweed: Place):
+def test_where_part_sizes_cannot_be_learnt_an_md5_of_md5s_is_not_guessed(on_seaweed: Place) -> None:
     upload(on_seaweed, "w.bin", [bytes(5 * MIB), b"x"], client=plain_client(on_seaweed.server))
     with watched(on_seaweed.server, denied="partNumber") as seen:
         assert only_digest(through(seen, on_seaweed))[0] is None
@@ -442,7 +446,9 @@ JOINED = {"ETag": f'"{MD5}-2"', "ContentLength": 3}
         ({**JOINED, "ETag": '"W5dTPg3lQ-2"'}, "b", None),
     ],
 )
-def test_a_head_is_read_for_the_digest_that_can_be_checked(head: Mapping[str, Any], bucket: str, digest: Digest | None):
+def test_a_head_is_read_for_the_digest_that_can_be_checked(
+    head: Mapping[str, Any], bucket: str, digest: Digest | None
+) -> None:
     assert digest_of_head(head, bucket, lambda count: [{"Size": 2}, {"Size": 1}]) == digest
 
 
@@ -456,7 +462,7 @@ def test_a_head_is_read_for_the_digest_that_can_be_checked(head: Mapping[str, An
         (({"ChecksumSHA256": CRC}, {"ChecksumSHA256": CRC}), ()),
     ],
 )
-def test_checksums_of_parts_are_taken_all_or_none(told: Sequence[Mapping[str, Any]], values: tuple[str, ...]):
+def test_checksums_of_parts_are_taken_all_or_none(told: Sequence[Mapping[str, Any]], values: tuple[str, ...]) -> None:
     head = {**JOINED, "ChecksumCRC32": f"{CRC}-2"}
     parts = [{"Size": size, **part} for size, part in zip((2, 1), told, strict=True)]
     digest = digest_of_head(head, "b", lambda count: parts)
@@ -474,7 +480,7 @@ def through(seen: Watched, place: Place) -> S3Source:
 # Locations
 
 
-def test_files_are_located_without_a_request_and_looked_at_once(on_seaweed: Place):
+def test_files_are_located_without_a_request_and_looked_at_once(on_seaweed: Place) -> None:
     on_seaweed.put("a.bin", b"a")
     on_seaweed.put("b.bin", b"b")
     with watched(on_seaweed.server) as seen:
@@ -488,7 +494,7 @@ def test_files_are_located_without_a_request_and_looked_at_once(on_seaweed: Plac
     assert seen.asked[listed:] == [("HEAD", f"/{on_seaweed.bucket}/{on_seaweed.prefix}/a.bin")]
 
 
-def test_a_location_is_signed_in_headers_for_some_minutes(store: Place):
+def test_a_location_is_signed_in_headers_for_some_minutes(store: Place) -> None:
     store.put("w.bin", DATA)
     source = store.source()
     (file,) = source.listing().files
@@ -499,7 +505,7 @@ def test_a_location_is_signed_in_headers_for_some_minutes(store: Place):
     assert location.expires is not None
 
 
-def test_an_object_that_was_replaced_is_not_looked_at(store: Place):
+def test_an_object_that_was_replaced_is_not_looked_at(store: Place) -> None:
     store.put("w.bin", b"before")
     source = store.source()
     (file,) = source.listing().files
@@ -508,7 +514,7 @@ def test_an_object_that_was_replaced_is_not_looked_at(store: Place):
         look(source, file)
 
 
-def test_an_object_that_is_gone_is_a_change_too(store: Place):
+def test_an_object_that_is_gone_is_a_change_too(store: Place) -> None:
     store.put("w.bin", b"before")
     source = store.source()
     (file,) = source.listing().files
@@ -517,7 +523,7 @@ def test_an_object_that_is_gone_is_a_change_too(store: Place):
         look(source, file)
 
 
-def test_bytes_replaced_after_they_were_located_are_refused_and_explained(on_seaweed: Place):
+def test_bytes_replaced_after_they_were_located_are_refused_and_explained(on_seaweed: Place) -> None:
     on_seaweed.put("w.bin", b"before")
     source = on_seaweed.source()
     (file,) = source.listing().files
@@ -531,7 +537,7 @@ def test_bytes_replaced_after_they_were_located_are_refused_and_explained(on_sea
 # Refusals
 
 
-def test_a_wrong_secret_names_where_the_credential_was_found_and_no_value(store: Place):
+def test_a_wrong_secret_names_where_the_credential_was_found_and_no_value(store: Place) -> None:
     good = store.server.identities["ro"]
     wrong = Keys(good.access, "SK-that-is-wrong-0123456789")
     store.put("a.bin", b"a")
@@ -541,19 +547,19 @@ def test_a_wrong_secret_names_where_the_credential_was_found_and_no_value(store:
     assert not [value for value in (wrong.secret, good.access) if value in said(caught.value)]
 
 
-def test_an_unknown_key_is_said_to_be_unknown(store: Place):
+def test_an_unknown_key_is_said_to_be_unknown(store: Place) -> None:
     with pytest.raises(AccessDenied, match="access key is unknown") as caught:
         store.refused().listing()
     assert not [value for value in (UNKNOWN.access, UNKNOWN.secret) if value in said(caught.value)]
 
 
-def test_who_may_read_and_not_list_misses_listbucket(store: Place):
+def test_who_may_read_and_not_list_misses_listbucket(store: Place) -> None:
     store.put("a.bin", b"a")
     with pytest.raises(AccessDenied, match=f"missing permission s3:ListBucket on arn:aws:s3:::{store.bucket}"):
         store.by(store.server.identities["getonly"]).listing()
 
 
-def test_who_may_list_and_not_read_misses_getobject(store: Place):
+def test_who_may_list_and_not_read_misses_getobject(store: Place) -> None:
     store.put("a.bin", b"a")
     source = store.by(store.server.identities["listonly"])
     (file,) = source.listing().files
@@ -565,14 +571,14 @@ def test_who_may_list_and_not_read_misses_getobject(store: Place):
     assert re.search(wanted, str(refusal))
 
 
-def test_a_server_that_quotes_the_key_is_not_quoted(on_seaweed: Place):
+def test_a_server_that_quotes_the_key_is_not_quoted(on_seaweed: Place) -> None:
     with watched(on_seaweed.server, denied="list-type") as seen, pytest.raises(AccessDenied) as caught:
         through(seen, on_seaweed).listing()
     assert on_seaweed.keys
     assert on_seaweed.keys.access not in said(caught.value)
 
 
-def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place):
+def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place) -> None:
     on_seaweed.put("a.bin", b"a")
     with pytest.raises(AccessDenied, match="no credential was found") as caught:
         on_seaweed.by(None).listing()
@@ -580,7 +586,7 @@ def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place
 
 
 @pytest.mark.slow
-def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path):
+def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path) -> None:
     env = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
     source = open_with(S3Source, entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9 cannot be reached"):
@@ -588,14 +594,14 @@ def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_an_endpoint_that_answers_in_html_is_unavailable_by_name(tmp_path: Path):
+def test_an_endpoint_that_answers_in_html_is_unavailable_by_name(tmp_path: Path) -> None:
     with region_stub("us-east-1", listing=b"<!doctype html><p>Log in") as stub, pytest.raises(TransientError) as caught:
         far(stub.url, tmp_path).listing()
     assert stub.url.removeprefix("http://") in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://"])
-def test_an_endpoint_that_is_no_url_is_a_config_error(url: str, tmp_path: Path):
+def test_an_endpoint_that_is_no_url_is_a_config_error(url: str, tmp_path: Path) -> None:
     source = open_with(
         S3Source, entry("s3://bkt/m", config=config_with(tmp_path, UNKNOWN)), settings(AWS_ENDPOINT_URL_S3=url)
     )
@@ -603,7 +609,7 @@ def test_an_endpoint_that_is_no_url_is_a_config_error(url: str, tmp_path: Path):
         source.listing()
 
 
-def test_a_name_that_no_bucket_can_have_is_not_found(store: Place):
+def test_a_name_that_no_bucket_can_have_is_not_found(store: Place) -> None:
     with pytest.raises(NotFound, match="not a bucket name"):
         store.at("s3://no such bucket/m", store.keys).listing()
 
@@ -629,7 +635,7 @@ EXPLAINED: list[tuple[int, str, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "words"), EXPLAINED)
-def test_a_refused_read_is_explained(status: int, body: str, kind: type[Exception], words: str, tmp_path: Path):
+def test_a_refused_read_is_explained(status: int, body: str, kind: type[Exception], words: str, tmp_path: Path) -> None:
     source = open_with(S3Source, entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings())
     error = source.explain(
         RemoteFile("a", 1, "e", "m/a"), status, {}, f"<?xml version='1.0'?><Error>{body}</Error>".encode()
@@ -642,7 +648,7 @@ def test_a_refused_read_is_explained(status: int, body: str, kind: type[Exceptio
 # Whose credential
 
 
-def test_a_session_token_of_an_assumed_role_is_sent_with_every_request(on_moto: Place):
+def test_a_session_token_of_an_assumed_role_is_sent_with_every_request(on_moto: Place) -> None:
     iam = on_moto.server.client("admin", "iam")
     role, everything = uuid.uuid4().hex[:8], {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
     anyone = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": "*"}}
@@ -661,7 +667,7 @@ def test_a_session_token_of_an_assumed_role_is_sent_with_every_request(on_moto: 
     assert read(location).data == b"a"
 
 
-def test_the_environment_is_the_credential_where_no_file_is(store: Place):
+def test_the_environment_is_the_credential_where_no_file_is(store: Place) -> None:
     store.put("a.bin", b"a")
     uri = f"s3://{store.bucket}/{store.prefix}"
     env = store.server.env | store.server.identities["ro"].env()
@@ -675,14 +681,14 @@ def test_the_environment_is_the_credential_where_no_file_is(store: Place):
         wrong.listing()
 
 
-def test_the_file_goes_before_the_environment(store: Place):
+def test_the_file_goes_before_the_environment(store: Place) -> None:
     store.put("a.bin", b"a")
     uri = f"s3://{store.bucket}/{store.prefix}"
     config = config_with(store.folder, store.keys)
     assert open_with(S3Source, entry(uri, config=config), settings(**store.server.env, **UNKNOWN.env())).listing().files
 
 
-def test_a_profile_is_the_credential_where_nothing_else_is(store: Place, monkeypatch: pytest.MonkeyPatch):
+def test_a_profile_is_the_credential_where_nothing_else_is(store: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     good, shared = store.server.identities["ro"], store.folder / "credentials"
     shared.write_text(f"[team]\naws_access_key_id = {good.access}\naws_secret_access_key = {good.secret}\n")
     env = {**store.server.env, "AWS_SHARED_CREDENTIALS_FILE": str(shared), "AWS_PROFILE": "team"}
@@ -694,7 +700,7 @@ def test_a_profile_is_the_credential_where_nothing_else_is(store: Place, monkeyp
 
 
 @pytest.mark.parametrize("token", ["tok\nen", "tok“en”"])
-def test_a_key_that_no_header_can_carry_is_a_credential_error_and_not_shown(on_moto: Place, token: str):
+def test_a_key_that_no_header_can_carry_is_a_credential_error_and_not_shown(on_moto: Place, token: str) -> None:
     good = on_moto.server.identities["ro"]
     uri = f"s3://{on_moto.bucket}/{on_moto.prefix}"
     env = on_moto.server.env | Keys(good.access, good.secret, token).env()
@@ -706,7 +712,7 @@ def test_a_key_that_no_header_can_carry_is_a_credential_error_and_not_shown(on_m
 @pytest.mark.slow
 def test_a_role_that_the_token_service_refuses_is_no_matter_of_the_bucket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     (tmp_path / "token").write_text("a-web-identity-token")
     with region_stub("us-east-1") as stub:
         env = {
@@ -725,7 +731,7 @@ def test_a_role_that_the_token_service_refuses_is_no_matter_of_the_bucket(
     assert {method for _, method, _ in stub.asked} == {"POST"}
 
 
-def test_a_profile_that_does_not_exist_is_a_credential_error(on_moto: Place, monkeypatch: pytest.MonkeyPatch):
+def test_a_profile_that_does_not_exist_is_a_credential_error(on_moto: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     env = {**on_moto.server.env, "AWS_PROFILE": "no-such-profile", "AWS_CONFIG_FILE": str(on_moto.folder / "none")}
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -777,7 +783,7 @@ def listed_by(place: Place, keys: Keys | None, env: Mapping[str, str]) -> None:
     open_with(S3Source, entry(uri, config=config_with(place.folder, keys)), settings(**env)).listing()
 
 
-def test_the_metadata_server_is_not_asked_where_keys_are_given(on_seaweed: Place, metadata: Metadata):
+def test_the_metadata_server_is_not_asked_where_keys_are_given(on_seaweed: Place, metadata: Metadata) -> None:
     on_seaweed.put("a.bin", b"a")
     env = {"AWS_ENDPOINT_URL_S3": on_seaweed.server.url, "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url}
     listed_by(on_seaweed, on_seaweed.keys, env)
@@ -785,7 +791,7 @@ def test_the_metadata_server_is_not_asked_where_keys_are_given(on_seaweed: Place
     assert metadata.asked == []
 
 
-def test_the_metadata_server_is_asked_once_for_all_entries(on_seaweed: Place, metadata: Metadata):
+def test_the_metadata_server_is_asked_once_for_all_entries(on_seaweed: Place, metadata: Metadata) -> None:
     public = on_seaweed.public()
     public.put("a.bin", b"a")
     env = {"AWS_ENDPOINT_URL_S3": on_seaweed.server.url, "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url}
@@ -798,7 +804,7 @@ def test_the_metadata_server_is_asked_once_for_all_entries(on_seaweed: Place, me
     assert metadata.asked == once
 
 
-def test_a_disabled_metadata_server_is_not_asked(on_seaweed: Place, metadata: Metadata):
+def test_a_disabled_metadata_server_is_not_asked(on_seaweed: Place, metadata: Metadata) -> None:
     public = on_seaweed.public()
     public.put("a.bin", b"a")
     listed_by(public, None, on_seaweed.server.env | {"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url})
@@ -806,7 +812,7 @@ def test_a_disabled_metadata_server_is_not_asked(on_seaweed: Place, metadata: Me
 
 
 @pytest.mark.slow
-def test_the_module_imports_no_sdk():
+def test_the_module_imports_no_sdk() -> None:
     code = (
         "import sys, truss_cache_tasks.sources.s3; sys.exit(any(name in sys.modules for name in ('boto3', 'botocore')))"
     )
@@ -831,7 +837,7 @@ def far(url: str, folder: Path) -> S3Source:
 
 
 @pytest.mark.slow
-def test_a_bucket_in_another_region_is_followed_and_its_reads_are_signed_for_it(tmp_path: Path):
+def test_a_bucket_in_another_region_is_followed_and_its_reads_are_signed_for_it(tmp_path: Path) -> None:
     with region_stub("eu-central-1", listing=LISTING, objects={"/far/m/a.bin": b"abc"}) as stub:
         source = far(stub.url, tmp_path)
         (file,) = source.listing().files
@@ -842,7 +848,7 @@ def test_a_bucket_in_another_region_is_followed_and_its_reads_are_signed_for_it(
 
 
 @pytest.mark.slow
-def test_a_region_that_does_not_help_is_named_beside_ours(tmp_path: Path):
+def test_a_region_that_does_not_help_is_named_beside_ours(tmp_path: Path) -> None:
     with region_stub("moving") as stub, pytest.raises(AccessDenied) as caught:
         far(stub.url, tmp_path).listing()
     assert "region eu-west-2, the request was made for us-east-1" in str(caught.value)

@@ -2,6 +2,7 @@
 
 import datetime
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 from botocore import auth
@@ -31,7 +32,9 @@ word = st.text("abcXYZ019/+=", min_size=1, max_size=40)
     region=st.sampled_from(["us-east-1", "eu-west-1"]),
     now=st.integers(0, 4_000_000_000),
 )
-def test_a_signature_is_the_one_that_botocore_makes(host, key, query, keys, region, now):
+def test_a_signature_is_the_one_that_botocore_makes(
+    host: Any, key: str, query: Any, keys: Any, region: Any, now: int
+) -> None:
     url = f"{host}/{key}" + (f"?versionId={query}" if query else "")
     headers = {"x-amz-checksum-mode": "ENABLED"}
     theirs = AWSRequest(method="GET", url=url, headers=headers)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from entries import entry
-from machine import FILES
+from machine import FILES, Machine
 from rights import rights_of_files_count
-from servers.hub import Hub
+from servers.hub import Hub, Repo
 from trusses import Truss, tree
 
 from truss_cache_tasks.errors import DiskError
@@ -127,7 +127,9 @@ for command in (["why"], ["verify"], ["clean", "-n"], [], ["why", "--check"], ["
 
 
 @pytest.mark.parametrize(("which", "change"), BROKEN)
-def test_a_broken_record_is_a_miss_and_the_next_run_repairs_it(which: str, change: Break, machine, repo):
+def test_a_broken_record_is_a_miss_and_the_next_run_repairs_it(
+    which: str, change: Break, machine: Machine, repo: Repo
+) -> None:
     truss = machine.truss(entry(MAIN))
     truss.run()
     context = truss.context()
@@ -154,7 +156,7 @@ def test_a_broken_record_is_a_miss_and_the_next_run_repairs_it(which: str, chang
 
 @pytest.mark.parametrize("which", VALUES)
 @pytest.mark.parametrize("change", [pytest.param(dict(FORMS)[name], id=name) for name in ("too deep", "a FIFO")])
-def test_no_command_ends_by_a_mistake_of_ours(which: str, change: Break, truss: Truss, hub: Hub):
+def test_no_command_ends_by_a_mistake_of_ours(which: str, change: Break, truss: Truss, hub: Hub) -> None:
     hub.create(MAIN).commit({"a.bin": b"a" * 2_000, "c.json": b"{}"})
     truss.config(f"model_cache:\n  - repo_id: {MAIN}\n")
     assert truss.cli().code == 0
@@ -180,7 +182,9 @@ OTHERS: list[tuple[str, Break]] = [
 
 @pytest.mark.parametrize("layout", [{}, {"mount_location": "/m"}], ids=["hub", "mount"])
 @pytest.mark.parametrize("change", [pytest.param(change, id=name) for name, change in OTHERS])
-def test_claims_of_another_project_that_cannot_be_read_protect_all_that_lies_there(change, layout, machine, repo):
+def test_claims_of_another_project_that_cannot_be_read_protect_all_that_lies_there(
+    change: Any, layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
     ours, theirs = machine.truss(entry(MAIN, **layout)), machine.truss(entry(MAIN, **layout), project="theirs")
     ours.run()
     theirs.run()
@@ -195,7 +199,7 @@ def test_claims_of_another_project_that_cannot_be_read_protect_all_that_lies_the
     assert set(tree(place.path)) >= set(shown), "an edit hides nothing either"
 
 
-def test_claims_that_may_not_be_looked_at_protect_all(machine, repo):
+def test_claims_that_may_not_be_looked_at_protect_all(machine: Machine, repo: Repo) -> None:
     ours = machine.truss(entry(MAIN))
     ours.run()
     context = ours.context()
@@ -207,7 +211,7 @@ def test_claims_that_may_not_be_looked_at_protect_all(machine, repo):
         assert RootState(context.root).live_keys(context.project, but=(MAIN,)) == {context.entry.key}
 
 
-def test_a_manifest_of_another_format_that_another_project_claims_protects_all(machine, repo):
+def test_a_manifest_of_another_format_that_another_project_claims_protects_all(machine: Machine, repo: Repo) -> None:
     ours = machine.truss(entry(MAIN, allow_patterns=["*.json"]))
     theirs = machine.truss(entry(MAIN), project="theirs")
     ours.run()
@@ -219,7 +223,7 @@ def test_a_manifest_of_another_format_that_another_project_claims_protects_all(m
     assert theirs.fresh
 
 
-def test_our_own_claims_of_a_newer_format_are_never_replaced(truss: Truss, hub: Hub):
+def test_our_own_claims_of_a_newer_format_are_never_replaced(truss: Truss, hub: Hub) -> None:
     hub.create(MAIN).commit(FILES)
     truss.config(f"model_cache:\n  - repo_id: {MAIN}\n")
     assert truss.cli().code == 0
@@ -238,7 +242,7 @@ def test_our_own_claims_of_a_newer_format_are_never_replaced(truss: Truss, hub: 
     assert truss.cli("why").out == "org/name: fresh\n"
 
 
-def test_pins_of_a_newer_format_are_never_replaced(tmp_path: Path):
+def test_pins_of_a_newer_format_are_never_replaced(tmp_path: Path) -> None:
     place = flat_root(tmp_path)
     write_pin(place, "org/name@main", Pin("0" * 40, "a", "b"))
     value_at("format", value=2)(place.records / "pins.json")
@@ -247,7 +251,7 @@ def test_pins_of_a_newer_format_are_never_replaced(tmp_path: Path):
         write_pin(place, "org/name@main", Pin("1" * 40, "a", "b"))
 
 
-def test_our_own_claims_that_may_not_be_read_are_never_replaced(tmp_path: Path):
+def test_our_own_claims_that_may_not_be_read_are_never_replaced(tmp_path: Path) -> None:
     place = flat_root(tmp_path)
     write_claims(place, "ours", Claims({}, ("0" * 64,)))
 
@@ -258,7 +262,7 @@ def test_our_own_claims_that_may_not_be_read_are_never_replaced(tmp_path: Path):
             write_claims(place, "ours", Claims({}))
 
 
-def test_a_pin_of_no_use_leaves_the_others(tmp_path: Path):
+def test_a_pin_of_no_use_leaves_the_others(tmp_path: Path) -> None:
     place = flat_root(tmp_path)
     for name in ("org/name@main", "org/other@main"):
         write_pin(place, name, Pin("0" * 40, "a", "b"))

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 from entries import entry
-from machine import BIG, FILES, read
+from machine import BIG, FILES, Judge, Machine, read
+from servers.hub import Repo
 
 MAIN = "org/name"
 TOTAL = sum(map(len, FILES.values())) - len(BIG)  # one blob has two names
-VOLUME = {"use_volume": True, "volume_folder": "v"}
+VOLUME: dict[str, Any] = {"use_volume": True, "volume_folder": "v"}
 
 
-def everything(root) -> set[str]:
+def everything(root: Path) -> set[str]:
     return {str(path) for path in root.rglob("*")}
 
 
-def test_a_clean_gives_back_every_byte_and_leaves_no_repo(machine, repo, judge) -> None:
+def test_a_clean_gives_back_every_byte_and_leaves_no_repo(machine: Machine, repo: Repo, judge: Judge) -> None:
     truss = machine.truss(entry(MAIN))
     truss.run()
     done = truss.clean()
@@ -30,7 +33,9 @@ def test_a_clean_gives_back_every_byte_and_leaves_no_repo(machine, repo, judge) 
 
 
 @pytest.mark.parametrize("layout", [{}, {"mount_location": "/m"}, VOLUME], ids=["hub", "mount", "volume"])
-def test_a_dry_clean_says_the_same_as_the_clean_and_changes_nothing(layout, machine, repo) -> None:
+def test_a_dry_clean_says_the_same_as_the_clean_and_changes_nothing(
+    layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
     truss = machine.truss(entry(MAIN, **layout), entry(MAIN, name="json", allow_patterns=["*.json"]))
     truss.run()
     before = everything(machine.root)
@@ -42,7 +47,7 @@ def test_a_dry_clean_says_the_same_as_the_clean_and_changes_nothing(layout, mach
     assert done.size == TOTAL
 
 
-def test_a_blob_stays_while_another_projects_claim_lists_it(machine, repo, judge) -> None:
+def test_a_blob_stays_while_another_projects_claim_lists_it(machine: Machine, repo: Repo, judge: Judge) -> None:
     ours, theirs = machine.truss(entry(MAIN)), machine.truss(entry(MAIN, allow_patterns=["*.bin"]), project="theirs")
     ours.run()
     theirs.run()
@@ -54,7 +59,7 @@ def test_a_blob_stays_while_another_projects_claim_lists_it(machine, repo, judge
     assert not machine.repo().exists()
 
 
-def test_a_blob_stays_while_any_link_of_a_snapshot_leads_to_it(machine, repo, judge) -> None:
+def test_a_blob_stays_while_any_link_of_a_snapshot_leads_to_it(machine: Machine, repo: Repo, judge: Judge) -> None:
     """huggingface_hub's own snapshot of another revision shares blobs that we downloaded."""
     from huggingface_hub import snapshot_download
 
@@ -70,7 +75,7 @@ def test_a_blob_stays_while_any_link_of_a_snapshot_leads_to_it(machine, repo, ju
     judge.scan(machine)
 
 
-def test_an_entrys_clean_keeps_what_its_neighbours_show(machine, repo) -> None:
+def test_an_entrys_clean_keeps_what_its_neighbours_show(machine: Machine, repo: Repo) -> None:
     truss = machine.truss(entry(MAIN, **VOLUME), entry(MAIN, name="hub", allow_patterns=["*.bin"]))
     truss.run()
     truss.clean(MAIN)
@@ -78,7 +83,7 @@ def test_an_entrys_clean_keeps_what_its_neighbours_show(machine, repo) -> None:
     assert truss.verdicts()["hub"] == "fresh"
 
 
-def test_what_an_edit_retired_goes_with_the_clean(machine, repo) -> None:
+def test_what_an_edit_retired_goes_with_the_clean(machine: Machine, repo: Repo) -> None:
     repo.tag("v1")
     repo.commit({"model.bin": b"two", "fp16/twin.bin": None})
     machine.truss(entry(MAIN, revision="v1", mount_location="/m")).run()
@@ -90,7 +95,9 @@ def test_what_an_edit_retired_goes_with_the_clean(machine, repo) -> None:
     assert [p for p in machine.mounts.rglob("*") if p.is_file() and p.suffix not in (".json", ".lock")] == []
 
 
-def test_what_cannot_be_removed_is_named_the_rest_goes_and_another_clean_finishes(machine, repo, request) -> None:
+def test_what_cannot_be_removed_is_named_the_rest_goes_and_another_clean_finishes(
+    machine: Machine, repo: Repo, request: pytest.FixtureRequest
+) -> None:
     if os.geteuid():
         assert not os.environ.get("CI"), "CI must be able to mount"
         pytest.skip("needs root: a read-only mount")
@@ -111,7 +118,7 @@ def test_what_cannot_be_removed_is_named_the_rest_goes_and_another_clean_finishe
     assert read(machine.mounts) == {}
 
 
-def test_a_cleaned_claim_keeps_no_other_project_from_the_bytes(machine, repo) -> None:
+def test_a_cleaned_claim_keeps_no_other_project_from_the_bytes(machine: Machine, repo: Repo) -> None:
     ours, theirs = machine.truss(entry(MAIN)), machine.truss(entry(MAIN), project="theirs")
     ours.run()
     theirs.run()

@@ -6,12 +6,15 @@ import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
-from servers.faults import fault_server
+from servers.faults import FaultServer, fault_server
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.events import Received, Warned
+from truss_cache_tasks.errors import CacheTaskError
+from truss_cache_tasks.events import Event, Received, Reporter, Warned
 from truss_cache_tasks.model.listing import Digest, Location, RemoteFile
 
 # Waits of no length to speak of; timeouts long enough that a slow machine does not meet one by chance.
@@ -36,38 +39,65 @@ class Scratch:
         return os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
 
 
+def content_of(job: transfer.Job) -> bytes:
+    """The bytes of the job's Scratch."""
+    assert isinstance(job.partial, Scratch)
+    return job.partial.content
+
+
+def error_of(end: transfer.Done | transfer.Failed) -> CacheTaskError:
+    """Why the job failed."""
+    assert isinstance(end, transfer.Failed), end
+    return end.error
+
+
 def sha256(body: bytes) -> Digest:
     return Digest("sha256", hashlib.sha256(body).hexdigest())
 
 
-def job_for(url, body, *, path="w.bin", digest="sha256", validator=None, headers=(), partial=None, **named):
+def job_for(
+    url: str,
+    body: bytes,
+    *,
+    path: str = "w.bin",
+    digest: Digest | str | None = "sha256",
+    validator: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    partial: transfer.Partial | None = None,
+    **named: Any,
+) -> transfer.Job:
     """A Job for `body` at `url`; `digest` None wants none."""
-    want = sha256(body) if digest == "sha256" else digest
+    want = sha256(body) if isinstance(digest, str) else digest
     file = RemoteFile(path, len(body), "v1", path, want)
-    location = Location(url, dict(headers), validator)
+    location = Location(url, dict(headers or {}), validator)
     return transfer.Job(file, named.pop("locate", lambda: location), partial or Scratch(), **named)
 
 
-def pull_one(job, limits=FAST, reporter=None, network=None):
+def pull_one(
+    job: transfer.Job,
+    limits: transfer.Limits = FAST,
+    reporter: Reporter | None = None,
+    network: transfer.Network | None = None,
+) -> Any:  # Done | Failed: a test knows which it is
     """The only result of one job."""
     (result,) = transfer.pull([job], reporter, limits=limits, network=network)
     return result
 
 
-def on_received(take):
+def on_received(take: Callable[[str, int], object]) -> Reporter:
     """A Reporter that passes on (path, size) of bytes that arrive, and of those that must come again."""
 
-    def report(event):
+    def report(event: Event) -> None:
         if isinstance(event, Received):
             take(event.path, event.size)
 
     return report
 
 
-def on_warned(take):
+def on_warned(take: Callable[[str], object]) -> Reporter:
     """A Reporter that passes on the message of each warning."""
 
-    def report(event):
+    def report(event: Event) -> None:
         if isinstance(event, Warned):
             take(event.message)
 
@@ -75,13 +105,13 @@ def on_warned(take):
 
 
 @pytest.fixture
-def server():
+def server() -> Iterator[FaultServer]:
     with fault_server() as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_is_left():
+def _no_thread_is_left() -> Iterator[None]:
     transfer.reset()
     yield
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("transfer-")] == []

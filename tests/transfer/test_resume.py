@@ -9,13 +9,17 @@ import tempfile
 import textwrap
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from servers.faults import FaultServer
 
-from transfer.conftest import FAST, Scratch, job_for, on_received, on_warned, pull_one, sha256
+from transfer.conftest import FAST, Scratch, content_of, job_for, on_received, on_warned, pull_one, sha256
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import TransientError
-from truss_cache_tasks.events import Received, Warned
+from truss_cache_tasks.events import Event, Received, Warned
+from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.store.flat_layout import flat_root
@@ -28,29 +32,29 @@ GIVES_UP = replace(CUT, attempts=2)
 
 
 class Journalled(Scratch):
-    def __init__(self, content=b""):
+    def __init__(self, content: bytes = b"") -> None:
         super().__init__(content)
         descriptor, self._name = tempfile.mkstemp()
         os.close(descriptor)
-        self.journal = os.open(self._name, os.O_RDWR | os.O_APPEND)
+        self.journal: int = os.open(self._name, os.O_RDWR | os.O_APPEND)
         os.unlink(self._name)
 
-    def __del__(self):
+    def __del__(self) -> None:
         os.close(self.journal)
         super().__del__()
 
     @property
-    def lines(self):
+    def lines(self) -> list[Any]:
         return os.pread(self.journal, 1 << 20, 0).decode().splitlines()
 
 
-def whole(result, body=BODY):
+def whole(result: Any, body: bytes = BODY) -> bool:
     assert isinstance(result, transfer.Done), result
-    assert result.job.partial.content == body
+    assert content_of(result.job) == body
     return True
 
 
-def broken_off(server, **named):
+def broken_off(server: FaultServer, **named: Any) -> tuple[Journalled, int]:
     """A partial that a failed pull left, and how many parts of it count."""
     partial = Journalled()
     url = server.add("/w", BODY, *[""] * 5, *["503"] * 99)
@@ -65,7 +69,7 @@ def broken_off(server, **named):
 
 
 @pytest.mark.parametrize("named", [{}, {"validator": '"v1"'}, {"validator": '"v1"', "digest": None}])
-def test_only_what_is_missing_is_fetched_again(server, named):
+def test_only_what_is_missing_is_fetched_again(server: FaultServer, named: dict[str, Any]) -> None:
     partial, kept = broken_off(server, **named)
     counted = []
     job = job_for(server.add("/w", BODY), BODY, partial=partial, **named)
@@ -75,7 +79,7 @@ def test_only_what_is_missing_is_fetched_again(server, named):
     assert sum(counted) == len(BODY)
 
 
-def test_an_etag_that_a_server_sends_bare_or_weak_resumes_too(server):
+def test_an_etag_that_a_server_sends_bare_or_weak_resumes_too(server: FaultServer) -> None:
     for etag in ("v1", 'W/"v1"'):
         partial = Journalled()
         url = server.add("/w", BODY, *[""] * 5, *["503"] * 99, etag=etag)
@@ -84,7 +88,7 @@ def test_an_etag_that_a_server_sends_bare_or_weak_resumes_too(server):
         assert kept
         transfer.reset()
         job = job_for(server.add("/w", BODY, etag=etag), BODY, partial=partial, validator='"v1"')
-        told = []
+        told: list[Event] = []
         assert whole(pull_one(job, CUT, told.append))
         resumed = [event.size for event in told if isinstance(event, Received) and event.resumed]
         assert len(resumed) == 1, "what is kept is told at once"
@@ -92,7 +96,7 @@ def test_an_etag_that_a_server_sends_bare_or_weak_resumes_too(server):
         assert not [event for event in told if isinstance(event, Warned)]
 
 
-def test_a_part_that_rotted_meanwhile_is_fetched_again(server):
+def test_a_part_that_rotted_meanwhile_is_fetched_again(server: FaultServer) -> None:
     partial, kept = broken_off(server)
     start = int(partial.lines[1].split()[0])
     os.pwrite(partial.descriptor, b"rot", start + 7)
@@ -100,7 +104,7 @@ def test_a_part_that_rotted_meanwhile_is_fetched_again(server):
     assert len(server.asked) == 13 - kept + 1
 
 
-def test_what_is_there_whole_costs_no_request(server):
+def test_what_is_there_whole_costs_no_request(server: FaultServer) -> None:
     partial = Journalled()
     assert whole(pull_one(job_for(server.add("/w", BODY), BODY, partial=partial), CUT))
     server.asked.clear()
@@ -108,15 +112,15 @@ def test_what_is_there_whole_costs_no_request(server):
     assert server.asked == []
 
 
-def test_a_torn_or_foreign_journal_is_no_harm(server):
+def test_a_torn_or_foreign_journal_is_no_harm(server: FaultServer) -> None:
     partial, _ = broken_off(server)
     os.write(partial.journal, b"7 8 9\nx\n0 65536 " + b"0" * 32 + b' "v1"\n65536 1310')
     assert whole(pull_one(job_for(server.add("/w", BODY), BODY, partial=partial), CUT))
 
 
-def test_another_version_drops_it_all_and_says_so(server):
+def test_another_version_drops_it_all_and_says_so(server: FaultServer) -> None:
     partial, _ = broken_off(server, validator='"v1"')
-    said = []
+    said: list[str] = []
     other = BODY[::-1]
     job = job_for(server.add("/w", other, etag='"v2"'), other, partial=partial, validator='"v2"')
     assert whole(pull_one(job, CUT, on_warned(said.append)), other)
@@ -124,25 +128,27 @@ def test_another_version_drops_it_all_and_says_so(server):
     assert 13 <= len(server.asked) <= 13 + CUT.connections  # a request that was cut off may be counted late
 
 
-def test_another_version_that_only_the_answer_tells_of_costs_the_file_once(server):
+def test_another_version_that_only_the_answer_tells_of_costs_the_file_once(server: FaultServer) -> None:
     partial, _ = broken_off(server)
     other = BODY[::-1]
     assert whole(pull_one(job_for(server.add("/w", other, etag='"v2"'), other, partial=partial), CUT), other)
     assert server.sent <= len(other) + 3 * PART
 
 
-def test_a_second_wrong_digest_leaves_a_journal_of_nothing_old(server):
+def test_a_second_wrong_digest_leaves_a_journal_of_nothing_old(server: FaultServer) -> None:
     partial = Journalled()
     job = job_for(server.add("/w", BODY, "flip"), BODY, partial=partial)
     assert whole(pull_one(job, CUT))
     assert len(partial.lines) == 13
 
 
-def planned(body):
-    return PlannedFile(RemoteFile("w.bin", len(body), "v1", "w.bin", sha256(body)), "w.bin", "s3://b/w@v1", "s3://b/w")
+def planned(body: bytes) -> PlannedFile:
+    return PlannedFile(
+        RemoteFile("w.bin", len(body), "v1", "w.bin", sha256(body)), "w.bin", ContentId("s3://b/w@v1"), "s3://b/w"
+    )
 
 
-def test_the_store_hands_over_what_a_dead_run_left_and_sweeps_the_rest(tmp_path):
+def test_the_store_hands_over_what_a_dead_run_left_and_sweeps_the_rest(tmp_path: Path) -> None:
     place = flat_root(tmp_path)
     first = open_partial(place, planned(BODY))
     os.write(first.descriptor, b"abc")
@@ -183,7 +189,7 @@ CHILD = """
 """
 
 
-def test_a_kill_at_any_point_costs_at_most_the_parts_in_flight(server, tmp_path):
+def test_a_kill_at_any_point_costs_at_most_the_parts_in_flight(server: FaultServer, tmp_path: Path) -> None:
     url = server.add("/w", BODY)
     code = textwrap.dedent(CHILD).format(tests=os.path.dirname(os.path.dirname(__file__)))
     dice, kills = random.Random(7), 0
@@ -191,6 +197,7 @@ def test_a_kill_at_any_point_costs_at_most_the_parts_in_flight(server, tmp_path)
         with subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path), url], stdout=subprocess.PIPE, text=True
         ) as child:
+            assert child.stdout is not None
             lines = iter(child.stdout.readline, "")
             left = dice.randrange(2, 25)
             said = [line for line, _ in zip(lines, range(left), strict=False)]

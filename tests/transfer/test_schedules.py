@@ -2,13 +2,15 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from servers.faults import FaultServer
 
-from transfer.conftest import FAST, job_for, on_received, sha256
+from transfer.conftest import FAST, content_of, job_for, on_received, sha256
 from transfer.test_pieces import composite
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import IntegrityError, SourceChanged, TransientError
+from truss_cache_tasks.errors import CacheTaskError, IntegrityError, SourceChanged, TransientError
 
 PART = 4 << 10
 LIMITS = replace(
@@ -29,13 +31,13 @@ ONCE = ["flip", "wrong-content-range", "etag-stray", "announce-long", "announce-
 SLOW = ["stall:500", "silence"]
 
 
-def schedule(dice):
+def schedule(dice: random.Random) -> tuple[list[str], Any]:
     """Faults of one file, and the class of error that they may end in (None: it must come whole)."""
     kind = dice.choice(["passing", "passing", "ignored", "once", "changed", "many"])
     faults = dice.choices(["", *PASSING], k=dice.randrange(12))
     if dice.random() < 0.05:
         faults.append(dice.choice(SLOW))
-    may_end_in = None
+    may_end_in: type[CacheTaskError] | tuple[type[CacheTaskError], ...] | None = None
     match kind:
         case "ignored":
             faults += ["ignore-range"] * dice.randrange(1, 30)
@@ -52,7 +54,7 @@ def schedule(dice):
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_a_run_ends_whole_or_with_the_right_error(server, seed):
+def test_a_run_ends_whole_or_with_the_right_error(server: FaultServer, seed: int) -> None:
     dice = random.Random(seed)
     jobs, may_end_in, counted = [], {}, {}
     for n in range(dice.randrange(1, 4)):
@@ -68,14 +70,14 @@ def test_a_run_ends_whole_or_with_the_right_error(server, seed):
         counted[str(n)] = (0, len(body), body)
 
     @on_received
-    def report(path, size):
+    def report(path: str, size: int) -> None:
         done, whole, body = counted[path]
         counted[path] = (done + size, whole, body)
 
     for end in transfer.pull(jobs, report, limits=LIMITS):
         done, whole, body = counted[end.job.file.path]
         if isinstance(end, transfer.Done):
-            assert end.job.partial.content == body
+            assert content_of(end.job) == body
             assert end.digest == end.job.file.digest
         else:
             allowed = may_end_in[end.job.file.path]

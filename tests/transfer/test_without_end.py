@@ -3,15 +3,20 @@
 The scripted server sends something every hundredth of a second, so that no single read of a socket is a long one.
 """
 
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from servers.certificates import make_authority
-from servers.faults import fault_server
+from servers.faults import FaultServer, fault_server
 
-from transfer.conftest import FAST, job_for, pull_one
+from transfer.conftest import FAST, content_of, job_for, pull_one
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import AccessDenied, TransientError
+from truss_cache_tasks.errors import AccessDenied, CacheTaskError, TransientError
+from truss_cache_tasks.model.listing import RemoteFile
 
 BODY = bytes(range(256)) * 1024
 # What a healthy answer may take is long: a slow machine must not meet it by chance.
@@ -19,25 +24,25 @@ SHORT = replace(FAST, answer_s=0.5, stall_s=0.5, skip_s=0.2, attempts=2)
 HEADS = ["continue", "continue:slow", "huge-head", "drip-head"]
 
 
-def whole(result):
+def whole(result: Any) -> bool:
     assert isinstance(result, transfer.Done), result
-    assert result.job.partial.content == BODY
+    assert content_of(result.job) == BODY
     return True
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
     return make_authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture
-def secure(authority):
+def secure(authority: tuple[Path, ssl.SSLContext]) -> Iterator[FaultServer]:
     with fault_server(tls=authority[1]) as running:
         yield running
 
 
 @pytest.mark.parametrize("fault", HEADS)
-def test_a_head_without_an_end_is_one_error(server, fault):
+def test_a_head_without_an_end_is_one_error(server: FaultServer, fault: str) -> None:
     error = pull_one(job_for(server.add("/w", BODY, fault, fault), BODY), SHORT).error
     assert type(error) is TransientError
     said = "timed out" if fault in ("continue:slow", "drip-head") else "headers, chunks or trailers without an end"
@@ -46,21 +51,23 @@ def test_a_head_without_an_end_is_one_error(server, fault):
 
 
 @pytest.mark.parametrize("fault", HEADS)
-def test_a_head_without_an_end_costs_its_connection(server, fault):
+def test_a_head_without_an_end_costs_its_connection(server: FaultServer, fault: str) -> None:
     limits = replace(SHORT, attempts=100)
     assert whole(pull_one(job_for(server.add("/w", BODY, fault), BODY), limits))
     assert server.connections >= 2
 
 
 @pytest.mark.parametrize("fault", HEADS)
-def test_a_head_without_an_end_ends_within_tls_too(secure, authority, fault):
+def test_a_head_without_an_end_ends_within_tls_too(
+    secure: FaultServer, authority: tuple[Path, ssl.SSLContext], fault: str
+) -> None:
     network = transfer.Network(ca_bundle=str(authority[0]))
     error = pull_one(job_for(secure.add("/w", BODY, fault, fault), BODY), SHORT, network=network).error
     assert type(error) is TransientError
     assert "tried 2 times" in str(error)
 
 
-def test_a_proxy_whose_answer_to_connect_does_not_end_is_left(server):
+def test_a_proxy_whose_answer_to_connect_does_not_end_is_left(server: FaultServer) -> None:
     network = transfer.Network.from_env({"https_proxy": server.base})
     job = job_for("https://example.invalid/w", BODY)
     error = pull_one(job, replace(SHORT, connect_s=0.3), network=network).error
@@ -69,10 +76,10 @@ def test_a_proxy_whose_answer_to_connect_does_not_end_is_left(server):
 
 
 @pytest.mark.parametrize("fault", ["drip:403", "flood:403"])
-def test_a_refusal_without_an_end_is_explained_by_what_came(server, fault):
+def test_a_refusal_without_an_end_is_explained_by_what_came(server: FaultServer, fault: str) -> None:
     bodies = []
 
-    def explain(file, status, headers, body):
+    def explain(file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
         bodies.append(body)
         return AccessDenied(f"{file.path}: {status}")
 
@@ -85,13 +92,13 @@ def test_a_refusal_without_an_end_is_explained_by_what_came(server, fault):
 
 
 @pytest.mark.parametrize("fault", ["drip:503", "flood:503"])
-def test_a_passing_refusal_without_an_end_is_asked_again(server, fault):
+def test_a_passing_refusal_without_an_end_is_asked_again(server: FaultServer, fault: str) -> None:
     limits = replace(SHORT, attempts=100)
     assert whole(pull_one(job_for(server.add("/w", BODY, fault), BODY), limits))
 
 
 @pytest.mark.parametrize("fault", ["drip:302 /there", "flood:302 /there"])
-def test_a_redirect_is_followed_though_its_body_does_not_end(server, fault):
+def test_a_redirect_is_followed_though_its_body_does_not_end(server: FaultServer, fault: str) -> None:
     server.add("/there", BODY)
     limits = replace(SHORT, answer_s=10, stall_s=10)
     assert whole(pull_one(job_for(server.add("/w", BODY, fault), BODY), limits))
@@ -99,12 +106,12 @@ def test_a_redirect_is_followed_though_its_body_does_not_end(server, fault):
 
 
 @pytest.mark.parametrize("fault", ["trailers", "trailers:slow"])
-def test_a_body_that_is_whole_counts_though_trailers_without_an_end_follow(server, fault):
+def test_a_body_that_is_whole_counts_though_trailers_without_an_end_follow(server: FaultServer, fault: str) -> None:
     assert whole(pull_one(job_for(server.add("/w", BODY, fault), BODY), replace(SHORT, answer_s=10)))
     assert len(server.asked) == 1
 
 
-def test_a_chunk_whose_size_does_not_end_costs_its_connection(server):
+def test_a_chunk_whose_size_does_not_end_costs_its_connection(server: FaultServer) -> None:
     url = server.add("/w", BODY, "drip-chunk")
     assert whole(pull_one(job_for(url, BODY), replace(SHORT, attempts=100)))
     error = pull_one(job_for(server.add("/w", BODY, *["drip-chunk"] * 2), BODY), SHORT).error
@@ -113,7 +120,7 @@ def test_a_chunk_whose_size_does_not_end_costs_its_connection(server):
 
 
 @pytest.mark.parametrize("fault", ["trickle:1", "trickle:20"])
-def test_a_body_that_trickles_is_left_and_is_one_error(server, fault):
+def test_a_body_that_trickles_is_left_and_is_one_error(server: FaultServer, fault: str) -> None:
     limits = replace(SHORT, answer_s=10, stall_s=0.2, floor=100_000, floor_s=0.3)
     error = pull_one(job_for(server.add("/w", BODY, fault, fault), BODY), limits).error
     assert type(error) is TransientError

@@ -139,7 +139,7 @@ class _BoundedConnection(_TunnellingConnection):
         self._exchange = self.start()
         super().request(*args, **kwargs)
 
-    def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> _BoundedResponse:  # type: ignore[override]
+    def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> _BoundedResponse:  # type: ignore[override]  # a class in urllib3
         """Return what http.client reads an answer with."""
         return _BoundedResponse(sock, *args, limit=self._exchange, **kwargs)
 
@@ -182,7 +182,7 @@ class _BreakableConnection(_TunnellingConnection):
         super().__init__(*args, **named)
         self.limit = ReadLimit()
         # What http.client makes of a server's answer, and of a proxy's to CONNECT. Typed as a class, and only called.
-        self.response_class = partial(_LimitedResponse, limit=self.limit)  # type: ignore[assignment]
+        self.response_class = partial(_LimitedResponse, limit=self.limit)  # type: ignore[assignment]  # http.client only calls it
 
     def _new_conn(self) -> socket.socket:
         assert self.token is not None, "a connection serves a worker before it connects"
@@ -250,7 +250,7 @@ class ConnectionPool(HTTPConnectionPool):
             # Its Host as http.client makes it of the target would have the user and the password of that, if any.
             headers = {"Host": parts.netloc or "", **headers, **self.proxy_headers}
             target = f"{parts.scheme}://{parts.netloc}{target}"
-        connection: _BreakableConnection = self._get_conn()  # type: ignore[assignment]
+        connection: _BreakableConnection = self._get_conn()  # type: ignore[assignment]  # ours, by ConnectionCls
         try:
             connection.serve(token)
             if connection.is_closed:

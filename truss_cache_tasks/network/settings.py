@@ -109,7 +109,7 @@ class Network:
         return run_with_retries(attempt, self.limits.retry, self.cancel, reporter=self.reporter)
 
     def _is_direct(self, host: str) -> bool:
-        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined,unused-ignore]
+        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined,unused-ignore]  # typeshed has it on some systems
 
         return bool(proxy_bypass_environment(host, {"no": self.no_proxy}))
 

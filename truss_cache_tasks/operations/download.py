@@ -142,7 +142,7 @@ class _Pull:
                 self._land(outcome)
         finally:
             with contextlib.suppress(AttributeError):
-                pulled.close()  # type: ignore[attr-defined]  # a generator: cancels what still runs
+                pulled.close()  # cancels what still runs
             for _, temporary, release in self._open.values():
                 temporary.leave()
                 release()

@@ -147,7 +147,7 @@ def needs(flag: str) -> Callable[[Test], Test]:
     """Mark a test of the contract that only a store with `flag` on can pass."""
 
     def mark(test: Test) -> Test:
-        test.needs = flag  # type: ignore[attr-defined]
+        test.needs = flag  # type: ignore[attr-defined]  # a mark of ours on a function
         return test
 
     return mark
@@ -180,7 +180,7 @@ class SourceContract:
     credentials = True  # the server checks credentials, and knows public places
     versions = False  # a file that was replaced can be read by its pin
     many = 2500  # files of the paging test: more than two pages of the store
-    names = PLAIN_NAMES + ODD_NAMES
+    names: tuple[str, ...] = PLAIN_NAMES + ODD_NAMES
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -121,6 +121,7 @@ class HubLayout:
             return None
         self.before_publish(path, blob.mtime_ns)
         if there is not None:
+            blob.stat()  # where it was found another file may be by now: then everything is looked at again
             return there
         with contextlib.suppress(FileExistsError):
             return link_blob(blob, self.tree, path)

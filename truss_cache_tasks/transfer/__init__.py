@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from truss_cache_tasks.transfer.context import reset, stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
     from truss_cache_tasks.events import Reporter
     from truss_cache_tasks.model.listing import Location, RemoteFile
@@ -52,7 +52,7 @@ def pull(
     cancel: CancelToken | None = None,
     limits: Limits | None = None,
     network: Network | None = None,
-) -> Iterator[Done | Failed]:
+) -> Generator[Done | Failed]:
     """Move the bytes of `jobs` into their partials; yield each job's end, in the order in which they finish.
 
     Args:

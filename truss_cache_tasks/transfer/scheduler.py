@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -27,7 +27,7 @@ _LOST_S = 1.0  # after which an idle thread looks by itself: a signal handler th
 
 def run(
     jobs: Iterable[Job], reporter: Reporter, cancel: CancelToken, limits: Limits, network: Network
-) -> Iterator[Done | Failed]:
+) -> Generator[Done | Failed]:
     """See `transfer.pull`."""
     process = this_process()
     pull = _Pull(

@@ -98,5 +98,5 @@ class ForkedTruss(Truss):
         super().__init__(root, hub=hub, **env)
         self.forks = forks
 
-    def cli(self, *args: str, dies_at: int = 0, **env: str) -> Ran:
+    def cli(self, *args: str, dies_at: int = 0, **env: str) -> Ran:  # type: ignore[override]  # no variable is called so
         return self.forks.run(list(args), self.folder, {**self.env, **env}, dies_at)

@@ -53,7 +53,8 @@ def manifest_of(truss: Truss) -> Path:
 
 def digest_of(truss: Truss) -> str:
     files = json.loads(manifest_of(truss).read_text())["files"]
-    return next(record["digest"] for record in files if record["path"] == "m/w.bin")
+    digest: str = next(record["digest"] for record in files if record["path"] == "m/w.bin")
+    return digest
 
 
 def snapshot_of(truss: Truss) -> str:

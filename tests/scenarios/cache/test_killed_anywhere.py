@@ -24,7 +24,12 @@ STRIDE = int(os.environ.get("CRASH_POINT_STRIDE", "41"))
 A, B = random.Random(1).randbytes(30_000), random.Random(2).randbytes(20_000)
 BEFORE = {"model.bin": A, "sub/twin.bin": A, "other.bin": B, "config.json": b"{}", "x": b"x"}
 AFTER = {"model.bin": B, "other.bin": A, "old/model.bin": A, "config.json": b"[]", "x/new.bin": b"now in a folder"}
-ACTS = {"fetch": [[]], "update": [[], ["-a"]], "clean": [[], ["clean"]]}  # the last one is killed
+# Commands, of which the last one is killed.
+ACTS: dict[str, list[list[str]]] = {
+    "fetch": [[]],
+    "update": [[], ["-a"]],
+    "clean": [[], ["clean"]],
+}  # the last one is killed
 
 
 @pytest.fixture

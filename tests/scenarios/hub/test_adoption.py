@@ -1,4 +1,4 @@
-"""What huggingface_hub left in the cache is adopted, verified, and stays its own; both may run at once."""
+"""What huggingface_hub left in the cache is adopted: Machine, verified, and stays its own; both may run at once."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from entries import entry
-from machine import BIG, FILES, eventually
+from machine import BIG, FILES, Judge, Machine, eventually
+from servers.hub import Hub, Repo
 
 HF = "import sys; from huggingface_hub import hf_hub_download as get; print(get('org/name', sys.argv[1]))"
 LISTING = 2  # requests: what main is, and one page of its tree
 
 
 @pytest.fixture
-def adopted(machine, repo):
+def adopted(machine: Machine, repo: Repo) -> Machine:
     """The machine after huggingface_hub's own cold snapshot_download."""
     from huggingface_hub import snapshot_download
 
@@ -26,7 +29,9 @@ def adopted(machine, repo):
     return machine
 
 
-def test_what_huggingface_hub_downloaded_is_adopted_for_the_price_of_a_listing(adopted, repo, judge) -> None:
+def test_what_huggingface_hub_downloaded_is_adopted_for_the_price_of_a_listing(
+    adopted: Machine, repo: Repo, judge: Judge
+) -> None:
     truss = adopted.truss(entry("org/name"))
     done = truss.run()["org/name"]
     assert (done.files, len(adopted.asked())) == (0, LISTING)
@@ -36,7 +41,9 @@ def test_what_huggingface_hub_downloaded_is_adopted_for_the_price_of_a_listing(a
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "other"])
-def test_a_bad_blob_that_huggingface_hub_left_is_found_and_fetched_again(damage, adopted, repo, judge) -> None:
+def test_a_bad_blob_that_huggingface_hub_left_is_found_and_fetched_again(
+    damage: str, adopted: Machine, repo: Repo, judge: Judge
+) -> None:
     blob = (adopted.repo() / "snapshots" / repo.refs["refs/heads/main"] / "model.bin").resolve()
     wrong = {"cut": BIG[:100], "flip": bytes([BIG[0] ^ 1]) + BIG[1:], "other": bytes(len(BIG))}
     blob.write_bytes(wrong[damage])
@@ -45,7 +52,7 @@ def test_a_bad_blob_that_huggingface_hub_left_is_found_and_fetched_again(damage,
     assert judge.snapshot(adopted) == FILES
 
 
-def test_clean_leaves_what_huggingface_hub_downloaded_and_names_it(adopted, repo, judge) -> None:
+def test_clean_leaves_what_huggingface_hub_downloaded_and_names_it(adopted: Machine, repo: Repo, judge: Judge) -> None:
     repo.commit({"new.bin": b"ours"})
     truss = adopted.truss(entry("org/name"))
     truss.run()
@@ -61,7 +68,7 @@ def test_clean_leaves_what_huggingface_hub_downloaded_and_names_it(adopted, repo
     judge.scan(adopted)
 
 
-def test_clean_keeps_links_and_blobs_that_huggingface_hub_made(adopted, judge) -> None:
+def test_clean_keeps_links_and_blobs_that_huggingface_hub_made(adopted: Machine, judge: Judge) -> None:
     truss = adopted.truss(entry("org/name"))
     truss.run()
     done = truss.clean()
@@ -71,7 +78,9 @@ def test_clean_keeps_links_and_blobs_that_huggingface_hub_made(adopted, judge) -
     judge.scan(adopted)
 
 
-def test_a_shared_blob_is_never_written_through_and_never_removed_as_ours(machine, repo, judge) -> None:
+def test_a_shared_blob_is_never_written_through_and_never_removed_as_ours(
+    machine: Machine, repo: Repo, judge: Judge
+) -> None:
     """A blob that is a link into {hub}/blobs is huggingface_hub's (utils/_shared_blobs.py)."""
     from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store, shared_blob_path
 
@@ -102,7 +111,7 @@ def test_a_shared_blob_is_never_written_through_and_never_removed_as_ours(machin
     judge.scan(machine)
 
 
-def test_clean_leaves_a_link_into_the_shared_store(machine, repo, judge) -> None:
+def test_clean_leaves_a_link_into_the_shared_store(machine: Machine, repo: Repo, judge: Judge) -> None:
     from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store, shared_blob_path
 
     truss = machine.truss(entry("org/name"))
@@ -121,7 +130,7 @@ def test_clean_leaves_a_link_into_the_shared_store(machine, repo, judge) -> None
 # Both at once
 
 
-def hf_download(machine, path: str) -> subprocess.Popen[str]:
+def hf_download(machine: Machine, path: str) -> subprocess.Popen[str]:
     env = {"HF_ENDPOINT": machine.hub.url, "HF_HUB_CACHE": str(machine.hub_cache), "HF_HUB_DISABLE_XET": "1"}
     env |= {"PATH": os.environ["PATH"], "HOME": str(machine.root), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return subprocess.Popen(
@@ -143,7 +152,9 @@ def is_locked(path: Path) -> bool:
         os.close(descriptor)
 
 
-def test_huggingface_hub_waits_for_the_blob_that_we_are_writing(machine, repo, hub, in_background) -> None:
+def test_huggingface_hub_waits_for_the_blob_that_we_are_writing(
+    machine: Machine, repo: Repo, hub: Hub, in_background: Callable[[Callable[[], Any]], Callable[[], Any]]
+) -> None:
     hub.fail("model.bin", "stall", host="cdn")
     file = repo.trees[repo.refs["refs/heads/main"]]["model.bin"]
     lock = machine.hub_cache / ".locks" / "models--org--name" / f"{file.etag}.lock"
@@ -159,7 +170,9 @@ def test_huggingface_hub_waits_for_the_blob_that_we_are_writing(machine, repo, h
     assert [r.host for r in hub.asked("GET", "/model.bin")].count("cdn") == 1
 
 
-def test_we_wait_for_the_blob_that_huggingface_hub_is_writing(machine, repo, hub, in_background) -> None:
+def test_we_wait_for_the_blob_that_huggingface_hub_is_writing(
+    machine: Machine, repo: Repo, hub: Hub, in_background: Callable[[Callable[[], Any]], Callable[[], Any]]
+) -> None:
     hub.fail("model.bin", "stall", host="cdn")
     file = repo.trees[repo.refs["refs/heads/main"]]["model.bin"]
     lock = machine.hub_cache / ".locks" / "models--org--name" / f"{file.etag}.lock"

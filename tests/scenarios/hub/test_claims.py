@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from entries import entry
-from machine import FILES, read
-from servers.hub import Rights
+from machine import FILES, Judge, Machine, read
+from servers.hub import Hub, Repo, Rights
 
 from truss_cache_tasks.errors import AccessDenied, DiskError
 from truss_cache_tasks.events import Committed
@@ -19,19 +21,19 @@ FOREIGN = "fetched by someone else, and not yet proven with this project's crede
 
 
 @pytest.fixture
-def gated(machine, hub):
+def gated(machine: Machine, hub: Hub) -> Repo:
     hub.tokens |= {"good": Rights(), "new": Rights(), "hf_mine": Rights(), "list-only": Rights(gated=False)}
     repo = hub.create(MAIN, gated=True)
     repo.commit(FILES)
     return repo
 
 
-def token(machine, text: str | None) -> None:
+def token(machine: Machine, text: str | None) -> None:
     path = machine.secrets / "hf_access_token"
     path.unlink(missing_ok=True) if text is None else path.write_text(text)
 
 
-def test_the_manifest_of_another_project_is_claimed_without_a_request(machine, repo) -> None:
+def test_the_manifest_of_another_project_is_claimed_without_a_request(machine: Machine, repo: Repo) -> None:
     machine.truss(entry(MAIN), project="theirs").run()
     machine.asked()
     ours = machine.truss(entry(MAIN))
@@ -42,7 +44,7 @@ def test_the_manifest_of_another_project_is_claimed_without_a_request(machine, r
     assert machine.asked() == []
 
 
-def test_a_credential_that_another_claim_knows_needs_no_proof(machine, gated) -> None:
+def test_a_credential_that_another_claim_knows_needs_no_proof(machine: Machine, gated: Repo) -> None:
     token(machine, "good")
     machine.truss(entry(MAIN), project="theirs").run()
     machine.asked()
@@ -52,7 +54,7 @@ def test_a_credential_that_another_claim_knows_needs_no_proof(machine, gated) ->
     assert machine.asked() == []
 
 
-def test_a_credential_that_nobody_used_costs_a_listing_and_a_proof(machine, gated) -> None:
+def test_a_credential_that_nobody_used_costs_a_listing_and_a_proof(machine: Machine, gated: Repo) -> None:
     token(machine, "good")
     machine.truss(entry(MAIN), project="theirs").run()
     token(machine, "new")
@@ -67,7 +69,9 @@ def test_a_credential_that_nobody_used_costs_a_listing_and_a_proof(machine, gate
 
 
 @pytest.mark.parametrize("edit", [{}, {"mount_location": "/m"}])
-def test_a_changed_credential_file_costs_a_listing_and_a_proof_and_no_bytes(edit, machine, gated) -> None:
+def test_a_changed_credential_file_costs_a_listing_and_a_proof_and_no_bytes(
+    edit: dict[str, Any], machine: Machine, gated: Repo
+) -> None:
     token(machine, "good")
     truss = machine.truss(entry(MAIN, **edit))
     truss.run()
@@ -79,7 +83,7 @@ def test_a_changed_credential_file_costs_a_listing_and_a_proof_and_no_bytes(edit
     assert truss.fresh
 
 
-def test_an_absent_credential_file_is_no_change_and_stays_remembered(machine, gated) -> None:
+def test_an_absent_credential_file_is_no_change_and_stays_remembered(machine: Machine, gated: Repo) -> None:
     token(machine, "good")
     truss = machine.truss(entry(MAIN))
     truss.run()
@@ -91,7 +95,7 @@ def test_an_absent_credential_file_is_no_change_and_stays_remembered(machine, ga
     assert truss.fresh
 
 
-def test_a_token_that_may_list_and_not_read_fails_and_stays_stale(machine, gated, judge) -> None:
+def test_a_token_that_may_list_and_not_read_fails_and_stays_stale(machine: Machine, gated: Repo, judge: Judge) -> None:
     token(machine, "good")
     truss = machine.truss(entry(MAIN))
     truss.run()
@@ -106,8 +110,11 @@ def test_a_token_that_may_list_and_not_read_fails_and_stays_stale(machine, gated
     assert truss.fresh
 
 
-def test_entries_that_swap_order_and_names_are_fresh_and_each_is_cleaned_as_itself(machine, repo, judge) -> None:
-    json, bins = {"allow_patterns": ["*.json"]}, {"allow_patterns": ["*.bin"]}
+def test_entries_that_swap_order_and_names_are_fresh_and_each_is_cleaned_as_itself(
+    machine: Machine, repo: Repo, judge: Judge
+) -> None:
+    json: dict[str, Any] = {"allow_patterns": ["*.json"]}
+    bins: dict[str, Any] = {"allow_patterns": ["*.bin"]}
     machine.truss(entry(MAIN, **json), entry(MAIN, name="org/name#2", **bins)).run()
     machine.asked()
     swapped = machine.truss(entry(MAIN, **bins), entry(MAIN, name="org/name#2", **json))
@@ -121,7 +128,9 @@ def test_entries_that_swap_order_and_names_are_fresh_and_each_is_cleaned_as_itse
     assert set(judge.snapshot(machine)) == {"fp16/model.bin", "fp16/twin.bin"}
 
 
-def test_a_gone_entry_protects_nothing_and_undoing_it_fetches_nothing(machine, repo, judge) -> None:
+def test_a_gone_entry_protects_nothing_and_undoing_it_fetches_nothing(
+    machine: Machine, repo: Repo, judge: Judge
+) -> None:
     both = [entry(MAIN, allow_patterns=["*.json"]), entry(MAIN, name="bins", allow_patterns=["*.bin"])]
     machine.truss(*both).run()
     machine.asked()
@@ -136,7 +145,9 @@ def test_a_gone_entry_protects_nothing_and_undoing_it_fetches_nothing(machine, r
     assert not machine.repo().exists()
 
 
-def test_claims_of_two_configs_under_one_project_id_stay_apart_when_one_is_cleaned(machine, repo) -> None:
+def test_claims_of_two_configs_under_one_project_id_stay_apart_when_one_is_cleaned(
+    machine: Machine, repo: Repo
+) -> None:
     from dataclasses import replace
 
     one = machine.truss(entry(MAIN, name="one", allow_patterns=["*.json"]))
@@ -155,7 +166,7 @@ def remount(folder: Path, how: str) -> None:
 
 
 @pytest.fixture
-def read_only(machine, request):
+def read_only(machine: Machine, request: pytest.FixtureRequest) -> Callable[[], None]:
     """Call it to make the caches read-only. Needs root, which CI has."""
     if os.geteuid():
         assert not os.environ.get("CI"), "CI must be able to mount"
@@ -170,7 +181,9 @@ def read_only(machine, request):
 
 
 @pytest.mark.parametrize("edit", [{}, {"mount_location": "/m"}, {"use_volume": True, "volume_folder": "v"}])
-def test_a_whole_manifest_on_a_read_only_root_is_fresh_without_a_claim(edit, machine, repo, read_only) -> None:
+def test_a_whole_manifest_on_a_read_only_root_is_fresh_without_a_claim(
+    edit: dict[str, Any], machine: Machine, repo: Repo, read_only: Callable[[], None]
+) -> None:
     machine.truss(entry(MAIN, **edit), project="theirs").run()
     machine.asked()
     read_only()
@@ -187,7 +200,9 @@ def test_a_whole_manifest_on_a_read_only_root_is_fresh_without_a_claim(edit, mac
     assert machine.asked() == []
 
 
-def test_an_edit_to_what_another_project_has_is_fresh_on_a_read_only_root(machine, repo, read_only) -> None:
+def test_an_edit_to_what_another_project_has_is_fresh_on_a_read_only_root(
+    machine: Machine, repo: Repo, read_only: Callable[[], None]
+) -> None:
     machine.truss(entry(MAIN), project="theirs").run()
     machine.truss(entry(MAIN, allow_patterns=["*.json"])).run()
     read_only()
@@ -197,7 +212,9 @@ def test_an_edit_to_what_another_project_has_is_fresh_on_a_read_only_root(machin
 # Two entries at one path
 
 
-def test_nested_mounts_with_other_bytes_at_one_path_fail_the_second_and_name_both(machine, repo, hub) -> None:
+def test_nested_mounts_with_other_bytes_at_one_path_fail_the_second_and_name_both(
+    machine: Machine, repo: Repo, hub: Hub
+) -> None:
     hub.create("org/inner").commit({"model.bin": b"other bytes"})
     truss = machine.truss(
         entry(MAIN, name="outer", mount_location="/a"),
@@ -212,7 +229,7 @@ def test_nested_mounts_with_other_bytes_at_one_path_fail_the_second_and_name_bot
     assert truss.verdicts()["outer"] == "fresh"
 
 
-def test_the_outer_mount_is_the_second_as_well(machine, repo, hub) -> None:
+def test_the_outer_mount_is_the_second_as_well(machine: Machine, repo: Repo, hub: Hub) -> None:
     from truss_cache_tasks.errors import Collision
 
     hub.create("org/inner").commit({"model.bin": b"other bytes"})
@@ -228,7 +245,9 @@ def test_the_outer_mount_is_the_second_as_well(machine, repo, hub) -> None:
     assert truss.verdicts()["inner"] == "fresh"
 
 
-def test_a_file_of_one_mount_where_another_mount_needs_a_folder_names_both(machine, repo, hub) -> None:
+def test_a_file_of_one_mount_where_another_mount_needs_a_folder_names_both(
+    machine: Machine, repo: Repo, hub: Hub
+) -> None:
     from truss_cache_tasks.errors import Collision
 
     hub.create("org/inner").commit({"w.bin": b"w"})
@@ -242,7 +261,7 @@ def test_a_file_of_one_mount_where_another_mount_needs_a_folder_names_both(machi
     assert read(machine.mounts / "a") == FILES
 
 
-def test_nested_mounts_with_the_same_bytes_live_side_by_side(machine, repo, hub) -> None:
+def test_nested_mounts_with_the_same_bytes_live_side_by_side(machine: Machine, repo: Repo, hub: Hub) -> None:
     hub.create("org/inner").commit({"model.bin": FILES["fp16/model.bin"], "more.bin": b"more"})
     truss = machine.truss(
         entry(MAIN, name="outer", mount_location="/a"),
@@ -257,7 +276,7 @@ def test_nested_mounts_with_the_same_bytes_live_side_by_side(machine, repo, hub)
     assert FILES.items() <= read(machine.mounts / "a").items()
 
 
-def test_a_model_cache_inside_a_mount_breaks_neither(machine, repo) -> None:
+def test_a_model_cache_inside_a_mount_breaks_neither(machine: Machine, repo: Repo) -> None:
     machine.model_cache = machine.mounts / "a" / "cache"
     truss = machine.truss(
         entry(MAIN, name="outer", mount_location="/a"),
@@ -270,9 +289,9 @@ def test_a_model_cache_inside_a_mount_breaks_neither(machine, repo) -> None:
     assert read(machine.mounts / "a") == FILES
 
 
-def test_a_volume_that_an_edited_entry_left_is_no_collision(machine, repo, hub) -> None:
+def test_a_volume_that_an_edited_entry_left_is_no_collision(machine: Machine, repo: Repo, hub: Hub) -> None:
     hub.create("org/new").commit({"model.bin": b"new"})
-    volume = {"use_volume": True, "volume_folder": "v"}
+    volume: dict[str, Any] = {"use_volume": True, "volume_folder": "v"}
     machine.truss(entry(MAIN, **volume)).run()
     truss = machine.truss(entry("org/new", **volume), entry(MAIN))  # the old one moved to the hub layout
     truss.run()
@@ -280,9 +299,9 @@ def test_a_volume_that_an_edited_entry_left_is_no_collision(machine, repo, hub) 
     assert read(machine.model_cache / "v")["model.bin"] == b"new"
 
 
-def test_another_projects_file_is_replaced_and_its_entry_turns_stale(machine, repo, hub) -> None:
+def test_another_projects_file_is_replaced_and_its_entry_turns_stale(machine: Machine, repo: Repo, hub: Hub) -> None:
     hub.create("org/new").commit({"model.bin": b"new"})
-    volume = {"use_volume": True, "volume_folder": "v"}
+    volume: dict[str, Any] = {"use_volume": True, "volume_folder": "v"}
     theirs = machine.truss(entry(MAIN, **volume), project="theirs")
     theirs.run()
     machine.truss(entry("org/new", **volume)).run()
@@ -290,7 +309,7 @@ def test_another_projects_file_is_replaced_and_its_entry_turns_stale(machine, re
     assert theirs.verdicts() == {MAIN: "v/model.bin is replaced by another entry"}
 
 
-def test_a_mount_reads_with_the_secret_that_its_entry_names(machine, gated) -> None:
+def test_a_mount_reads_with_the_secret_that_its_entry_names(machine: Machine, gated: Repo) -> None:
     token(machine, "list-only")  # the default one, which this entry does not use
     (machine.secrets / "my_secret").write_text("hf_mine\n")
     truss = machine.truss(entry(MAIN, mount_location="/m", runtime_secret_name="my_secret"))

@@ -7,11 +7,14 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from entries import entry
-from machine import BIG, FILES, OTHER, Machine, read
+from machine import BIG, FILES, OTHER, Judge, Machine, read
+from servers.hub import Hub, Repo
 
 MAIN = "org/name"
 V2 = {**FILES, "config.json": b"[2]", "new.bin": BIG[::-1], "model.bin": OTHER[::-1], "fp16": b"now a file"}
@@ -71,7 +74,7 @@ while True:
 """
 
 
-def die_everywhere(root: Path, hub, layout: dict[str, object], act: str) -> list[Machine]:
+def die_everywhere(root: Path, hub: Hub, layout: dict[str, object], act: str) -> list[Machine]:
     """Return the machines on which the act died, by the number of the change, and last the one where it did not."""
     start = -random.Random(f"{layout} {act}").randrange(STRIDE)
     where = [str(Path(__file__).parents[2]), str(root), hub.url]
@@ -89,26 +92,26 @@ def die_everywhere(root: Path, hub, layout: dict[str, object], act: str) -> list
 
 
 @pytest.fixture
-def moved(repo):
+def moved(repo: Repo) -> Repo:
     repo.tag("v1")
     repo.commit({**dict.fromkeys(FILES), **V2})
     return repo
 
 
 @pytest.fixture
-def lives():
+def lives() -> Iterator[Path]:
     """A folder where fsync costs nothing, as far as this machine has one."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)
 
 
-LAYOUTS = {"hub": {}, "mount": {"mount_location": "/m"}}
+LAYOUTS: dict[str, dict[str, Any]] = {"hub": {}, "mount": {"mount_location": "/m"}}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_edit_that_dies_at_any_change_is_finished_by_a_rerun_and_undone_without_a_download(
-    layout, moved, hub, judge, lives
+    layout: str, moved: Repo, hub: Hub, judge: Judge, lives: Path
 ) -> None:
     machines = die_everywhere(lives, hub, LAYOUTS[layout], "edit")
     assert len(machines) > 60 // STRIDE
@@ -137,7 +140,9 @@ def test_an_edit_that_dies_at_any_change_is_finished_by_a_rerun_and_undone_witho
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_clean_that_dies_at_any_change_is_finished_by_another(layout, repo, hub, judge, lives) -> None:
+def test_a_clean_that_dies_at_any_change_is_finished_by_another(
+    layout: str, repo: Repo, hub: Hub, judge: Judge, lives: Path
+) -> None:
     repo.tag("v1")
     for machine in die_everywhere(lives, hub, LAYOUTS[layout], "clean"):
         if machine.repo().exists():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from entries import entry
@@ -43,9 +45,9 @@ def test_a_fetch_tells_of_its_plan_and_of_each_file(machine: Machine, repo: Repo
         entry=MAIN, files=len(FILES), size=total, missing_files=len(BLOBS), missing_size=missing
     )
     assert sum(event.size for event in truss.recorder.of(Received)) == missing
-    for kind in (Verified, Published):
-        assert sum(event.size for event in truss.recorder.of(kind)) == missing
-        assert len(truss.recorder.of(kind)) == len(BLOBS)
+    for events_of_files in (truss.recorder.of(Verified), truss.recorder.of(Published)):
+        assert sum(event.size for event in events_of_files) == missing
+        assert len(events_of_files) == len(BLOBS)
     assert {event.digest.partition(":")[0] for event in truss.recorder.of(Verified)} == {"sha256", "git-sha1"}
     assert events[-1] == Committed(
         entry=MAIN,
@@ -109,7 +111,9 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("what", ["entry", "file", "root"])
-def test_a_wait_for_another_process_is_told_once(machine: Machine, repo: Repo, in_background, what: str) -> None:
+def test_a_wait_for_another_process_is_told_once(
+    machine: Machine, repo: Repo, in_background: Callable[[Callable[[], Any]], Callable[[], Any]], what: Any
+) -> None:
     truss = machine.truss(entry(MAIN, allow_patterns=["config.json"]))
     place = truss.context().root
     key = truss.context().entry.key

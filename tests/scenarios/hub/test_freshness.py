@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from entries import entry
-from machine import FILES, Machine, flip, read
+from machine import FILES, Machine, Trussed, flip, read
+from servers.hub import Repo
 
 from truss_cache_tasks.errors import DiskError, PermanentError
 
 MAIN = "org/name"
-LAYOUTS = [{}, {"mount_location": "/m"}, {"use_volume": True, "volume_folder": "v"}]
+LAYOUTS: list[dict[str, Any]] = [{}, {"mount_location": "/m"}, {"use_volume": True, "volume_folder": "v"}]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["hub", "mount", "volume"])
 
 
-def folder_of(machine, truss) -> Path:
+def folder_of(machine: Machine, truss: Trussed) -> Path:
     context = truss.context()
     from truss_cache_tasks.operations.context import read_status
 
-    return context.root.path / read_status(context).manifest.folder
+    manifest, root = read_status(context).manifest, Path(context.root.path)
+    assert manifest is not None
+    return root / manifest.folder
 
 
 def state(root: Path) -> dict[str, tuple[int, int, int]]:
@@ -30,7 +35,9 @@ def state(root: Path) -> dict[str, tuple[int, int, int]]:
 
 
 @layouts
-def test_a_fresh_entry_makes_no_request_and_writes_nothing(layout, machine, repo) -> None:
+def test_a_fresh_entry_makes_no_request_and_writes_nothing(
+    layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
     machine.truss(entry(MAIN, **layout)).run()
     machine.asked()
     before = state(machine.root)
@@ -42,7 +49,9 @@ def test_a_fresh_entry_makes_no_request_and_writes_nothing(layout, machine, repo
 
 
 @layouts
-def test_a_touched_file_is_hashed_again_offline_and_its_stat_recorded(layout, machine, repo) -> None:
+def test_a_touched_file_is_hashed_again_offline_and_its_stat_recorded(
+    layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
     truss = machine.truss(entry(MAIN, **layout))
     truss.run()
     machine.asked()
@@ -54,7 +63,7 @@ def test_a_touched_file_is_hashed_again_offline_and_its_stat_recorded(layout, ma
 
 
 @layouts
-def test_a_deleted_file_comes_back(layout, machine, repo) -> None:
+def test_a_deleted_file_comes_back(layout: dict[str, Any], machine: Machine, repo: Repo) -> None:
     truss = machine.truss(entry(MAIN, **layout))
     truss.run()
     machine.asked()
@@ -68,7 +77,9 @@ def test_a_deleted_file_comes_back(layout, machine, repo) -> None:
 
 @layouts
 @pytest.mark.parametrize("damage", ["gone", "cut", "flip"])
-def test_lost_and_wrong_bytes_are_fetched_again(damage, layout, machine, repo) -> None:
+def test_lost_and_wrong_bytes_are_fetched_again(
+    damage: str, layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
     truss = machine.truss(entry(MAIN, **layout))
     truss.run()
     machine.asked()
@@ -90,7 +101,7 @@ def test_lost_and_wrong_bytes_are_fetched_again(damage, layout, machine, repo) -
 
 
 @layouts
-def test_force_finds_a_flip_that_no_stat_shows(layout, machine, repo) -> None:
+def test_force_finds_a_flip_that_no_stat_shows(layout: dict[str, Any], machine: Machine, repo: Repo) -> None:
     machine.truss(entry(MAIN, **layout)).run()
     truss = machine.truss(entry(MAIN, **layout))
     flip((folder_of(machine, truss) / "model.bin").resolve())
@@ -104,7 +115,9 @@ def test_force_finds_a_flip_that_no_stat_shows(layout, machine, repo) -> None:
 
 @layouts
 @pytest.mark.parametrize("how", ["cp -a", "tar", "tar --posix"])
-def test_a_copied_cache_is_fresh_without_a_request(how, layout, machine, repo, tmp_path) -> None:
+def test_a_copied_cache_is_fresh_without_a_request(
+    how: str, layout: dict[str, Any], machine: Machine, repo: Repo, tmp_path: Path
+) -> None:
     machine.truss(entry(MAIN, **layout)).run()
     copy = tmp_path / "copy"
     if how == "cp -a":
@@ -128,7 +141,9 @@ def test_a_copied_cache_is_fresh_without_a_request(how, layout, machine, repo, t
 
 
 @layouts
-def test_offline_what_is_fresh_is_fresh_and_what_is_stale_an_error_without_a_request(layout, machine, repo) -> None:
+def test_offline_what_is_fresh_is_fresh_and_what_is_stale_an_error_without_a_request(
+    layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
     machine.truss(entry(MAIN, allow_patterns=["*.json"], **layout)).run()
     machine.asked()
     offline = machine.truss(entry(MAIN, allow_patterns=["*.json"], **layout), HF_HUB_OFFLINE="1")
@@ -142,7 +157,7 @@ def test_offline_what_is_fresh_is_fresh_and_what_is_stale_an_error_without_a_req
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1, "files": 3}', "\xff"])
-def test_an_unreadable_manifest_is_a_miss_with_a_reason(text, machine, repo) -> None:
+def test_an_unreadable_manifest_is_a_miss_with_a_reason(text: str, machine: Machine, repo: Repo) -> None:
     truss = machine.truss(entry(MAIN))
     truss.run()
     for path in (machine.repo() / ".truss_cache/manifests").iterdir():
@@ -154,7 +169,9 @@ def test_an_unreadable_manifest_is_a_miss_with_a_reason(text, machine, repo) -> 
     assert machine.downloads() == []
 
 
-def test_a_manifest_that_names_a_path_outside_its_root_is_not_used(machine, repo, tmp_path) -> None:
+def test_a_manifest_that_names_a_path_outside_its_root_is_not_used(
+    machine: Machine, repo: Repo, tmp_path: Path
+) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
     truss = machine.truss(entry(MAIN, mount_location="/m", allow_patterns=["config.json"]))
@@ -169,7 +186,7 @@ def test_a_manifest_that_names_a_path_outside_its_root_is_not_used(machine, repo
 # The disk
 
 
-def test_a_mount_holds_plain_files_that_are_hard_links_into_the_hub_cache(machine, repo) -> None:
+def test_a_mount_holds_plain_files_that_are_hard_links_into_the_hub_cache(machine: Machine, repo: Repo) -> None:
     truss = machine.truss(entry(MAIN, mount_location="/m"))
     truss.run()
     snapshot = machine.repo() / "snapshots" / repo.refs["refs/heads/main"]
@@ -181,7 +198,9 @@ def test_a_mount_holds_plain_files_that_are_hard_links_into_the_hub_cache(machin
     assert (machine.mounts / "m/.truss_cache/manifests").is_dir()
 
 
-def test_a_mount_on_another_disk_gets_the_bytes_directly_or_as_copies(machine, repo, small_disk) -> None:
+def test_a_mount_on_another_disk_gets_the_bytes_directly_or_as_copies(
+    machine: Machine, repo: Repo, small_disk: Callable[[Path, int], Path]
+) -> None:
     small_disk(machine.mounts, 2000)
     truss = machine.truss(entry(MAIN, mount_location="/m"))
     truss.run()
@@ -197,7 +216,9 @@ def test_a_mount_on_another_disk_gets_the_bytes_directly_or_as_copies(machine, r
     assert again.fresh
 
 
-def test_what_does_not_fit_is_known_before_the_first_byte(machine, repo, small_disk) -> None:
+def test_what_does_not_fit_is_known_before_the_first_byte(
+    machine: Machine, repo: Repo, small_disk: Callable[[Path, int], Path]
+) -> None:
     small_disk(machine.hub_cache, 80)
     with pytest.raises(DiskError, match=r"not enough space.*bytes are to come") as error:
         machine.truss(entry(MAIN)).run()
@@ -205,7 +226,9 @@ def test_what_does_not_fit_is_known_before_the_first_byte(machine, repo, small_d
     assert machine.downloads() == []
 
 
-def test_copies_to_another_disk_are_counted_too(machine, repo, small_disk) -> None:
+def test_copies_to_another_disk_are_counted_too(
+    machine: Machine, repo: Repo, small_disk: Callable[[Path, int], Path]
+) -> None:
     machine.truss(entry(MAIN)).run()
     small_disk(machine.mounts, 80)
     machine.asked()
@@ -216,7 +239,9 @@ def test_copies_to_another_disk_are_counted_too(machine, repo, small_disk) -> No
 
 
 @layouts
-def test_a_file_where_a_folder_is_needed_is_an_error_before_the_first_request(layout, machine, repo) -> None:
+def test_a_file_where_a_folder_is_needed_is_an_error_before_the_first_request(
+    layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
     for folder in (machine.hub_cache, machine.mounts, machine.model_cache):
         folder.write_text("a file")
     with pytest.raises(DiskError) as error:
@@ -225,7 +250,7 @@ def test_a_file_where_a_folder_is_needed_is_an_error_before_the_first_request(la
     assert machine.asked() == []
 
 
-def test_a_folder_where_a_file_is_to_be_is_an_error_that_names_it(machine, repo) -> None:
+def test_a_folder_where_a_file_is_to_be_is_an_error_that_names_it(machine: Machine, repo: Repo) -> None:
     (machine.mounts / "m" / "config.json").mkdir(parents=True)
     (machine.mounts / "m" / "config.json" / "mine").touch()
     with pytest.raises(DiskError, match=r"config\.json") as error:

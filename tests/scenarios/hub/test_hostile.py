@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from entries import entry
+from machine import Machine
+from servers.hub import Hub, Repo
 
 from truss_cache_tasks.errors import WrongAnswer
 
@@ -14,7 +16,9 @@ LAYOUTS = [{}, {"mount_location": "/m"}, {"use_volume": True, "volume_folder": "
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["hub", "mount", "volume"])
 @pytest.mark.parametrize("oid", ["../../../outside/evil", "/tmp/evil", "x/y", "..", "a" * 64 + "\n", "a\0b"], ids=ascii)
-def test_a_digest_that_is_a_path_makes_no_file_or_folder(oid, layout, machine, repo, hub) -> None:
+def test_a_digest_that_is_a_path_makes_no_file_or_folder(
+    oid: str, layout: dict[str, Any], machine: Machine, repo: Repo, hub: Hub
+) -> None:
     def lie(path: str, answer: Any) -> Any:
         return [{**item, "lfs": {"oid": oid, "size": 1}} for item in answer] if "/tree/" in path else answer
 
@@ -26,7 +30,7 @@ def test_a_digest_that_is_a_path_makes_no_file_or_folder(oid, layout, machine, r
     assert not (machine.root.parent / "outside").exists()
 
 
-def test_a_commit_that_is_a_path_makes_no_file_or_folder(machine, repo, hub) -> None:
+def test_a_commit_that_is_a_path_makes_no_file_or_folder(machine: Machine, repo: Repo, hub: Hub) -> None:
     hub.rewrite = lambda path, answer: {"sha": "../../../outside"} if "/revision/" in path else answer
     with pytest.raises(WrongAnswer, match="commit"):
         machine.truss(entry("org/name")).run()

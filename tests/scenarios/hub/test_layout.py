@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from entries import entry
-from machine import FILES, Machine
-from servers.hub import Hub
+from machine import FILES, Judge, Machine
+from servers.hub import Hub, Repo
+from trusses import Truss
 
 
-def test_after_a_run_huggingface_hub_finds_every_file_offline(machine, repo, judge) -> None:
+def test_after_a_run_huggingface_hub_finds_every_file_offline(machine: Machine, repo: Repo, judge: Judge) -> None:
     done = machine.truss(entry("org/name")).run()["org/name"]
     commit = repo.refs["refs/heads/main"]
     assert (done.files, done.size) == (5, sum(map(len, FILES.values())) - 60_000)  # one blob has two names
@@ -21,7 +23,7 @@ def test_after_a_run_huggingface_hub_finds_every_file_offline(machine, repo, jud
     assert judge.loads(machine, "config.json", commit) == b"{}"
 
 
-def test_links_are_relative_as_huggingface_hub_makes_them(machine, repo, tmp_path) -> None:
+def test_links_are_relative_as_huggingface_hub_makes_them(machine: Machine, repo: Repo, tmp_path: Path) -> None:
     from huggingface_hub import snapshot_download
 
     machine.truss(entry("org/name")).run()
@@ -37,7 +39,7 @@ def test_links_are_relative_as_huggingface_hub_makes_them(machine, repo, tmp_pat
     ("revision", "ref"), [("v1", "v1"), ("refs/pr/1", "refs/pr/1"), ("dev/x", "dev/x"), ("short", None), ("full", None)]
 )
 def test_every_kind_of_revision_leaves_the_ref_that_huggingface_hub_leaves(
-    revision, ref, machine, repo, judge, tmp_path
+    revision: str, ref: str | None, machine: Machine, repo: Repo, judge: Judge, tmp_path: Path
 ) -> None:
     from huggingface_hub import snapshot_download
 
@@ -56,7 +58,9 @@ def test_every_kind_of_revision_leaves_the_ref_that_huggingface_hub_leaves(
     judge.scan(machine)
 
 
-def test_a_failed_first_fetch_leaves_nothing_that_scan_cache_dir_sees(machine, repo, judge, hub) -> None:
+def test_a_failed_first_fetch_leaves_nothing_that_scan_cache_dir_sees(
+    machine: Machine, repo: Repo, judge: Judge, hub: Hub
+) -> None:
     from truss_cache_tasks.errors import AccessDenied, IntegrityError, NotFound
 
     hub.create("org/gated", gated=True).commit({"w.bin": b"gated"})
@@ -69,7 +73,7 @@ def test_a_failed_first_fetch_leaves_nothing_that_scan_cache_dir_sees(machine, r
     assert not machine.repo("org/gated").exists()
 
 
-def test_records_stay_silent_after_an_edit_a_move_and_a_clean(machine, repo, judge) -> None:
+def test_records_stay_silent_after_an_edit_a_move_and_a_clean(machine: Machine, repo: Repo, judge: Judge) -> None:
     first = repo.refs["refs/heads/main"]
     repo.tag("v1")
     machine.truss(entry("org/name", revision="v1")).run()
@@ -114,7 +118,9 @@ def machine_of(cache: Path) -> Machine:
     ],
 )
 @pytest.mark.parametrize("where", ["process", "config"])
-def test_the_hub_cache_is_where_the_strongest_variable_says(where, env, want, truss, hub: Hub) -> None:
+def test_the_hub_cache_is_where_the_strongest_variable_says(
+    where: str, env: dict[str, Any], want: str, truss: Truss, hub: Hub
+) -> None:
     hub.create("org/name").commit({"config.json": b"{}"})
     env = {name: value.format(root=truss.root) for name, value in env.items()}
     del truss.env["HF_HOME"]

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from entries import entry
-from machine import FILES, flip
+from machine import FILES, Judge, Machine, Trussed, flip
+from servers.hub import Hub, Repo
 
 MAIN = "org/name"
 
 
-def two(machine, **named):
+def two(machine: Machine, **named: Any) -> Trussed:
     return machine.truss(
         entry(MAIN, allow_patterns=["*.json"]), entry(MAIN, name="bins", allow_patterns=["*.bin"]), **named
     )
 
 
-def test_two_entries_end_on_one_commit_though_main_moves_between_their_fetches(machine, repo, judge) -> None:
+def test_two_entries_end_on_one_commit_though_main_moves_between_their_fetches(
+    machine: Machine, repo: Repo, judge: Judge
+) -> None:
     first = repo.refs["refs/heads/main"]
     two(machine).run(MAIN)
     repo.commit({"model.bin": b"moved", "config.json": b"[]"})
@@ -29,7 +34,13 @@ def test_two_entries_end_on_one_commit_though_main_moves_between_their_fetches(m
     assert found == {path: data for path, data in FILES.items() if path.endswith(("json", "bin"))}
 
 
-def test_two_entries_that_run_at_once_end_on_one_commit(machine, repo, hub, judge, in_background) -> None:
+def test_two_entries_that_run_at_once_end_on_one_commit(
+    machine: Machine,
+    repo: Repo,
+    hub: Hub,
+    judge: Judge,
+    in_background: Callable[[Callable[[], Any]], Callable[[], Any]],
+) -> None:
     """Each resolves main by itself before the other pinned it, and gets another commit."""
     hub.fail("config.json", "stall")
     truss = two(machine)
@@ -46,7 +57,7 @@ def test_two_entries_that_run_at_once_end_on_one_commit(machine, repo, hub, judg
     assert {"config.json", "model.bin"} <= set(judge.snapshot(machine))
 
 
-def test_a_main_that_moved_upstream_is_fresh_until_asked(machine, repo) -> None:
+def test_a_main_that_moved_upstream_is_fresh_until_asked(machine: Machine, repo: Repo) -> None:
     two(machine).run()
     repo.commit({"config.json": b"[]"})
     machine.asked()
@@ -56,7 +67,7 @@ def test_a_main_that_moved_upstream_is_fresh_until_asked(machine, repo) -> None:
     assert machine.asked() == []
 
 
-def test_a_ref_that_huggingface_hub_moved_is_pointed_back_offline(machine, repo, judge) -> None:
+def test_a_ref_that_huggingface_hub_moved_is_pointed_back_offline(machine: Machine, repo: Repo, judge: Judge) -> None:
     from huggingface_hub import hf_hub_download
 
     two(machine).run()
@@ -74,7 +85,7 @@ def test_a_ref_that_huggingface_hub_moved_is_pointed_back_offline(machine, repo,
     assert judge.snapshot(machine)["config.json"] == b"{}"
 
 
-def test_a_ref_that_is_gone_is_written_again_offline(machine, repo, judge) -> None:
+def test_a_ref_that_is_gone_is_written_again_offline(machine: Machine, repo: Repo, judge: Judge) -> None:
     two(machine).run()
     (machine.repo() / "refs" / "main").unlink()
     machine.asked()
@@ -85,7 +96,7 @@ def test_a_ref_that_is_gone_is_written_again_offline(machine, repo, judge) -> No
     judge.scan(machine)
 
 
-def test_force_moves_the_pin_and_the_others_turn_stale_by_name(machine, repo, judge) -> None:
+def test_force_moves_the_pin_and_the_others_turn_stale_by_name(machine: Machine, repo: Repo, judge: Judge) -> None:
     two(machine).run()
     first = repo.refs["refs/heads/main"]
     second = repo.commit({"config.json": b"[]"})
@@ -102,7 +113,7 @@ def test_force_moves_the_pin_and_the_others_turn_stale_by_name(machine, repo, ju
     assert judge.scan(machine)[second] == {"main"}
 
 
-def test_force_on_all_entries_resolves_once(machine, repo) -> None:
+def test_force_on_all_entries_resolves_once(machine: Machine, repo: Repo) -> None:
     two(machine).run()
     repo.commit({"config.json": b"[]"})
     machine.asked()
@@ -114,7 +125,9 @@ def test_force_on_all_entries_resolves_once(machine, repo) -> None:
     assert truss.fresh
 
 
-def test_a_delta_of_one_entry_does_not_keep_another_from_resolving_in_the_same_run(machine, repo) -> None:
+def test_a_delta_of_one_entry_does_not_keep_another_from_resolving_in_the_same_run(
+    machine: Machine, repo: Repo
+) -> None:
     two(machine).run()
     second = repo.commit({"config.json": b"[]"})
     truss = machine.truss(
@@ -125,7 +138,7 @@ def test_a_delta_of_one_entry_does_not_keep_another_from_resolving_in_the_same_r
     assert done[MAIN].manifest.revision == second
 
 
-def test_an_edit_of_patterns_takes_the_pinned_commit(machine, repo) -> None:
+def test_an_edit_of_patterns_takes_the_pinned_commit(machine: Machine, repo: Repo) -> None:
     two(machine).run()
     first = repo.refs["refs/heads/main"]
     repo.commit({"model.bin": b"moved"})
@@ -133,7 +146,7 @@ def test_an_edit_of_patterns_takes_the_pinned_commit(machine, repo) -> None:
     assert done.manifest.revision == first
 
 
-def test_after_a_clean_the_next_run_resolves_again(machine, repo, judge) -> None:
+def test_after_a_clean_the_next_run_resolves_again(machine: Machine, repo: Repo, judge: Judge) -> None:
     two(machine).run()
     second = repo.commit({"config.json": b"[]"})
     two(machine).clean()
@@ -143,7 +156,9 @@ def test_after_a_clean_the_next_run_resolves_again(machine, repo, judge) -> None
     assert judge.scan(machine) == {second: {"main"}}
 
 
-def test_a_clean_of_one_entry_rehashes_the_blobs_that_it_shares_and_resolves_again(machine, repo) -> None:
+def test_a_clean_of_one_entry_rehashes_the_blobs_that_it_shares_and_resolves_again(
+    machine: Machine, repo: Repo
+) -> None:
     truss = machine.truss(entry(MAIN), entry(MAIN, name="all", ignore_patterns=["*.md"]))
     truss.run()
     blob = (machine.repo() / "snapshots" / repo.refs["refs/heads/main"] / "model.bin").resolve()
@@ -158,7 +173,7 @@ def test_a_clean_of_one_entry_rehashes_the_blobs_that_it_shares_and_resolves_aga
 
 
 @pytest.mark.parametrize("edit", [{"mount_location": "/m"}, {"use_volume": True, "volume_folder": "v"}])
-def test_plain_files_take_the_pin_of_the_hub_cache(edit, machine, repo) -> None:
+def test_plain_files_take_the_pin_of_the_hub_cache(edit: dict[str, Any], machine: Machine, repo: Repo) -> None:
     machine.truss(entry(MAIN)).run()
     first = repo.refs["refs/heads/main"]
     repo.commit({"config.json": b"[]"})
@@ -167,8 +182,8 @@ def test_plain_files_take_the_pin_of_the_hub_cache(edit, machine, repo) -> None:
     assert truss.fresh
 
 
-def test_a_delta_of_plain_files_never_moves_the_pin_of_the_hub_cache_back(machine, repo) -> None:
-    def truss(*allow: str):
+def test_a_delta_of_plain_files_never_moves_the_pin_of_the_hub_cache_back(machine: Machine, repo: Repo) -> None:
+    def truss(*allow: str) -> Trussed:
         return machine.truss(entry(MAIN), entry(MAIN, name="plain", mount_location="/m", allow_patterns=list(allow)))
 
     truss("*.json").run()

@@ -7,11 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from entries import entry
-from machine import BIG, FILES, OTHER, eventually, read
+from machine import BIG, FILES, OTHER, Judge, Machine, eventually, read
+from servers.hub import Hub, Repo
 from servers.hub_repos import File
 
 from truss_cache_tasks.errors import CacheTaskError, Collision, IntegrityError, UnsafeName
@@ -21,16 +24,18 @@ LAYOUTS = [{}, {"mount_location": "/m"}, {"use_volume": True, "volume_folder": "
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["hub", "mount", "volume"])
 
 
-def visible(machine) -> dict[str, bytes]:
+def visible(machine: Machine) -> dict[str, bytes]:
     """Return what readers of any layout see."""
-    seen = {}
+    seen: dict[str, bytes] = {}
     for root in (machine.repo() / "snapshots", machine.mounts, machine.model_cache):
         seen |= read(root)
     return seen
 
 
 @layouts
-def test_a_bit_that_is_flipped_twice_is_an_integrity_error_and_nothing_is_visible(layout, machine, repo, hub) -> None:
+def test_a_bit_that_is_flipped_twice_is_an_integrity_error_and_nothing_is_visible(
+    layout: dict[str, Any], machine: Machine, repo: Repo, hub: Hub
+) -> None:
     hub.fail("model.bin", *["flip"] * 4, host="cdn")
     with pytest.raises(IntegrityError, match=r"model\.bin"):
         machine.truss(entry(MAIN, allow_patterns=["model.bin"], **layout)).run()
@@ -42,7 +47,9 @@ def test_a_bit_that_is_flipped_twice_is_an_integrity_error_and_nothing_is_visibl
 
 
 @layouts
-def test_a_bit_that_is_flipped_once_is_fetched_again(layout, machine, repo, hub) -> None:
+def test_a_bit_that_is_flipped_once_is_fetched_again(
+    layout: dict[str, Any], machine: Machine, repo: Repo, hub: Hub
+) -> None:
     hub.fail("model.bin", "flip", host="cdn")
     truss = machine.truss(entry(MAIN, allow_patterns=["model.bin"], **layout))
     truss.run()
@@ -51,7 +58,9 @@ def test_a_bit_that_is_flipped_once_is_fetched_again(layout, machine, repo, hub)
 
 
 @layouts
-def test_a_failing_second_file_leaves_the_earlier_good_state_whole(layout, machine, repo, hub) -> None:
+def test_a_failing_second_file_leaves_the_earlier_good_state_whole(
+    layout: dict[str, Any], machine: Machine, repo: Repo, hub: Hub
+) -> None:
     before = machine.truss(entry(MAIN, **layout))
     before.run()
     was = visible(machine)
@@ -84,7 +93,9 @@ HOSTILE = [
 
 @layouts
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
-def test_a_name_that_would_leave_the_folder_is_refused(name, layout, machine, repo) -> None:
+def test_a_name_that_would_leave_the_folder_is_refused(
+    name: str, layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
     repo.trees[repo.refs["refs/heads/main"]][name] = File(b"evil", False, False)
     with pytest.raises(UnsafeName):
         machine.truss(entry(MAIN, **layout)).run()
@@ -96,7 +107,9 @@ def test_a_name_that_would_leave_the_folder_is_refused(name, layout, machine, re
 
 @layouts
 @pytest.mark.parametrize("names", [["file", "file/x"], ["p//y", "p/y"], ["./z", "z"]], ids=str)
-def test_names_that_want_one_path_are_refused(names, layout, machine, repo) -> None:
+def test_names_that_want_one_path_are_refused(
+    names: list[str], layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
     for name in names:
         repo.trees[repo.refs["refs/heads/main"]][name] = File(name.encode(), False, False)
     with pytest.raises(Collision) as error:
@@ -106,14 +119,16 @@ def test_names_that_want_one_path_are_refused(names, layout, machine, repo) -> N
 
 
 @layouts
-def test_a_name_longer_than_any_disk_allows_fails_as_one_of_ours(layout, machine, repo) -> None:
+def test_a_name_longer_than_any_disk_allows_fails_as_one_of_ours(
+    layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
     repo.commit({"n" * 300: b"long"})
     with pytest.raises(CacheTaskError) as error:
         machine.truss(entry(MAIN, **layout)).run()
     assert error.value.hint
 
 
-def test_a_flat_entry_may_turn_a_file_into_a_folder_and_back(machine, repo) -> None:
+def test_a_flat_entry_may_turn_a_file_into_a_folder_and_back(machine: Machine, repo: Repo) -> None:
     repo.tag("v1")
     repo.commit({"fp16/model.bin": None, "fp16/twin.bin": None, "fp16": b"a file now"})
     for revision in ("v1", "main", "v1"):
@@ -150,7 +165,9 @@ machine.truss(entry("org/name", **layout)).run()
 
 
 @pytest.mark.parametrize("layout", ["hub", "mount"])
-def test_after_a_sigkill_every_path_is_absent_or_whole_and_a_rerun_ends_good(layout, machine, hub, judge) -> None:
+def test_after_a_sigkill_every_path_is_absent_or_whole_and_a_rerun_ends_good(
+    layout: str, machine: Machine, hub: Hub, judge: Judge
+) -> None:
     pick = random.Random(7)
     many = {f"part-{n:02}.bin": pick.randbytes(30_000 + n) for n in range(24)}
     repo = hub.create(MAIN)
@@ -170,7 +187,7 @@ def test_after_a_sigkill_every_path_is_absent_or_whole_and_a_rerun_ends_good(lay
         assert child.stdout is not None
         child.stdout.readline()
         enough = pick.randrange(1, 2 + 2 * len(left))  # requests: a listing, and two for every other file
-        eventually(lambda: child.poll() is not None or len(hub.requests) - seen >= enough)  # noqa: B023
+        eventually(lambda: child.poll() is not None or len(hub.requests) - seen >= enough)  # noqa: B023 - called in here
         child.send_signal(signal.SIGKILL)
         child.communicate()
         hub.faults.clear()
@@ -181,7 +198,8 @@ def test_after_a_sigkill_every_path_is_absent_or_whole_and_a_rerun_ends_good(lay
         assert len(got) == len(blobs)
         judge.scan(machine) if machine.hub_cache.exists() else None
     hub.requests.clear()
-    truss = machine.truss(entry(MAIN, **({"mount_location": "/m"} if layout == "mount" else {})))
+    fields: dict[str, Any] = {"mount_location": "/m"} if layout == "mount" else {}
+    truss = machine.truss(entry(MAIN, **fields))
     truss.run()
     assert truss.fresh
     assert set(machine.downloads()) == many.keys() - got
@@ -193,7 +211,9 @@ def test_after_a_sigkill_every_path_is_absent_or_whole_and_a_rerun_ends_good(lay
     assert not machine.repo().exists()
 
 
-def test_partials_of_a_dead_run_are_swept_and_those_of_a_live_one_are_not(machine, repo, hub, in_background) -> None:
+def test_partials_of_a_dead_run_are_swept_and_those_of_a_live_one_are_not(
+    machine: Machine, repo: Repo, hub: Hub, in_background: Callable[[Callable[[], Any]], Callable[[], Any]]
+) -> None:
     machine.truss(entry(MAIN, allow_patterns=["*.json"])).run()
     partials = machine.repo() / ".truss_cache" / "partials"
     (partials / f"{'0' * 64}.deaddead").write_bytes(b"x")

@@ -6,6 +6,8 @@ import random
 
 import pytest
 from entries import entry
+from machine import Judge, Machine, Trussed
+from servers.hub import Hub
 
 from truss_cache_tasks.errors import AccessDenied
 
@@ -13,11 +15,11 @@ MAIN = "org/name"
 BIG = random.Random(3).randbytes((24 << 20) + 5)  # 4 parts of 8 MiB
 
 
-def partials(machine) -> list[str]:
+def partials(machine: Machine) -> list[str]:
     return sorted(path.suffix for path in (machine.repo() / ".truss_cache/partials").glob("*"))
 
 
-def broken_off(machine, hub):
+def broken_off(machine: Machine, hub: Hub) -> Trussed:
     """Return a Truss whose run came as far as the first part."""
     hub.create(MAIN).commit({"big.safetensors": BIG, "config.json": b"{}"})
     hub.fail("big.safetensors", "pass", *["403"] * 20, host="cdn")
@@ -28,7 +30,7 @@ def broken_off(machine, hub):
     return truss
 
 
-def test_a_rerun_fetches_the_parts_that_are_missing(machine, hub, judge) -> None:
+def test_a_rerun_fetches_the_parts_that_are_missing(machine: Machine, hub: Hub, judge: Judge) -> None:
     truss = broken_off(machine, hub)
     assert ".parts" in partials(machine)
     hub.faults.clear()
@@ -42,7 +44,7 @@ def test_a_rerun_fetches_the_parts_that_are_missing(machine, hub, judge) -> None
     judge.scan(machine)
 
 
-def test_one_resolve_serves_all_parts(machine, hub, judge) -> None:
+def test_one_resolve_serves_all_parts(machine: Machine, hub: Hub, judge: Judge) -> None:
     hub.create(MAIN).commit({"big.safetensors": BIG})
     machine.truss(entry(MAIN)).run()
     asked = [request.host for request in hub.asked("GET", "big.safetensors")]
@@ -50,7 +52,7 @@ def test_one_resolve_serves_all_parts(machine, hub, judge) -> None:
     assert hub.leaks == []
 
 
-def test_a_clean_takes_what_broke_off(machine, hub) -> None:
+def test_a_clean_takes_what_broke_off(machine: Machine, hub: Hub) -> None:
     broken_off(machine, hub)
     machine.truss(entry(MAIN, allow_patterns=["*.json"])).run()
     assert ".parts" in partials(machine)  # another entry's commit leaves it to the next run

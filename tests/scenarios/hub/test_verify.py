@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from servers.hub import Hub
 from trusses import Truss
@@ -10,7 +11,7 @@ from trusses import Truss
 CONFIG = "weights:\n  - source: hf://org/name@main\n    mount_location: /m\n"
 
 
-def fetched(truss: Truss, hub: Hub):
+def fetched(truss: Truss, hub: Hub) -> Path:
     hub.create("org/name").commit({"model.bin": b"w" * 20_000})
     truss.config(CONFIG)
     assert truss.cli().code == 0
@@ -18,7 +19,7 @@ def fetched(truss: Truss, hub: Hub):
     return blob
 
 
-def test_a_damaged_blob_behind_a_mount_is_named(truss: Truss, hub: Hub):
+def test_a_damaged_blob_behind_a_mount_is_named(truss: Truss, hub: Hub) -> None:
     blob = fetched(truss, hub)
     assert truss.cli("verify").code == 0
     seen = blob.stat()
@@ -30,7 +31,7 @@ def test_a_damaged_blob_behind_a_mount_is_named(truss: Truss, hub: Hub):
     assert "models--org--name/snapshots/" in ran.out
 
 
-def test_a_mount_stands_for_itself_when_the_hub_cache_is_gone(truss: Truss, hub: Hub):
+def test_a_mount_stands_for_itself_when_the_hub_cache_is_gone(truss: Truss, hub: Hub) -> None:
     fetched(truss, hub).unlink()
     assert truss.cli("verify").code == 0
     assert truss.cli("why", "--check").code == 0

@@ -32,7 +32,8 @@ def test_each_kill_costs_at_most_the_parts_in_flight(
         point = hub.sent["cdn"] + connections * PART + dice.randrange(2 * PART)
         child = large.start(command)
         with ended(child):
-            wait_until(lambda: child.poll() is not None or hub.sent["cdn"] > point, "bytes", alive=lambda: True)  # noqa: B023
+            ready = lambda: child.poll() is not None or hub.sent["cdn"] > point  # noqa: B023, E731 - called in this turn
+            wait_until(ready, "bytes", alive=lambda: True)
             kills += child.poll() is None
             child.kill()
             child.communicate()

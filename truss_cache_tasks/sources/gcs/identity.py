@@ -69,7 +69,7 @@ def _from_key(credential: Credential, network: Network) -> Identity:
 
     info = json.loads(credential.fields["json"].reveal())
     try:
-        credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)  # type: ignore[no-untyped-call]
+        credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
         credentials.sign_bytes(b"")  # a key of another kind loads, and fails only here
     except Exception:  # google.auth, cryptography and its backends raise a dozen classes here, none fit to show
         raise CredentialError(

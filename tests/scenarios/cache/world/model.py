@@ -251,12 +251,12 @@ class World:
         from truss_cache_tasks.app import cli
 
         out, err = io.StringIO(), io.StringIO()
-        before, sys.__stderr__ = sys.__stderr__, err  # type: ignore[misc]  # the display writes past captured streams
+        before, sys.__stderr__ = sys.__stderr__, err  # type: ignore[misc, assignment]  # the display writes past captured ones
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 code = cli.main([*arguments, "-f", str(self.base / project)])
         finally:
-            sys.__stderr__ = before  # type: ignore[misc]
+            sys.__stderr__ = before  # type: ignore[misc]  # as above
         if code > 128:  # Ctrl-C, or the end of the test run: from now on no command in this process would do anything
             raise KeyboardInterrupt
         return Ran(code, out.getvalue() + err.getvalue())

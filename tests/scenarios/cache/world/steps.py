@@ -195,7 +195,7 @@ def begin(world: World, *, fetched: bool) -> None:
     for name in ("org/one", "org/two", "files", *(f"{project}/own" for project in PROJECTS)):
         world.upstreams[name].change({**small, "old.bin": f"the old one of {name}".encode()})
     for repo in ("org/one", "org/two"):
-        world.upstreams[repo].tag()  # type: ignore[attr-defined]
+        world.upstreams[repo].tag()  # type: ignore[attr-defined]  # of the Hub alone
     world.upstreams[STORE].change({f"{place}/{name}": data for place in PLACES for name, data in small.items()})
     for project, config in BEGINNING.items():
         world.edit(project, config)
