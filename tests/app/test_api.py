@@ -74,6 +74,10 @@ def test_names_choose_and_a_wrong_one_is_a_config_error(two: Truss, hub: Hub) ->
     assert not (two.model_cache / "src").exists()
 
 
+def test_the_result_has_the_order_of_the_config_whatever_that_of_the_names(two: Truss) -> None:
+    assert list(fetch(two.folder, ["org/two", "src"]).entries) == ["src", "org/two"]
+
+
 def test_a_failure_is_in_the_result_and_the_others_are_fetched(two: Truss) -> None:
     two.config(TWO + "      - repo_id: org/none\n")
     recorder = Recorder()

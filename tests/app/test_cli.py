@@ -107,6 +107,18 @@ def test_a_wrong_command_line_says_what_is_wrong(two: Truss, line: str, said: st
     assert max(map(len, done.err.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("line", ["-fsurf key", "key -fsurf", "-f surf key --"])
+def test_a_command_is_found_beside_a_config_whose_name_ends_in_f(two: Truss, line: str) -> None:
+    (two.folder / "surf").symlink_to(two.folder)
+    assert two.cli(*line.split()).out == two.cli("key").out
+
+
+def test_what_follows_two_dashes_is_no_option(two: Truss) -> None:
+    done = two.cli("clean", "--", "-n")
+    assert (done.code, done.out, done.err.splitlines()[0]) == (3, "", "no entry is called '-n'")
+    assert two.cli("--", "-a").err.startswith("no entry is called '-a'\n")
+
+
 def test_a_misspelt_command_names_the_entries_and_the_commands(two: Truss) -> None:
     done = two.cli("verfy")
     hint = "hint: Name one of this config: org/one, org/two. The commands: run, clean, why, verify, key, help."

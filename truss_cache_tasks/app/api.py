@@ -108,7 +108,8 @@ def fetch(
     cancelled = threading.Event()
     run = RunContext(id=workspace.run, reporter=reporter, cancel=StopPoll(cancelled.is_set))
     ended = fetch_side_by_side(contexts, lambda context: fetch_entry(context, run), cancelled.set)
-    return Result(entries={context.name: _result(context, ended[context.name]) for context in contexts})
+    chosen = [context for context in workspace.contexts if context.name in ended]
+    return Result(entries={context.name: _result(context, ended[context.name]) for context in chosen})
 
 
 def _result(context: EntryContext, end: Outcome | BaseException) -> EntryResult:

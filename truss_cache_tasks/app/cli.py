@@ -83,7 +83,12 @@ def _answer(argv: Sequence[str] | None) -> int:
         return _print_help()
     command = COMMANDS[name or "run"]
     parser = _parser(name or "run", command)
-    options, unknown = parser.parse_known_intermixed_args(arguments)  # intermixed, for `why NAME --check NAME`
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options, unknown = parser.parse_known_intermixed_args(arguments[:end])  # intermixed, for `why NAME --check NAME`
+    if command.takes is None:
+        unknown += arguments[end + 1 :]
+    else:  # here, as the second of its two passes takes for an option what followed `--`
+        options.names += arguments[end + 1 :]
     options.command = name
     if unknown:
         parser.error(f"{unknown[0]}: not known to `{name or 'run'}`{_owner(unknown[0])}")
@@ -117,7 +122,7 @@ def _split(argv: Sequence[str]) -> tuple[str | None, list[str]]:
                 break
             return argument, [*argv[:at], *argv[at + 1 :]]
         else:
-            is_value = argument == "--config" or re.fullmatch("-[a-z]*f", argument) is not None
+            is_value = argument == "--config" or re.fullmatch("-[a-eg-z]*f", argument) is not None
     return None, list(argv)
 
 
