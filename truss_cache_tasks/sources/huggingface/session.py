@@ -106,7 +106,7 @@ def _read(response: Any, exchange: Exchange) -> Answer:
 
     def chunks() -> Any:
         for chunk in response.iter_raw():
-            exchange.came(len(chunk))
+            exchange.received(len(chunk))
             yield chunk
 
     encoding = response.headers.get("Content-Encoding", "")
