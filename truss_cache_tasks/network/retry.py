@@ -32,7 +32,7 @@ class Action(Enum):
     """What follows an answer that brings neither the listing nor the bytes that were asked for."""
 
     RETRY = auto()  # repeat the request after a wait
-    REFETCH = auto()  # fetch the bytes of this request again, once; the second time the file has changed
+    REPEAT_ONCE = auto()  # repeat the request at once; the second time the file has changed
     EXPLAIN = auto()  # final: the source says what the reader can do
 
 
@@ -70,7 +70,7 @@ STATUS_RULES: Mapping[int, StatusRule] = {
     404: StatusRule(action=Action.EXPLAIN, relocate=Relocate.REDIRECTED),
     408: StatusRule(action=Action.RETRY),
     410: StatusRule(action=Action.EXPLAIN, relocate=Relocate.REDIRECTED),
-    416: StatusRule(action=Action.REFETCH),
+    416: StatusRule(action=Action.REPEAT_ONCE),
     425: StatusRule(action=Action.RETRY),
     429: StatusRule(action=Action.RETRY, is_overload=True),
     503: StatusRule(action=Action.RETRY, is_overload=True),

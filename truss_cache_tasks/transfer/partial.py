@@ -234,7 +234,7 @@ class PartialFile:
 
     # -- when bytes are to come again
 
-    def take_apart(self, pieces: Sequence[Piece]) -> tuple[list[Part], list[Part], int]:
+    def remove_parts(self, pieces: Sequence[Piece]) -> tuple[list[Part], list[Part], int]:
         """Take the parts away, and forget the bytes of those that hold bytes of `pieces`. With the lock held.
 
         Returns:
@@ -261,7 +261,7 @@ class PartialFile:
             for part in lost:
                 self._journal.forget(part.start, part.end, self.validator or "")
 
-    def put_together(self, parts: Sequence[Part], lost: Sequence[Part]) -> None:
+    def restore_parts(self, parts: Sequence[Part], lost: Sequence[Part]) -> None:
         """Put the parts back, those that are `lost` as they were before any byte came. With the lock held."""
         again = set(lost)
         if len(lost) == len(parts):
