@@ -138,7 +138,7 @@ def _get(
                 return answer, host, None
             kept = {name: value for name, value in sent.items() if name.lower() != "range"}
             return answer, host, replace(location, url=url, headers=kept)
-        _pass_over(answer, limits)
+        _discard(answer, limits)
         try:
             followed = urljoin(url, target)
             leaves, scheme = _origin(followed) != _origin(url), urlsplit(followed).scheme
@@ -152,7 +152,7 @@ def _get(
     raise PermanentError(f"{file.path}: {host} redirects more than {limits.redirects} times")
 
 
-def _pass_over(answer: Answer, limits: Limits) -> None:
+def _discard(answer: Answer, limits: Limits) -> None:
     """Drop an answer, but read a short body first: that keeps the connection for the next request."""
     length = answer.headers.get("Content-Length", "")
     answer.begin(limits.skip_s, _SHORT)
