@@ -349,6 +349,21 @@ def test_retry_after_is_obeyed_up_to_its_cap(server: FaultServer, fault: str, sh
     assert retrying.cause.startswith(f"w.bin: 127.0.0.1 answers {fault[:3]}")
 
 
+def test_a_wait_that_locate_asks_for_is_obeyed() -> None:
+    def locate() -> Location:
+        error = TransientError("the token server answered 429")
+        error.retry_after_s = 7
+        raise error
+
+    def report(event: Event) -> None:
+        if isinstance(event, Retrying):
+            raise Told(event)
+
+    with pytest.raises(Told) as told:
+        pull_one(job_for("http://127.0.0.1:9/w", BODY, locate=locate), reporter=report)
+    assert told.value.args[0].delay_s == 7
+
+
 def test_a_refused_connection_and_an_unknown_host_are_unavailable(server: FaultServer) -> None:
     url = server.add("/w", BODY)
     server.close()

@@ -174,7 +174,7 @@ def run_attempts(
         except TransientError as exc:
             if location is not None:
                 locations.drop_redirect(location)
-            budget.wait(exc, task.have)
+            budget.wait(exc, task.have, exc.retry_after_s)
 
 
 def _out_of_range(file: RemoteFile, refused: HttpStatusError) -> SourceChanged:
