@@ -1,4 +1,4 @@
-"""Every error that this package raises, one class for each thing that its reader can do next.
+"""The errors that this package raises: one class for each thing that the reader of a message can do next.
 
 ```text
 CacheTaskError
@@ -7,8 +7,8 @@ CacheTaskError
 |-- NotFound           fix a name
 |-- AccessDenied       fix the credential, or get the permission
 |-- CredentialError    fix a credential file
-|-- WrongAnswer        look at the server
-|-- IntegrityError     run again, then look at the server
+|-- WrongAnswer        check the server, or what is on the way to it
+|-- IntegrityError     run again, then check the server
 |-- DiskError          free space, or make the disk writable
 |   `-- ForeignFile    move the file away, or let it be replaced
 |-- Collision          give one of two entries a folder of its own
@@ -67,7 +67,7 @@ class CredentialError(CacheTaskError):
 
 
 class WrongAnswer(CacheTaskError):
-    """A server says what no store says (a size that is text, a digest that is a path): look at the server."""
+    """A server's answer holds a value that no store gives (a size that is text, a digest that is a path): check it."""
 
 
 class IntegrityError(CacheTaskError):
@@ -98,14 +98,14 @@ class TransientError(CacheTaskError):
     """The network or the store fails for now: wait. The only class that is retried.
 
     Attributes:
-        retry_after_s: that the server asks to wait, in seconds; None where it does not say.
+        retry_after_s: seconds that the server asks to wait; None where it does not say.
     """
 
     retry_after_s: float | None = None
 
 
 class PermanentError(CacheTaskError):
-    """The network or the endpoint fails, and waiting does not help: an untrusted certificate, a proxy that refuses."""
+    """The network or the endpoint fails and waiting does not help (an untrusted certificate, a proxy that refuses)."""
 
 
 class SourceChanged(CacheTaskError):

@@ -31,9 +31,9 @@ class Started(Event):
     """Work on a stale entry began.
 
     Attributes:
-        reasons: why the entry is stale, one clause each; () where a run is forced, or it is fresh meanwhile.
+        reasons: why the entry is stale, one clause each; () where the run is forced, or the entry is fresh meanwhile.
         lists: whether the store is certainly listed; else the files on disk may suffice.
-        forced: everything is hashed and resolved again.
+        forced: whether everything is hashed and resolved again.
     """
 
     reasons: tuple[str, ...]
@@ -62,8 +62,8 @@ class Received(Event):
 
     Attributes:
         path: of the file in its store's listing.
-        size: bytes; negative for bytes that were counted before and must come again.
-        resumed: an earlier run had received them.
+        size: bytes; negative for bytes that were counted before and have to be fetched again.
+        resumed: whether an earlier run had received them.
     """
 
     path: str
@@ -90,11 +90,11 @@ class Retrying(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting(Event):
-    """Another process, or another entry of this one, holds a lock that is needed: told once, after a second.
+    """Another process, or another entry of this one, holds a lock that is needed: reported once, after a second.
 
     Attributes:
         lock: what it protects: the entry, one file that is being fetched, or the records of a cache root.
-        path: of the cache root, where `lock` is "file" of the file in its store's listing.
+        path: if `lock` is "file", the path of that file in its store's listing; else the cache root.
     """
 
     lock: Literal["entry", "file", "root"]
@@ -103,11 +103,11 @@ class Waiting(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified(Event):
-    """All bytes of a file are there and are what the store says.
+    """All bytes of a file are there, and have the store's digest if it has one.
 
     Attributes:
         size: bytes.
-        digest: `algorithm:hex` of the store's digest; "" where it has none, which is unverified.
+        digest: `algorithm:hex` of the store's digest; "" where it has none, and the file is unverified.
     """
 
     path: str
@@ -155,7 +155,7 @@ class Relisting(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Warned(Event):
-    """Something is not as its user may think; the run goes on.
+    """Something may not be as the user expects; the run goes on.
 
     Attributes:
         message: one line without `warning: `, no secret.
