@@ -53,7 +53,7 @@ class GcsSource:
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Return the objects under the prefix, or the one object of this name (`sources/objects.py` has the rules).
 
-        Pinned files are found among all generations of the bucket, and read as such, also where they were replaced.
+        Pinned files are looked up among all generations of the bucket, so a pin holds after its file was replaced.
         """
         if pins.files is None:
             return under_prefix(self._objects(), self._source)
@@ -67,7 +67,7 @@ class GcsSource:
     def locate(self, file: RemoteFile) -> Location:
         """Return the media URL of exactly this generation. Sends no request, except for a token that is due."""
         identity = self._identity()
-        # A stored gzip object comes as it is stored; without this header GCS decodes it, and ranges do not work
+        # Without this header GCS decodes an object that is stored as gzip, and then ranges do not work
         headers, expires = {"Accept-Encoding": "gzip"}, None
         with translate_errors(self._asked()):
             endpoint = self._endpoint(identity)
@@ -85,7 +85,7 @@ class GcsSource:
         )
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
-        """Return what a refused GET of `file` means."""
+        """Return the error for a refused GET of `file`."""
         asked = self._asked(file)
         if status in (404, 412):
             return SourceChanged(
@@ -179,7 +179,7 @@ class GcsSource:
 
 
 def _remote_file(store: str, item: object) -> RemoteFile:
-    """Read an item of a listing; the JSON API has its numbers as text."""
+    """Return an item of a listing as a RemoteFile. Numbers are texts in the JSON API."""
     if not isinstance(item, dict):
         raise wrong_answer(store, f"an item is {shown(item)}", "an object")
     name, size, generation = item.get("name"), item.get("size", "0"), item.get("generation")
@@ -197,7 +197,7 @@ def _remote_file(store: str, item: object) -> RemoteFile:
 
 
 def _digest(store: str, name: object, crc32c: object) -> Digest | None:
-    """Read base64 of four big-endian bytes.
+    """Return the digest of a `crc32c` field, which is base64 of four big-endian bytes; None where there is none.
 
     >>> str(_digest("gs://b", "w.bin", "4waSgw=="))
     'crc32c e3069283'

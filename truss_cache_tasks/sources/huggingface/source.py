@@ -1,4 +1,4 @@
-"""Hugging Face Hub: one call for the commit, its tree page by page; the bytes come from the resolve URL.
+"""Hugging Face Hub: one call resolves the commit, then its tree is listed; bytes are read from the resolve URL.
 
 The calls go through huggingface_hub's own HTTP session (its proxies, certificates, `HF_HUB_OFFLINE`, and what the user
 gave `set_client_factory`), bounded as an `Exchange`; not through `HfApi.list_repo_tree`: that one has no time limit,
@@ -45,7 +45,7 @@ _LONGEST_REF = 255  # characters that a name on a disk can have
 
 
 class HuggingFaceSource:
-    """One model repo at the Hub, seen with the entry's token."""
+    """One model repo at the Hub, as the entry's token may see it."""
 
     def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
         self._request, self._network = request, network
@@ -62,7 +62,7 @@ class HuggingFaceSource:
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Resolve the revision (one call, none for a full commit) and list the whole tree of that commit.
 
-        A commit names all its files, so that of `pins` nothing else is read.
+        A commit names all its files, so only the revision of `pins` is read.
         """
         commit = pins.revision or self._resolve(self._request.revision)
         files = tuple(self._files(commit))
@@ -89,7 +89,7 @@ class HuggingFaceSource:
             )
         return self._refusals.refusal(status, headers, file.path)
 
-    # Asking
+    # Requests
 
     def _resolve(self, revision: str) -> str:
         if _COMMIT.fullmatch(revision):
@@ -158,7 +158,7 @@ class HuggingFaceSource:
         if revision != asked:
             return self._refusals.lost_commit(revision, asked)
         names: list[str] = []
-        with contextlib.suppress(CacheTaskError):  # a courtesy: the answer is known already
+        with contextlib.suppress(CacheTaskError):  # only for the hint: the error is known already
             refs, _ = self._read(self._get("refs", {"include_prs": "1"} if asked.startswith("refs/") else {}))
             names = _names_of_refs(refs)
         near = difflib.get_close_matches(asked, names, n=1)
@@ -174,7 +174,7 @@ def _endpoint(network: Network) -> str:
 
 
 def _names_of_refs(refs: object) -> list[str]:
-    """Return the names of what `refs` lists, as far as it is what the Hub answers and they can be shown."""
+    """Return the names of branches, tags and pull requests in `refs`; skip all that is malformed or unprintable."""
     kinds = [refs.get(kind) for kind in ("branches", "tags", "pullRequests")] if isinstance(refs, dict) else []
     found = [
         ref.get("name") for kind in kinds if isinstance(kind, list) for ref in kind[:1000] if isinstance(ref, dict)
@@ -183,14 +183,14 @@ def _names_of_refs(refs: object) -> list[str]:
 
 
 def _item(repo: str, item: object) -> Mapping[str, Any]:
-    """Return an item of a tree, which has a type and a path, whatever these are."""
+    """Return an item of a tree, whose type and path are texts; what these hold is not checked here."""
     if not isinstance(item, dict) or not isinstance(item.get("type"), str) or not isinstance(item.get("path"), str):
         raise wrong_answer(repo, f"an item of the tree is {shown(item)}", "an object with type and path")
     return item
 
 
 def _remote_file(repo: str, item: Mapping[str, Any]) -> RemoteFile:
-    """Read a tree item; an LFS file (Xet-backed ones are that too) has the sha256 of its bytes, others git's own."""
+    """Return a tree item as a RemoteFile. An LFS file (Xet-backed ones are too) has a sha256, others git's SHA-1."""
     path, lfs = item["path"], item.get("lfs")
     if lfs is None:
         digest = listed_digest(repo, path, "git-sha1", item.get("oid"))
