@@ -177,7 +177,7 @@ def _run(options: argparse.Namespace) -> int:
     workspace, contexts = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
     signals.install()
     stale = [context for context in contexts if not workspace.read_status(context).verdict.fresh or options.always]
-    failed = _fetch_all(stale, workspace.run, force=options.always) if stale else {}
+    failed = _fetch_all(stale, workspace.run_id, force=options.always) if stale else {}
     if fresh := len(contexts) - len(stale):
         output.notify(f"{_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")
     if failed:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
 from truss_cache_tasks.config.entries import Config
-from truss_cache_tasks.config.reading import load_config
+from truss_cache_tasks.config.loader import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import Project
@@ -39,7 +39,7 @@ class Workspace:
     Args:
         contexts: the entries, in the order of the file.
         warnings: of the config, written once, with the first verdict.
-        run: id of this invocation.
+        run_id: of this invocation.
         verdicts: by the entry's name.
     """
 
@@ -49,7 +49,7 @@ class Workspace:
     contexts: tuple[EntryContext, ...]
     project: Project
     warnings: tuple[str, ...]
-    run: str = field(default_factory=lambda: os.urandom(16).hex())
+    run_id: str = field(default_factory=lambda: os.urandom(16).hex())
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     _shown: dict[Path, ShownFiles] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
 
@@ -84,7 +84,7 @@ class Workspace:
             pin = read_pins(context.root).get(moving) if moving else None
         except OSError:  # its run meets the same error
             return False
-        if pin is None or pin.run != self.run or pin.by == context.name:
+        if pin is None or pin.run != self.run_id or pin.by == context.name:
             return False
         return pin.by in self.verdicts and self.verdicts[pin.by].fresh
 

@@ -39,9 +39,9 @@ def find_config(path: Path) -> Path:
         path = found[0] if found else path / NAMES[0]
         mode = _mode(path)
     if mode is None:
-        raise ConfigError(f"{shown_path(path)}: not found", hint=_where_to_put_it(path))
+        raise ConfigError(f"{shown_path(path)}: not found", hint=_hint_for_missing(path))
     if path.name in NAMES:
-        _refuse_a_twin(path)
+        _refuse_second_config(path)
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise ConfigError(f"{shown_path(path)}: is {what}", hint="Put a YAML file there, or name another path.")
@@ -85,7 +85,7 @@ def shown_path(path: Path) -> str:
         return str(path)
 
 
-def duplicates(root: Value, skip: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
+def find_duplicate_keys(root: Value, skip: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
     """Yield (line, key, line of the first) for each key that is given twice in a mapping of the file.
 
     Args:
@@ -100,14 +100,14 @@ def duplicates(root: Value, skip: tuple[str, ...]) -> Iterator[tuple[int, str, i
             continue
         seen.add(id(node))
         if isinstance(node, MappingNode):
-            yield from _twice(node)
+            yield from _duplicates_in(node)
             top = node is root.node
             stack.extend(value for key, value in node.value if not (top and key.value in skip))
         else:
             stack.extend(node.value)
 
 
-def _twice(node: MappingNode) -> Iterator[tuple[int, str, int]]:
+def _duplicates_in(node: MappingNode) -> Iterator[tuple[int, str, int]]:
     first: dict[tuple[str, str], int] = {}
     for key, _ in node.value:
         if not isinstance(key, ScalarNode) or key.tag.endswith(":merge"):
@@ -128,13 +128,13 @@ def _mode(path: Path) -> int | None:
         raise ConfigError(f"{str(path)!r}: cannot be looked at ({reason})", hint="Name another path.") from None
 
 
-def _where_to_put_it(path: Path) -> str:
+def _hint_for_missing(path: Path) -> str:
     if path.name == NAMES[0] and _mode(path.with_name(NAMES[1])) is not None:
         return f"Name {NAMES[1]} instead, which is there."
     return "Write one there, or name another: cache_tasks(PATH), TRUSS_CONFIG or `truss-cache -f PATH`."
 
 
-def _refuse_a_twin(path: Path) -> None:
+def _refuse_second_config(path: Path) -> None:
     twin = path.with_name(NAMES[1] if path.name == NAMES[0] else NAMES[0])
     if _mode(twin) is not None:
         raise ConfigError(f"{shown_path(path)}: {twin.name} is there too", hint="Keep one of the two, and remove it.")

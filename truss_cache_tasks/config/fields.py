@@ -21,7 +21,7 @@ _LONGEST_PATTERN = 4096  # PATH_MAX; object keys have at most 1024 bytes
 _LONGEST = 80  # characters of a user's value that a message repeats
 
 
-class Refused(ValueError):
+class InvalidText(ValueError):
     """A text breaks a rule. `Value.parsed` adds the field that it came from."""
 
     def __init__(self, message: str, hint: str) -> None:
@@ -149,7 +149,7 @@ class Value:
         """Return `rule(text)`; what the rule refuses becomes a ConfigError with file, line and field."""
         try:
             return rule(self.string())
-        except Refused as why:
+        except InvalidText as why:
             raise ConfigError(f"{self.where}: {why.message}", hint=why.hint) from None
 
     def members(self, *, strict: Callable[[str], bool] = lambda key: True) -> dict[str, Value]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
-from truss_cache_tasks.config.fields import Refused, Value, did_you_mean, printable
-from truss_cache_tasks.config.folders import volume_folder
-from truss_cache_tasks.config.uris import Parsed, check_revision, parse_repo_id
+from truss_cache_tasks.config.fields import InvalidText, Value, did_you_mean, printable
+from truss_cache_tasks.config.folders import parse_volume_folder
+from truss_cache_tasks.config.uris import ParsedSource, parse_repo_id, parse_revision
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
 from truss_cache_tasks.model.stores import stores
@@ -34,7 +34,7 @@ _SECRET_NAME = re.compile(r"[-._a-zA-Z0-9]{1,253}")  # Truss's own rule for the 
 
 
 @dataclass
-class Context:
+class ConfigContext:
     """What every entry of one config shares.
 
     Attributes:
@@ -50,7 +50,7 @@ class Context:
     warnings: list[str] = field(default_factory=list)
 
 
-def read_model(value: Value, context: Context) -> Entry:
+def read_model(value: Value, context: ConfigContext) -> Entry:
     """Return the Entry, still without a name. Raises ConfigError."""
     if not value.is_mapping:
         hint = (
@@ -80,7 +80,7 @@ def read_model(value: Value, context: Context) -> Entry:
         use_volume=form is Layout.VOLUME,
         volume_folder=members["volume_folder"].string() if "volume_folder" in members else None,
         mount_location=None,
-        runtime_secret_name=secret.parsed(secret_name) if secret else DEFAULT_SECRET,
+        runtime_secret_name=secret.parsed(parse_secret_name) if secret else DEFAULT_SECRET,
         secret_is_named=secret is not None,
         request=Request(parsed.source, wanted if on_hub else "", allow, ignore or (), form, folder),
         where=value.where,
@@ -96,15 +96,15 @@ def patterns(members: dict[str, Value]) -> tuple[tuple[str, ...] | None, tuple[s
     return allow.patterns() if allow else None, ignore.patterns() if ignore else None
 
 
-def secret_name(text: str) -> str:
-    """Return the name of a secret, which is also the name of its file. Raises Refused."""
+def parse_secret_name(text: str) -> str:
+    """Return the name of a secret, which is also the name of its file. Raises InvalidText."""
     if not _SECRET_NAME.fullmatch(text) or text in (".", ".."):
         hint = "Write the secret's name: letters, digits, '-', '_' and '.'; never its value."
-        raise Refused("is no name of a secret", hint)
+        raise InvalidText("is no name of a secret", hint)
     return text
 
 
-def warn_of_source(value: Value, source: SourceRef, context: Context) -> None:
+def warn_of_source(value: Value, source: SourceRef, context: ConfigContext) -> None:
     """Warn of a wildcard in a prefix, which stores take literally."""
     if set(source.prefix) & set("*?"):
         message = "a wildcard in the prefix is taken literally; wildcards go into allow_patterns"
@@ -136,19 +136,19 @@ def _check_kind(value: Value | None, source: SourceRef) -> None:
         value.fail(f"{kind!r} disagrees with repo_id: {what}", "Remove `kind`, or correct the scheme of repo_id.")
 
 
-def _revision(value: Value | None, parsed: Parsed) -> str:
+def _revision(value: Value | None, parsed: ParsedSource) -> str:
     """Return the entry's revision, "" where it gives none."""
     if value is None or (value.is_string and not value.node.value):
         return parsed.revision
-    revision = value.string() if not parsed.source.store.is_hub else value.parsed(check_revision)
+    revision = value.string() if not parsed.source.store.is_hub else value.parsed(parse_revision)
     if parsed.revision and revision != parsed.revision:
         value.fail(f"{revision!r}, but repo_id says @{parsed.revision}", "Keep one of the two.")
     return revision
 
 
-def _layout(value: Value, members: dict[str, Value], source: SourceRef, context: Context) -> tuple[Layout, str]:
+def _layout(value: Value, members: dict[str, Value], source: SourceRef, context: ConfigContext) -> tuple[Layout, str]:
     use_volume = "use_volume" in members and members["use_volume"].boolean()
-    folder = members["volume_folder"].parsed(volume_folder) if "volume_folder" in members else ""
+    folder = members["volume_folder"].parsed(parse_volume_folder) if "volume_folder" in members else ""
     if use_volume and not folder:
         value.fail("use_volume without volume_folder", "Add `volume_folder: NAME`, as Truss demands.")
     if use_volume:

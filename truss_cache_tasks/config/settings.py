@@ -172,7 +172,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """
     env = dict(env)
     get = _Reader(env, cwd)
-    _refuse_what_does_nothing(get)
+    _refuse_unsupported(get)
     return Settings(
         config=get.text("TRUSS_CONFIG"),
         model_cache_dir=get.folder("TRUSS_MODEL_CACHE_DIR"),
@@ -191,7 +191,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     )
 
 
-def _refuse_what_does_nothing(get: _Reader) -> None:
+def _refuse_unsupported(get: _Reader) -> None:
     """Refuse each variable that asks for what is not built: it must not be taken and do nothing."""
     if get.parsed("TRUSS_CACHE_LOCKED", _boolean):
         raise ConfigError(

@@ -23,7 +23,7 @@ BLOCK = 8 << 20  # bytes
 _NOWHERE = 1 << 63  # beyond any file
 
 
-class Running(Protocol):
+class RunningDigest(Protocol):
     """A digest that bytes are fed to in order."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> object:
@@ -55,19 +55,19 @@ def pieces_of(want: Digest, size: int) -> list[Piece]:
     return [Piece(start, end) for start, end in pairwise([0, *ends])]
 
 
-def joined(want: Digest, raws: Sequence[bytes]) -> Digest:
+def join_digests(want: Digest, raws: Sequence[bytes]) -> Digest:
     """Return the digest, by algorithm and parts of `want`, of a file whose pieces have the raw digests `raws`."""
     raw = _raw(want.algorithm, b"".join(raws)) if want.parts else raws[0]
     return Digest(want.algorithm, raw.hex(), want.parts)
 
 
-def wrong_pieces(want: Digest, raws: Sequence[bytes]) -> list[int]:
+def find_wrong_pieces(want: Digest, raws: Sequence[bytes]) -> list[int]:
     """Return which pieces have other raw digests than the store tells, by their number in `raws`.
 
     None where it does not tell, or tells what does not make `want`.
     """
     told = [bytes.fromhex(value) for value in want.part_values]
-    if len(told) != len(raws) or joined(want, told) != want:
+    if len(told) != len(raws) or join_digests(want, told) != want:
         return []
     return [number for number, (raw, value) in enumerate(zip(raws, told, strict=True)) if raw != value]
 
@@ -88,14 +88,14 @@ class Span:
 
         self.size = 0
         self.crcs: list[tuple[int, int]] = []  # (bytes, CRC) of the bytes of each piece that begin or go on here
-        self._crc = _crc_function(want.algorithm) if want is not None and combines(want) else None
+        self._crc = _crc_function(want.algorithm) if want is not None and is_crc(want) else None
         self._start = start
         self._ends = ends
         self._edge = start  # where the next CRC begins
-        self._new: Callable[[], Running] = xxhash.xxh3_128
+        self._new: Callable[[], RunningDigest] = xxhash.xxh3_128
         self._block = block
         self._closed: list[bytes] = []  # digests of the blocks that are full
-        self._open: Running = self._new()
+        self._open: RunningDigest = self._new()
         self._left = block
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
@@ -141,12 +141,12 @@ def xxh3(spans: Iterable[Span]) -> str:
     return blocks.hex() if len(blocks) == 16 else str(xxhash.xxh3_128_hexdigest(blocks))
 
 
-def combines(want: Digest) -> bool:
+def is_crc(want: Digest) -> bool:
     """Whether this digest of a file follows from those of its spans, whatever order they came in."""
     return want.algorithm in _CRCS
 
 
-def combined(want: Digest, pieces: Iterable[Piece], spans: Iterable[Span]) -> list[bytes]:
+def combine_crcs(want: Digest, pieces: Iterable[Piece], spans: Iterable[Span]) -> list[bytes]:
     """Return the raw digest of each of `pieces`, by a `want` that combines.
 
     Args:
@@ -167,7 +167,7 @@ def combined(want: Digest, pieces: Iterable[Piece], spans: Iterable[Span]) -> li
     return raws
 
 
-class InOrder:
+class SequentialDigests:
     """Raw digests of pieces of a file, by an algorithm that wants the bytes of each in order."""
 
     def __init__(self, want: Digest, size: int, pieces: Iterable[Piece]) -> None:
@@ -223,12 +223,12 @@ class Hasher:
     """
 
     def __init__(self, size: int, want: Digest | None) -> None:
-        """Begin a file of `size` bytes; `want` None computes the xxh3-128 alone. Raises as `InOrder`."""
+        """Begin a file of `size` bytes; `want` None computes the xxh3-128 alone. Raises as `SequentialDigests`."""
         self.size = size
         self.want = want
         self._pieces = pieces_of(want, size) if want is not None else []
         self._span = Span(want, ends=[piece.end for piece in self._pieces])
-        self._in_order = InOrder(want, size, self._pieces) if want is not None and not combines(want) else None
+        self._in_order = SequentialDigests(want, size, self._pieces) if want is not None and not is_crc(want) else None
 
     def update(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the file, any number of them."""
@@ -250,8 +250,8 @@ class Hasher:
         if self.want is None or self.seen < self.size:
             return None
         if self._in_order is None:
-            return joined(self.want, combined(self.want, self._pieces, [self._span]))
-        return joined(self.want, [self._in_order.raws[piece] for piece in self._pieces])
+            return join_digests(self.want, combine_crcs(self.want, self._pieces, [self._span]))
+        return join_digests(self.want, [self._in_order.raws[piece] for piece in self._pieces])
 
     @property
     def matches(self) -> bool:
@@ -269,11 +269,11 @@ def _crc_function(name: str) -> Callable[[Any, int], int]:
     return function
 
 
-def _git_sha1(size: int) -> Running:
+def _git_sha1(size: int) -> RunningDigest:
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
-_IN_ORDER: dict[str, Callable[[int], Running]] = {  # given the number of bytes that are to come
+_IN_ORDER: dict[str, Callable[[int], RunningDigest]] = {  # given the number of bytes that are to come
     "sha256": lambda size: hashlib.sha256(),
     "sha1": lambda size: hashlib.sha1(usedforsecurity=False),
     "git-sha1": _git_sha1,

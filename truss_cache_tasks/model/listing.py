@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from truss_cache_tasks.errors import WrongAnswer
 
 DIGITS = {"sha256": 64, "git-sha1": 40, "sha1": 40, "md5": 32, "crc32": 8, "crc32c": 8, "crc64nvme": 16}  # of hex
-PAGES_WITHOUT_NEWS = 1000  # in turn; a filter of the store may leave out whole pages, but not so many
+_MOST_PAGES_WITHOUT_NEWS = 1000  # in turn; a filter of the store may leave out whole pages, but not so many
 
 _VERSION = re.compile(r"[!-~]+")  # goes into headers and URLs
 _HINT = "Check the endpoint variables, and what is on the way: a mirror or a proxy may have changed the answer."
@@ -135,9 +135,11 @@ class Location:
         pins_version: the URL itself names the version (`generation=`, a commit).
         expires: seconds since the epoch when url or headers go stale; None for never.
         digest: the store's digest, where the listing had none.
-        look: where both have none: asks for the digest of a file that is to come in parts, whose answers tell none.
+        fetch_digest: where listing and location have no digest: asks the store for it. Used for a file that is fetched
+            in parts, as the headers of a part tell no digest of the file.
         root: of a local file: the folder, free of links, from which `url` is reached; below it no link is followed.
-        digest_of: where both have none: reads the digest out of the headers of an answer that brings the whole file.
+        digest_from_headers: where listing and location have no digest: returns the one that the headers of an answer
+            with the whole file tell.
     """
 
     url: str
@@ -147,8 +149,8 @@ class Location:
     pins_version: bool = False
     expires: float | None = None
     digest: Digest | None = None
-    look: Callable[[], Digest | None] | None = None
-    digest_of: Callable[[Mapping[str, str]], Digest | None] | None = None
+    fetch_digest: Callable[[], Digest | None] | None = None
+    digest_from_headers: Callable[[Mapping[str, str]], Digest | None] | None = None
     root: str | None = None
 
     def __repr__(self) -> str:
@@ -178,13 +180,13 @@ def listed_file(
     Raises:
         WrongAnswer: a field has another type, or a value that no store gives.
     """
-    of = f"path {shown(path)}"
+    of = f"path {quoted(path)}"
     if not isinstance(path, str) or not path or not isinstance(key, str) or not key:
-        raise wrong_answer(store, of if key == path else f"{of} of the key {shown(key)}", "text")
+        raise wrong_answer(store, of if key == path else f"{of} of the key {quoted(key)}", "text")
     if type(size) is not int or not 0 <= size < 1 << 63:  # a bool is an int too
-        raise wrong_answer(store, f"{of}: size {shown(size)}", "a number of bytes")
+        raise wrong_answer(store, f"{of}: size {quoted(size)}", "a number of bytes")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise wrong_answer(store, f"{of}: version {shown(version)}", "printable ASCII")
+        raise wrong_answer(store, f"{of}: version {quoted(version)}", "printable ASCII")
     return RemoteFile(path=path, size=size, version=version, key=key, digest=digest, encoding=encoding)
 
 
@@ -201,11 +203,11 @@ def listed_digest(store: str, of: object, algorithm: str, value: object, parts: 
     """
     digits = DIGITS[algorithm]
     if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
-        raise wrong_answer(store, f"path {shown(of)}: {algorithm} {shown(value)}", f"{digits} lower-case hex digits")
+        raise wrong_answer(store, f"path {quoted(of)}: {algorithm} {quoted(value)}", f"{digits} lower-case hex digits")
     sizes = []
     for size in parts:
         if type(size) is not int or not 0 <= size < 1 << 63:
-            raise wrong_answer(store, f"path {shown(of)}: a part of size {shown(size)}", "a number of bytes")
+            raise wrong_answer(store, f"path {quoted(of)}: a part of size {quoted(size)}", "a number of bytes")
         sizes.append(size)
     return Digest(algorithm, value, tuple(sizes))
 
@@ -215,7 +217,7 @@ def wrong_answer(store: str, found: str, want: str) -> WrongAnswer:
     return WrongAnswer(f"{store}: the store's answer is wrong: {found}, expected {want}", hint=_HINT)
 
 
-class Pages:
+class PaginationGuard:
     """Tells a listing that ends from one that goes on for ever."""
 
     def __init__(self, store: str, first: Hashable = None) -> None:
@@ -225,7 +227,7 @@ class Pages:
         self._names: set[str] = set()
         self._without_news = 0
 
-    def take(self, names: Iterable[str], following: Hashable | None) -> None:
+    def check(self, names: Iterable[str], following: Hashable | None) -> None:
         """Take note of one page.
 
         Args:
@@ -241,13 +243,13 @@ class Pages:
         if following is None:
             return
         if following in self._cursors:
-            raise wrong_answer(self._store, f"a page names an earlier one as the next: {shown(following)}", "an end")
-        if self._without_news >= PAGES_WITHOUT_NEWS:
+            raise wrong_answer(self._store, f"a page names an earlier one as the next: {quoted(following)}", "an end")
+        if self._without_news >= _MOST_PAGES_WITHOUT_NEWS:
             raise wrong_answer(self._store, f"{self._without_news} pages in turn without a new name", "an end")
         self._cursors.add(following)
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """Return anything that an answer holds, short, and without characters that a terminal obeys."""
     return _SHORT.repr(value)
 

@@ -91,7 +91,7 @@ class Status:
         return self.evidence.manifest if self.verdict.fresh else None
 
 
-def judge(request: Request, seen: Evidence) -> Verdict:
+def verdict_of(request: Request, seen: Evidence) -> Verdict:
     """Hold what was asked against what is there. The costliest need wins; every reason is kept."""
     found: list[tuple[Need, str]] = []
     unproven = False

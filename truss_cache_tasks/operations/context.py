@@ -15,7 +15,7 @@ from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.model.records import Manifest, Project
 from truss_cache_tasks.model.request import Layout, Request
-from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, judge
+from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, verdict_of
 from truss_cache_tasks.store.conflicts import (
     OtherEntries,
     ShownFiles,
@@ -131,7 +131,7 @@ def read_status(context: EntryContext) -> Status:
             evidence = gather_evidence(root, request, context.project, context.name, context.fingerprint)
     except DiskError as error:
         return Status(Evidence(), Verdict(Need.FETCH, (str(error),)))
-    return Status(evidence, judge(request, evidence))
+    return Status(evidence, verdict_of(request, evidence))
 
 
 def read_entry_manifest(context: EntryContext) -> Manifest | None:

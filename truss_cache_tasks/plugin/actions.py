@@ -52,7 +52,7 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
         return f"<FetchAction {self}>"
 
 
-class Fail(BaseAction):  # type: ignore[misc]  # doit is untyped
+class FailAction(BaseAction):  # type: ignore[misc]  # doit is untyped
     """The action of a config that could not be read (`defer_errors=True`)."""
 
     def __init__(self, error: ConfigError) -> None:
@@ -68,7 +68,7 @@ class Fail(BaseAction):  # type: ignore[misc]  # doit is untyped
         return "read the config"
 
 
-class Clean(PythonAction):  # type: ignore[misc]  # doit is untyped
+class CleanAction(PythonAction):  # type: ignore[misc]  # doit is untyped
     """Invalidate one entry, or with the group the whole config. A PythonAction, so that doit passes `dryrun`."""
 
     def __init__(self, workspace: Workspace, name: str | None) -> None:
