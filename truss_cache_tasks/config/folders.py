@@ -1,4 +1,4 @@
-"""volume_folder and mount_location: the one spelling of a folder, and nothing that leaves its root."""
+"""Parse volume_folder and mount_location: normalise the path, and refuse one that leaves its root."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def parse_mount_location(text: str) -> str:
 
 
 def _parts(text: str) -> list[str]:
+    """Return the components of a path without `.` and empty ones. Raises InvalidText for `..` and our own folder."""
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise InvalidText(f"{text!r} leaves its folder by '..'", "Write the path without '..'.")

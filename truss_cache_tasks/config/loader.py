@@ -1,4 +1,4 @@
-"""config.yaml -> Config: the one way in."""
+"""Load a config.yaml into a Config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from truss_cache_tasks.config.weights import read_weights
 
 _LISTS = ("model_cache", "hf_cache", "weights")
 _READ = (*_LISTS, "data_dir", "environment_variables")
-# Typing mistakes of the keys that would otherwise make a config silently empty.
+# A misspelt key would otherwise give an empty config without a word; keys without `-`, `_` and spaces.
 _MISSPELT = {"modelcache": "model_cache", "modelcaches": "model_cache", "hfcache": "hf_cache", "weight": "weights"}
 
 
@@ -58,7 +58,7 @@ def _entries(members: dict[str, Value], context: ConfigContext) -> list[Entry]:
 
 
 def _items(value: Value | None, example: str, *, one: bool) -> list[Value]:
-    """Return the items of a list; with `one`, a mapping is one item (the Truss guide writes it so)."""
+    """Return the items of a list; with `one`, a mapping counts as a list of one item, as in the Truss guide."""
     if value is None or value.is_null:
         return []
     if one and value.is_mapping:
@@ -69,7 +69,7 @@ def _items(value: Value | None, example: str, *, one: bool) -> list[Value]:
 
 
 def _data_dir(value: Value | None, folder: Path) -> Path:
-    """Return the Truss's data folder, absolute; Truss's default is `data`."""
+    """Return the absolute path of the Truss's data folder; Truss's default is `data`."""
     if value is None or value.is_null:
         return folder / "data"
     return Path(os.path.normpath(folder / value.string()))
@@ -100,7 +100,7 @@ def _warnings(root: Value, members: dict[str, Value]) -> list[str]:
 
 
 def _literal_secrets(secrets: Value | None) -> list[str]:
-    """Warn of values that look real. They are never used, and never shown."""
+    """Return a warning for each value under `secrets:` that looks like a real secret; none shows the value."""
     if secrets is None or not secrets.is_mapping:
         return []
     message = "looks like a real secret; it is never used from here, keep it out of the file and write null"

@@ -1,4 +1,4 @@
-"""One item of `weights`, the newer Truss form -> Entry."""
+"""Read one item of `weights`, generation 2 of Truss, into an Entry."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_weights(value: Value, context: ConfigContext) -> Entry:
 
 
 def _secret(members: dict[str, Value]) -> Value | None:
-    """Return the secret's name from the one place that has it; other methods of `auth` are ambient credentials."""
+    """Return the value with the secret's name, from the item or its `auth`; None for methods that take no secret."""
     outer, auth = members.get("auth_secret_name"), members.get("auth")
     if auth is None:
         return outer
@@ -86,6 +86,7 @@ def _secret(members: dict[str, Value]) -> Value | None:
 
 
 def _method(value: Value | None) -> str | None:
+    """Return the `auth_method` in capital letters; None where it is not given."""
     if value is None:
         return None
     method = value.string().upper()
