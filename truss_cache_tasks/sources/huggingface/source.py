@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -127,14 +128,15 @@ class HuggingFaceSource:
         from huggingface_hub.errors import HfHubHTTPError
 
         session = open_session(self._network)
-        http_error: Any = HfHubHTTPError.__bases__[0]  # of httpx, or of httpx2: that changed within huggingface_hub
+        http_error = HfHubHTTPError.__bases__[0]  # of httpx, or of httpx2: that changed within huggingface_hub
+        library: Any = sys.modules[http_error.__module__.partition(".")[0]]
         url = f"{self._endpoint}/api/models/{self._repo}/{what}"
         try:
             answer = get(session, url, query, self._headers, Exchange(self._network.limits, self._network.cancel))
         except Exception as exc:
             if (bad := find_cause(exc, UnreadableAnswer)) is not None:
                 raise wrong_answer(self._repo, bad.found, bad.expected) from exc
-            if not isinstance(exc, (http_error, TooSlow, UnicodeError)):
+            if not isinstance(exc, (http_error, library.InvalidURL, TooSlow, UnicodeError)):
                 raise
             raise self._refusals.unreachable(urlsplit(self._endpoint).netloc, exc) from exc
         if answer.status < 400:
