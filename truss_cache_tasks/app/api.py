@@ -1,4 +1,4 @@
-"""`truss_cache_tasks.fetch`: the run of `truss-cache`, for Python programs."""
+"""`truss_cache_tasks.fetch`: fetch the entries of a config from a Python program, as `truss-cache` does."""
 
 from __future__ import annotations
 

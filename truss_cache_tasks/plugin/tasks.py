@@ -1,4 +1,4 @@
-"""Entries as doit tasks: a group, and for each entry a sub-task with its own uptodate, action and clean."""
+"""Make doit tasks of entries: a group, and for each entry a sub-task with its own uptodate, action and clean."""
 
 from __future__ import annotations
 
