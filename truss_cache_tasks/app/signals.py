@@ -62,7 +62,7 @@ class _Handler:
         child = _is_child()
         if child and not first:
             # Ctrl-C reaches a child twice, from the terminal and as doit's SIGTERM. A second exception, while
-            # multiprocessing ended the child, left a thread that waited for ever (in 2 of 100 runs).
+            # multiprocessing ended the child, left a thread that never ended (in 2 of 100 runs).
             os._exit(128 + number)
         transfer.stop()
         try:

@@ -248,7 +248,7 @@ class Hasher:
         return self._span.size
 
     def xxh3(self) -> str:
-        """Return our own xxh3-128 of the bytes so far: 32 hex digits."""
+        """Return our xxh3-128 of the bytes so far: 32 hex digits."""
         return self._span.xxh3()
 
     def digest(self) -> Digest | None:
@@ -265,7 +265,7 @@ class Hasher:
         return self.seen == self.size and self.digest() == self.want
 
 
-_CRCS = {"crc32": ">I", "crc32c": ">I", "crc64nvme": ">Q"}  # and how their raw digests are laid out
+_CRCS = {"crc32": ">I", "crc32c": ">I", "crc64nvme": ">Q"}  # and the struct formats of their raw digests
 
 
 def _crc_function(name: str) -> Callable[[Any, int], int]:
@@ -279,7 +279,7 @@ def _git_sha1(size: int) -> RunningDigest:
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
-_IN_ORDER: dict[str, Callable[[int], RunningDigest]] = {  # given the number of bytes that are to come
+_IN_ORDER: dict[str, Callable[[int], RunningDigest]] = {  # each takes the number of bytes that it will get
     "sha256": lambda size: hashlib.sha256(),
     "sha1": lambda size: hashlib.sha1(usedforsecurity=False),
     "git-sha1": _git_sha1,

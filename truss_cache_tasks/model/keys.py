@@ -13,7 +13,7 @@ RequestKey = NewType("RequestKey", str)
 SnapshotKey = NewType("SnapshotKey", str)
 ContentId = NewType("ContentId", str)  # names exactly these bytes, whichever file has them (model/plan.py)
 
-SCHEMA = 1  # of the canonical forms below: another number is another key for everything
+SCHEMA = 1  # of the canonical forms below: a new number changes every key
 
 
 def canonical(request: Request) -> dict[str, Any]:

@@ -123,6 +123,7 @@ class _Glob:
 
 
 def _tokens(pattern: str) -> Iterator[_Token]:
+    """Yield the tokens of a `weights` pattern; `**/` becomes two."""
     at = 0
     while at < len(pattern):
         if pattern.startswith("**/", at):

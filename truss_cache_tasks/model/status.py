@@ -52,7 +52,8 @@ class Evidence:
     Attributes:
         claim: of this project, under this name or (after entries swapped names) with this entry's request; None without
             one.
-        manifest: of this entry's request key, None if there is none; `unreadable` says why where a file is there.
+        manifest: of this entry's request key, None without a readable one.
+        unreadable: why the manifest that exists cannot be read; "" where it can, or there is none.
         stats: path of every manifest file -> (size in bytes, mtime in ns) of what it leads to; None where missing.
         fingerprint: of the credential file that is there now, None if there is none.
         known_fingerprints: of all present and former claims on this manifest; without a manifest, of all claims in

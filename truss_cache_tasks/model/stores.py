@@ -132,7 +132,7 @@ class Store:
         schemes: of its URIs; the first is the one that keys, names and messages have.
         opens: `module:Class` of its `Source`, imported when something is to be asked.
         uri_form: what its URIs name. BUCKET for every row that is not of this package.
-        kind: what `kind:` of a config says for it; "" where no `kind:` does.
+        kind: the value of `kind:` in a config that means this store; "" where there is none.
         credential: what its credential files hold; None for a store without any.
         variables: names of the environment that its source reads; one that ends in `_` stands for all that begin so.
         cache_folder: folder of the model cache in which `{bucket}/{key}` lies; "" for the model cache itself, None for

@@ -68,7 +68,7 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
 
     def __repr__(self) -> str:
         verdict = self.workspace.verdicts.get(self.context.name)
-        return output.escaped(f"weights: {verdict if verdict is not None else 'not judged'}")
+        return output.escaped(f"weights: {verdict if verdict is not None else 'not read yet'}")
 
 
 class GroupUptodate:
