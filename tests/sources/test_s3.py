@@ -183,8 +183,8 @@ def test_the_digest_of_a_pinned_version_is_its_own(versioned: Place) -> None:
     source = versioned.source()
     (file,) = source.listing(Pins(files=(first,))).files
     location = source.locate(file)
-    assert location.look is not None
-    for digest in (location.look(), read_digest(location, read(location))):
+    assert location.fetch_digest is not None
+    for digest in (location.fetch_digest(), read_digest(location, read(location))):
         assert digest is not None
         assert digest_of(b"first", digest) == digest
 
@@ -275,7 +275,7 @@ def upload(store: Place, path: str, parts: list[bytes], client: Any = None, **cr
 
 def look(source: S3Source, file: RemoteFile) -> Digest | None:
     """Ask for what is known of a file before it comes in parts."""
-    asks = source.locate(file).look
+    asks = source.locate(file).fetch_digest
     assert asks is not None
     return asks()
 
@@ -285,10 +285,10 @@ def only_digest(source: S3Source) -> tuple[Digest | None, bytes]:
     assert file.digest is None
     location = source.locate(file)
     assert location.digest is None
-    assert location.look is not None
+    assert location.fetch_digest is not None
     answer = read(location)
     digest = read_digest(location, answer)
-    looked = location.look()
+    looked = location.fetch_digest()
     assert looked is None or looked == digest or looked == digest_of(answer.data, looked), "moto's HEAD tells less"
     return digest, answer.data
 
@@ -490,7 +490,7 @@ def test_files_are_located_without_a_request_and_looked_at_once(on_seaweed: Plac
         locations = [source.locate(files["a.bin"]) for _ in range(3)]
         assert len({location.url for location in locations}) == 1
         assert seen.asked[listed:] == []
-        assert len({location.look() for location in locations if location.look is not None}) == 1
+        assert len({location.fetch_digest() for location in locations if location.fetch_digest is not None}) == 1
     assert seen.asked[listed:] == [("HEAD", f"/{on_seaweed.bucket}/{on_seaweed.prefix}/a.bin")]
 
 

@@ -178,7 +178,7 @@ def test_an_answer_without_its_validator_is_not_believed_where_nothing_else_tell
     assert 'answers without ETag, expected "v1"' in str(error)
     assert len(server.asked) == 2
     told = Digest("sha256", hashlib.sha256(BODY).hexdigest())  # by an answer that may be of any version
-    location = Location(url, validator='"v1"', digest_of=lambda headers: told)
+    location = Location(url, validator='"v1"', digest_from_headers=lambda headers: told)
     assert type(failure(pull_one(job_for(url, BODY, digest=None, locate=lambda: location)))) is WrongAnswer
 
 

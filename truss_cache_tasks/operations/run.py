@@ -1,4 +1,4 @@
-"""RunContext: what the steps of one entry's run are given beside the entry."""
+"""RunContext: the run's id, Reporter and CancelToken, which the steps of an entry's run get beside the entry."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from truss_cache_tasks.store.locks import LockFile
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunContext:
-    """One invocation, as an entry sees it.
+    """One run, of one or more entries.
 
     Attributes:
-        id: of the invocation: entries of one run that resolve the same moving revision end on one commit.
-        reporter: told of what happens, from any thread.
+        id: of the run: its entries that resolve the same moving revision get the same commit.
+        reporter: receives the events, from any thread.
         cancel: ends the run early, with Stopped.
     """
 
@@ -31,7 +31,7 @@ class RunContext:
         return replace(self, reporter=for_entry(self.reporter, entry))
 
     def report(self, event: Event) -> None:
-        """Tell the Reporter of `event`."""
+        """Pass `event` to the Reporter."""
         self.reporter(event)
 
     def warn(self, message: str) -> None:
@@ -39,7 +39,7 @@ class RunContext:
         self.reporter(Warned(message=message))
 
     def waits_for(self, lock: Literal["entry", "file"], path: str) -> Callable[[LockFile], None]:
-        """Return what reports a wait for the lock of the entry, or of a file of it."""
+        """Return a function that reports a wait for the lock of the entry, or of one of its files."""
         return lambda _lock: self.reporter(Waiting(lock=lock, path=path))
 
     def waits_for_root(self, lock: LockFile) -> None:
@@ -48,8 +48,13 @@ class RunContext:
 
     def stopped(self) -> bool:
         """Return whether the run is cancelled."""
-        try:
-            self.cancel.check()
-        except Stopped:
-            return True
-        return False
+        return is_cancelled(self.cancel)
+
+
+def is_cancelled(cancel: CancelToken) -> bool:
+    """Return whether `cancel` is cancelled, for functions of `store/` that ask instead of raising."""
+    try:
+        cancel.check()
+    except Stopped:
+        return True
+    return False

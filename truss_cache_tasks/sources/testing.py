@@ -109,7 +109,7 @@ def read(location: Location, byte_range: str | None = None) -> Answer:
 
 def read_digest(location: Location, answer: Answer) -> Digest | None:
     """Return the digest that the headers of a whole answer tell."""
-    return location.digest_of(answer.headers) if location.digest_of is not None else None
+    return location.digest_from_headers(answer.headers) if location.digest_from_headers is not None else None
 
 
 def digest_of(data: bytes, like: Digest) -> Digest:
@@ -285,7 +285,9 @@ class SourceContract:
             location = source.locate(file)
             answer = read(location)
             known = file.digest or location.digest
-            ways = {known} if known else {location.look and location.look(), read_digest(location, answer)}
+            ways = (
+                {known} if known else {location.fetch_digest and location.fetch_digest(), read_digest(location, answer)}
+            )
             for digest in ways:
                 assert digest is not None, file.path
                 assert digest_of(answer.data, digest) == digest, file.path

@@ -143,8 +143,8 @@ class Download:
             self.start_over(worker, [partial.whole])
             worker.check()  # fails if another worker got such an answer too, and started over with that
         partial.validator = location.validator or body.validator or partial.validator
-        if location.digest_of is not None and (body.start, body.end) == partial.whole:
-            partial.expect(location.digest_of(body.headers))
+        if location.digest_from_headers is not None and (body.start, body.end) == partial.whole:
+            partial.expect(location.digest_from_headers(body.headers))
         if body.reached is not None and len(partial.parts) > 1:
             self.locations.follow(body.reached)
         if not self._is_open:

@@ -125,9 +125,9 @@ class PartialFile:
         if want is None and location.validator is None and not location.pins_version:
             self.is_uncut = True
         parts = self._cut()
-        if want is None and location.look is not None and len(parts) > 1:
+        if want is None and location.fetch_digest is not None and len(parts) > 1:
             with token.waiting():
-                want = location.look()
+                want = location.fetch_digest()
         self._verifier.expect(want)
         if len(parts) > 1:
             with disk_errors(file), token.writing:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from truss_cache_tasks.errors import RUN_AGAIN, IntegrityError
 from truss_cache_tasks.model.hashing import (
     BLOCK,
-    InOrder,
     Piece,
+    SequentialDigests,
     Span,
-    combined,
-    combines,
-    joined,
+    combine_crcs,
+    find_wrong_pieces,
+    is_crc,
+    join_digests,
     pieces_of,
-    wrong_pieces,
     xxh3,
 )
 from truss_cache_tasks.model.listing import Digest, RemoteFile
@@ -35,7 +35,7 @@ class OrderedHasher:
     earlier than their turn are read back from the page cache (about 0.2 CPU seconds a GiB: docs/adr/0007).
     """
 
-    def __init__(self, digests: InOrder, descriptor: int) -> None:
+    def __init__(self, digests: SequentialDigests, descriptor: int) -> None:
         self.digests = digests
         self._descriptor = descriptor
         self._lock = threading.Lock()
@@ -114,8 +114,8 @@ class Verifier:
         self._hash_in_order(sorted(again | empty))
 
     def _hash_in_order(self, pieces: Sequence[Piece]) -> None:
-        if self.want is not None and not combines(self.want):
-            self._hasher = OrderedHasher(InOrder(self.want, self._file.size, pieces), self._descriptor)
+        if self.want is not None and not is_crc(self.want):
+            self._hasher = OrderedHasher(SequentialDigests(self.want, self._file.size, pieces), self._descriptor)
 
     def new_span(self, start: int) -> Span:
         """Return the digests, without a byte yet, of the part that begins at `start`."""
@@ -156,7 +156,7 @@ class Verifier:
         spans = [part.span or self.new_span(part.start) for part in parts]
         if self.want is not None:
             raws = self._raws_of(self.want, spans, buffer, check)
-            got = joined(self.want, raws)
+            got = join_digests(self.want, raws)
             if got != self.want:
                 self._refuse(self.want, got, raws, xxh3(spans))
         return xxh3(spans)
@@ -183,13 +183,13 @@ class Verifier:
     ) -> list[bytes]:
         hasher = self._hasher
         if hasher is None:
-            return combined(want, self._pieces, spans)
+            return combine_crcs(want, self._pieces, spans)
         hasher.catch_up(self._file.size, buffer, check)
         self._raws |= hasher.digests.raws
         return [self._raws[piece] for piece in self._pieces]
 
     def _mismatch(self, want: Digest, got: Digest, raws: Sequence[bytes]) -> BadResponse:
-        numbers, where = wrong_pieces(want, raws), ""
+        numbers, where = find_wrong_pieces(want, raws), ""
         if numbers:
             first = numbers[0]
             start, end = self._pieces[first]

@@ -18,12 +18,12 @@ from truss_cache_tasks.model.listing import (
     Digest,
     Listing,
     Location,
-    Pages,
+    PaginationGuard,
     Pins,
     RemoteFile,
     listed_digest,
     listed_file,
-    shown,
+    quoted,
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
@@ -103,14 +103,14 @@ class GcsSource:
         from truss_cache_tasks.sources.gcs.session import bounded_session
 
         store = str(self._source)
-        pages = Pages(store)
+        pages = PaginationGuard(store)
         token: str | None = None
         with bounded_session(self._network) as session:
             while True:
                 items, token = self._network.with_retries(partial(self._page, session, token, versions))
                 found = [_remote_file(store, item) for item in items]
                 yield from found
-                pages.take((f"{file.key}@{file.version}" for file in found), token)
+                pages.check((f"{file.key}@{file.version}" for file in found), token)
                 if token is None:
                     return
 
@@ -148,10 +148,10 @@ class GcsSource:
             ) from exc
         items = page.get("items", []) if isinstance(page, dict) else page
         if not isinstance(page, dict) or not isinstance(items, list):
-            raise wrong_answer(str(self._source), f"a page that is {shown(page)}", "an object with a list of items")
+            raise wrong_answer(str(self._source), f"a page that is {quoted(page)}", "an object with a list of items")
         following = page.get("nextPageToken") or None
         if following is not None and not isinstance(following, str):
-            raise wrong_answer(str(self._source), f"nextPageToken {shown(following)}", "text")
+            raise wrong_answer(str(self._source), f"nextPageToken {quoted(following)}", "text")
         return items, following
 
     def _endpoint(self, identity: Identity | None) -> str:
@@ -181,10 +181,10 @@ class GcsSource:
 def _remote_file(store: str, item: object) -> RemoteFile:
     """Return an item of a listing as a RemoteFile. Numbers are texts in the JSON API."""
     if not isinstance(item, dict):
-        raise wrong_answer(store, f"an item is {shown(item)}", "an object")
+        raise wrong_answer(store, f"an item is {quoted(item)}", "an object")
     name, size, generation = item.get("name"), item.get("size", "0"), item.get("generation")
     if not isinstance(generation, str) or not _NUMBER.fullmatch(generation):
-        raise wrong_answer(store, f"path {shown(name)}: generation {shown(generation)}", "a number as text")
+        raise wrong_answer(store, f"path {quoted(name)}: generation {quoted(generation)}", "a number as text")
     return listed_file(
         store,
         path=name,

@@ -22,12 +22,12 @@ from truss_cache_tasks.model.listing import (
     UNPINNED,
     Listing,
     Location,
-    Pages,
+    PaginationGuard,
     Pins,
     RemoteFile,
     listed_digest,
     listed_file,
-    shown,
+    quoted,
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
@@ -99,13 +99,13 @@ class HuggingFaceSource:
             raise self._refusals.not_a_hub()
         commit = answer["sha"]
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes a folder's name
-            raise wrong_answer(self._repo, f"commit {shown(commit)}", "40 lower-case hex digits")
+            raise wrong_answer(self._repo, f"commit {quoted(commit)}", "40 lower-case hex digits")
         return commit
 
     def _files(self, commit: str) -> Iterator[RemoteFile]:
         whole = {"recursive": "true", "expand": "false"}
         query: Mapping[str, str] | None = whole
-        pages = Pages(self._repo, first=frozenset(whole.items()))
+        pages = PaginationGuard(self._repo, first=frozenset(whole.items()))
         while query is not None:
             items, following = self._ask(f"tree/{commit}", query, commit)
             if not isinstance(items, list):
@@ -113,7 +113,7 @@ class HuggingFaceSource:
             found = [_item(self._repo, item) for item in items]
             yield from [_remote_file(self._repo, item) for item in found if item["type"] == "file"]
             query = None if following is None else {**following, **whole}
-            pages.take((item["path"] for item in found), None if query is None else frozenset(query.items()))
+            pages.check((item["path"] for item in found), None if query is None else frozenset(query.items()))
 
     def _ask(self, what: str, query: Mapping[str, str], revision: str) -> tuple[Any, Mapping[str, str] | None]:
         """GET `what` of this repo from the API; return its JSON, and the query of the next page if there is one."""
@@ -185,7 +185,7 @@ def _names_of_refs(refs: object) -> list[str]:
 def _item(repo: str, item: object) -> Mapping[str, Any]:
     """Return an item of a tree, whose type and path are texts; what these hold is not checked here."""
     if not isinstance(item, dict) or not isinstance(item.get("type"), str) or not isinstance(item.get("path"), str):
-        raise wrong_answer(repo, f"an item of the tree is {shown(item)}", "an object with type and path")
+        raise wrong_answer(repo, f"an item of the tree is {quoted(item)}", "an object with type and path")
     return item
 
 
@@ -197,5 +197,5 @@ def _remote_file(repo: str, item: Mapping[str, Any]) -> RemoteFile:
     elif isinstance(lfs, dict):
         digest = listed_digest(repo, path, "sha256", lfs.get("oid"))
     else:
-        raise wrong_answer(repo, f"path {shown(path)}: lfs {shown(lfs)}", "an object")
+        raise wrong_answer(repo, f"path {quoted(path)}: lfs {quoted(lfs)}", "an object")
     return listed_file(repo, path=path, size=item.get("size"), version=digest.value, key=path, digest=digest)

@@ -19,11 +19,11 @@ from truss_cache_tasks.model.listing import (
     FilePin,
     Listing,
     Location,
-    Pages,
+    PaginationGuard,
     Pins,
     RemoteFile,
     listed_file,
-    shown,
+    quoted,
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
@@ -105,8 +105,8 @@ class S3Source:
             validator=etag,
             pins_version=bool(file.version_id),
             expires=expires,
-            look=partial(self._look, file),
-            digest_of=partial(self._digest_of, file),
+            fetch_digest=partial(self._fetch_digest, file),
+            digest_from_headers=partial(self._digest_from_headers, file),
         )
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
@@ -117,14 +117,14 @@ class S3Source:
 
     def _objects(self, prefix: str) -> Iterator[RemoteFile]:
         store = str(self._source)
-        pages = Pages(store)
+        pages = PaginationGuard(store)
         cursor: dict[str, str] = {}
         while True:
             page = self._page(Prefix=prefix, **cursor)
             found = self._files(page)
             yield from found
             token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
-            pages.take((file.key for file in found), token)
+            pages.check((file.key for file in found), token)
             if token:
                 cursor = {"ContinuationToken": token}
             elif page.get("IsTruncated"):
@@ -170,7 +170,7 @@ class S3Source:
 
     # Looking at one object
 
-    def _look(self, file: RemoteFile) -> Digest | None:
+    def _fetch_digest(self, file: RemoteFile) -> Digest | None:
         if file in self._digests:
             return self._digests[file]
         client, _ = self._client()
@@ -178,7 +178,7 @@ class S3Source:
         etag = _plain(head.get("ETag"))
         if etag != file.version or head.get("ContentLength") != file.size:
             raise SourceChanged(
-                f"s3://{self._source.root}/{file.key}: replaced since it was listed (ETag {shown(etag)}, "
+                f"s3://{self._source.root}/{file.key}: replaced since it was listed (ETag {quoted(etag)}, "
                 f"listed {file.version})",
                 hint=RUN_AGAIN,
             )
@@ -186,7 +186,7 @@ class S3Source:
         self._digests[file] = digest
         return digest
 
-    def _digest_of(self, file: RemoteFile, headers: Mapping[str, str]) -> Digest | None:
+    def _digest_from_headers(self, file: RemoteFile, headers: Mapping[str, str]) -> Digest | None:
         """Return the digest that the headers of a whole GET tell; for a composite one its parts are asked for too."""
         client, _ = self._client()
         head = {**head_of_answer(headers), "ContentLength": file.size}
