@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from truss_cache_tasks.errors import DiskError, Stopped
+from truss_cache_tasks.network.cancel import StopPoll
 from truss_cache_tasks.store.locks import LockFile, locked, try_lock
 from truss_cache_tasks.store.tree import FileTree
 
@@ -52,7 +53,7 @@ def test_a_dead_holder_is_taken_over(lock: LockFile) -> None:
 def test_who_waits_is_told_to_stop(lock: LockFile) -> None:
     release = try_lock(lock)
     assert release is not None
-    with pytest.raises(Stopped), locked(lock, stopped=lambda: True):
+    with pytest.raises(Stopped), locked(lock, StopPoll(lambda: True)):
         pass
     release()
 

@@ -34,7 +34,7 @@ def why(chosen: Chosen, write: Write, *, check: bool) -> int:
         if status.verdict.fresh:
             write(f"{label}: fresh")
             continue
-        forecast = workspace.forecast(context, status, hashing=check, stopped=signals.stopped)
+        forecast = workspace.forecast(context, status, hashing=check, cancel=signals.CANCEL)
         asking = asking or forecast.asks
         write(f"{label}: stale")
         for line in (*status.verdict.reasons, f"-> {_format_forecast(forecast)}"):
@@ -71,7 +71,7 @@ def verify(chosen: Chosen, write: Write) -> int:
     is_bad = False
     for label, workspace, context in chosen:
         workspace.warn()
-        found = verify_entry(context, signals.stopped)
+        found = verify_entry(context, signals.CANCEL)
         is_bad = is_bad or bool(found.bad) or found.manifest is None
         write(f"{label}: {_format_verification(found)}")
         for line in found.bad:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext, make_context, project_entries, read_status
 from truss_cache_tasks.store.claims import read_pins
 from truss_cache_tasks.store.conflicts import ShownFiles, find_shown_files
@@ -93,9 +94,7 @@ class Workspace:
         verdict = self.verdicts.get(context.name) or self.read_status(context).verdict
         return verdict.fresh
 
-    def forecast(
-        self, context: EntryContext, status: Status, *, hashing: bool, stopped: Callable[[], bool]
-    ) -> Forecast:
+    def forecast(self, context: EntryContext, status: Status, *, hashing: bool, cancel: CancelToken) -> Forecast:
         """Forecast what a run would do to an entry. What the entries show is read once for each root."""
         if context.root.path not in self._shown and status.verdict.need > Need.CLAIM:
             with disk_errors(f"cannot look at {context.root.path}"):
@@ -103,7 +102,7 @@ class Workspace:
         shown = self._shown.get(context.root.path)
         from truss_cache_tasks.operations.forecast import forecast
 
-        return forecast(context, status, hashing=hashing, stopped=stopped, shown=shown)
+        return forecast(context, status, hashing=hashing, cancel=cancel, shown=shown)
 
     def choose(self, names: Iterable[str] | None) -> list[EntryContext]:
         """Return the entries of these names, once each; None: all. Raises ConfigError for a name that none has."""

@@ -77,7 +77,7 @@ class BlobFetcher:
         context = self.context
         remember_roots(context.settings, context.project, self.run.warn)
         ids = {root.layout.blob_id(planned.content_id) for planned in missing}
-        with locked(root.lock("root"), self.run.stopped, self.run.waits_for_root):
+        with locked(root.lock("root"), self.run.cancel, self.run.waits_for_root):
             owner = (context.project.id, context.claim_in(root))
             note_fetch(root, request_key(context.request_in(root)), owner, blobs=ids)
 
@@ -87,13 +87,13 @@ class BlobFetcher:
         """Whether another process brought these bytes: decided again under the blob's lock."""
         if not root.layout.may_have_arrived(root.layout.blob_id(planned.content_id), since_ns):
             return False
-        blobs.update(find_local_blobs([root], [planned], rehash=rehash, stopped=self.run.stopped))
+        blobs.update(find_local_blobs([root], [planned], rehash=rehash, cancel=self.run.cancel))
         return planned.content_id in blobs
 
     def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
         """Wait, holding nothing, for another process that fetches these bytes."""
         lock = root.layout.blob_lock(root.layout.blob_id(planned.content_id))
-        with locked(lock, self.run.stopped, self.run.waits_for("file", planned.file.path)):
+        with locked(lock, self.run.cancel, self.run.waits_for("file", planned.file.path)):
             pass
 
 
@@ -191,7 +191,7 @@ class _Pull:
                 self.error = self.error or outcome.error
                 return
             blob = partials.publish(
-                self.root, planned, temporary, outcome.digest, xxh3=outcome.xxh3, stopped=self.run.stopped
+                self.root, planned, temporary, outcome.digest, xxh3=outcome.xxh3, cancel=self.run.cancel
             )
             if blob is None:
                 self.lost.append(planned)

@@ -122,7 +122,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
     If the block fails, its note of what it may have left is forgotten if nothing is left.
     """
     key = request_key(context.request_in(root))
-    with locked(root.lock(f"entry-{key}"), run.stopped, run.waits_for("entry", str(root.path))):
+    with locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for("entry", str(root.path))):
         try:
             yield
         except CacheTaskError:
@@ -143,7 +143,7 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     root, plan = context.root, replay(context.entry.request, status.manifest)
     if context.is_replaced(plan, status.manifest, context.other_entries(root)):
         return None
-    blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=run.stopped)
+    blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=run.cancel)
     if any(planned.content_id not in blobs for planned in plan.files):
         return None
     check_space(root, (), blobs.values())
@@ -269,14 +269,14 @@ class _OnlineFetch:
         raise keeps_changing(root)
 
     def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
-        return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, stopped=self.run.stopped)
+        return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, cancel=self.run.cancel)
 
     def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
         """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
         paths = {file.path for file in plan.files}
         owned, replace = read_states(root, paths).own_paths(), self.context.settings.replace
         leaving = owned - paths  # as far as the commit needs them to
-        check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
+        check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, cancel=self.run.cancel)
 
     def _prove_access(self, plan: Plan) -> None:
         """Ask for the first byte of a file, if a proof of access is due and no file came."""
@@ -303,10 +303,10 @@ def _commit(
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
         on_wait = run.waits_for("file", planned.file.path)
-        blob = root.layout.adopt_blob(planned, adopted[planned.content_id], run.stopped, on_wait)
+        blob = root.layout.adopt_blob(planned, adopted[planned.content_id], run.cancel, on_wait)
         adopted[planned.content_id] = blob
     claimant = _claimant(context, root, run, resolved=resolved)
-    return commit(root, plan, adopted, claimant, pinned=pinned, stopped=run.stopped, on_wait=run.waits_for_root)
+    return commit(root, plan, adopted, claimant, pinned=pinned, cancel=run.cancel, on_wait=run.waits_for_root)
 
 
 def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolved: bool) -> Claimant:

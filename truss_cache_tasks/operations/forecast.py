@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from truss_cache_tasks.errors import Collision
@@ -11,6 +11,7 @@ from truss_cache_tasks.model.plan import Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest, parse_digest
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.status import Need, Status, Verdict
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.store.conflicts import ShownFiles, find_conflicts
 from truss_cache_tasks.store.disk import disk_errors
@@ -36,7 +37,7 @@ def forecast(
     status: Status,
     *,
     hashing: bool,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
     shown: ShownFiles | None = None,
 ) -> Forecast:
     """Say what a run would do, asking no network and writing nothing.
@@ -57,7 +58,7 @@ def forecast(
             found = context.root.layout.find_bytes
             present = {record.content_id for record in status.manifest.files if found(record.path)}
             return Forecast(status.verdict, True, _missing_size(plan, present))
-        blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=stopped)
+        blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=cancel)
         missing = _missing_size(plan, blobs)
         return Forecast(status.verdict, status.verdict.need > Need.REPAIR or missing > 0, missing)
 

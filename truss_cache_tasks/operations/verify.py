@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from truss_cache_tasks.model.records import Manifest
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext, read_entry_manifest, read_hub_manifest
 from truss_cache_tasks.store.local_blobs import find_bad_files
 
@@ -24,17 +24,17 @@ class Verification:
     bad: tuple[str, ...] = ()
 
 
-def verify(context: EntryContext, stopped: Callable[[], bool]) -> Verification:
+def verify(context: EntryContext, cancel: CancelToken) -> Verification:
     """Hash every file of an entry on all cores, in the hub cache behind plain files too. Asks no network.
 
     Args:
-        stopped: whether to end early, with Stopped.
+        cancel: ends the hashing early, with Stopped.
     """
     manifest = read_entry_manifest(context)
     if manifest is None:
         return Verification(manifest=None)
-    bad = find_bad_files(context.root, manifest, stopped)
+    bad = find_bad_files(context.root, manifest, cancel)
     if context.hub_root is not None and (apart := read_hub_manifest(context, manifest)) is not None:
         repo = os.path.basename(context.hub_root.path)
-        bad += [f"{repo}/{line}" for line in find_bad_files(context.hub_root, apart, stopped)]
+        bad += [f"{repo}/{line}" for line in find_bad_files(context.hub_root, apart, cancel)]
     return Verification(manifest=manifest, bad=tuple(bad))

@@ -13,6 +13,7 @@ from truss_cache_tasks.model.keys import ContentId, canonical, request_key
 from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.model.records import Claim, FileRecord, Manifest, Pin, Project
 from truss_cache_tasks.model.status import Need, Status, same_mtime
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blob import LocalBlob
 from truss_cache_tasks.store.clean import sweep
@@ -77,7 +78,7 @@ def commit(
     claimant: Claimant,
     *,
     pinned: Pin | None,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
     on_wait: OnWait = lambda _lock: None,
 ) -> Manifest:
     """Make the plan visible, record it, pin it and claim it: under the locks of all roots that its paths lie in.
@@ -104,12 +105,12 @@ def commit(
     def paths(state: RootState) -> set[str]:
         return planned.union(*(manifest.paths for manifest in state.manifests.readable))
 
-    with locked_states(root, paths, stopped, on_wait) as states:
+    with locked_states(root, paths, cancel, on_wait) as states:
         pin = states.own.pin_of(plan.request)
         if pin is not None and pin != pinned and pin.commit != plan.revision:
             raise PinMoved(pin.commit)
         _refuse_changed(plan, blobs, claimant, states)
-        files = _show(plan, blobs, claimant, states, stopped)
+        files = _show(plan, blobs, claimant, states, cancel)
         manifest = Manifest(request_key(plan.request), canonical(plan.request), plan.revision, plan.folder, files)
         write_manifest(root, manifest)
         _write_pin(plan, pin, claimant, root)
@@ -135,7 +136,7 @@ def _show(
     blobs: Mapping[ContentId, LocalBlob],
     claimant: Claimant,
     states: NestedStates,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
 ) -> tuple[FileRecord, ...]:
     """Do steps 2 to 5 of `commit`; return the records of what is visible then."""
     root, key = states.own.root, request_key(plan.request)
@@ -144,11 +145,11 @@ def _show(
     blocking = in_the_way(former, plan)
     unlisted = _unlisted_paths(plan, claimant, states)
     leaving = unlisted.union(record.path for record in blocking if record.made_link)
-    checked = check_paths(root, plan, blobs, owned, leaving=leaving, replace=claimant.replace, stopped=stopped)
+    checked = check_paths(root, plan, blobs, owned, leaving=leaving, replace=claimant.replace, cancel=cancel)
     noted = {path for note in states.own.notes if note.key == key for path in note.paths}
     unshown = {path for path, lying in checked.to_show.items() if lying is None}
     with disk_errors(f"cannot write below {root.path}"):
-        with staged_paths(root, plan, blobs, checked, stopped) as staged:
+        with staged_paths(root, plan, blobs, checked, cancel) as staged:
             try:
                 # whose the manifest is, before it is claimed
                 note_fetch(root, key, claimant.owner, paths=checked.to_show)

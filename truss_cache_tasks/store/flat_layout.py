@@ -13,6 +13,7 @@ from stat import S_ISDIR, S_ISREG
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob, link_or_copy, show_file
 from truss_cache_tasks.store.disk import token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
@@ -56,9 +57,7 @@ class FlatLayout:
     def before_publish(self, blob: str, mtime_ns: int) -> None:
         """Do nothing: the name of a blob says that it is ours."""
 
-    def adopt_blob(
-        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait
-    ) -> LocalBlob:
+    def adopt_blob(self, planned: PlannedFile, blob: LocalBlob, cancel: CancelToken, on_wait: OnWait) -> LocalBlob:
         """Return `blob` as it is: a path can show bytes from anywhere."""
         return blob
 
@@ -141,13 +140,13 @@ class FlatLayout:
         """Return False: no path shows a link."""
         return False
 
-    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], stopped: Callable[[], bool]) -> str:
+    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], cancel: CancelToken) -> str:
         """Give `blob` a name in our folder. A blob of the staging folder has one already, which serves one path."""
         if blob.tree is self.tree and blob.path.startswith(f"{STAGING}/") and blob.path not in in_use:
             return blob.path
         staged = f"{PARTIALS}/put.{token()}"
         is_users = blob.tree is self.tree and not blob.ours
-        link_or_copy(blob, self.tree, staged, stopped, link=not is_users)
+        link_or_copy(blob, self.tree, staged, cancel, link=not is_users)
         return staged
 
     def show(

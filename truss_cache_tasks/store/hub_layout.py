@@ -14,6 +14,7 @@ from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.model.status import same_mtime
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.blob import (
     FoundFile,
     LocalBlob,
@@ -81,9 +82,7 @@ class HubLayout:
         finally:
             os.close(descriptor)
 
-    def adopt_blob(
-        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait
-    ) -> LocalBlob:
+    def adopt_blob(self, planned: PlannedFile, blob: LocalBlob, cancel: CancelToken, on_wait: OnWait) -> LocalBlob:
         """Put bytes that lie elsewhere on this machine (a mount, a volume) into the repo's blobs, linked if possible.
 
         A file that is in the snapshot itself, as huggingface_hub puts it where there are no links, stays there.
@@ -98,14 +97,14 @@ class HubLayout:
         if shared is not None and shared.tree is self.hub_tree and blob.is_file(shared.stat):
             return blob  # it lies in the store that huggingface_hub shares between repos, and its link is there
         with (
-            locked(self.blob_lock(os.path.basename(path)), stopped, on_wait),
+            locked(self.blob_lock(os.path.basename(path)), cancel, on_wait),
             disk_errors(f"cannot write below {self.tree.path}"),
         ):
             is_users = blob.tree not in (self.tree, self.hub_tree) and not blob.ours
             stat = None if is_users else self._link_directly(blob, path)
             if stat is None:
                 temporary = f"{PARTIALS}/{os.path.basename(path)}.{token()}"
-                stat = link_or_copy(blob, self.tree, temporary, stopped, link=not is_users)
+                stat = link_or_copy(blob, self.tree, temporary, cancel, link=not is_users)
                 self.before_publish(path, stat.st_mtime_ns)
                 rename_over(self.tree, temporary, path)
                 self.tree.unlink(temporary)  # rename(2) of two links to one file does nothing
@@ -240,7 +239,7 @@ class HubLayout:
         """Whether a link of a snapshot to a blob lies there."""
         return self._blob_of_link(path) is not None
 
-    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], stopped: Callable[[], bool]) -> str:
+    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], cancel: CancelToken) -> str:
         """Return "": a link is shown."""
         return ""
 
@@ -270,7 +269,7 @@ class HubLayout:
         if blob.ours and is_last:
             return show_file_itself(self.tree, blob.path, path, blob.size, is_over=is_over)
         temporary = f"{PARTIALS}/put.{token()}"  # huggingface_hub's blob stays; another path may need it once more
-        link_or_copy(blob, self.tree, temporary, lambda: False)
+        link_or_copy(blob, self.tree, temporary, NEVER)
         stat = show_file_itself(self.tree, temporary, path, blob.size, is_over=is_over)
         self.tree.unlink(temporary)
         return stat

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob
 from truss_cache_tasks.store.locks import LockFile, OnWait
 from truss_cache_tasks.store.names import LOCKS
@@ -78,9 +79,7 @@ class BlobLayout(Protocol):
     def before_publish(self, blob: str, mtime_ns: int, /) -> None:
         """Note that the file that is about to be renamed to `blob` is ours, where its name does not say so."""
 
-    def adopt_blob(
-        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait, /
-    ) -> LocalBlob:
+    def adopt_blob(self, planned: PlannedFile, blob: LocalBlob, cancel: CancelToken, on_wait: OnWait, /) -> LocalBlob:
         """Return `blob` where a path of this root can show it: the hub cache links to blobs of the same repo alone.
 
         Raises:
@@ -147,9 +146,7 @@ class PathLayout(Protocol):
     def is_replaceable_link(self, path: str, /) -> bool:
         """Whether a link lies at `path` that may be replaced even if we did not make it: to a blob of its repo."""
 
-    def stage(
-        self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], stopped: Callable[[], bool], /
-    ) -> str:
+    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], cancel: CancelToken, /) -> str:
         """Give `blob` a name in our folder, from which `show` makes it visible; "" where a link to it is shown.
 
         Args:

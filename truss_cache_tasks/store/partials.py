@@ -7,15 +7,16 @@ import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from stat import S_ISREG
 
-from truss_cache_tasks.errors import IntegrityError, Stopped
+from truss_cache_tasks.errors import IntegrityError
 from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.model.listing import Digest
 from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import digest_text
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.blob import LocalBlob, local_blob, rename_over
 from truss_cache_tasks.store.disk import disk_errors, token
 from truss_cache_tasks.store.layout import CacheRoot
@@ -128,7 +129,7 @@ def publish(
     digest: Digest | None,
     *,
     xxh3: str,
-    stopped: Callable[[], bool] = lambda: False,
+    cancel: CancelToken = NEVER,
 ) -> LocalBlob | None:
     """Make a complete, verified and synced partial a blob; its name survives a power cut after `sync_names`.
 
@@ -139,7 +140,7 @@ def publish(
     """
     if planned.file.encoding:
         stored = partial
-        partial, xxh3 = _decode(root, planned, stored, stopped)
+        partial, xxh3 = _decode(root, planned, stored, cancel)
         stored.discard()
     confirmed = digest_text(digest, planned.file.encoding)
     with disk_errors(f"cannot publish {planned.file.path}"):
@@ -165,7 +166,7 @@ def sync_names(root: CacheRoot, blobs: Iterable[LocalBlob]) -> None:
             root.tree.sync_folder(folder)  # gone: another project's clean took them, which the commit will find
 
 
-def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, stopped: Callable[[], bool]) -> tuple[Partial, str]:
+def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, cancel: CancelToken) -> tuple[Partial, str]:
     """Decode the gzip bytes of a whole partial into another one, which is synced; return it and its xxh3-128.
 
     Raises:
@@ -186,8 +187,7 @@ def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, stopped: Cal
             gzip.GzipFile(fileobj=source, mode="rb") as content,
         ):
             while chunk := content.read(_CHUNK):
-                if stopped():
-                    raise Stopped(f"stopped while decoding {planned.file.path}")
+                cancel.check()
                 hasher.update(chunk)
                 _write(decoded.descriptor, chunk)
             sync(decoded.descriptor)

@@ -18,6 +18,7 @@ from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.records import Claims, FileRecord, Manifest, Pin, Project
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.status import Evidence
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.claims import AllClaims
 from truss_cache_tasks.store.disk import is_writable
@@ -186,7 +187,7 @@ def read_states(root: CacheRoot, paths: Iterable[str]) -> NestedStates:
 def locked_states(
     root: CacheRoot,
     paths: Callable[[RootState], Collection[str]],
-    stopped: Callable[[], bool] = lambda: False,
+    cancel: CancelToken = NEVER,
     on_wait: OnWait = lambda _lock: None,
 ) -> Iterator[NestedStates]:
     """Hold the locks of the roots in which any of these paths lies; return their states, as they are under the locks.
@@ -204,10 +205,10 @@ def locked_states(
         with ExitStack() as locks:
             for one in around:
                 if one is root:
-                    locks.enter_context(locked(one.lock("root"), stopped, on_wait))
+                    locks.enter_context(locked(one.lock("root"), cancel, on_wait))
                 elif is_writable(one.records):
                     with suppress(DiskError):  # the cause keeps other processes from its lock too
-                        locks.enter_context(locked(one.lock("root"), stopped, on_wait))
+                        locks.enter_context(locked(one.lock("root"), cancel, on_wait))
             root.tree.look_anew()
             state = RootState(root)
             now = _roots_around(root, paths(state))

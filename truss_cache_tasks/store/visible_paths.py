@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
@@ -19,6 +19,7 @@ from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import LocalBlob, Taken
 from truss_cache_tasks.store.disk import MOVE_AWAY, disk_error, disk_errors, hash_file, longest_name
 from truss_cache_tasks.store.layout import CacheRoot
@@ -46,7 +47,7 @@ def check_paths(
     *,
     leaving: Collection[str] = (),
     replace: bool,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
 ) -> CheckedPaths:
     """Tell which paths are to be shown, and refuse the plan if anything lies there that is not ours. Changes nothing.
 
@@ -77,7 +78,7 @@ def check_paths(
                     f"{root.path / path}: found a folder, expected a file", hint="Move it away: it is not replaced."
                 )
             to_show[path] = None
-        elif _is_right(root, planned, blobs.get(planned.content_id), lying, stopped, is_owned=path in owned):
+        elif _is_right(root, planned, blobs.get(planned.content_id), lying, cancel, is_owned=path in owned):
             right[path] = lying
         elif path in owned or replace or root.layout.is_replaceable_link(path):
             to_show[path] = lying
@@ -112,7 +113,7 @@ def _is_right(
     planned: PlannedFile,
     blob: LocalBlob | None,
     lying: os.stat_result,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
     *,
     is_owned: bool,
 ) -> bool:
@@ -131,7 +132,7 @@ def _is_right(
     descriptor = root.tree.open(planned.path, os.O_RDONLY)
     try:
         hasher = Hasher(lying.st_size, None)
-        hash_file(descriptor, hasher, stopped)
+        hash_file(descriptor, hasher, cancel)
     finally:
         os.close(descriptor)
     return hasher.xxh3() == blob.xxh3
@@ -143,7 +144,7 @@ def staged_paths(
     plan: Plan,
     blobs: Mapping[ContentId, LocalBlob],
     checked: CheckedPaths,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
 ) -> Iterator[Mapping[str, str]]:
     """Give the bytes of every path that is to come a name in our folder, for the block; return these by path.
 
@@ -155,7 +156,7 @@ def staged_paths(
     try:
         for planned in plan.files:
             if planned.path in checked.to_show:
-                staged[planned.path] = root.layout.stage(planned, blobs[planned.content_id], in_use, stopped)
+                staged[planned.path] = root.layout.stage(planned, blobs[planned.content_id], in_use, cancel)
                 in_use.add(staged[planned.path])
         yield staged
     finally:
