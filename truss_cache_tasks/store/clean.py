@@ -38,8 +38,8 @@ from truss_cache_tasks.store.names import (
     is_name_of_ours,
     is_temporary,
 )
+from truss_cache_tasks.store.open_folders import LinkedFolder
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
-from truss_cache_tasks.store.tree import LinkedFolder
 
 RESUMABLE_S = 7 * 86400.0  # a failed download of another entry waits so long for its next run
 
@@ -183,7 +183,7 @@ class _Clean:
         ours = {path for path, record in records.items() if record.made_link}
         ours |= {path for note in notes for path in note.paths if path not in used and path not in records}
         if not self.dry:
-            self.root.layout.drop_refs(ours)
+            self.root.layout.refs.drop(ours)
         for path in sorted(ours, reverse=True):  # what lies in a folder before a file that was to take its place
             self._unlink(path)
         return ours

@@ -161,7 +161,7 @@ def _show(
                 with contextlib.suppress(OSError, DiskError):  # what comes there meanwhile is not ours
                     forget_paths(root, key, unshown - noted)
                 raise
-        root.layout.point_ref(plan.request.revision, plan.revision)
+        root.layout.refs.point(plan.request.revision, plan.revision)
     files = record_paths(root, plan, blobs, shown, owned.union(checked.to_show))
     gone |= hide_paths(root, [record for record in former if record not in blocking])  # while records still say so
     states.note_hidden(dict.fromkeys(gone - {planned.path for planned in plan.files}, ""))

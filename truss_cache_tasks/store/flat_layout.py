@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
+from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob, link_or_copy, show_file
@@ -20,6 +20,7 @@ from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.locks import LockFile, OnWait, unlink_unless_locked
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.names import LOCKS, PARTIALS, STAGED, STAGING, folders_of
+from truss_cache_tasks.store.refs import NoRefs, Refs
 from truss_cache_tasks.store.tree import FileTree
 
 
@@ -35,6 +36,7 @@ class FlatLayout:
     paths_name_bytes = False
     maker = "the user"
     top = ""
+    refs: Refs = NoRefs()
 
     def __init__(self, tree: FileTree) -> None:
         self.tree = tree
@@ -174,20 +176,6 @@ class FlatLayout:
         """Give a file the name of its blob too; where the disk has no hard links, not."""
         with contextlib.suppress(OSError):
             self.tree.link(self.tree, record.path, self.blob_path(record.content_id, record.xxh3, record.digest))
-
-    # Refs
-
-    def read_ref(self, revision: str) -> None:
-        """Return None: no ref is due."""
-
-    def point_ref(self, revision: str, commit: str) -> None:
-        """Do nothing: no ref is due."""
-
-    def drop_refs(self, paths: Collection[str]) -> None:
-        """Do nothing: there are no refs."""
-
-    def refuse_foreign_ref(self, plan: Plan, *, replace: bool) -> None:
-        """Do nothing: there are no refs."""
 
     # The root
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 
-from truss_cache_tasks.errors import DiskError, ForeignFile
+from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
+from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.model.status import same_mtime
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
@@ -26,10 +26,11 @@ from truss_cache_tasks.store.blob import (
     rename_over,
 )
 from truss_cache_tasks.store.blob import show_file as show_file_itself
-from truss_cache_tasks.store.disk import MOVE_AWAY, NO_LINKS, disk_errors, token
+from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.locks import LockFile, OnWait, locked, unlink_unless_locked
-from truss_cache_tasks.store.names import BLOB_ID, LOCKS, PARTIALS, PUBLISHED, REMOVED, is_commit
+from truss_cache_tasks.store.names import BLOB_ID, LOCKS, PARTIALS, PUBLISHED, REMOVED
+from truss_cache_tasks.store.refs import HubRefs, Refs
 from truss_cache_tasks.store.tree import FileTree
 
 _SHARED = re.compile(r"\.\./\.\./(blobs/[0-9a-f]{2}/[0-9a-f]{64})")  # huggingface_hub/utils/_shared_blobs.py, 2.4.0
@@ -54,6 +55,7 @@ class HubLayout:
     def __init__(self, tree: FileTree, hub_tree: FileTree) -> None:
         self.tree = tree
         self.hub_tree = hub_tree
+        self.refs: Refs = HubRefs(tree)
 
     @property
     def hub(self) -> Path:
@@ -288,51 +290,6 @@ class HubLayout:
 
     def _link_text(self, planned: PlannedFile) -> str:
         return os.path.relpath(f"/{self.blob_path(planned.content_id)}", os.path.dirname(f"/{planned.path}"))
-
-    # Refs
-
-    def read_ref(self, revision: str) -> str:
-        """Return the commit that refs/REVISION names, "" without one."""
-        return self._read_short(f"refs/{revision}").strip()
-
-    def point_ref(self, revision: str, commit: str) -> None:
-        """Write refs/REVISION as huggingface_hub does: no ref for a full commit."""
-        if is_commit(revision) or self.read_ref(revision) == commit:
-            return
-        temporary = f"{PARTIALS}/ref.{token()}"
-        descriptor = self.tree.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
-        with open(descriptor, "w", encoding="ascii") as out:
-            out.write(commit)
-        self.tree.rename(temporary, f"refs/{revision}")
-
-    def drop_refs(self, paths: Collection[str]) -> None:
-        """Remove the refs to snapshots that hold nothing but `paths`: scan_cache_dir() warns of one to nothing."""
-        leaving = set(paths)
-        snapshots = {"/".join(path.split("/")[:2]) for path in leaving}
-        for path in list(self.tree.files_below("refs")):
-            snapshot = f"snapshots/{self._read_short(path).strip()}"
-            if snapshot in snapshots and set(self.tree.files_below(snapshot)) <= leaving:
-                with contextlib.suppress(OSError):
-                    self.tree.unlink(path)
-                    self.tree.remove_empty_parents(path)
-
-    def refuse_foreign_ref(self, plan: Plan, *, replace: bool) -> None:
-        """Refuse a file at refs/REVISION that is none of huggingface_hub's: those hold a commit, and no line end."""
-        path = f"refs/{plan.request.revision}"
-        if is_commit(plan.request.revision) or replace:
-            return
-        stat = self.tree.lstat(path)
-        if stat is not None and stat.st_size and not is_commit(self._read_short(path)):
-            raise ForeignFile(
-                f"{self.tree.path / path}: found a file that is no ref of the Hub's cache", hint=MOVE_AWAY
-            )
-
-    def _read_short(self, path: str) -> str:
-        try:
-            with open(self.tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                return file.read(1000).decode("ascii")
-        except (OSError, UnicodeDecodeError):
-            return ""
 
     # The root
 

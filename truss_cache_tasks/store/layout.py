@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
+from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob
 from truss_cache_tasks.store.locks import LockFile, OnWait
 from truss_cache_tasks.store.names import LOCKS
+from truss_cache_tasks.store.refs import Refs
 from truss_cache_tasks.store.tree import FileTree
 
 
@@ -177,27 +178,12 @@ class PathLayout(Protocol):
         """Keep the bytes that a path shows and that are about to be replaced, where the disk has hard links."""
 
 
-class RefLayout(Protocol):
-    """refs/REVISION of the hub cache; elsewhere none is due."""
-
-    def read_ref(self, revision: str, /) -> str | None:
-        """Return the commit that refs/REVISION names, "" without one; None where no ref is due."""
-
-    def point_ref(self, revision: str, commit: str, /) -> None:
-        """Write refs/REVISION as huggingface_hub does: no ref for a full commit."""
-
-    def drop_refs(self, paths: Collection[str], /) -> None:
-        """Remove the refs to snapshots that hold nothing but `paths`, before these go."""
-
-    def refuse_foreign_ref(self, plan: Plan, /, *, replace: bool) -> None:
-        """Raise ForeignFile for a file at refs/REVISION that is no ref of the hub cache."""
-
-
-class RootLayout(BlobLayout, PathLayout, RefLayout, Protocol):
+class RootLayout(BlobLayout, PathLayout, Protocol):
     """How files are laid out below one root.
 
     Attributes:
         tree: the root's files.
+        refs: its refs/REVISION.
         paths_name_bytes: a path always shows the same bytes (`snapshots/{commit}/...`): entries cannot collide, and
             files of an earlier revision stay beside the new ones.
         maker: who made the files that we did not make.
@@ -205,6 +191,7 @@ class RootLayout(BlobLayout, PathLayout, RefLayout, Protocol):
     """
 
     tree: FileTree
+    refs: Refs
     paths_name_bytes: bool
     maker: str
     top: str

@@ -273,7 +273,7 @@ def gather_evidence(
         fingerprint=fingerprint,
         known_fingerprints=claims.fingerprints(root, key),
         pin=(pin.commit, pin.by) if pin else None,
-        ref=root.layout.read_ref(request.revision) if moving else None,
+        ref=root.layout.refs.read(request.revision) if moving else None,
         writable=is_writable(root.records),
     )
 

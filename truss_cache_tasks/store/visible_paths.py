@@ -62,7 +62,7 @@ def check_paths(
         DiskError: a folder lies where a file is to be, or reverse; LinkedFolder: a link where a folder is to be.
     """
     _refuse_long_names(root, plan)
-    root.layout.refuse_foreign_ref(plan, replace=replace)
+    root.layout.refs.refuse_foreign(plan, replace=replace)
     _refuse_bad_folders(root, plan, leaving)
     made = {folder for paths in (owned, leaving) for path in paths for folder in folders_of(path)}
     right: dict[str, os.stat_result] = {}
@@ -246,7 +246,7 @@ def _record(
 def hide_paths(root: CacheRoot, records: Iterable[FileRecord]) -> set[str]:
     """Take these paths out of sight, save what is not ours, and return them. The bytes stay, as blobs."""
     records = [record for record in records if record.made_link]
-    root.layout.drop_refs({record.path for record in records})
+    root.layout.refs.drop({record.path for record in records})
     hidden = set()
     for record in records:
         stat = root.tree.lstat(record.path)
