@@ -95,7 +95,7 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
 
 @contextlib.contextmanager
 def _opened_roots(context: EntryContext) -> Iterator[None]:
-    """Make the entry's root, and keep its folders open, for the block. If that fails, remove what stayed empty."""
+    """Make the entry's root, and keep its folders open, for the block. If the block fails, remove what stayed empty."""
     if not disk.is_writable(context.root.records):
         raise DiskError(
             f"the cache folder {context.root.path} is not writable",
@@ -119,7 +119,7 @@ def _opened_roots(context: EntryContext) -> Iterator[None]:
 def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunContext) -> Iterator[None]:
     """Hold the lock of the entry in `root` for the block, which waits for another process that fetches it.
 
-    If the block fails, its note of what it may have left is forgotten if nothing is left.
+    If the block fails, the note of its fetch is removed where nothing is left of what it lists.
     """
     key = request_key(context.request_in(root))
     with locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for("entry", str(root.path))):
@@ -180,8 +180,8 @@ class _OnlineFetch:
     """One online fetch of one entry.
 
     Attributes:
-        rehash: the stat of a file is not believed.
-        prove: the credential file has not been shown to open these bytes; a file that comes is a proof.
+        rehash: believe no stat.
+        prove: it is to be proved that the credential file gives access to these bytes; a file that comes proves it.
         pins: by the path of a root, as they were when the revision was listed.
         resolved: this fetch asked what the revision stands for.
     """
@@ -197,7 +197,7 @@ class _OnlineFetch:
         self.resolved = False
 
     def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
-        """List and bring; once more, at its commit, if another run pinned one meanwhile.
+        """List and fetch; once more, at the pinned commit, if another run moves the pin meanwhile.
 
         Args:
             resolve: ask what the revision stands for, unless this very run did already.
@@ -210,12 +210,12 @@ class _OnlineFetch:
             pinned = moved_to or (pins[0].commit if pins else None)
             self.resolved = pinned is None
             try:
-                return self._bring(self.source.listing(Pins(revision=pinned or "")))
+                return self._fetch_listed(self.source.listing(Pins(revision=pinned or "")))
             except PinMoved as exc:
                 moved_to = exc.commit
 
-    def _bring(self, listing: Listing) -> Outcome:
-        """Plan, refuse what cannot be shown, and bring the files: through the hub cache if that is due."""
+    def _fetch_listed(self, listing: Listing) -> Outcome:
+        """Plan, refuse what cannot be shown, and fetch the files: into the hub cache first, if that is due."""
         root = self.context.root
         plan = make_plan(self.context.entry.request, listing)
         _refuse_case_clashes(plan, root)
@@ -225,21 +225,21 @@ class _OnlineFetch:
         blobs = self._find_blobs(plan)
         self.run.report(_planned(plan, blobs))
         hub_root = self.context.hub_root
-        if hub_root is not None and self._goes_through(hub_root, listing):
+        if hub_root is not None and self._fills_hub_first(hub_root, listing):
             self._check_paths(root, plan, blobs)
-            self._bring_to_hub(hub_root, listing)
+            self._fetch_into_hub(hub_root, listing)
             blobs = self._find_blobs(plan)
         manifest = self._retry_if_blobs_vanished(root, plan, blobs, conflicts)
         return Outcome(manifest, self.fetcher.files, self.fetcher.size)
 
-    def _goes_through(self, hub_root: CacheRoot, listing: Listing) -> bool:
-        """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
+    def _fills_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
+        """Whether the hub cache gets the files first: one on the same disk, writable, not pinned to another commit."""
         pin = self.pins[hub_root.path]
         agreed = pin is None or self.resolved or pin.commit == listing.revision
         one_disk = disk.device_of(hub_root.path) == disk.device_of(self.context.root.path)
         return agreed and one_disk and disk.is_writable(hub_root.path)
 
-    def _bring_to_hub(self, hub_root: CacheRoot, listing: Listing) -> None:
+    def _fetch_into_hub(self, hub_root: CacheRoot, listing: Listing) -> None:
         plan = make_plan(self.context.request_in(hub_root), listing)
         conflicts = find_conflicts(hub_root, plan, self.context.other_entries(hub_root))
         hub_root.layout.make_folders()
@@ -275,7 +275,7 @@ class _OnlineFetch:
         """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
         paths = {file.path for file in plan.files}
         owned, replace = read_states(root, paths).own_paths(), self.context.settings.replace
-        leaving = owned - paths  # as far as the commit needs them to
+        leaving = owned - paths  # the commit hides those that are in the way
         check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, cancel=self.run.cancel)
 
     def _prove_access(self, plan: Plan) -> None:

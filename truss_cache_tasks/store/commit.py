@@ -19,7 +19,7 @@ from truss_cache_tasks.store.blob import LocalBlob
 from truss_cache_tasks.store.clean import sweep
 from truss_cache_tasks.store.conflicts import OtherEntries, find_conflicts, find_shown_files
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.fetch_notes import forget_paths, keep_note, note_fetch, read_notes
+from truss_cache_tasks.store.fetch_notes import forget_paths, note_fetch, read_notes, reassign_note
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import OnWait, locked
 from truss_cache_tasks.store.manifest import write_manifest
@@ -151,14 +151,14 @@ def _show(
     with disk_errors(f"cannot write below {root.path}"):
         with staged_paths(root, plan, blobs, checked, cancel) as staged:
             try:
-                # whose the manifest is, before it is claimed
+                # says whose the manifest is, if this ends before it is claimed
                 note_fetch(root, key, claimant.owner, paths=checked.to_show)
-                _give_up_replaced(plan, blobs, states)
+                _note_replaced(plan, blobs, states)
                 remove_paths(root, unlisted)
                 gone = hide_paths(root, blocking)
                 shown = show_paths(root, plan, blobs, checked, staged, unshown=unshown)
             except BaseException:
-                with contextlib.suppress(OSError, DiskError):  # what comes there meanwhile is not ours
+                with contextlib.suppress(OSError, DiskError):  # what others put there from now on is not ours
                     forget_paths(root, key, unshown - noted)
                 raise
         root.layout.refs.point(plan.request.revision, plan.revision)
@@ -194,11 +194,11 @@ def _unlisted_paths(plan: Plan, claimant: Claimant, states: NestedStates) -> set
     return paths - states.shown_paths() if paths else paths
 
 
-def _give_up_replaced(plan: Plan, blobs: Mapping[ContentId, LocalBlob], states: NestedStates) -> None:
-    """Keep the bytes of other requests that this plan replaces, and note in all manifests that they show no more.
+def _note_replaced(plan: Plan, blobs: Mapping[ContentId, LocalBlob], states: NestedStates) -> None:
+    """Keep the bytes of other requests that this plan replaces, and note in all manifests which files it hides.
 
-    A record is believed by size and time, which two files may share: it must not be one of what comes now (nothing may
-    lie there now, of a file that was removed by hand, or that its user brought).
+    Also of files that are not there now, or were replaced by hand: a record is believed by size and mtime, and the file
+    that comes may have both of the file that was recorded.
     """
     state = states.own
     if state.root.layout.paths_name_bytes:
@@ -232,19 +232,19 @@ def _write_claim(root: CacheRoot, manifest: Manifest, claimant: Claimant) -> Non
     stored = claims.read_claims(root, project.id)  # anew: where locks do not work, another process may have written it
     old = claims.current_claims(stored, project).entries.get(claimant.claim)
     if fingerprint is None and old is not None and old.request == manifest.key:
-        fingerprint = old.fingerprint  # the file is absent now, which is not a change
+        fingerprint = old.fingerprint  # the credential file is absent now, which is not a change
     claim = Claim(manifest.key, manifest.request, fingerprint, time.time(), project.config, os.uname().nodename)
     claim = replace(claim, snapshot=manifest.snapshot)
     claims.write_claims(root, project.id, claims.add_claim(stored, claimant.claim, claim, project))
 
 
 def _forget_notes(root: CacheRoot, key: str, claimant: Claimant) -> None:
-    """Forget what fetches of this request, and earlier ones of this claim, noted: the manifest owns it, or nothing."""
+    """Forget the notes of this request and of earlier ones of this claim: the manifest owns what they list, or none."""
     for note in read_notes(root):  # anew: this commit has noted its paths
         if note.key == key or not note.key:
-            keep_note(root, note, ())
+            reassign_note(root, note, ())
         elif claimant.owner in note.claims:
-            keep_note(root, note, note.claims - {claimant.owner})
+            reassign_note(root, note, note.claims - {claimant.owner})
 
 
 def claim_if_whole(

@@ -1,4 +1,4 @@
-"""Operations on files that all of store/ uses. An OSError becomes a DiskError here, with a hint."""
+"""What all of store/ does with files and disks. An OSError becomes a DiskError here, with a hint."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ def disk_error(what: str, exc: OSError) -> DiskError:
 
 @contextlib.contextmanager
 def import_errors() -> Iterator[None]:
-    """Translate a failed import: into the OSError that it is for want of a file descriptor, else into a DiskError.
+    """Translate a failed import: into an OSError where no file descriptor was free, else into a DiskError.
 
-    What another thread left half imported for the same want is met as an ImportError that does not name it.
+    A module that another thread could import only in part, for the same reason, raises an ImportError that does not
+    tell the reason: its hint names both.
     """
     try:
         yield
@@ -101,7 +102,7 @@ def copy_file(source: FileTree, at: str, target: FileTree, path: str, cancel: Ca
             while size := old.readinto(buffer):
                 cancel.check()
                 hasher.update(buffer[:size])
-                _write(new.fileno(), buffer[:size])
+                write_all(new.fileno(), buffer[:size])
         sync(new.fileno())
         os.utime(new.fileno(), ns=(stat.st_atime_ns, stat.st_mtime_ns))
     return hasher.xxh3()
@@ -117,13 +118,15 @@ def hash_file(descriptor: int, hasher: Hasher, cancel: CancelToken) -> None:
         offset += size
 
 
-def _write(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of `data`, in as many calls as that takes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write on the disk of `path`."""
+    """Return how many bytes this user may still write on the disk of `path`."""
     stat = os.statvfs(_nearest(path))
     return stat.f_bavail * stat.f_frsize
 

@@ -173,7 +173,7 @@ class FlatLayout:
         self.tree.unlink(record.path)
 
     def keep_bytes(self, record: FileRecord) -> None:
-        """Give a file the name of its blob too; where the disk has no hard links, not."""
+        """Give a file the name of its blob too; do nothing where the disk has no hard links."""
         with contextlib.suppress(OSError):
             self.tree.link(self.tree, record.path, self.blob_path(record.content_id, record.xxh3, record.digest))
 

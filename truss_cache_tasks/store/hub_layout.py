@@ -24,8 +24,8 @@ from truss_cache_tasks.store.blob import (
     link_or_copy,
     local_blob,
     rename_over,
+    show_file,
 )
-from truss_cache_tasks.store.blob import show_file as show_file_itself
 from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.locks import LockFile, OnWait, locked, unlink_unless_locked
@@ -113,16 +113,16 @@ class HubLayout:
             return local_blob(self.tree, path, stat, blob.xxh3, blob.digest)
 
     def _link_directly(self, blob: LocalBlob, path: str) -> os.stat_result | None:
-        """Give `blob` the name `path` too if it has not; None if these disks cannot, or another file lies there.
+        """Make `path` a hard link of `blob`; return its stat, None if these disks cannot, or another file lies there.
 
-        A kill leaves nothing that way. A second name in our folder would stay: it is not told from the user's.
+        No temporary is made: one that a kill left could not be told from a file of the user's, as both have two names.
         """
         there = self.tree.lstat(path)
         if there is not None and not blob.is_file(there):
             return None
         self.before_publish(path, blob.mtime_ns)
         if there is not None:
-            blob.stat()  # where it was found another file may be by now: then everything is looked at again
+            blob.stat()  # raises Vanished where another file is by now
             return there
         with contextlib.suppress(FileExistsError):
             return link_blob(blob, self.tree, path)
@@ -269,10 +269,10 @@ class HubLayout:
 
     def _show_file(self, path: str, blob: LocalBlob, *, is_over: bool, is_last: bool) -> os.stat_result:
         if blob.ours and is_last:
-            return show_file_itself(self.tree, blob.path, path, blob.size, is_over=is_over)
+            return show_file(self.tree, blob.path, path, blob.size, is_over=is_over)
         temporary = f"{PARTIALS}/put.{token()}"  # huggingface_hub's blob stays; another path may need it once more
         link_or_copy(blob, self.tree, temporary, NEVER)
-        stat = show_file_itself(self.tree, temporary, path, blob.size, is_over=is_over)
+        stat = show_file(self.tree, temporary, path, blob.size, is_over=is_over)
         self.tree.unlink(temporary)
         return stat
 

@@ -96,7 +96,8 @@ class BlobLayout(Protocol):
     def unlisted_candidates(self, planned: PlannedFile, /) -> Iterator[Candidate]:
         """Yield the files that no manifest lists and that may hold the bytes of `planned`.
 
-        A path that shows a file is one where the store tells a digest of what is shown; what is not ours stays so.
+        A file at the planned path is one of them if the store tells a digest that it can be compared with; such a file
+        is not ours.
         """
 
     def release_blobs(self, blobs: Iterable[LocalBlob], /) -> None:
@@ -175,7 +176,7 @@ class PathLayout(Protocol):
         """Take a path of ours out of sight; the bytes stay, as a blob."""
 
     def keep_bytes(self, record: FileRecord, /) -> None:
-        """Keep the bytes that a path shows and that are about to be replaced, where the disk has hard links."""
+        """Keep the bytes of a path that is about to be replaced as a blob, where the disk has hard links."""
 
 
 class RootLayout(BlobLayout, PathLayout, Protocol):

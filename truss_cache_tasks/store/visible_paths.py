@@ -105,7 +105,7 @@ def _refuse_bad_folders(root: CacheRoot, plan: Plan, leaving: Collection[str]) -
         stat = root.tree.lstat(folder)
         if stat is not None and not S_ISDIR(stat.st_mode) and folder not in leaving:
             with disk_errors(f"cannot write below {root.path}"):
-                root.tree.children(folder)  # says what it is instead
+                root.tree.children(folder)  # raises the error that names what lies there
 
 
 def _is_right(
