@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
@@ -56,7 +56,7 @@ class BlobFetcher:
         check_space(root, missing, blobs.values())
         if missing:
             self._note_fetch(root, missing)
-        has_arrived = partial(self._has_arrived, root, blobs, last_commit(root.tree), rehash)
+        has_arrived = functools.partial(self._has_arrived, root, blobs, last_commit(root.tree), rehash)
         for _ in range(ATTEMPTS):
             if not missing:
                 return
@@ -148,8 +148,8 @@ class _Pull:
                 for outcome in pulled:
                     self._finish(outcome)
         finally:
-            for _, temporary, release in self._open.values():
-                temporary.leave()
+            for _, partial, release in self._open.values():
+                partial.leave()
                 release()
             self._open.clear()
         partials.sync_names(self.root, self.fetched.values())
@@ -170,16 +170,16 @@ class _Pull:
                 if self.has_arrived(planned):
                     release()
                     continue
-                temporary = partials.open_partial(self.root, planned)
+                partial = partials.open_partial(self.root, planned)
             except BaseException:
                 release()
                 raise
-            self._open[planned.content_id] = (planned, temporary, release)
-            locate = partial(self.source.locate, planned.file)
+            self._open[planned.content_id] = (planned, partial, release)
+            locate = functools.partial(self.source.locate, planned.file)
             yield _Job(
                 planned.file,
                 locate,
-                temporary,
+                partial,
                 self.source.explain,
                 self.settings.accept_unverified,
                 content_id=planned.content_id,
@@ -188,17 +188,17 @@ class _Pull:
     def _finish(self, outcome: transfer.Done | transfer.Failed) -> None:
         """Publish the partial of a file that came; leave or discard that of one that failed."""
         assert isinstance(outcome.job, _Job)
-        planned, temporary, release = self._open.pop(outcome.job.content_id)
+        planned, partial, release = self._open.pop(outcome.job.content_id)
         try:
             if isinstance(outcome, transfer.Failed):
                 if isinstance(outcome.error, IntegrityError | SourceChanged):
-                    temporary.discard()
+                    partial.discard()
                 else:
-                    temporary.leave()
+                    partial.leave()
                 self.error = self.error or outcome.error
                 return
             blob = partials.publish(
-                self.root, planned, temporary, outcome.digest, xxh3=outcome.xxh3, cancel=self.run.cancel
+                self.root, planned, partial, outcome.digest, xxh3=outcome.xxh3, cancel=self.run.cancel
             )
             if blob is None:
                 self.lost.append(planned)
@@ -206,7 +206,7 @@ class _Pull:
                 self.fetched[planned.content_id] = blob
                 self.run.report(Published(path=planned.file.path, size=blob.size))
         finally:
-            temporary.close()
+            partial.close()
             release()
 
 

@@ -134,7 +134,8 @@ def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
     remember_roots(context.settings, context.project, run.warn)
     claimant = _claimant(context, context.root, run, resolved=False)
-    return claim_if_whole(context.root, claimant, partial(read_status, context), run.waits_for_root)
+    reread = partial(read_status, context)
+    return claim_if_whole(context.root, claimant, reread, cancel=run.cancel, on_wait=run.waits_for_root)
 
 
 def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest | None:

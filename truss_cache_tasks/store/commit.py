@@ -251,6 +251,8 @@ def claim_if_whole(
     root: CacheRoot,
     claimant: Claimant,
     read_status: Callable[[], Status],
+    *,
+    cancel: CancelToken,
     on_wait: OnWait = lambda _lock: None,
 ) -> Status:
     """Claim a manifest that is whole as it is, if it still is once the root's lock is held.
@@ -258,7 +260,7 @@ def claim_if_whole(
     Returns:
         The status under the lock: its need is CLAIM or NOTHING if the manifest is claimed now.
     """
-    with locked(root.lock("root"), on_wait=on_wait):
+    with locked(root.lock("root"), cancel, on_wait):
         status = read_status()
         if status.manifest is not None and status.verdict.need <= Need.CLAIM:
             _write_claim(root, status.manifest, claimant)

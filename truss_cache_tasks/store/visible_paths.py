@@ -129,7 +129,7 @@ def _is_right(
         return True
     if is_owned or lying.st_size != blob.size:
         return False
-    descriptor = root.tree.open(planned.path, os.O_RDONLY)
+    descriptor = root.tree.open(planned.path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         hasher = Hasher(lying.st_size, None)
         hash_file(descriptor, hasher, cancel)
