@@ -18,11 +18,11 @@ from pathlib import Path
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.credentials import find_credential
-from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, PermanentError, SourceChanged
+from truss_cache_tasks.errors import CacheTaskError, DiskError, PermanentError, SourceChanged
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
-from truss_cache_tasks.model.plan import Plan, case_clashes, make_plan
+from truss_cache_tasks.model.plan import Plan, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.operations.context import EntryContext, read_status
@@ -40,7 +40,7 @@ from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.root_state import RootState, read_states
-from truss_cache_tasks.store.visible_paths import check_paths
+from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
 
 
 @dataclass
@@ -219,7 +219,7 @@ class _OnlineFetch:
         """Plan, refuse what cannot be shown, and fetch the files: into the hub cache first, if that is due."""
         root = self.context.root
         plan = make_plan(self.context.entry.request, listing)
-        _refuse_case_clashes(plan, root)
+        refuse_case_clashes(root, plan)
         for warning in plan.warnings:
             self.run.warn(warning)
         conflicts = find_conflicts(root, plan, self.context.other_entries(root))
@@ -326,15 +326,6 @@ def _is_cleaned(context: EntryContext) -> bool:
     """Whether a clean took this entry's bytes, or would have if no other claim had held them: no stat is believed."""
     found = [claims.claims_of(root, context.project).entries for root in context.roots]
     return any(claim.cleaned for entries in found for name, claim in entries.items() if name in context.claims)
-
-
-def _refuse_case_clashes(plan: Plan, root: CacheRoot) -> None:
-    clash = case_clashes(plan.files)
-    if clash and root.records.exists() and root.records.with_name(root.records.name.upper()).exists():
-        raise Collision(
-            f"{plan.request.source}: {clash[0]!r} and {clash[1]!r} are one file on this disk, which is blind to case",
-            hint="Drop one of them with ignore_patterns, or use a case-sensitive disk.",
-        )
 
 
 def _started(status: Status, *, force: bool) -> Started:

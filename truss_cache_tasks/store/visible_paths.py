@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
-from truss_cache_tasks.errors import DiskError, ForeignFile
+from truss_cache_tasks.errors import Collision, DiskError, ForeignFile
 from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import Plan, PlannedFile
+from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes
 from truss_cache_tasks.model.records import FileRecord
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import LocalBlob, Taken
@@ -88,6 +88,16 @@ def check_paths(
                 hint=MOVE_AWAY,
             )
     return CheckedPaths(right, to_show)
+
+
+def refuse_case_clashes(root: CacheRoot, plan: Plan) -> None:
+    """Raise Collision if two paths of the plan differ by case alone, and the disk does not tell them apart."""
+    clash = case_clashes(plan.files)
+    if clash and root.records.exists() and root.records.with_name(root.records.name.upper()).exists():
+        raise Collision(
+            f"{plan.request.source}: {clash[0]!r} and {clash[1]!r} are one file on this disk, which is blind to case",
+            hint="Drop one of them with ignore_patterns, or use a case-sensitive disk.",
+        )
 
 
 def _refuse_long_names(root: CacheRoot, plan: Plan) -> None:
