@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 
 from truss_cache_tasks.errors import Collision
 from truss_cache_tasks.model.listing import RemoteFile
@@ -14,7 +13,6 @@ from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.operations.run import is_cancelled
 from truss_cache_tasks.store.conflicts import ShownFiles, find_conflicts
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.local_blobs import find_local_blobs
@@ -64,8 +62,7 @@ def forecast(
             found = context.root.layout.find_bytes
             present = {record.content_id for record in status.manifest.files if found(record.path)}
             return Forecast(reads_store=True, size=_missing_size(plan, present))
-        stopped = partial(is_cancelled, cancel)
-        blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=stopped)
+        blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=cancel)
         missing = _missing_size(plan, blobs)
         return Forecast(reads_store=status.verdict.need > Need.REPAIR or missing > 0, size=missing)
 

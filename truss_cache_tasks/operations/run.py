@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from truss_cache_tasks.errors import Stopped
 from truss_cache_tasks.events import Event, Reporter, Waiting, Warned, for_entry, ignore_events
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.locks import LockFile
@@ -45,16 +44,3 @@ class RunContext:
     def waits_for_root(self, lock: LockFile) -> None:
         """Report a wait for the lock of a cache root."""
         self.reporter(Waiting(lock="root", path=str(lock.tree.path)))
-
-    def stopped(self) -> bool:
-        """Return whether the run is cancelled."""
-        return is_cancelled(self.cancel)
-
-
-def is_cancelled(cancel: CancelToken) -> bool:
-    """Return whether `cancel` is cancelled, for functions of `store/` that ask instead of raising."""
-    try:
-        cancel.check()
-    except Stopped:
-        return True
-    return False

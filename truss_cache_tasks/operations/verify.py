@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
 
 from truss_cache_tasks.model.records import Manifest
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext, read_entry_manifest, read_hub_manifest
-from truss_cache_tasks.operations.run import is_cancelled
 from truss_cache_tasks.store.local_blobs import find_bad_files
 
 
@@ -33,12 +31,11 @@ def verify(context: EntryContext, cancel: CancelToken) -> Verification:
         Stopped: `cancel` was cancelled.
         DiskError: a manifest or a file cannot be read.
     """
-    stopped = partial(is_cancelled, cancel)
     manifest = read_entry_manifest(context)
     if manifest is None:
         return Verification(manifest=None)
-    bad = find_bad_files(context.root, manifest, stopped)
+    bad = find_bad_files(context.root, manifest, cancel)
     if context.hub_root is not None and (in_hub := read_hub_manifest(context, manifest)) is not None:
         repo = os.path.basename(context.hub_root.path)
-        bad += [f"{repo}/{line}" for line in find_bad_files(context.hub_root, in_hub, stopped)]
+        bad += [f"{repo}/{line}" for line in find_bad_files(context.hub_root, in_hub, cancel)]
     return Verification(manifest=manifest, bad=tuple(bad))
