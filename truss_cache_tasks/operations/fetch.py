@@ -45,7 +45,7 @@ from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clash
 
 @dataclass
 class Outcome:
-    """What a run did to one entry: the manifest that is now true, and the files and bytes that came for it."""
+    """What a run did to one entry: its manifest now, and how many files and bytes were fetched."""
 
     manifest: Manifest
     files: int = 0
