@@ -159,16 +159,13 @@ def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, for
         raise PermanentError(
             f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
         )
-    source = _open_source(context, run)
-    fetcher = BlobFetcher(context, source, run)  # one for both: it counts what the first listing brought too
-    online = _OnlineFetch(
-        context, source, run, fetcher, rehash=force or _is_cleaned(context), prove=status.verdict.unproven
-    )
+    fetcher = BlobFetcher(context, _open_source(context, run), run)  # one for both: it counts all files that come
+    online = _OnlineFetch(fetcher, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
     try:
         return online.retry_if_pin_moved(resolve=force)
     except SourceChanged as exc:
         run.report(Relisting(cause=str(exc)))
-        again = _OnlineFetch(context, source, run, fetcher, rehash=False, prove=status.verdict.unproven)
+        again = _OnlineFetch(fetcher, rehash=False, prove=status.verdict.unproven)
         return again.retry_if_pin_moved(resolve=force)
 
 
@@ -190,19 +187,10 @@ class _OnlineFetch:
         resolved: this fetch asked what the revision stands for.
     """
 
-    def __init__(
-        self,
-        context: EntryContext,
-        source: Source,
-        run: RunContext,
-        fetcher: BlobFetcher,
-        *,
-        rehash: bool,
-        prove: bool,
-    ) -> None:
-        self.context = context
-        self.source = source
-        self.run = run
+    def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool) -> None:
+        self.context = fetcher.context
+        self.source = fetcher.source
+        self.run = fetcher.run
         self.rehash = rehash
         self.prove = prove
         self.fetcher = fetcher
