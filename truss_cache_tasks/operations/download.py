@@ -30,10 +30,10 @@ ATTEMPTS = 100  # on a disk where other processes remove what was found, before 
 
 
 class BlobFetcher:
-    """Fetches what one entry misses, whichever root gets it.
+    """Fetches the missing files of one entry, into any of its roots.
 
     Attributes:
-        files, size: what came; size in bytes.
+        files, size: how many files and bytes were fetched.
     """
 
     def __init__(self, context: EntryContext, source: Source, run: RunContext) -> None:

@@ -45,7 +45,7 @@ from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clash
 
 @dataclass
 class Outcome:
-    """What a run did to one entry: the manifest that is now true, and the files and bytes that came for it."""
+    """What a run did to one entry: its manifest now, and how many files and bytes were fetched."""
 
     manifest: Manifest
     files: int = 0
@@ -159,13 +159,13 @@ def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, for
         raise PermanentError(
             f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
         )
-    source = _open_source(context, run)
-    online = _OnlineFetch(context, source, run, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
+    fetcher = BlobFetcher(context, _open_source(context, run), run)  # one for both: it counts all files that come
+    online = _OnlineFetch(fetcher, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
     try:
         return online.retry_if_pin_moved(resolve=force)
     except SourceChanged as exc:
         run.report(Relisting(cause=str(exc)))
-        again = _OnlineFetch(context, source, run, rehash=False, prove=status.verdict.unproven)
+        again = _OnlineFetch(fetcher, rehash=False, prove=status.verdict.unproven)
         return again.retry_if_pin_moved(resolve=force)
 
 
@@ -187,13 +187,13 @@ class _OnlineFetch:
         resolved: this fetch asked what the revision stands for.
     """
 
-    def __init__(self, context: EntryContext, source: Source, run: RunContext, *, rehash: bool, prove: bool) -> None:
-        self.context = context
-        self.source = source
-        self.run = run
+    def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool) -> None:
+        self.context = fetcher.context
+        self.source = fetcher.source
+        self.run = fetcher.run
         self.rehash = rehash
         self.prove = prove
-        self.fetcher = BlobFetcher(context, source, run)
+        self.fetcher = fetcher
         self.pins: dict[Path, Pin | None] = {}
         self.resolved = False
 

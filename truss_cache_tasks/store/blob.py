@@ -19,7 +19,7 @@ class Vanished(Exception):
 
 
 class Taken(Vanished):
-    """Something came to a path where nothing lay, before we showed anything there: it is not ours."""
+    """Another process put something at a path where nothing lay, before a file was shown there: it is not ours."""
 
 
 class FoundFile(NamedTuple):
@@ -168,7 +168,7 @@ def show_file(tree: FileTree, source: str, path: str, size: int, *, is_over: boo
         is_over: something lies at `path` that is to be replaced; else nothing may be replaced.
 
     Raises:
-        Taken: something came to `path` meanwhile.
+        Taken: another process put something at `path` meanwhile.
         Vanished: `source` is gone, or `path` is not this file afterwards.
     """
     meant = tree.lstat(source)

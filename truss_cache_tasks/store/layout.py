@@ -166,7 +166,7 @@ class PathLayout(Protocol):
             is_last: no other path of the plan needs these bytes any more.
 
         Raises:
-            Vanished: the disk is not as it was looked at. Taken: something came to the path meanwhile.
+            Vanished: the disk is not as it was looked at. Taken: another process put something there.
         """
 
     def record_of_blob(self, planned: PlannedFile, blob: LocalBlob, /, *, is_made: bool) -> tuple[str, bool]:

@@ -37,7 +37,7 @@ def find_local_blobs(
         rehash: believe no stat.
 
     Returns:
-        0..N blobs by content id.
+        The blobs that were found, by content id.
     """
     recorded = _recorded(roots, wanted)
     found: dict[ContentId, LocalBlob] = {}
@@ -184,7 +184,7 @@ def _fault(root: CacheRoot, cancel: CancelToken, record: FileRecord) -> str:
 
 
 def _hash_shown(root: CacheRoot, path: str, hasher: Hasher, cancel: CancelToken) -> str:
-    """Hash what `path` shows; return what lies there instead of a file, or of a link to a blob, "" for nothing else."""
+    """Hash the file that `path` shows and return ""; where it shows none, return what lies there instead."""
     found = root.layout.find_bytes(path)
     if found is None:
         if root.tree.lstat(path) is None:

@@ -140,7 +140,7 @@ def sweep_locks(tree: FileTree, folder: str, shape: re.Pattern[str]) -> None:
 
 @lru_cache(64)
 def locks_work(tree: FileTree, folder: str) -> bool:
-    """Whether a lock below this root excludes a second holder: some network and FUSE disks say yes to both.
+    """Whether a lock below this root excludes a second holder: some network and FUSE disks grant it to both.
 
     Args:
         folder: of our own, where a file may be made to try it.

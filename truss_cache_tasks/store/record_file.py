@@ -24,7 +24,7 @@ _LONGEST_NAME = 255  # bytes, or characters of two bytes, on every disk that the
 
 
 class Unreadable(Exception):
-    """A record that is there and cannot be used; the text says why. It is a miss with a reason, never a crash."""
+    """A record that is there and cannot be used; the text says why. Readers take it for missing, and say why."""
 
 
 class NewerFormat(Unreadable):

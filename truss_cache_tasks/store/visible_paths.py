@@ -190,8 +190,8 @@ def show_paths(
     Args:
         blobs: by content id, complete.
         checked: of `check_paths`, under the same lock.
-        unshown: paths where nothing lay: each is taken out before it is shown, and put back if something came there
-            that is not ours.
+        unshown: paths where nothing lay: each is removed from the set before it is shown, and added again if another
+            process put something there.
 
     Raises:
         Vanished: the disk is not as it was looked at.
@@ -278,8 +278,8 @@ def remove_paths(root: CacheRoot, paths: Iterable[str]) -> None:
         root.tree.remove_empty_parents(path, root.layout.top)
 
 
-def in_the_way(hidden: Iterable[FileRecord], plan: Plan) -> list[FileRecord]:
+def in_the_way(records: Iterable[FileRecord], plan: Plan) -> list[FileRecord]:
     """Return the records whose paths must go before the plan's can come: a file where it needs a folder, or reverse."""
     wanted = {planned.path for planned in plan.files}
     folders = {folder for path in wanted for folder in folders_of(path)}
-    return [r for r in hidden if r.path in folders or any(folder in wanted for folder in folders_of(r.path))]
+    return [r for r in records if r.path in folders or any(folder in wanted for folder in folders_of(r.path))]
