@@ -30,6 +30,8 @@ from truss_cache_tasks.errors import (
     TransientError,
 )
 from truss_cache_tasks.model.listing import Digest, FilePin, Pins, RemoteFile
+from truss_cache_tasks.network.exchange import ExchangeLimits
+from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.s3 import S3Source
 from truss_cache_tasks.sources.s3.digests import digest_of_head
 from truss_cache_tasks.sources.testing import DATA, SourceContract, by_path, digest_of, read, read_digest, text_of
@@ -590,6 +592,17 @@ def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path) -> None:
     env = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
     source = open_with(S3Source, entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9 cannot be reached"):
+        source.listing()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+def test_a_listing_goes_through_the_proxy_of_its_settings(variable: str, tmp_path: Path) -> None:
+    env = {"AWS_ENDPOINT_URL_S3": "http://s3.invalid", variable: "http://127.0.0.1:9"}
+    config = config_with(tmp_path, UNKNOWN)
+    once = ExchangeLimits(retry=RetryLimits(attempts=1))
+    source = open_with(S3Source, entry("s3://b/m", config=config), settings(**env), limits=once)
+    with pytest.raises(TransientError, match=r"cannot be reached \(ProxyConnectionError\)"):
         source.listing()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import botocore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies
 
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.request import SourceRef
@@ -59,18 +59,19 @@ def _endpoint(network: Network) -> str | None:
 
 
 class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no types
-    """Sends as botocore's own session does, with its proxies and certificates, over bounded connections."""
+    """Sends as botocore's own session does, by the proxies of `network`, over bounded connections."""
 
     def __init__(self, endpoint: str, verify: str | bool, network: Network) -> None:
         """Begin.
 
         Args:
-            endpoint: URL that decides about the proxy, as for botocore's own.
+            endpoint: URL whose proxy is used for all requests, as botocore does.
             verify: certificates, as botocore takes them.
         """
+        proxy = network.proxy_for(endpoint)  # botocore would read the environment, and ignore ALL_PROXY
         super().__init__(
             verify=verify,
-            proxies=get_environ_proxies(endpoint),
+            proxies={urlsplit(endpoint).scheme: proxy} if proxy else {},
             timeout=(network.limits.connect_s, network.limits.head_s),
             max_pool_connections=CONNECTIONS,
         )
