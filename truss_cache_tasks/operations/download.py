@@ -148,10 +148,11 @@ class _Pull:
                 for outcome in pulled:
                     self._finish(outcome)
         finally:
-            for _, partial, release in self._open.values():
-                partial.leave()
-                release()
-            self._open.clear()
+            with contextlib.ExitStack() as ends:  # each lock is released, also where a partial cannot be closed
+                while self._open:
+                    _, (_, partial, release) = self._open.popitem()
+                    ends.callback(release)
+                    ends.callback(partial.leave)
         partials.sync_names(self.root, self.fetched.values())
         if self.error is not None:
             raise self.error
@@ -189,7 +190,9 @@ class _Pull:
         """Publish the partial of a file that came; leave or discard that of one that failed."""
         assert isinstance(outcome.job, _Job)
         planned, partial, release = self._open.pop(outcome.job.content_id)
-        try:
+        with contextlib.ExitStack() as ends:
+            ends.callback(release)
+            ends.callback(partial.close)
             if isinstance(outcome, transfer.Failed):
                 if isinstance(outcome.error, IntegrityError | SourceChanged):
                     partial.discard()
@@ -205,9 +208,6 @@ class _Pull:
             else:
                 self.fetched[planned.content_id] = blob
                 self.run.report(Published(path=planned.file.path, size=blob.size))
-        finally:
-            partial.close()
-            release()
 
 
 @dataclass(frozen=True)
