@@ -111,7 +111,7 @@ class Trussed:
         for context in self.workspace.contexts:
             fresh = self.workspace.read_status(context).verdict.fresh
             if (not names or context.name in names) and (force or not fresh):
-                run = RunContext(id=self.workspace.run, reporter=self.recorder)
+                run = RunContext(id=self.workspace.run_id, reporter=self.recorder)
                 done[context.name] = fetch(context, run, force=force and fresh)
         return done
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from truss_cache_tasks import errors, events
     from truss_cache_tasks.app.api import EntryResult, Result, fetch
     from truss_cache_tasks.config.entries import Config, Entry
-    from truss_cache_tasks.config.reading import load_config
+    from truss_cache_tasks.config.loader import load_config
     from truss_cache_tasks.plugin.tasks import cache_tasks, task_cache_weights
     from truss_cache_tasks.version import __version__
 
@@ -40,7 +40,7 @@ _MODULES = {  # of each public name; None for what is a module itself
     "errors": None,
     "events": None,
     "fetch": "app.api",
-    "load_config": "config.reading",
+    "load_config": "config.loader",
     "task_cache_weights": "plugin.tasks",
 }
 

@@ -1,4 +1,4 @@
-"""Every error that this package raises, one class for each thing that its reader can do next.
+"""The errors that this package raises: one class for each thing that the reader of a message can do next.
 
 ```text
 CacheTaskError
@@ -7,8 +7,8 @@ CacheTaskError
 |-- NotFound           fix a name
 |-- AccessDenied       fix the credential, or get the permission
 |-- CredentialError    fix a credential file
-|-- WrongAnswer        look at the server
-|-- IntegrityError     run again, then look at the server
+|-- WrongAnswer        check the server, or what is on the way to it
+|-- IntegrityError     run again, then check the server
 |-- DiskError          free space, or make the disk writable
 |   `-- ForeignFile    move the file away, or allow its replacement
 |-- Collision          give one of two entries a folder of its own
@@ -105,7 +105,7 @@ class TransientError(CacheTaskError):
 
 
 class PermanentError(CacheTaskError):
-    """The network or the endpoint fails, and waiting does not help: an untrusted certificate, a proxy that refuses."""
+    """The network or the endpoint fails and waiting does not help (an untrusted certificate, a proxy that refuses)."""
 
 
 class SourceChanged(CacheTaskError):

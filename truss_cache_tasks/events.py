@@ -30,9 +30,9 @@ class Started(Event):
     """Work on a stale entry began.
 
     Attributes:
-        reasons: why the entry is stale, one clause each; () where a run is forced, or it is fresh meanwhile.
+        reasons: why the entry is stale, one clause each; () where the run is forced, or the entry is fresh meanwhile.
         lists: whether the store is certainly listed; else the files on disk may suffice.
-        forced: everything is hashed and resolved again.
+        forced: whether everything is hashed and resolved again.
     """
 
     reasons: tuple[str, ...]
@@ -61,8 +61,8 @@ class Received(Event):
 
     Attributes:
         path: of the file in its store's listing.
-        size: bytes; negative for bytes that were counted before and must come again.
-        resumed: an earlier run had received them.
+        size: bytes; negative for bytes that were counted before and have to be fetched again.
+        resumed: whether an earlier run had received them.
     """
 
     path: str
@@ -93,7 +93,7 @@ class Waiting(Event):
 
     Attributes:
         lock: what it protects: the entry, one file that is being fetched, or the records of a cache root.
-        path: of the cache root, where `lock` is "file" of the file in its store's listing.
+        path: if `lock` is "file", the path of that file in its store's listing; else the cache root.
     """
 
     lock: Literal["entry", "file", "root"]
@@ -102,11 +102,11 @@ class Waiting(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified(Event):
-    """All bytes of a file are there and are what the store says.
+    """All bytes of a file are there, and have the store's digest if it has one.
 
     Attributes:
         size: bytes.
-        digest: `algorithm:hex` of the store's digest; "" where it has none, which is unverified.
+        digest: `algorithm:hex` of the store's digest; "" where it has none, and the file is unverified.
     """
 
     path: str

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truss_cache_tasks.model.hashing import Hasher, InOrder, Span, combined, combines, joined, pieces_of, xxh3
+from truss_cache_tasks.model.hashing import (
+    Hasher,
+    SequentialDigests,
+    Span,
+    combine_crcs,
+    is_crc,
+    join_digests,
+    pieces_of,
+    xxh3,
+)
 from truss_cache_tasks.model.listing import Digest
 
 # "123456789" is the check value that every CRC is published with; git-sha1 is `git hash-object`; xxh3 is xxhsum -H2.
@@ -139,10 +148,10 @@ def test_parts_hashed_alone_give_the_digests_of_the_whole(data: bytes, blocks: A
     assert xxh3(parts) == xxh3(whole)
     if want is not None:
         pieces = pieces_of(want, len(data))
-        assert combines(want)
-        raws = combined(want, pieces, parts)
-        assert raws == combined(want, pieces, whole)
-        assert joined(want, raws) == hashed(data, want).digest()
+        assert is_crc(want)
+        raws = combine_crcs(want, pieces, parts)
+        assert raws == combine_crcs(want, pieces, whole)
+        assert join_digests(want, raws) == hashed(data, want).digest()
         alone = [hashed(data[start:end], Digest(algorithm, "")).digest() for start, end in pieces]
         assert [raw.hex() for raw in raws] == [digest and digest.value for digest in alone]
 
@@ -151,7 +160,7 @@ def test_parts_hashed_alone_give_the_digests_of_the_whole(data: bytes, blocks: A
 def test_pieces_that_are_followed_alone_have_their_own_digests(data: bytes, sizes: Any, chosen: Any, step: int) -> None:
     want = Digest("sha256", "", tuple(sizes))
     pieces = [piece for n, piece in enumerate(pieces_of(want, len(data))) if n in chosen]
-    follows = InOrder(want, len(data), pieces)
+    follows = SequentialDigests(want, len(data), pieces)
     for at in range(0, len(data), step):
         end = min(at + step, len(data))
         follows.update(memoryview(data)[at:end], at)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from truss_cache_tasks.errors import CacheTaskError, WrongAnswer
-from truss_cache_tasks.model.listing import DIGITS, Pages, RemoteFile, listed_digest, listed_file
+from truss_cache_tasks.model.listing import DIGITS, PaginationGuard, RemoteFile, listed_digest, listed_file
 
 SOUND: dict[str, Any] = {"path": "a/w.bin", "size": 5, "version": "1700000000000000", "key": "p/a/w.bin"}
 TRAPS = [
@@ -88,29 +88,29 @@ def test_what_a_message_repeats_is_short_and_holds_no_control_characters() -> No
 
 
 def test_a_listing_of_many_pages_ends_where_the_last_page_says_so() -> None:
-    pages = Pages("s")
+    pages = PaginationGuard("s")
     for number in range(5_000):
-        pages.take([f"{number}.bin"], number + 1)
-    pages.take([], None)
+        pages.check([f"{number}.bin"], number + 1)
+    pages.check([], None)
 
 
 @pytest.mark.parametrize("cursors", [["a"], ["b", "b"], ["b", "c", "b"], ["b", "c", "d", "a"]], ids=str)
 def test_a_cursor_that_any_earlier_page_had_is_a_wrong_answer(cursors: list[str]) -> None:
-    pages = Pages("s", first="a")
+    pages = PaginationGuard("s", first="a")
     for number, cursor in enumerate(cursors[:-1]):
-        pages.take([str(number)], cursor)
+        pages.check([str(number)], cursor)
     with pytest.raises(WrongAnswer, match="a page names an earlier one as the next"):
-        pages.take(["new"], cursors[-1])
+        pages.check(["new"], cursors[-1])
 
 
 @pytest.mark.parametrize("names", [[], ["same.bin"]], ids=["empty", "repeated"])
 def test_a_thousand_pages_in_turn_without_a_new_name_are_a_wrong_answer(names: list[Any]) -> None:
-    pages = Pages("s")
-    pages.take(["same.bin"], "first")
+    pages = PaginationGuard("s")
+    pages.check(["same.bin"], "first")
     for number in range(999):
-        pages.take(names, number)
-    pages.take(["another.bin"], "break")
+        pages.check(names, number)
+    pages.check(["another.bin"], "break")
     for number in range(999):
-        pages.take(names, f"again {number}")
+        pages.check(names, f"again {number}")
     with pytest.raises(CacheTaskError, match="1000 pages in turn without a new name"):
-        pages.take(names, "one too many")
+        pages.check(names, "one too many")

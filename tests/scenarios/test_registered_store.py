@@ -14,7 +14,7 @@ from recorder import Recorder
 from servers.shelf import SHELF, Shelf, ShelfSource
 
 from truss_cache_tasks.app.workspace import Workspace, open_workspace
-from truss_cache_tasks.config.reading import load_config
+from truss_cache_tasks.config.loader import load_config
 from truss_cache_tasks.errors import AccessDenied, ConfigError
 from truss_cache_tasks.events import Committed, Retrying
 from truss_cache_tasks.model.stores import UriForm, find_store, register_store, registered
@@ -51,7 +51,7 @@ def workspace(folder: Path, config: str = CONFIG) -> Workspace:
 def fetch_all(opened: Workspace) -> Recorder:
     recorder = Recorder()
     for target in opened.contexts:
-        fetch(target, RunContext(id=opened.run, reporter=recorder))
+        fetch(target, RunContext(id=opened.run_id, reporter=recorder))
     return recorder
 
 

@@ -158,7 +158,7 @@ def refusal_of(ask: Callable[[], Any], kind: type[CacheTaskError], store: Place)
     with pytest.raises(kind) as caught:
         ask()
     assert type(caught.value) is kind
-    SourceContract.is_well_said(caught.value, store)
+    SourceContract.assert_clear_error(caught.value, store)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     return f"{caught.value} | {caught.value.hint}"
 
@@ -172,7 +172,7 @@ def get(store: Place, source: GcsSource, file: RemoteFile) -> CacheTaskError:
     answer = read(source.locate(file))
     assert answer.status >= 400
     error = source.explain(file, answer.status, answer.headers, answer.data)
-    SourceContract.is_well_said(error, store)
+    SourceContract.assert_clear_error(error, store)
     return error
 
 
@@ -458,7 +458,7 @@ def test_every_answer_to_a_get_is_explained(
     assert type(error) is kind
     assert words in str(error)
     assert "models/m/w.bin" in str(error)
-    SourceContract.is_well_said(error, store)
+    SourceContract.assert_clear_error(error, store)
 
 
 def test_a_store_that_nobody_serves_is_unavailable_soon(store: Place) -> None:

@@ -27,7 +27,7 @@ from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 from truss_cache_tasks.sources.registry import open_source
-from truss_cache_tasks.sources.testing import SourceContract, by_path, digest_of, read, said
+from truss_cache_tasks.sources.testing import SourceContract, by_path, digest_of, read, text_of
 
 GOOD = "hf_goodgoodgood"
 RIGHTS = {
@@ -250,7 +250,7 @@ def test_a_named_secret_that_is_no_token_of_a_hub_is_sent_to_nobody(
     with pytest.raises(CredentialError, match="database: is no token of the Hub") as caught:
         source(runtime_secret_name="database").listing()
     assert "HF_TOKEN" in (caught.value.hint or "")
-    assert "pa55word" not in said(caught.value)
+    assert "pa55word" not in text_of(caught.value)
     assert hub.requests == []
 
 
@@ -303,7 +303,7 @@ def test_a_refused_listing_says_what_is_wrong_and_what_to_do(
         source(uri, token).listing()
     assert message in str(caught.value)
     assert hint in (caught.value.hint or "")
-    assert not token or token not in said(caught.value)
+    assert not token or token not in text_of(caught.value)
 
 
 def test_without_a_token_the_places_that_were_looked_at_are_named(source: Sources, tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ def test_a_host_that_nobody_answers_at_is_unavailable(hub: Hub, source: Sources)
 def test_an_endpoint_that_is_no_url_of_a_hub_is_a_config_error(endpoint: str) -> None:
     with pytest.raises(ConfigError, match="HF_ENDPOINT") as caught:
         open_with(HuggingFaceSource, entry("org/name"), settings(HF_ENDPOINT=endpoint))
-    assert "pass" not in said(caught.value)
+    assert "pass" not in text_of(caught.value)
 
 
 SCRIPT = """

@@ -30,9 +30,11 @@ from truss_cache_tasks.errors import (
     TransientError,
 )
 from truss_cache_tasks.model.listing import Digest, FilePin, Pins, RemoteFile
+from truss_cache_tasks.network.exchange import ExchangeLimits
+from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.s3 import S3Source
 from truss_cache_tasks.sources.s3.digests import digest_of_head
-from truss_cache_tasks.sources.testing import DATA, SourceContract, by_path, digest_of, read, read_digest, said
+from truss_cache_tasks.sources.testing import DATA, SourceContract, by_path, digest_of, read, read_digest, text_of
 
 pytest_plugins = ["servers.fixtures_s3"]
 
@@ -118,7 +120,7 @@ class S3Contract(SourceContract):
             store.put_beside(suffix, b"" if suffix.endswith("/") else b"other")
         with pytest.raises(NothingSelected, match=words) as caught:
             store.source().listing()
-        self.is_well_said(caught.value, store)
+        self.assert_clear_error(caught.value, store)
 
 
 class TestSeaweedFS(S3Contract):
@@ -183,8 +185,8 @@ def test_the_digest_of_a_pinned_version_is_its_own(versioned: Place) -> None:
     source = versioned.source()
     (file,) = source.listing(Pins(files=(first,))).files
     location = source.locate(file)
-    assert location.look is not None
-    for digest in (location.look(), read_digest(location, read(location))):
+    assert location.fetch_digest is not None
+    for digest in (location.fetch_digest(), read_digest(location, read(location))):
         assert digest is not None
         assert digest_of(b"first", digest) == digest
 
@@ -195,7 +197,7 @@ def test_a_pinned_version_that_is_gone_or_another_is_not_found(versioned: Place)
     second = put_version(versioned, "a.bin", b"second")
     with pytest.raises(NotFound, match=f"a.bin is pinned at {first.version_id}, and it is gone") as caught:
         versioned.source().listing(Pins(files=(first,)))
-    S3Contract.is_well_said(caught.value, versioned)
+    S3Contract.assert_clear_error(caught.value, versioned)
     other = replace(second, version=first.version)
     with pytest.raises(NotFound, match=f"and the store has {second.version}"):
         versioned.source().listing(Pins(files=(other,)))
@@ -275,7 +277,7 @@ def upload(store: Place, path: str, parts: list[bytes], client: Any = None, **cr
 
 def look(source: S3Source, file: RemoteFile) -> Digest | None:
     """Ask for what is known of a file before it comes in parts."""
-    asks = source.locate(file).look
+    asks = source.locate(file).fetch_digest
     assert asks is not None
     return asks()
 
@@ -285,10 +287,10 @@ def only_digest(source: S3Source) -> tuple[Digest | None, bytes]:
     assert file.digest is None
     location = source.locate(file)
     assert location.digest is None
-    assert location.look is not None
+    assert location.fetch_digest is not None
     answer = read(location)
     digest = read_digest(location, answer)
-    looked = location.look()
+    looked = location.fetch_digest()
     assert looked is None or looked == digest or looked == digest_of(answer.data, looked), "moto's HEAD tells less"
     return digest, answer.data
 
@@ -490,7 +492,7 @@ def test_files_are_located_without_a_request_and_looked_at_once(on_seaweed: Plac
         locations = [source.locate(files["a.bin"]) for _ in range(3)]
         assert len({location.url for location in locations}) == 1
         assert seen.asked[listed:] == []
-        assert len({location.look() for location in locations if location.look is not None}) == 1
+        assert len({location.fetch_digest() for location in locations if location.fetch_digest is not None}) == 1
     assert seen.asked[listed:] == [("HEAD", f"/{on_seaweed.bucket}/{on_seaweed.prefix}/a.bin")]
 
 
@@ -544,13 +546,13 @@ def test_a_wrong_secret_names_where_the_credential_was_found_and_no_value(store:
     with pytest.raises(AccessDenied, match="secret key does not match") as caught:
         store.by(wrong).listing()
     assert "s3_credentials.json" in str(caught.value)
-    assert not [value for value in (wrong.secret, good.access) if value in said(caught.value)]
+    assert not [value for value in (wrong.secret, good.access) if value in text_of(caught.value)]
 
 
 def test_an_unknown_key_is_said_to_be_unknown(store: Place) -> None:
     with pytest.raises(AccessDenied, match="access key is unknown") as caught:
         store.refused().listing()
-    assert not [value for value in (UNKNOWN.access, UNKNOWN.secret) if value in said(caught.value)]
+    assert not [value for value in (UNKNOWN.access, UNKNOWN.secret) if value in text_of(caught.value)]
 
 
 def test_who_may_read_and_not_list_misses_listbucket(store: Place) -> None:
@@ -575,7 +577,7 @@ def test_a_server_that_quotes_the_key_is_not_quoted(on_seaweed: Place) -> None:
     with watched(on_seaweed.server, denied="list-type") as seen, pytest.raises(AccessDenied) as caught:
         through(seen, on_seaweed).listing()
     assert on_seaweed.keys
-    assert on_seaweed.keys.access not in said(caught.value)
+    assert on_seaweed.keys.access not in text_of(caught.value)
 
 
 def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place) -> None:
@@ -590,6 +592,17 @@ def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path) -> None:
     env = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
     source = open_with(S3Source, entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9 cannot be reached"):
+        source.listing()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+def test_a_listing_goes_through_the_proxy_of_its_settings(variable: str, tmp_path: Path) -> None:
+    env = {"AWS_ENDPOINT_URL_S3": "http://s3.invalid", variable: "http://127.0.0.1:9"}
+    config = config_with(tmp_path, UNKNOWN)
+    once = ExchangeLimits(retry=RetryLimits(attempts=1))
+    source = open_with(S3Source, entry("s3://b/m", config=config), settings(**env), limits=once)
+    with pytest.raises(TransientError, match=r"cannot be reached \(ProxyConnectionError\)"):
         source.listing()
 
 
@@ -706,7 +719,7 @@ def test_a_key_that_no_header_can_carry_is_a_credential_error_and_not_shown(on_m
     env = on_moto.server.env | Keys(good.access, good.secret, token).env()
     with pytest.raises(CredentialError, match="AWS_ACCESS_KEY_ID: a key") as caught:
         open_with(S3Source, entry(uri, config=config_with(on_moto.folder, None)), settings(**env)).listing()
-    assert not [value for value in (good.access, good.secret, token) if value in said(caught.value)]
+    assert not [value for value in (good.access, good.secret, token) if value in text_of(caught.value)]
 
 
 @pytest.mark.slow
@@ -727,7 +740,7 @@ def test_a_role_that_the_token_service_refuses_is_no_matter_of_the_bucket(
         source = open_with(S3Source, entry("s3://bkt/m", config=config_with(tmp_path, None)), settings(**env))
         with pytest.raises(CredentialError) as caught:
             source.listing()
-    assert "a-web-identity-token" not in said(caught.value)
+    assert "a-web-identity-token" not in text_of(caught.value)
     assert {method for _, method, _ in stub.asked} == {"POST"}
 
 

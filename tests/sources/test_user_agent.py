@@ -45,7 +45,7 @@ def test_requests_to_s3_have_our_user_agent_before_botocores(moto: S3Server) -> 
         source = open_with(S3Source, entry(f"s3://{moto.bucket}/user-agent"), here)
         (file,) = source.listing().files
         location = source.locate(file)
-        assert location.look is not None
-        location.look()
+        assert location.fetch_digest is not None
+        location.fetch_digest()
     assert {method for method, _ in seen.asked} == {"GET", "HEAD"}
     assert {agent.partition(" ")[0] for agent in seen.agents} == {AGENT}

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from truss_cache_tasks.errors import DiskError, Stopped
+from truss_cache_tasks.model.records import Project
+from truss_cache_tasks.network.cancel import StopPoll
+from truss_cache_tasks.store.commit import Claimant, claim_if_whole
+from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.locks import LockFile, locked, try_lock
 from truss_cache_tasks.store.tree import FileTree
 
@@ -52,7 +56,7 @@ def test_a_dead_holder_is_taken_over(lock: LockFile) -> None:
 def test_who_waits_is_told_to_stop(lock: LockFile) -> None:
     release = try_lock(lock)
     assert release is not None
-    with pytest.raises(Stopped), locked(lock, stopped=lambda: True):
+    with pytest.raises(Stopped), locked(lock, StopPoll(lambda: True)):
         pass
     release()
 
@@ -109,3 +113,15 @@ def test_what_one_holder_does_no_other_sees_half(lock: LockFile) -> None:
     for thread in threads:
         thread.join()
     assert counter == [200, 200]
+
+
+def test_who_waits_to_claim_is_told_to_stop(tmp_path: Path) -> None:
+    """A claim waits for the root's lock, which another process may hold for as long as it copies."""
+    root = flat_root(tmp_path)
+    release = try_lock(root.lock("root"))
+    assert release is not None
+    project = Project(id="0" * 16, config="/config.yaml", entries={}, roots=())
+    claimant = Claimant(project=project, claim="one", entry="one", fingerprint=None, run="1")
+    with pytest.raises(Stopped):
+        claim_if_whole(root, claimant, lambda: pytest.fail("the lock is held"), cancel=StopPoll(lambda: True))
+    release()

@@ -17,6 +17,7 @@ from trusses import Truss, tree
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.records import Claims, Pin
+from truss_cache_tasks.network.cancel import NEVER
 from truss_cache_tasks.operations.context import read_status
 from truss_cache_tasks.operations.forecast import forecast
 from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims, write_pin
@@ -144,7 +145,7 @@ def test_a_broken_record_is_a_miss_and_the_next_run_repairs_it(
     assert truss.fresh
     assert read_pins(context.root).keys() == {"org/name@main"}
     broken()
-    forecast(context, read_status(context), hashing=True, stopped=lambda: False)
+    forecast(context, read_status(context), hashing=True, cancel=NEVER)
     truss.clean(dry=True)
     truss.clean()
     truss.run()

@@ -20,7 +20,7 @@ from truss_cache_tasks.errors import (
     TransientError,
     WrongAnswer,
 )
-from truss_cache_tasks.events import Event, Retrying
+from truss_cache_tasks.events import Event, Received, Retrying
 from truss_cache_tasks.model.listing import Digest, Location, RemoteFile
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -178,7 +178,7 @@ def test_an_answer_without_its_validator_is_not_believed_where_nothing_else_tell
     assert 'answers without ETag, expected "v1"' in str(error)
     assert len(server.asked) == 2
     told = Digest("sha256", hashlib.sha256(BODY).hexdigest())  # by an answer that may be of any version
-    location = Location(url, validator='"v1"', digest_of=lambda headers: told)
+    location = Location(url, validator='"v1"', digest_from_headers=lambda headers: told)
     assert type(failure(pull_one(job_for(url, BODY, digest=None, locate=lambda: location)))) is WrongAnswer
 
 
@@ -232,11 +232,12 @@ def test_a_404_of_a_pinned_version_means_that_it_changed(server: FaultServer) ->
 
 
 @pytest.mark.parametrize("faults", [["416"], ["cut:300000", "416"]])
-def test_a_416_costs_what_was_asked_for_once(server: FaultServer, faults: list[str]) -> None:
+def test_a_416_costs_one_more_request_and_no_byte(server: FaultServer, faults: list[str]) -> None:
     counted = []
     job = job_for(server.add("/w", BODY, *faults), BODY, explain=lambda *_: AccessDenied("refused"))
     assert whole(pull_one(job, SMALL, reporter=on_received(lambda path, size: counted.append(size))))
     assert sum(counted) == len(BODY)
+    assert server.sent == len(BODY)
     assert len(server.asked) == len(faults) + 1
 
 
@@ -244,7 +245,19 @@ def test_a_416_in_one_part_leaves_the_others_as_they_are(server: FaultServer) ->
     url = server.add("/w", BODY, "", "cut:1000", "416")
     job = job_for(url, BODY, validator='"v1"')
     assert whole(pull_one(job, replace(SMALL, connections=1, part_min=256 << 10, part_max=256 << 10)))
-    assert server.sent == len(BODY) + 1000
+    assert server.sent == len(BODY)
+
+
+def test_a_416_in_one_part_lets_another_go_on_that_is_under_way(server: FaultServer) -> None:
+    url = server.add("/w", BODY, "pause:1000", "416")
+
+    def report(event: Event) -> None:
+        if isinstance(event, Received) and any(asked.status == 416 for asked in server.asked):
+            server.go.set()  # other bytes come after the 416
+
+    job = job_for(url, BODY, validator='"v1"')
+    assert whole(pull_one(job, replace(SMALL, part_min=256 << 10, part_max=256 << 10), report))
+    assert server.sent == len(BODY)
 
 
 def test_after_a_416_of_what_a_redirect_led_to_the_redirect_is_asked_again(server: FaultServer) -> None:
@@ -334,6 +347,21 @@ def test_retry_after_is_obeyed_up_to_its_cap(server: FaultServer, fault: str, sh
     assert shortest <= retrying.delay_s <= longest
     assert (retrying.path, retrying.attempt) == ("w.bin", 1)
     assert retrying.cause.startswith(f"w.bin: 127.0.0.1 answers {fault[:3]}")
+
+
+def test_a_wait_that_locate_asks_for_is_obeyed() -> None:
+    def locate() -> Location:
+        error = TransientError("the token server answered 429")
+        error.retry_after_s = 7
+        raise error
+
+    def report(event: Event) -> None:
+        if isinstance(event, Retrying):
+            raise Told(event)
+
+    with pytest.raises(Told) as told:
+        pull_one(job_for("http://127.0.0.1:9/w", BODY, locate=locate), reporter=report)
+    assert told.value.args[0].delay_s == 7
 
 
 def test_a_refused_connection_and_an_unknown_host_are_unavailable(server: FaultServer) -> None:

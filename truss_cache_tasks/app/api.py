@@ -1,4 +1,4 @@
-"""`truss_cache_tasks.fetch`: the run of `truss-cache`, for Python programs."""
+"""`truss_cache_tasks.fetch`: fetch the entries of a config from a Python program, as `truss-cache` does."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def fetch(
     for warning in workspace.warnings:
         reporter(Warned(message=warning))
     cancelled = threading.Event()
-    run = RunContext(id=workspace.run, reporter=reporter, cancel=StopPoll(cancelled.is_set))
+    run = RunContext(id=workspace.run_id, reporter=reporter, cancel=StopPoll(cancelled.is_set))
     ended = fetch_side_by_side(contexts, lambda context: fetch_entry(context, run), cancelled.set)
     chosen = [context for context in workspace.contexts if context.name in ended]
     return Result(entries={context.name: _result(context, ended[context.name]) for context in chosen})

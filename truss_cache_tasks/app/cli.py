@@ -1,4 +1,4 @@
-"""`truss-cache`: the work of the doit tasks without a dodo.py and without doit."""
+"""`truss-cache`: the console script, which does the work of the doit tasks without doit."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Command:
 
     Attributes:
         purpose: one line for the list of commands.
-        run: does it and returns the exit status.
+        run: runs the command and returns the exit status.
         options: of this command alone: (flags, keywords of `add_argument`).
-        takes: what follows the command: the metavar and the help of its positional arguments; None for nothing.
+        takes: the metavar and the help of its positional arguments; None for a command without any.
     """
 
     purpose: str
@@ -49,7 +49,7 @@ class Command:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Writes through `output`, and exits with 3 for a command line that is wrong."""
+    """An ArgumentParser that writes through `output`, and exits with 3 for a wrong command line."""
 
     def error(self, message: str) -> NoReturn:
         output.notify(*self.format_usage().splitlines(), f"{self.prog}: {message}")
@@ -63,21 +63,21 @@ _formatter = partial(argparse.RawDescriptionHelpFormatter, width=80)  # asking f
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status that docs/contract.md lists."""
+    """Run one command, and return the exit status (docs/contract.md)."""
     output.open_closed_streams()
     try:
-        status = _answer(argv)
+        status = _run_command(argv)
     except SystemExit as exc:  # --help, a refused command line, a signal
         status = int(exc.code or DONE)
     unwritten = output.flush_output()
     if unwritten is None:
         return status
-    if not isinstance(unwritten, BrokenPipeError):  # that reader has seen enough
+    if not isinstance(unwritten, BrokenPipeError):  # the reader, such as `head`, closed the pipe on purpose
         output.notify(f"cannot write to stdout: {unwritten.strerror}")
     return status or FAILED
 
 
-def _answer(argv: Sequence[str] | None) -> int:
+def _run_command(argv: Sequence[str] | None) -> int:
     name, arguments = _split(sys.argv[1:] if argv is None else argv)
     if name is None and not {"-h", "--help"}.isdisjoint(arguments):
         return _print_help()
@@ -91,7 +91,7 @@ def _answer(argv: Sequence[str] | None) -> int:
         options.names += arguments[end + 1 :]
     options.command = name
     if unknown:
-        parser.error(f"{unknown[0]}: not known to `{name or 'run'}`{_owner(unknown[0])}")
+        parser.error(f"{unknown[0]}: not known to `{name or 'run'}`{_hint_of_owner(unknown[0])}")
     try:
         return command.run(options)
     except ConfigError as error:
@@ -106,7 +106,7 @@ def _answer(argv: Sequence[str] | None) -> int:
 
 
 def _split(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Return the command, None without one, and the arguments for its parser: options may come before it.
+    """Return the command, None without one, and the arguments for its parser. Options may precede the command.
 
     >>> _split(["-f", "sd", "why", "--check", "org/one"])
     ('why', ['-f', 'sd', '--check', 'org/one'])
@@ -126,14 +126,14 @@ def _split(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, list(argv)
 
 
-def _owner(option: str) -> str:
-    """Return which command an option belongs to, as the end of a sentence; "" for none."""
+def _hint_of_owner(option: str) -> str:
+    """Return the end of a sentence that names the command which has the option; "" where none has it."""
     owners = [name for name, command in COMMANDS.items() for flags, _ in command.options if option in flags]
     return f", it belongs to `{owners[0]}`" if owners else ""
 
 
 def _parser(name: str, command: Command) -> _Parser:
-    """Return the parser of one command: the options that all have, and its own."""
+    """Return the parser of one command: the common options, and its own."""
     parser = _Parser(
         prog=f"truss-cache {name}",
         description=command.purpose[0].upper() + command.purpose[1:] + ".",
@@ -171,7 +171,7 @@ def _open(
     try:
         contexts = workspace.choose(options.names or None)
     except ConfigError as error:
-        if options.command is None:  # a command that is misspelt counts as an entry
+        if options.command is None:  # a misspelt command was taken for an entry
             error.hint = f"{error.hint} The commands: {', '.join(COMMANDS)}."
         raise
     workspace.warn()
@@ -182,7 +182,7 @@ def _run(options: argparse.Namespace) -> int:
     workspace, contexts = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
     signals.install()
     stale = [context for context in contexts if not workspace.read_status(context).verdict.fresh or options.always]
-    failed = _fetch_all(stale, workspace.run, force=options.always) if stale else {}
+    failed = _fetch_all(stale, workspace.run_id, force=options.always) if stale else {}
     if fresh := len(contexts) - len(stale):
         output.notify(f"{_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")
     if failed:
@@ -201,7 +201,7 @@ def _fetch_all(stale: Sequence[EntryContext], run_id: str, *, force: bool) -> di
     def fetch_one(context: EntryContext) -> Outcome:
         try:
             return fetch_with_display(context, run_id, context.name, force=force)
-        except Stopped:  # the signal's handler told it
+        except Stopped:  # the handler of the signal wrote the message
             raise
         except CacheTaskError as error:
             output.notify(*output.format_error(error, context.name))
@@ -226,7 +226,7 @@ def _clean(options: argparse.Namespace) -> int:
     failure: DiskError | None = None
     try:
         workspace.clean(options.names or None, dry=options.dry_run)
-    except DiskError as error:  # of one root; the others are cleaned
+    except DiskError as error:  # one root failed, the others were cleaned
         failure = error
     done = workspace.cleaned
     output.write(*format_cleaned(done.files, done.size, done.kept, dry=options.dry_run))
@@ -259,7 +259,7 @@ def _key(options: argparse.Namespace) -> int:
 
 
 def cache_key(workspace: Workspace) -> str:
-    """Return 64 hex digits: equal where the same config would fill a cache in the same way."""
+    """Return 64 hex digits that are equal for configs whose entries make equal requests, in any order."""
     keys = sorted(context.entry.key for context in workspace.contexts)
     return hashlib.sha256("\n".join([f"format {FORMAT}", *keys]).encode()).hexdigest()
 

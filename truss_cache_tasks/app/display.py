@@ -15,7 +15,7 @@ _EVERY_RETRY_S = 5.0
 
 
 class EntryDisplay:
-    """A Reporter that shows one entry: lines at its start, every 10 s, at what people should know, and at its end."""
+    """A Reporter that writes lines about one entry: at its start and end, every 10 s, and for waits and warnings."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class EntryDisplay:
         write: Callable[..., object] = notify,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin to count.
+        """Begin without any event.
 
         Args:
             label: the name at the start of each line.
@@ -34,10 +34,10 @@ class EntryDisplay:
         self._label = label
         self._write = write
         self._clock = clock
-        self._moved = 0
+        self._received = 0  # bytes
         self._began = clock()
         self._next_retry = self._began  # no line about a retry before
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._lock = threading.Lock()
 
     def __call__(self, event: Event, /) -> None:
@@ -45,7 +45,7 @@ class EntryDisplay:
         match event:
             case Received():
                 with self._lock:
-                    self._moved += event.size
+                    self._received += event.size
             case Started():
                 self._say(_started(event))
                 threading.Thread(target=self._tick, name="truss-cache-display", daemon=True).start()
@@ -62,14 +62,14 @@ class EntryDisplay:
                 self._say(*_committed(event, max(self._clock() - self._began, 1e-3)))
 
     def close(self) -> None:
-        """End the lines that come by themselves."""
-        self._over.set()
+        """Stop the lines every 10 s."""
+        self._closed.set()
 
     def _say(self, *lines: str) -> None:
         self._write(*(f"{self._label}: {line}" for line in lines))
 
     def _is_time_for_a_retry(self) -> bool:
-        """Whether the last line about a retry is some seconds old: a server in trouble fails many files at once."""
+        """Return whether the last line about a retry is 5 s old: a failing server fails many files at once."""
         with self._lock:
             now = self._clock()
             if now < self._next_retry:
@@ -78,8 +78,9 @@ class EntryDisplay:
             return True
 
     def _tick(self) -> None:
-        while not self._over.wait(_EVERY_S):
-            self._say(f"{format_bytes(self._moved)} after {self._clock() - self._began:.0f} s")
+        """Write a line every 10 s, until `close`."""
+        while not self._closed.wait(_EVERY_S):
+            self._say(f"{format_bytes(self._received)} after {self._clock() - self._began:.0f} s")
 
 
 def _started(event: Started) -> str:
@@ -107,7 +108,7 @@ def _waiting(event: Waiting) -> str:
 
 
 def _committed(event: Committed, seconds: float) -> list[str]:
-    """Return the last lines of an entry: what was done, and what came."""
+    """Return the last lines of an entry: what was done, and what was fetched."""
     done = {
         "claimed": ["whole already: claimed, nothing fetched"],
         "repaired": ["whole already: records put right, nothing fetched"],

@@ -1,4 +1,4 @@
-"""Fetch entries: one with its display, and several side by side."""
+"""Fetch one entry with its display, or several side by side."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ _GRACE_S = 1.0  # for the threads to release their partials and locks after an i
 
 
 def fetch_with_display(context: EntryContext, run_id: str, label: str, *, force: bool) -> Outcome:
-    """Make one entry fresh, showing on stderr what happens, until it is done or a signal comes.
+    """Make one entry fresh, and show its progress on stderr. SIGINT and SIGTERM end it.
 
     Args:
-        label: the name that is shown.
+        run_id: `RunContext.id`.
+        label: the entry's name in the lines.
+        force: re-hash and resolve everything.
 
     Raises:
         CacheTaskError: see `operations.fetch.fetch`.
@@ -39,12 +41,12 @@ def fetch_with_display(context: EntryContext, run_id: str, label: str, *, force:
 def fetch_side_by_side(
     contexts: Iterable[EntryContext],
     fetch_one: Callable[[EntryContext], Outcome],
-    cancel: Callable[[], object] = lambda: None,
+    on_interrupt: Callable[[], object] = lambda: None,
 ) -> dict[str, Outcome | BaseException]:
     """Call `fetch_one` for each entry, some at a time, each in a thread of its own.
 
     Args:
-        cancel: called when the wait for the threads is interrupted (Ctrl-C); is to make `fetch_one` end soon.
+        on_interrupt: called when the wait for the threads is interrupted (Ctrl-C); has to make `fetch_one` end soon.
 
     Returns:
         What `fetch_one` returned or raised, by the entry's name.
@@ -61,7 +63,7 @@ def fetch_side_by_side(
                 return idle.put(threading.current_thread())
             try:
                 ended[context.name] = fetch_one(context)
-            except BaseException as exc:  # for the caller to raise or to name, whatever it is
+            except BaseException as exc:  # the caller decides what to do with it
                 ended[context.name] = exc
 
     threads = [threading.Thread(target=fetch_all, daemon=True) for _ in range(min(_SIDE_BY_SIDE, len(work)))]
@@ -70,12 +72,12 @@ def fetch_side_by_side(
         for thread in threads:
             thread.start()
             running += 1
-        while running:  # not `join`: Python 3.11 takes a thread for ended whose `join` was interrupted
+        while running:  # `join` only what has ended: in Python 3.11 an interrupted `join` marks a thread as ended
             idle.get().join()
             running -= 1
     except BaseException:
         work.clear()
-        cancel()
+        on_interrupt()
         until = time.monotonic() + _GRACE_S
         with contextlib.suppress(Empty):
             for _ in range(running):

@@ -1,7 +1,7 @@
-"""Write lines for people: to the process's own stderr, which no task runner captures, and to stdout.
+"""Write lines for people: to the process's stderr, even where a task runner captures sys.stderr, and to stdout.
 
-Every text that reaches a terminal or doit passes `escaped`, a line at a time: names and messages come from stores, and
-only the line ends that we make are line ends.
+Names and messages come from stores, so `escaped` is applied to every text for a terminal or for doit, line by line:
+no text can add a line or send a terminal a control character.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from truss_cache_tasks.errors import CacheTaskError, ConfigError
 
 _lock = threading.Lock()
 _warned: set[str] = set()
-_lost: list[OSError] = []  # of writes to stdout
+_write_errors: list[OSError] = []  # of stdout
 
-# What a terminal obeys, or shows in another order than it stands: C0, DEL, C1, the separators of lines and paragraphs,
-# the controls of bidirectional text. Lone surrogates cannot be written at all.
-_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# C0, DEL, C1, the separators of lines and paragraphs, the controls of bidirectional text (which change the order that
+# text is shown in), and lone surrogates, which cannot be encoded.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def escaped(*lines: str) -> str:
-    r"""Return the lines with newlines between them alone: each control character inside a line becomes `\x1b`.
+    r"""Return the lines joined by newlines, each control character inside a line escaped, such as `\x1b`.
 
     >>> print(escaped("org/one: a\nb.bin\x1b[2J", "hint: \u202elook"))
     org/one: a\nb.bin\x1b[2J
     hint: \u202elook
     """
-    return "\n".join(_OBEYED.sub(_escape, line) for line in lines)
+    return "\n".join(_CONTROL.sub(_escape, line) for line in lines)
 
 
 def _escape(character: re.Match[str]) -> str:
-    return repr(character[0])[1:-1]  # as messages show what they quote
+    return repr(character[0])[1:-1]  # as `!r` in messages does
 
 
 def notify(*lines: str) -> None:
-    """Write lines to the process's stderr. One that is closed, full or not read changes nothing."""
+    """Write lines to the process's stderr. A stderr that is closed, full or no longer read is ignored."""
     stream = sys.__stderr__
     if stream is None:
         return
@@ -51,13 +51,13 @@ def notify(*lines: str) -> None:
             stream.write(escaped(*lines) + "\n")
             stream.flush()
         except (OSError, ValueError):
-            _give_up(stream)
+            _redirect_to_null(stream)
 
 
 def open_closed_streams() -> None:
-    """Open /dev/null as each of the three standard streams that is closed, before a file of ours gets its number.
+    """Open /dev/null for each standard stream that is closed, before another file gets its descriptor.
 
-    For the console script: in doit's process they are doit's.
+    Only for the console script: in doit's process the streams are doit's.
     """
     for number in range(3):
         try:
@@ -71,30 +71,30 @@ def open_closed_streams() -> None:
 
 
 def write(*lines: str) -> None:
-    """Write lines to stdout. What fails is returned by `flush_output`; the work goes on."""
+    """Write lines to stdout. An error does not end the work; `flush_output` returns it."""
     try:
         sys.stdout.write(escaped(*lines) + "\n")
     except OSError as exc:
-        _lost.append(exc)
-        _give_up(sys.stdout)
+        _write_errors.append(exc)
+        _redirect_to_null(sys.stdout)
 
 
 def flush_output() -> OSError | None:
-    """Flush stdout and stderr for the last time; return why stdout could not be written, if so.
+    """Flush stdout and stderr at the end of the process; return the first error of writing to stdout, or None.
 
-    A stream that failed is /dev/null from now on: the interpreter flushes once more, and would exit with 120.
+    A stream that failed is redirected to /dev/null: the interpreter flushes once more, and would exit with 120.
     """
     for stream in (sys.stderr, sys.stdout):
         try:
             stream.flush()
         except OSError as exc:
-            _give_up(stream)
+            _redirect_to_null(stream)
             if stream is sys.stdout:
-                _lost.append(exc)
-    return _lost[0] if _lost else None
+                _write_errors.append(exc)
+    return _write_errors[0] if _write_errors else None
 
 
-def _give_up(stream: TextIO) -> None:
+def _redirect_to_null(stream: TextIO) -> None:
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
@@ -110,13 +110,13 @@ def warn_once(warnings: Iterable[str]) -> None:
 
 
 def format_error(error: CacheTaskError, label: str = "") -> list[str]:
-    """Return the line of cause and the line of the hint.
+    """Return the line with the cause and, where there is a hint, the line with it.
 
     >>> format_error(CacheTaskError("org/one: no such repo", hint="Check the name."), "org/one")
     ['org/one: no such repo', 'hint: Check the name.']
 
     Args:
-        label: names what failed, in front of a cause that does not begin with it.
+        label: the name of what failed, put before a cause that does not begin with it.
     """
     cause = str(error)
     if label and not cause.startswith(f"{label}: "):
@@ -125,7 +125,7 @@ def format_error(error: CacheTaskError, label: str = "") -> list[str]:
 
 
 def format_internal_error(exc: Exception) -> str:
-    """Return one line about a bug of this package; with TRUSS_CACHE_DEBUG=1 write its traceback to stderr too."""
+    """Return one line about an internal error; with TRUSS_CACHE_DEBUG=1 write its traceback to stderr too."""
     try:
         debug = read_settings(os.environ, Path.cwd()).debug
     except ConfigError:
@@ -138,7 +138,7 @@ def format_internal_error(exc: Exception) -> str:
 
 
 def format_bytes(size: float) -> str:
-    """Return a size in units of 1000, as disks and networks are sold.
+    """Return a size in units of 1000 bytes.
 
     >>> format_bytes(1239748)
     '1.2 MB'

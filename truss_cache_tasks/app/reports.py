@@ -1,4 +1,4 @@
-"""What `why`, `verify` and `clean` print, for doit's commands and the console script alike."""
+"""Write the reports of `why`, `verify` and `clean`, for doit's commands and the console script."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from truss_cache_tasks.operations.forecast import Forecast
     from truss_cache_tasks.operations.verify import Verification
 
-Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the name that is printed, ...)
+Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the label in the lines, ...)
 Write = Callable[..., object]  # of lines, as output.write
 
 
 def why(chosen: Chosen, write: Write, *, check: bool) -> int:
-    """Write of each entry that it is fresh; or that it is stale, a line for each reason, and what a run would do.
+    """Write whether each entry is fresh; of a stale one each reason, and what a run would do.
 
     Returns:
         1 with `check` if a run would have to read the store of any entry, else 0.
     """
     signals.install()
-    asking = False
+    reads_store = False
     for label, workspace, context in chosen:
         status = workspace.read_status(context)
         if status.verdict.fresh:
             write(f"{label}: fresh")
             continue
-        forecast = workspace.forecast(context, status, hashing=check, stopped=signals.stopped)
-        asking = asking or forecast.asks
+        forecast = workspace.forecast(context, status, hashing=check, cancel=signals.CANCEL)
+        reads_store = reads_store or forecast.reads_store
         write(f"{label}: stale")
         for line in (*status.verdict.reasons, f"-> {_format_forecast(forecast)}"):
             write(*_wrapped(line))
-    return int(check and asking)
+    return int(check and reads_store)
 
 
 def _format_forecast(forecast: Forecast) -> str:
-    if not forecast.asks:
+    if not forecast.reads_store:
         return "a run puts it right and asks no server"
     if forecast.size is None:
         return "a run lists it and fetches what is missing"
@@ -53,14 +53,14 @@ def _format_forecast(forecast: Forecast) -> str:
 
 
 def _wrapped(line: str) -> list[str]:
-    """Indent a line; wrapped on a terminal alone, so that a pipe gets each reason on one line."""
+    """Return a line, indented; wrapped only on a terminal, so that a pipe gets each reason on one line."""
     width = max(os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else sys.maxsize, 40)
     wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
-    return wrapper.wrap(output.escaped(line))  # before it is wrapped, which makes a space of a newline
+    return wrapper.wrap(output.escaped(line))  # escaped first, since wrapping turns a newline into a space
 
 
 def verify(chosen: Chosen, write: Write) -> int:
-    """Hash everything again and write of each entry whether it is good; name each bad file.
+    """Hash all files again, and write whether each entry is good, with a line for each bad file.
 
     Returns:
         1 if any file is bad or any entry was not fetched, else 0.
@@ -71,7 +71,7 @@ def verify(chosen: Chosen, write: Write) -> int:
     is_bad = False
     for label, workspace, context in chosen:
         workspace.warn()
-        found = verify_entry(context, signals.stopped)
+        found = verify_entry(context, signals.CANCEL)
         is_bad = is_bad or bool(found.bad) or found.manifest is None
         write(f"{label}: {_format_verification(found)}")
         for line in found.bad:
@@ -92,7 +92,7 @@ def _format_verification(found: Verification) -> str:
 
 
 def format_cleaned(files: int, size: int, kept: Iterable[str], *, dry: bool) -> list[str]:
-    """Return the lines about what a clean removed, or would remove, and what it kept and why."""
+    """Return the lines about what a clean removed, or with `dry` would remove, and what it kept and why."""
     verb = "would remove" if dry else "removed"
     first = f"{verb} {format_count(files, 'path')}, {size:,} bytes" if files else "nothing to remove"
     return [first, *(f"kept {line}" for line in kept)]

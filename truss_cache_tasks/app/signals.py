@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: stop moving bytes, leave what was published, exit 130 or 143 without a traceback."""
+"""Handle SIGINT and SIGTERM: stop all transfers, keep published files, exit with 130 or 143 without a traceback."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _state = {"stopped": False}
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
 _MESSAGE = b"stopped: what is complete is kept, run the command again for the rest\n"
 
-_GRACE_S = 0.5  # for children to let go of temporaries and locks; the whole end is to take less than a second
-_REPEATS = 30
+_GRACE_S = 0.5  # for children to release temporaries and locks; the whole exit is to take less than a second
+_MOST_TERMINATES = 30
 
 
 class Interrupted(SystemExit):
@@ -32,19 +32,14 @@ class Interrupted(SystemExit):
             atexit.register(_end_children)
 
 
-def stopped() -> bool:
-    """Return whether a signal told this process to stop."""
-    return _state["stopped"]
-
-
-CANCEL = StopPoll(stopped)  # a signal cancels it
+CANCEL = StopPoll(lambda: _state["stopped"])  # cancelled by the first signal
 
 
 def install() -> None:
     """Install our handlers, chained to those that are there; once, and only in the main thread.
 
-    Called at the first look at an entry, not at import: a dodo.py that sets its own later would replace ours. A signal
-    that is ignored (nohup, a shell's background job) stays ignored.
+    Called when the first status is read and not at import, because a dodo.py that sets handlers after its imports would
+    replace ours. A signal that is ignored (nohup, a shell's background job) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -56,15 +51,18 @@ def install() -> None:
 
 
 class _Handler:
+    """The handler of one signal, chained to the one that was there before."""
+
     def __init__(self, before: Any) -> None:
         self._before = before if callable(before) and before is not signal.default_int_handler else None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
+        """Cancel all work, write the message, call the handler before, and raise Interrupted."""
         first, _state["stopped"] = not _state["stopped"], True
         child = _is_child()
         if child and not first:
-            # Ctrl-C reaches a child twice, from the terminal and as doit's SIGTERM. Raised again while multiprocessing
-            # ends the child, it left a thread that waits for ever (seen in 2 of 100 runs).
+            # Ctrl-C reaches a child twice, from the terminal and as doit's SIGTERM. A second exception, while
+            # multiprocessing ended the child, left a thread that never ended (in 2 of 100 runs).
             os._exit(128 + number)
         transfer.stop()
         try:
@@ -78,7 +76,10 @@ class _Handler:
 
 
 def _notify() -> None:
-    """Write past Python's buffers, as the signal may have come in a print. Without a stderr, 2 may be any file."""
+    """Write the message to stderr without Python's buffers, since the signal may have interrupted a print.
+
+    The descriptor is not simply 2: in a process without stderr, that may be any file.
+    """
     with contextlib.suppress(OSError, ValueError):
         if sys.__stderr__ is not None:
             os.write(sys.__stderr__.fileno(), _MESSAGE)
@@ -91,11 +92,11 @@ def _is_child() -> bool:
 
 
 def _end_children() -> None:
-    """End the children of `-P process`, whatever state they are in.
+    """End the children of `-P process`: wait for them, then send SIGTERM several times, then SIGKILL.
 
-    doit sends each one SIGTERM, but not to those that it was just starting. One that was about to block in a read
-    keeps waiting (Python's handlers run between two steps of the interpreter) until a further signal comes. So does one
-    whose first signal came while multiprocessing was ending it (see `_Handler`).
+    One SIGTERM, as doit sends it, is not enough. A child that doit was just starting does not get it. One that was
+    about to block in a read waits until the next signal, because Python runs handlers between two steps of the
+    interpreter. So does one whose first signal came while multiprocessing was ending it (see `_Handler`).
     """
     module = sys.modules.get("multiprocessing.process")
     if module is None:
@@ -103,7 +104,7 @@ def _end_children() -> None:
     until = time.monotonic() + _GRACE_S
     for child in module.active_children():
         child.join(max(0.0, until - time.monotonic()))
-    for _ in range(_REPEATS):
+    for _ in range(_MOST_TERMINATES):
         for child in module.active_children():
             child.terminate()
             child.join(_GRACE_S / 10)

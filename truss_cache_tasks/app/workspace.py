@@ -1,11 +1,11 @@
-"""A config, and everything on this machine that it means: what tasks, commands and the console script work on."""
+"""Workspace: a config with its entries' contexts on this machine, for the doit tasks, the commands and `fetch`."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
 from truss_cache_tasks.config.entries import Config
-from truss_cache_tasks.config.reading import load_config
+from truss_cache_tasks.config.loader import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext, make_context, project_entries, read_status
 from truss_cache_tasks.store.claims import read_pins
 from truss_cache_tasks.store.conflicts import ShownFiles, find_shown_files
@@ -34,13 +35,17 @@ MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 
 @dataclass
 class Workspace:
-    """One config's entries on this machine, and what this process found out about them.
+    """One config's entries on this machine, and what this process has read about them.
 
-    Args:
-        contexts: the entries, in the order of the file.
-        warnings: of the config, written once, with the first verdict.
-        run: id of this invocation.
-        verdicts: by the entry's name.
+    Attributes:
+        path: absolute path of the config file.
+        settings: of the environment, and of the call or command line.
+        model_cache: absolute path of the model cache.
+        contexts: of the entries, in the order of the file.
+        project: what claims are made for.
+        warnings: of the config; written once, before the first status is read.
+        run_id: `RunContext.id` of what this process runs.
+        verdicts: by the entry's name, of those whose status was read.
     """
 
     path: Path
@@ -49,13 +54,13 @@ class Workspace:
     contexts: tuple[EntryContext, ...]
     project: Project
     warnings: tuple[str, ...]
-    run: str = field(default_factory=lambda: os.urandom(16).hex())
+    run_id: str = field(default_factory=lambda: os.urandom(16).hex())
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     _shown: dict[Path, ShownFiles] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
 
     @cached_property
     def cleaned(self) -> Cleaned:
-        """What cleans of this process removed, all together."""
+        """What all calls of `clean` in this process removed together."""
         from truss_cache_tasks.store.clean import Cleaned
 
         return Cleaned()
@@ -65,7 +70,7 @@ class Workspace:
         output.warn_once(self.warnings)
 
     def read_status(self, context: EntryContext) -> Status:
-        """Read an entry's status and keep the verdict. An internal error makes it stale; its run meets it too."""
+        """Read an entry's status and keep the verdict. An internal error makes it stale; its run raises it again."""
         self.warn()
         try:
             status = read_status(context)
@@ -75,38 +80,37 @@ class Workspace:
         return status
 
     def is_forced(self, context: EntryContext) -> bool:
-        """Return whether `doit run -a` runs this entry, though it is stale now.
+        """Return whether doit runs with `-a`, which forces the entry, as far as it shows for a stale entry.
 
-        It does if an entry that was judged fresh, which only `-a` makes run, moved their common pin in this very run.
+        It shows where another entry with the same pin moved it in this run although it was fresh: only `-a` runs a
+        fresh entry. doit itself does not tell.
         """
         moving = pin_name(context.entry.request)
         try:
             pin = read_pins(context.root).get(moving) if moving else None
-        except OSError:  # its run meets the same error
+        except OSError:  # the entry's run raises the same error
             return False
-        if pin is None or pin.run != self.run or pin.by == context.name:
+        if pin is None or pin.run != self.run_id or pin.by == context.name:
             return False
         return pin.by in self.verdicts and self.verdicts[pin.by].fresh
 
     def is_fresh(self, context: EntryContext) -> bool:
-        """Whether an entry is fresh, by the verdict of this process; its status is read if it was not."""
+        """Return whether an entry is fresh, by the verdict that was kept, or else by reading its status."""
         verdict = self.verdicts.get(context.name) or self.read_status(context).verdict
         return verdict.fresh
 
-    def forecast(
-        self, context: EntryContext, status: Status, *, hashing: bool, stopped: Callable[[], bool]
-    ) -> Forecast:
-        """Forecast what a run would do to an entry. What the entries show is read once for each root."""
+    def forecast(self, context: EntryContext, status: Status, *, hashing: bool, cancel: CancelToken) -> Forecast:
+        """Return `forecast()` of an entry. The files that the config's entries show are read once for each root."""
         if context.root.path not in self._shown and status.verdict.need > Need.CLAIM:
             with disk_errors(f"cannot look at {context.root.path}"):
                 self._shown[context.root.path] = find_shown_files(context.root, self.project)
         shown = self._shown.get(context.root.path)
         from truss_cache_tasks.operations.forecast import forecast
 
-        return forecast(context, status, hashing=hashing, stopped=stopped, shown=shown)
+        return forecast(context, status, hashing=hashing, cancel=cancel, shown=shown)
 
     def choose(self, names: Iterable[str] | None) -> list[EntryContext]:
-        """Return the entries of these names, once each; None: all. Raises ConfigError for a name that none has."""
+        """Return the entries with these names, each once; None: all. Raises ConfigError for an unknown name."""
         if names is None:
             return list(self.contexts)
         known = {context.name: context for context in self.contexts}
@@ -117,7 +121,7 @@ class Workspace:
         return [known[name] for name in names]
 
     def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
-        """Invalidate these entries, adding to `cleaned`; None: the whole config, gone entries too."""
+        """Invalidate these entries and return `cleaned`; None: all, and those that left the config."""
         from truss_cache_tasks.operations.clean import clean
 
         clean(
@@ -141,14 +145,13 @@ def open_workspace(
     accept_unverified: bool = False,
     follow_links: bool = False,
 ) -> Workspace:
-    """Read the config and the environment. Reads no cache and asks no network.
+    """Return the workspace of a config, by the environment. Reads no cache and sends no request.
 
     Args:
         path: the config as it was loaded, its file or folder, or None for TRUSS_CONFIG, else the current folder.
-        model_cache: what `cache_tasks(model_cache_dir=)` says; TRUSS_MODEL_CACHE_DIR is above it.
+        model_cache: `model_cache_dir` of `cache_tasks` or `fetch`; TRUSS_MODEL_CACHE_DIR takes precedence.
         started: what relative paths in our variables are relative to; None: the current folder.
-        replace: `Settings.replace`, said by a call or a command line; the variable may say it instead.
-        accept_unverified, follow_links: of Settings, likewise.
+        replace, accept_unverified, follow_links: True sets the one of Settings, which its variable may also do.
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
@@ -165,15 +168,15 @@ def open_workspace(
         path = base / settings.config if settings.config else Path.cwd()
     config = path if isinstance(path, Config) else load_config(path)
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
-    anonymous = Project("", "", {})
-    roots = [make_context(entry, anonymous, settings, cache) for entry in config.entries]
     project = Project(
         id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
         config=str(config.path),
         entries=project_entries(config.entries),
-        roots=tuple(sorted({str(p.path) for t in roots for p in t.roots})),
     )
     contexts = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
+    roots = {str(root.path) for context in contexts for root in context.roots}
+    project = dataclasses.replace(project, roots=tuple(sorted(roots)))
+    contexts = tuple(dataclasses.replace(context, project=project) for context in contexts)
     _refuse_own_source(contexts)
     warnings = config.warnings
     if not contexts:
@@ -182,7 +185,7 @@ def open_workspace(
 
 
 def _refuse_own_source(contexts: Iterable[EntryContext]) -> None:
-    """Refuse a `file://` entry whose cache folder is, or lies in, its own source, which `clean` would take away."""
+    """Raise ConfigError for a `file://` entry whose cache folder is in its source, which `clean` would remove."""
     for context in contexts:
         source = context.entry.request.source
         if not source.store.is_local:

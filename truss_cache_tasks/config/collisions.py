@@ -1,4 +1,4 @@
-"""What two entries of one config cannot share, as far as the config alone shows it."""
+"""Refuse two entries of one config that make the same request or have the same folder."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from truss_cache_tasks.model.request import Layout, Request
 
 
 def refuse_collisions(entries: Iterable[Entry]) -> None:
-    """Raise ConfigError, naming both lines, where two entries ask for the same or own one folder.
+    """Raise ConfigError, naming both lines, where two entries make the same request or have the same folder.
 
-    A folder inside another's, and buckets of one name in two stores, may be meant: those are compared file by file,
-    once the listings are known.
+    A folder inside another's, and buckets of the same name in two stores, are allowed here: their files are compared
+    once the listings are known (`store/conflicts.py`).
     """
     seen: dict[Hashable, Entry] = {}
     for entry in entries:
-        same = seen.setdefault(_asked(entry.request), entry)
+        same = seen.setdefault(_comparable(entry.request), entry)
         if same is not entry:
             _refuse(entry, same, "the same as", "Remove one of the two.")
-        for owned, message, hint in _owned(entry.request):
-            other = seen.setdefault(owned, entry)
+        for folder, message, hint in _own_folder(entry.request):
+            other = seen.setdefault(folder, entry)
             if other is not entry:
                 _refuse(entry, other, message, hint)
 
 
-def _asked(request: Request) -> Hashable:
-    """Return what makes two requests one: order and repetition of patterns do not (model/keys.py)."""
+def _comparable(request: Request) -> Hashable:
+    """Return a value that is equal for equal requests: the order and repetition of patterns do not count."""
     allow = None if request.allow is None else frozenset(request.allow)
     where = (request.layout, request.folder)
     return (request.source, request.revision, allow, frozenset(request.ignore), *where)
 
 
-def _owned(request: Request) -> list[tuple[Hashable, str, str]]:
-    """Return the folder that the entry has for itself, as a key, with what to say when it is taken."""
+def _own_folder(request: Request) -> list[tuple[Hashable, str, str]]:
+    """Return (folder as a key, message, hint) of the folder that only this entry may use; [] where there is none."""
     if request.layout is Layout.VOLUME:
         message = f"volume_folder {request.folder!r} goes to the same folder as"
         return [(("model cache", request.folder), message, "Give each entry a volume_folder of its own.")]

@@ -1,4 +1,4 @@
-"""The only reader of secrets; a Secret prints as ***."""
+"""Find an entry's credential, in files, variables and the login. No other module reads secrets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LARGEST = 1 << 20  # bytes of a credential file
 def find_credential(entry: Entry, settings: Settings) -> Credential | NoCredential:
     """Return the entry's credential: a file in the data folder, else a secret, a variable, or the login token.
 
-    NoCredential where only the vendor's own chain or anonymous access is left.
+    NoCredential where only the credential chain of the vendor's SDK or anonymous access remains.
 
     Raises:
-        CredentialError: the file is there and cannot be used; names the field that is missing, never a value.
+        CredentialError: the file exists and cannot be used; names a missing field, never a value.
     """
-    path = next(filter(_is_there, _files(entry, settings)), None)
+    path = next(filter(_is_there, _candidates(entry, settings)), None)
     match entry.request.source.store.credential:
         case TokenCredential() as spec:
             if path is not None:
@@ -44,12 +44,12 @@ def find_credential(entry: Entry, settings: Settings) -> Credential | NoCredenti
 
 
 def fingerprint(entry: Entry, settings: Settings) -> str | None:
-    """Return SHA-256 of the bytes of the credential *file* that `find_credential` would use; None if there is none.
+    """Return SHA-256 of the bytes of the credential file that `find_credential` would use; None if there is none.
 
-    Ambient credentials (variables, the login token) are no file here: they rotate. Never raises for what is in the
-    file: judging an entry must not fail on a malformed secret; a file that cannot be read has no fingerprint.
+    Variables and the login token have no fingerprint, because they rotate. Raises nothing for the contents of the file,
+    since reading a status must not fail on a malformed secret; a file that cannot be read has no fingerprint.
     """
-    for path in _files(entry, settings):
+    for path in _candidates(entry, settings):
         try:
             if _is_there(path):
                 return hashlib.sha256(_bytes(path, "")).hexdigest()
@@ -58,8 +58,8 @@ def fingerprint(entry: Entry, settings: Settings) -> str | None:
     return None
 
 
-def _files(entry: Entry, settings: Settings) -> Iterator[Path]:
-    """Yield where this entry's credential file may be, in order; the first that exists is used."""
+def _candidates(entry: Entry, settings: Settings) -> Iterator[Path]:
+    """Yield the paths of this entry's credential file, in order; the first that exists is used."""
     has_secret = entry.secret_is_named
     match entry.request.source.store.credential:
         case None:
@@ -79,7 +79,7 @@ def _secrets(entry: Entry, settings: Settings) -> list[Path]:
 
 
 def _no_token(entry: Entry, spec: TokenCredential, settings: Settings) -> NoCredential:
-    looked_at = [str(path) for path in _files(entry, settings)]
+    looked_at = [str(path) for path in _candidates(entry, settings)]
     if spec.is_hub and not settings.sends_implicit_token:
         return NoCredential(tuple(looked_at), "HF_HUB_DISABLE_IMPLICIT_TOKEN is set")
     looked_at += spec.variables[:1]
@@ -102,7 +102,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _shown(path: Path, entry: Entry) -> str:
-    """Return the path as messages show it: relative to the config if it is below that."""
+    """Return the path for messages: relative to the config's folder where it is below that."""
     try:
         return str(path.relative_to(entry.config.parent))
     except ValueError:
@@ -111,7 +111,7 @@ def _shown(path: Path, entry: Entry) -> str:
 
 def _bytes(path: Path, origin: str) -> bytes:
     try:
-        # Not blocking: a FIFO or a device of that name is refused, not waited for.
+        # O_NONBLOCK: opening a FIFO or a device of that name must not wait; it is refused below.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -139,9 +139,10 @@ def _token_file(path: Path, origin: str) -> Credential:
 
 
 def _named_token(path: Path, entry: Entry, spec: TokenCredential) -> Credential:
-    """Return the token of a secret, whose name a config that others wrote may have chosen.
+    """Return the token in a secret file; refuse one that is not a token of the entry's store.
 
-    Such a config must not send any secret of this machine to a server; only the default name is for the Hub alone.
+    A config from elsewhere may name any secret of this machine, and must not send it to a server. The default name is
+    not checked: it is the Hub's.
     """
     credential = _token_file(path, str(path))
     named = entry.runtime_secret_name != DEFAULT_SECRET
@@ -168,7 +169,7 @@ def _ambient_token(spec: TokenCredential, settings: Settings) -> Credential | No
 
 
 def _token(text: str, origin: str) -> Credential:
-    """Return the token; white space around it (the newline of an editor) does not belong to it."""
+    """Return the token in `text`, without the white space around it (the newline of an editor)."""
     token = text.strip()
     if not token:
         _fail(origin, "is empty", "Put a token into it, or remove it to go on without.")
@@ -190,7 +191,7 @@ def _mapping(text: str, origin: str) -> dict[str, Any]:
 
 
 def _fields(text: str, spec: JsonCredential, origin: str) -> dict[str, Secret]:
-    """Return what the source gets of a credential file. Of two namings (`aws_region`, `region`) the longer wins."""
+    """Return the fields of a credential file that the source gets. `aws_region` takes precedence over `region`."""
     found = _mapping(text, origin)
     for name, value in spec.fixed:
         if found.get(name, value) != value:
@@ -220,5 +221,5 @@ def _string(found: Mapping[str, Any], name: str, origin: str) -> str:
 
 
 def _fail(origin: str, message: str, hint: str) -> NoReturn:
-    """Raise without a cause: a decoder's own error carries the text that it could not read."""
+    """Raise CredentialError without a cause, because the error of a decoder holds the text that it could not read."""
     raise CredentialError(f"{origin}: {message}", hint=hint) from None

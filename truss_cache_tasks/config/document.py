@@ -1,4 +1,4 @@
-"""Read a config file into composed YAML nodes; whatever PyYAML refuses is a ConfigError."""
+"""Read a config file into composed YAML nodes; an error of PyYAML becomes a ConfigError."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from truss_cache_tasks.errors import ConfigError
 NAMES = ("config.yaml", "config.yml")
 
 _LARGEST = 16 << 20  # bytes of a config file; 10,000 entries are 2 MB
-_MOST_NODES = 1_000_000  # with every alias written out; 1000 entries have 15,000
+_MOST_NODES = 1_000_000  # with every alias expanded; 1000 entries have 15,000
 _DEEPEST = 100  # nodes inside nodes; real configs have 10, and resolving merges recurses
 # libyaml's loader where PyYAML was built with it: 1000 entries take it 45 ms, the Python one 400.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -39,9 +39,9 @@ def find_config(path: Path) -> Path:
         path = found[0] if found else path / NAMES[0]
         mode = _mode(path)
     if mode is None:
-        raise ConfigError(f"{shown_path(path)}: not found", hint=_where_to_put_it(path))
+        raise ConfigError(f"{shown_path(path)}: not found", hint=_hint_for_missing(path))
     if path.name in NAMES:
-        _refuse_a_twin(path)
+        _refuse_second_config(path)
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise ConfigError(f"{shown_path(path)}: is {what}", hint="Put a YAML file there, or name another path.")
@@ -49,17 +49,17 @@ def find_config(path: Path) -> Path:
 
 
 def read_document(path: Path, loader: Any = _LOADER) -> Value | None:
-    """Return the root mapping of the YAML file at `path`, or None for a file that says nothing.
+    """Return the root mapping of the YAML file at `path`, or None for an empty document.
 
-    No value is constructed. Aliases are one node each, however often they are used; what they would expand to is
-    counted, and cycles are refused, so that walking the result ends; its depth is bounded, so that recursion does.
+    No Python value is constructed from the nodes. All uses of an alias are one node. The number of nodes with every
+    alias expanded, and the depth, are limited, and cycles are refused, so that loops and recursion over the result end.
 
     Args:
         loader: a loader class of PyYAML.
 
     Raises:
-        ConfigError: unreadable, not UTF-8, not YAML, several documents, nested too deeply, an alias bomb, or no
-            mapping.
+        ConfigError: unreadable, not UTF-8, not YAML, several documents, nested too deeply, aliases that expand to too
+            much, or no mapping.
     """
     file = shown_path(path)
     text = _decoded(_read(path, file), file)
@@ -68,7 +68,7 @@ def read_document(path: Path, loader: Any = _LOADER) -> Value | None:
         return None
     _refuse_depth(root, file)
     if "&" in text:
-        _refuse_bombs(root, file)
+        _refuse_large_aliases(root, file)
     value = Value(file, "", root)
     if not value.is_mapping:
         raise ConfigError(
@@ -78,19 +78,19 @@ def read_document(path: Path, loader: Any = _LOADER) -> Value | None:
 
 
 def shown_path(path: Path) -> str:
-    """Return `path` as messages show it: relative to the working folder if it is below that, else whole."""
+    """Return `path` for messages: relative to the working folder where it is below that, else absolute."""
     try:
         return str(path.relative_to(os.getcwd()))
     except (ValueError, OSError):
         return str(path)
 
 
-def duplicates(root: Value, skip: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
+def find_duplicate_keys(root: Value, skip: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
     """Yield (line, key, line of the first) for each key that is given twice in a mapping of the file.
 
     Args:
         root: the whole document.
-        skip: top-level keys whose values are not looked at: those are read, and their duplicates are errors.
+        skip: top-level keys whose values are left out: their duplicates are errors, raised where they are read.
     """
     seen: set[int] = set()
     stack: list[Node] = [root.node]
@@ -100,14 +100,14 @@ def duplicates(root: Value, skip: tuple[str, ...]) -> Iterator[tuple[int, str, i
             continue
         seen.add(id(node))
         if isinstance(node, MappingNode):
-            yield from _twice(node)
+            yield from _duplicates_in(node)
             top = node is root.node
             stack.extend(value for key, value in node.value if not (top and key.value in skip))
         else:
             stack.extend(node.value)
 
 
-def _twice(node: MappingNode) -> Iterator[tuple[int, str, int]]:
+def _duplicates_in(node: MappingNode) -> Iterator[tuple[int, str, int]]:
     first: dict[tuple[str, str], int] = {}
     for key, _ in node.value:
         if not isinstance(key, ScalarNode) or key.tag.endswith(":merge"):
@@ -128,13 +128,13 @@ def _mode(path: Path) -> int | None:
         raise ConfigError(f"{str(path)!r}: cannot be looked at ({reason})", hint="Name another path.") from None
 
 
-def _where_to_put_it(path: Path) -> str:
+def _hint_for_missing(path: Path) -> str:
     if path.name == NAMES[0] and _mode(path.with_name(NAMES[1])) is not None:
         return f"Name {NAMES[1]} instead, which is there."
     return "Write one there, or name another: cache_tasks(PATH), TRUSS_CONFIG or `truss-cache -f PATH`."
 
 
-def _refuse_a_twin(path: Path) -> None:
+def _refuse_second_config(path: Path) -> None:
     twin = path.with_name(NAMES[1] if path.name == NAMES[0] else NAMES[0])
     if _mode(twin) is not None:
         raise ConfigError(f"{shown_path(path)}: {twin.name} is there too", hint="Keep one of the two, and remove it.")
@@ -161,7 +161,7 @@ def _decoded(data: bytes, file: str) -> str:
 
 
 def _composed(text: str, file: str, loader: Any) -> Node | None:
-    """Compose the one document. The messages of PyYAML hold no values of the file, its snippets do: left out."""
+    """Compose the one document. Errors have PyYAML's message and not its snippet, which could show a secret."""
     try:
         return _compose(text, file, loader)
     except yaml.MarkedYAMLError as why:
@@ -197,7 +197,7 @@ def _yaml_hint(text: str, mark: object) -> str:
 
 
 def _refuse_depth(root: Node, file: str) -> None:
-    """Refuse what is nested too deeply as it is written. Level by level, each node once, aliases not written out."""
+    """Raise ConfigError for too deep a nesting as written: level by level, each node once, aliases not expanded."""
     level = {id(root): root}
     seen: set[int] = set()
     for _ in range(_DEEPEST):
@@ -212,8 +212,11 @@ def _too_deep(file: str, line: int) -> NoReturn:
     raise ConfigError(f"{file}:{line}: nested more than {_DEEPEST} levels deep", hint=_FLATTEN)
 
 
-def _refuse_bombs(root: Node, file: str) -> None:
-    """Count nodes and depth with every alias written out, each node once; post-order on a stack of our own."""
+def _refuse_large_aliases(root: Node, file: str) -> None:
+    """Raise ConfigError where aliases expand to too many nodes, too deep a nesting, or themselves.
+
+    Visits each node once, in post-order, with an explicit stack in place of recursion.
+    """
     done: dict[int, tuple[int, int]] = {}
     begun: set[int] = set()
     stack = [root]
@@ -226,13 +229,15 @@ def _refuse_bombs(root: Node, file: str) -> None:
         if id(node) not in begun:
             begun.add(id(node))
             if any(id(child) in begun and id(child) not in done for child in children):
-                _bomb(file, node, "an alias that holds itself")
+                _fail_for_alias(file, node, "an alias that holds itself")
             stack.extend(child for child in children if id(child) not in done)
             continue
         sizes = [done[id(child)] for child in children]
         size, depth = 1 + sum(s for s, _ in sizes), 1 + max((d for _, d in sizes), default=0)
         if size > _MOST_NODES or depth > _DEEPEST:
-            _bomb(file, node, "aliases that expand to " + ("too much" if size > _MOST_NODES else "too deep a nesting"))
+            _fail_for_alias(
+                file, node, "aliases that expand to " + ("too much" if size > _MOST_NODES else "too deep a nesting")
+            )
         done[id(node)] = (size, depth)
         stack.pop()
 
@@ -245,5 +250,5 @@ def _children(node: Node) -> Iterator[Node]:
         yield from node.value
 
 
-def _bomb(file: str, node: Node, what: str) -> None:
+def _fail_for_alias(file: str, node: Node, what: str) -> None:
     raise ConfigError(f"{file}:{line_of(node)}: {what}", hint="Write the values out instead of `*alias`.")

@@ -1,4 +1,4 @@
-"""Entry and Config: what config.yaml says, checked and frozen."""
+"""Entry and Config: the values that config.yaml is read into."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole config.yaml, as far as it is read.
+    """The part of a config.yaml that this package reads.
 
     Attributes:
         path: absolute path of the file.
         entries: 0..N, in the order of the file.
-        warnings: one sentence each, with `file:line`, for stderr.
+        warnings: one sentence each, with `file:line`, for people.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""One value of config.yaml, with its place in the file and its name for messages."""
+"""Value: a node of config.yaml, with its line and its field name for messages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 _TAG = "tag:yaml.org,2002:"
 _TEXT = (_TAG + "str", _TAG + "value")  # a plain `=` is text to PyYAML's SafeLoader too
 _TRUE = ("yes", "true", "on")
-# What would break a line, a path or a terminal: C0, DEL, C1, and the Unicode line breaks.
+# Characters that break a line, a path or a terminal: C0, DEL, C1, and the Unicode line breaks.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LONGEST_PATTERN = 4096  # PATH_MAX; object keys have at most 1024 bytes
 _LONGEST = 80  # characters of a user's value that a message repeats
 
 
-class Refused(ValueError):
-    """A text breaks a rule. `Value.parsed` adds the field that it came from."""
+class InvalidText(ValueError):
+    """A text of the config breaks a rule. `Value.parsed` makes it a ConfigError, which names the field."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -31,9 +31,9 @@ class Refused(ValueError):
 
 
 class Value:
-    """A node of the file with its place.
+    """A node of the file, with its line and its field name.
 
-    Args:
+    Attributes:
         file: the config file as the user knows it.
         field: `model_cache[1].revision`.
         node: the composed YAML node; scalars keep the characters that the user wrote.
@@ -53,7 +53,7 @@ class Value:
 
     @property
     def where(self) -> str:
-        """``config.yaml:14: model_cache[1]``."""
+        """Where the value is, for messages: ``config.yaml:14: model_cache[1]``."""
         return f"{self.file}:{self.line}: {self.field}"
 
     @property
@@ -63,22 +63,22 @@ class Value:
 
     @property
     def is_empty(self) -> bool:
-        """Null, or a list of nothing."""
+        """Whether the value is null or an empty list."""
         return self.is_null or (self.is_list and not self.node.value)
 
     @property
     def is_list(self) -> bool:
-        """A YAML sequence without a tag of its own."""
+        """Whether it is a YAML sequence without a custom tag."""
         return isinstance(self.node, SequenceNode) and self.node.tag == _TAG + "seq"
 
     @property
     def is_mapping(self) -> bool:
-        """A YAML mapping without a tag of its own."""
+        """Whether it is a YAML mapping without a custom tag."""
         return isinstance(self.node, MappingNode) and self.node.tag == _TAG + "map"
 
     @property
     def is_string(self) -> bool:
-        """A scalar that YAML reads as text."""
+        """Whether it is a scalar that YAML reads as text."""
         return isinstance(self.node, ScalarNode) and self.node.tag in _TEXT
 
     def fail(self, message: str, hint: str) -> NoReturn:
@@ -86,7 +86,7 @@ class Value:
         raise ConfigError(f"{self.where}: {message}", hint=hint)
 
     def shown(self) -> str:
-        """Return what the user wrote, short enough for a message."""
+        """Return the value as the user wrote it, shortened for a message."""
         if self.is_null:
             return "nothing"
         if not isinstance(self.node, ScalarNode):
@@ -97,7 +97,7 @@ class Value:
         return text if self.node.tag.startswith(_TAG) else f"'{text}' with the tag {printable(self.node.tag)}"
 
     def string(self) -> str:
-        """Return the text, not empty and free of control characters, or fail."""
+        """Return the text, which is not empty and has no control characters. Raises ConfigError."""
         if not self.is_string:
             self._fail_for_a_string()
         text: str = self.node.value
@@ -117,13 +117,13 @@ class Value:
         self.fail(f"got {self.shown()}, expected a string", "Write one text there.")
 
     def boolean(self) -> bool:
-        """Return true or false, or fail."""
+        """Return the boolean. Raises ConfigError."""
         if self.node.tag != _TAG + "bool":
             self.fail(f"got {self.shown()}, expected true or false", "Write true or false, without quotes.")
         return str(self.node.value).lower() in _TRUE
 
     def patterns(self) -> tuple[str, ...]:
-        """Return a list of patterns, each a text of at least one character, as written and in order."""
+        """Return the list of patterns as written, none of them empty. Raises ConfigError."""
         if not self.is_list:
             hint = f'Write a list: {self.field.rpartition(".")[2]}: ["*.safetensors"]'
             self.fail(f"got {self.shown()}, expected a list of patterns", hint)
@@ -146,17 +146,17 @@ class Value:
             yield Value(self.file, f"{self.field}[{index}]", node)
 
     def parsed(self, rule: Callable[[str], T]) -> T:
-        """Return `rule(text)`; what the rule refuses becomes a ConfigError with file, line and field."""
+        """Return `rule(text)`; an InvalidText of the rule becomes a ConfigError with file, line and field."""
         try:
             return rule(self.string())
-        except Refused as why:
+        except InvalidText as why:
             raise ConfigError(f"{self.where}: {why.message}", hint=why.hint) from None
 
     def members(self, *, strict: Callable[[str], bool] = lambda key: True) -> dict[str, Value]:
-        """Return the mapping's values by key, merge keys (`<<`) resolved; null values too.
+        """Return the mapping's values by key, null values too, with merge keys (`<<`) resolved.
 
         Args:
-            strict: keys for which being given twice is an error (the last one wins otherwise).
+            strict: whether it is an error that a key is given twice; else the last one counts.
         """
         found: dict[str, Value] = {}
         merges: list[Node] = []
@@ -184,7 +184,7 @@ class Value:
         Value(self.file, self.field or "top level", key).fail("a key that is no name", "Write `name: value`.")
 
     def _merged(self, node: Node) -> dict[str, Value]:
-        """Return what `<<` brings: of several mappings the earlier wins (YAML 1.1, merge key)."""
+        """Return the values that `<<` adds: of several mappings the first counts (YAML 1.1, merge key)."""
         parts = node.value if isinstance(node, SequenceNode) else [node]
         found: dict[str, Value] = {}
         for part in parts:
@@ -196,11 +196,11 @@ class Value:
         return found
 
     def known_members(self, known: Sequence[str], hints: Mapping[str, str]) -> dict[str, Value]:
-        """Return the members that are not null; any key but `known` fails with a did-you-mean.
+        """Return the members that are not null. Raises ConfigError for a key that is not in `known`.
 
         Args:
-            known: the fields that may stand here.
-            hints: for keys that belong elsewhere, the sentence that says where.
+            known: the allowed keys.
+            hints: by keys that belong elsewhere: the hint that says where.
         """
         members = self.members()
         for name, value in members.items():
@@ -217,7 +217,7 @@ def line_of(node: Node) -> int:
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line, without control characters, short enough for a message."""
+    """Return `text` on one line, without control characters, shortened for a message."""
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 

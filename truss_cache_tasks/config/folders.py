@@ -1,43 +1,44 @@
-"""volume_folder and mount_location: the one spelling of a folder, and nothing that leaves its root."""
+"""Parse volume_folder and mount_location: normalise the path, and refuse one that leaves its root."""
 
 from __future__ import annotations
 
-from truss_cache_tasks.config.fields import Refused
+from truss_cache_tasks.config.fields import InvalidText
 from truss_cache_tasks.model.plan import RECORDS
 
 
-def volume_folder(text: str) -> str:
-    """Return `text` relative and without `.` or empty components. Raises Refused.
+def parse_volume_folder(text: str) -> str:
+    """Return `text` relative and without `.` or empty components. Raises InvalidText.
 
-    >>> volume_folder("./llama//fp16/")
+    >>> parse_volume_folder("./llama//fp16/")
     'llama/fp16'
     """
     if text.startswith("/"):
-        raise Refused(f"{text!r} is absolute", "Write a folder relative to the model cache, such as llama.")
+        raise InvalidText(f"{text!r} is absolute", "Write a folder relative to the model cache, such as llama.")
     parts = _parts(text)
     if not parts:
-        raise Refused(f"{text!r} is the model cache itself", "Name a folder in it, such as llama.")
+        raise InvalidText(f"{text!r} is the model cache itself", "Name a folder in it, such as llama.")
     return "/".join(parts)
 
 
-def mount_location(text: str) -> str:
-    """Return `text` absolute and without `.` or empty components. Raises Refused.
+def parse_mount_location(text: str) -> str:
+    """Return `text` absolute and without `.` or empty components. Raises InvalidText.
 
-    >>> mount_location("//models/./llama/")
+    >>> parse_mount_location("//models/./llama/")
     '/models/llama'
     """
     if not text.startswith("/"):
-        raise Refused(f"{text!r} is relative", "Write an absolute path, such as /models/llama.")
+        raise InvalidText(f"{text!r} is relative", "Write an absolute path, such as /models/llama.")
     parts = _parts(text)
     if not parts:
-        raise Refused("the root folder cannot be a mount", "Write a folder of its own, such as /models/llama.")
+        raise InvalidText("the root folder cannot be a mount", "Write a folder of its own, such as /models/llama.")
     return "/" + "/".join(parts)
 
 
 def _parts(text: str) -> list[str]:
+    """Return the components of a path without `.` and empty ones. Raises InvalidText for `..` and our own folder."""
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise Refused(f"{text!r} leaves its folder by '..'", "Write the path without '..'.")
+        raise InvalidText(f"{text!r} leaves its folder by '..'", "Write the path without '..'.")
     if any(part.casefold() == RECORDS for part in parts):
-        raise Refused(f"{text!r} goes into {RECORDS}, where our own records are", "Choose another name.")
+        raise InvalidText(f"{text!r} goes into {RECORDS}, where our own records are", "Choose another name.")
     return parts

@@ -1,4 +1,4 @@
-"""One item of `model_cache` (or its alias `hf_cache`) -> Entry."""
+"""Read one item of `model_cache` (or its alias `hf_cache`) into an Entry."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
-from truss_cache_tasks.config.fields import Refused, Value, did_you_mean, printable
-from truss_cache_tasks.config.folders import volume_folder
-from truss_cache_tasks.config.uris import Parsed, check_revision, parse_repo_id
+from truss_cache_tasks.config.fields import InvalidText, Value, did_you_mean, printable
+from truss_cache_tasks.config.folders import parse_volume_folder
+from truss_cache_tasks.config.uris import ParsedSource, parse_repo_id, parse_revision
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
 from truss_cache_tasks.model.stores import stores
@@ -34,14 +34,14 @@ _SECRET_NAME = re.compile(r"[-._a-zA-Z0-9]{1,253}")  # Truss's own rule for the 
 
 
 @dataclass
-class Context:
-    """What every entry of one config shares.
+class ConfigContext:
+    """What all entries of one config have in common.
 
     Attributes:
         config: absolute path of the file.
         data_dir: absolute path of the Truss's data folder.
         hub_env: as in Entry.
-        warnings: grows while entries are read.
+        warnings: appended to while entries are read.
     """
 
     config: Path
@@ -50,7 +50,7 @@ class Context:
     warnings: list[str] = field(default_factory=list)
 
 
-def read_model(value: Value, context: Context) -> Entry:
+def read_model(value: Value, context: ConfigContext) -> Entry:
     """Return the Entry, still without a name. Raises ConfigError."""
     if not value.is_mapping:
         hint = (
@@ -63,7 +63,7 @@ def read_model(value: Value, context: Context) -> Entry:
     parsed = members["repo_id"].parsed(parse_repo_id)
     _check_kind(members.get("kind"), parsed.source)
     revision = _revision(members.get("revision"), parsed)
-    form, folder = _layout(value, members, parsed.source, context)
+    layout, folder = _layout(value, members, parsed.source, context)
     warn_of_source(members["repo_id"], parsed.source, context)
     on_hub = parsed.source.store.is_hub
     if revision and not on_hub:
@@ -77,12 +77,12 @@ def read_model(value: Value, context: Context) -> Entry:
         revision=wanted,
         allow_patterns=allow,
         ignore_patterns=ignore,
-        use_volume=form is Layout.VOLUME,
+        use_volume=layout is Layout.VOLUME,
         volume_folder=members["volume_folder"].string() if "volume_folder" in members else None,
         mount_location=None,
-        runtime_secret_name=secret.parsed(secret_name) if secret else DEFAULT_SECRET,
+        runtime_secret_name=secret.parsed(parse_secret_name) if secret else DEFAULT_SECRET,
         secret_is_named=secret is not None,
-        request=Request(parsed.source, wanted if on_hub else "", allow, ignore or (), form, folder),
+        request=Request(parsed.source, wanted if on_hub else "", allow, ignore or (), layout, folder),
         where=value.where,
         config=context.config,
         data_dir=context.data_dir,
@@ -96,29 +96,28 @@ def patterns(members: dict[str, Value]) -> tuple[tuple[str, ...] | None, tuple[s
     return allow.patterns() if allow else None, ignore.patterns() if ignore else None
 
 
-def secret_name(text: str) -> str:
-    """Return the name of a secret, which is also the name of its file. Raises Refused."""
+def parse_secret_name(text: str) -> str:
+    """Return the name of a secret, which is also the name of its file. Raises InvalidText."""
     if not _SECRET_NAME.fullmatch(text) or text in (".", ".."):
         hint = "Write the secret's name: letters, digits, '-', '_' and '.'; never its value."
-        raise Refused("is no name of a secret", hint)
+        raise InvalidText("is no name of a secret", hint)
     return text
 
 
-def warn_of_source(value: Value, source: SourceRef, context: Context) -> None:
-    """Warn of a wildcard in a prefix, which stores take literally."""
+def warn_of_source(value: Value, source: SourceRef, context: ConfigContext) -> None:
+    """Add a warning for a wildcard in a prefix, which stores take literally."""
     if set(source.prefix) & set("*?"):
         message = "a wildcard in the prefix is taken literally; wildcards go into allow_patterns"
         context.warnings.append(f"{value.where}: {message}")
 
 
-def local_name(value: Value, source: SourceRef) -> str:
-    """Return the folder that a `file://` source has in the model cache, or fail where its path gives none."""
+def _check_local_name(value: Value, source: SourceRef) -> None:
+    """Raise ConfigError where the last component of a `file://` path is no name for a folder of the model cache."""
     name = source.root.rpartition("/")[2]
     if name in (".", ".."):
         value.fail(f"{source.root!r} ends in no name", "Name the folder itself, or set use_volume and volume_folder.")
     if name.casefold() == RECORDS:
         value.fail(f"{name!r} is where our own records are", "Rename the folder, or set use_volume and volume_folder.")
-    return name
 
 
 def _check_kind(value: Value | None, source: SourceRef) -> None:
@@ -136,19 +135,20 @@ def _check_kind(value: Value | None, source: SourceRef) -> None:
         value.fail(f"{kind!r} disagrees with repo_id: {what}", "Remove `kind`, or correct the scheme of repo_id.")
 
 
-def _revision(value: Value | None, parsed: Parsed) -> str:
+def _revision(value: Value | None, parsed: ParsedSource) -> str:
     """Return the entry's revision, "" where it gives none."""
     if value is None or (value.is_string and not value.node.value):
         return parsed.revision
-    revision = value.string() if not parsed.source.store.is_hub else value.parsed(check_revision)
+    revision = value.string() if not parsed.source.store.is_hub else value.parsed(parse_revision)
     if parsed.revision and revision != parsed.revision:
         value.fail(f"{revision!r}, but repo_id says @{parsed.revision}", "Keep one of the two.")
     return revision
 
 
-def _layout(value: Value, members: dict[str, Value], source: SourceRef, context: Context) -> tuple[Layout, str]:
+def _layout(value: Value, members: dict[str, Value], source: SourceRef, context: ConfigContext) -> tuple[Layout, str]:
+    """Return the layout and its volume_folder, "" for another layout."""
     use_volume = "use_volume" in members and members["use_volume"].boolean()
-    folder = members["volume_folder"].parsed(volume_folder) if "volume_folder" in members else ""
+    folder = members["volume_folder"].parsed(parse_volume_folder) if "volume_folder" in members else ""
     if use_volume and not folder:
         value.fail("use_volume without volume_folder", "Add `volume_folder: NAME`, as Truss demands.")
     if use_volume:
@@ -158,5 +158,5 @@ def _layout(value: Value, members: dict[str, Value], source: SourceRef, context:
     if source.store.is_hub:
         return Layout.HUB, ""
     if source.store.is_local:
-        local_name(members["repo_id"], source)
+        _check_local_name(members["repo_id"], source)
     return Layout.BUCKET, ""

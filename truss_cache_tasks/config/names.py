@@ -1,4 +1,4 @@
-"""Names of sub-tasks: stable, readable, unique, and safe on doit's command line."""
+"""Name the entries: stable, readable, unique, and safe on doit's command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def name_entries(asked: Iterable[tuple[SourceRef, str]]) -> list[str]:
     """Return one name for each (source, revision), in order.
 
     The first entry of an id has the bare id; a later one gets `@revision` where that is new, else `#n` (n from 2).
-    Bare names are given out first, so that no suffix takes the name that a later id would have.
+    The bare ids are reserved first, so that no name with a suffix equals the id of a later entry.
 
     >>> hub = lambda name, revision: (SourceRef("hf", name), revision)
     >>> name_entries([hub("a/b", "main"), hub("a/b", "v1"), hub("a/b", "v1"), hub("c/d", "main")])

@@ -1,4 +1,4 @@
-"""The only reader of the environment: our own variables, and those of the ecosystems as typed answers."""
+"""Read the environment into Settings: our variables, and those of huggingface_hub. The only parser of it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ VARIABLES = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the process's environment says, read once and checked.
+    """The settings in the process's environment, read once and checked.
 
     Attributes:
         config: TRUSS_CONFIG as written, or None.
@@ -73,12 +73,12 @@ class Settings:
         project: TRUSS_CACHE_PROJECT, or None; safe as a file name.
         connections: TRUSS_CACHE_CONNECTIONS (1 to 256), or None.
         max_rate: TRUSS_CACHE_MAX_RATE in bytes a second, or None.
-        replace: TRUSS_CACHE_REPLACE: a file at one of our paths that nothing of ours made is replaced.
-        accept_unverified: TRUSS_CACHE_ACCEPT_UNVERIFIED: bytes that came equal twice are taken without a digest where
-            the store's was only guessed, from an ETag.
+        replace: TRUSS_CACHE_REPLACE: a foreign file at a path of an entry is replaced.
+        accept_unverified: TRUSS_CACHE_ACCEPT_UNVERIFIED: bytes that two fetches gave equally are accepted although
+            the ETag, which looks like an MD5, is not their MD5.
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
         debug: TRUSS_CACHE_DEBUG.
-        offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) says so.
+        offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is true.
         cwd: what relative paths of the environment are relative to.
         environment: a copy of the environment, for the methods of this class alone.
     """
@@ -99,22 +99,25 @@ class Settings:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def hub_cache(self, hub_env: tuple[tuple[str, str], ...] = ()) -> Path:
-        """Return the hub cache, absolute: over `hub_env` (of a config) alone if it sets anything, else the process's.
+        """Return the absolute path of the hub cache, by huggingface_hub's rules (constants.py).
 
-        The rules are huggingface_hub's own (constants.py), empty values included: set and empty is set.
+        A variable that is set and empty counts as set.
+
+        Args:
+            hub_env: the hub variables of a config; where there are any, those of the process do not count.
         """
-        says = dict(hub_env) if hub_env else self.environment
-        legacy = says.get("HUGGINGFACE_HUB_CACHE", os.path.join(self._hub_home(says), "hub"))
-        return self._absolute(self._expanded(says.get("HF_HUB_CACHE", legacy)))
+        variables = dict(hub_env) if hub_env else self.environment
+        legacy = variables.get("HUGGINGFACE_HUB_CACHE", os.path.join(self._hub_home(variables), "hub"))
+        return self._absolute(self._expanded(variables.get("HF_HUB_CACHE", legacy)))
 
     @property
     def state_dir(self) -> Path:
-        """Where we note what outlives a config: `$XDG_STATE_HOME`, else ~/.local/state, and our folder in it."""
+        """Our folder for state that outlives a config: `truss-cache` in $XDG_STATE_HOME, else in ~/.local/state."""
         home = self.environment.get("XDG_STATE_HOME") or os.path.join(self._expanded_user("~"), ".local", "state")
         return self._absolute(home) / "truss-cache"
 
     def token_file(self) -> Path:
-        """Return where `hf auth login` keeps its token, by the process's variables alone."""
+        """Return the path of the token file of `hf auth login`, by the process's variables."""
         default = os.path.join(self._hub_home(self.environment), "token")
         return self._absolute(self._expanded(self.environment.get("HF_TOKEN_PATH", default)))
 
@@ -124,8 +127,8 @@ class Settings:
 
     @property
     def network(self) -> Network:
-        """How sources and transfers reach what they read, by the process's variables."""
-        from truss_cache_tasks.network.settings import Network  # a no-op reaches for nothing
+        """The network settings of sources and transfers, by the process's variables."""
+        from truss_cache_tasks.network.settings import Network  # a no-op uses no network
 
         return Network.from_env(self.environment, follow_links=self.follow_links)
 
@@ -134,15 +137,15 @@ class Settings:
         """Whether HF_TOKEN and the login token are used, by huggingface_hub's switch and its words for true."""
         return self.environment.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE
 
-    def _hub_home(self, says: Mapping[str, str]) -> str:
-        cache = says.get("XDG_CACHE_HOME", os.path.join(self._expanded_user("~"), ".cache"))
-        return self._expanded(says.get("HF_HOME", os.path.join(cache, "huggingface")))
+    def _hub_home(self, variables: Mapping[str, str]) -> str:
+        cache = variables.get("XDG_CACHE_HOME", os.path.join(self._expanded_user("~"), ".cache"))
+        return self._expanded(variables.get("HF_HOME", os.path.join(cache, "huggingface")))
 
     def _absolute(self, path: str) -> Path:
         return Path(os.path.normpath(self.cwd / path))
 
     def _expanded(self, path: str) -> str:
-        """os.path.expandvars(os.path.expanduser(path)) over `environment` instead of os.environ."""
+        """Return os.path.expandvars(os.path.expanduser(path)), with `environment` in place of os.environ."""
         return re.sub(r"\$(\w+|\{[^}]*\})", self._variable, self._expanded_user(path), flags=re.ASCII)
 
     def _variable(self, match: re.Match[str]) -> str:
@@ -161,7 +164,7 @@ class Settings:
 
 
 def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
-    """Read our variables; one that is empty counts as not set.
+    """Read the environment; a variable of ours that is empty counts as not set.
 
     Args:
         env: the environment; `os.environ` may be passed, a copy is kept.
@@ -172,7 +175,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """
     env = dict(env)
     get = _Reader(env, cwd)
-    _refuse_what_does_nothing(get)
+    _refuse_unsupported(get)
     return Settings(
         config=get.text("TRUSS_CONFIG"),
         model_cache_dir=get.folder("TRUSS_MODEL_CACHE_DIR"),
@@ -191,8 +194,8 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     )
 
 
-def _refuse_what_does_nothing(get: _Reader) -> None:
-    """Refuse each variable that asks for what is not built: it must not be taken and do nothing."""
+def _refuse_unsupported(get: _Reader) -> None:
+    """Raise ConfigError for variables of features that do not exist yet, rather than ignore them."""
     if get.parsed("TRUSS_CACHE_LOCKED", _boolean):
         raise ConfigError(
             "TRUSS_CACHE_LOCKED: model_cache.lock is not supported yet",
@@ -203,7 +206,7 @@ def _refuse_what_does_nothing(get: _Reader) -> None:
 
 
 class _Reader:
-    """Takes one variable after the other, and names the one that is wrong."""
+    """Reads single variables; a ConfigError names the one that is wrong."""
 
     def __init__(self, env: Mapping[str, str], cwd: Path) -> None:
         self.env = env
@@ -254,5 +257,5 @@ def _rate(text: str) -> int:
 
 
 def _home_of(user: str) -> str:
-    """Return a home folder by the password database. Raises KeyError."""
+    """Return the home folder of a user, "" for the current one, from the password database. Raises KeyError."""
     return (pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())).pw_dir

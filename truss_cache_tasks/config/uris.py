@@ -1,17 +1,17 @@
-"""A source as the user writes it -> SourceRef and revision. Texts in, values out."""
+"""Parse sources: the text of a repo id or a URI -> SourceRef and revision."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple, assert_never
 
-from truss_cache_tasks.config.fields import Refused, did_you_mean
+from truss_cache_tasks.config.fields import InvalidText, did_you_mean
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.stores import HUGGINGFACE, Store, UriForm, find_store, stores
 
-LATER = ("azure", "az", "r2", "cw", "https")
+_UNSUPPORTED = ("azure", "az", "r2", "cw", "https")
 
-# huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a property holds the two together.
+# The rule of huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a test compares the two.
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 # git check-ref-format: what no branch or tag is called; it also keeps refs/{revision} inside its folder.
@@ -24,15 +24,15 @@ _LOCAL_USERINFO = re.compile(r"[^/@]*:[^/@]*@")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}@")
 
 
-class Parsed(NamedTuple):
+class ParsedSource(NamedTuple):
     """A source and the `@revision` of its URI ("" where it has none)."""
 
     source: SourceRef
     revision: str
 
 
-def parse_repo_id(text: str) -> Parsed:
-    """Read `repo_id`: `org/name` or a URI. Raises Refused.
+def parse_repo_id(text: str) -> ParsedSource:
+    """Read `repo_id`: `org/name` or a URI. Raises InvalidText.
 
     >>> parse_repo_id("gcs://bucket/m/").source
     SourceRef(scheme='gs', root='bucket', prefix='m')
@@ -41,38 +41,38 @@ def parse_repo_id(text: str) -> Parsed:
         return parse_uri(text)
     _refuse_credentials(HUGGINGFACE.scheme, text)
     if "@" in text and is_repo_id(text.partition("@")[0]):
-        raise Refused("the Hub has no '@' in a repo id", f"Write hf://{text}, or a `revision:` of its own.")
+        raise InvalidText("the Hub has no '@' in a repo id", f"Write hf://{text}, or a `revision:` of its own.")
     if text.startswith(("./", "../", "/", "~")):
-        raise Refused(f"{text!r} is a path, not a repo id", "Write a local folder as file://PATH.")
+        raise InvalidText(f"{text!r} is a path, not a repo id", "Write a local folder as file://PATH.")
     check_repo_id(text)
-    return Parsed(SourceRef(HUGGINGFACE.scheme, text), "")
+    return ParsedSource(SourceRef(HUGGINGFACE.scheme, text), "")
 
 
-def parse_source(text: str) -> Parsed:
-    """Read `source` of the `weights` form: always a URI, as Truss demands. Raises Refused."""
+def parse_source(text: str) -> ParsedSource:
+    """Read `source` of the `weights` form: always a URI, as Truss demands. Raises InvalidText."""
     if "://" not in text:
-        hint = f"Write hf://{text}." if is_repo_id(text.partition("@")[0]) else _wanted()
-        raise Refused("no scheme", hint)
+        hint = f"Write hf://{text}." if is_repo_id(text.partition("@")[0]) else _hint_of_schemes()
+        raise InvalidText("no scheme", hint)
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
     if (store := find_store(scheme)) and store.is_bucket and "@" in rest:
-        raise Refused(f"{scheme}:// has no @revision", "Remove the '@': only hf:// sources have revisions.")
+        raise InvalidText(f"{scheme}:// has no @revision", "Remove the '@': only hf:// sources have revisions.")
     return parse_uri(text)
 
 
-def parse_uri(text: str) -> Parsed:
-    """Read `scheme://...`. No message repeats what may be a password."""
+def parse_uri(text: str) -> ParsedSource:
+    """Read `scheme://...`. Raises InvalidText, whose message repeats nothing that may be a password."""
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
     if (store := find_store(scheme)) is None:
-        raise _unknown(scheme, rest)
+        raise _unknown_scheme(scheme, rest)
     match store.uri_form:
         case UriForm.REPO:
             return _repo(store, rest)
         case UriForm.BUCKET:
-            return Parsed(_bucket(store, scheme, rest), "")
+            return ParsedSource(_bucket(store, scheme, rest), "")
         case UriForm.FOLDER:
-            return Parsed(_folder(store, rest), "")
+            return ParsedSource(_folder(store, rest), "")
         case _:
             assert_never(store.uri_form)
 
@@ -81,80 +81,82 @@ def is_repo_id(text: str) -> bool:
     """Tell whether huggingface_hub takes `text` for a repo id."""
     try:
         check_repo_id(text)
-    except Refused:
+    except InvalidText:
         return False
     return True
 
 
 def check_repo_id(text: str) -> None:
-    """Refuse what huggingface_hub.utils.validate_repo_id refuses."""
+    """Raise InvalidText for what huggingface_hub.utils.validate_repo_id refuses."""
     hint = "Write it as the Hub shows it: org/name."
     if text.count("/") > 1:
-        raise Refused(f"{text!r} is no repo id: more than one '/'", hint)
+        raise InvalidText(f"{text!r} is no repo id: more than one '/'", hint)
     if not _REPO_ID.fullmatch(text):
         rule = "letters, digits, '-', '_', '.', neither first nor last a '-' or '.', at most 96 a name"
-        raise Refused(f"{text!r} is no repo id ({rule})", hint)
+        raise InvalidText(f"{text!r} is no repo id ({rule})", hint)
     if "--" in text or ".." in text:
-        raise Refused(f"{text!r} is no repo id: it holds '--' or '..'", hint)
+        raise InvalidText(f"{text!r} is no repo id: it holds '--' or '..'", hint)
     if text.endswith(".git"):
-        raise Refused(f"{text!r} is no repo id: it ends in '.git'", "Remove the '.git'.")
+        raise InvalidText(f"{text!r} is no repo id: it ends in '.git'", "Remove the '.git'.")
 
 
-def check_revision(text: str) -> str:
-    """Return a revision that git allows. Raises Refused."""
+def parse_revision(text: str) -> str:
+    """Return a revision that git allows. Raises InvalidText."""
     if _NO_REVISION.search(text):
-        raise Refused(
+        raise InvalidText(
             f"{text!r} is no branch, tag or commit: git allows no such name", "Copy the revision from the repo's page."
         )
     return text
 
 
-def _unknown(scheme: str, rest: str) -> Refused:
-    if scheme in LATER:
-        return Refused(f"{scheme}:// is not supported yet", _later_hint(scheme, rest))
+def _unknown_scheme(scheme: str, rest: str) -> InvalidText:
+    if scheme in _UNSUPPORTED:
+        return InvalidText(f"{scheme}:// is not supported yet", _hint_of_unsupported(scheme, rest))
     if scheme == "http":
-        return Refused("http:// is not supported: anyone on the way could change the weights", _wanted())
+        return InvalidText("http:// is not supported: anyone on the way could change the weights", _hint_of_schemes())
     near = did_you_mean(scheme, [known for store in stores() for known in store.schemes])
-    return Refused(f"unknown scheme {scheme!r}", near.replace("?", "://?") if near else _wanted())
+    return InvalidText(f"unknown scheme {scheme!r}", near.replace("?", "://?") if near else _hint_of_schemes())
 
 
-def _wanted() -> str:
+def _hint_of_schemes() -> str:
     *others, last = (f"{store.scheme}://" for store in stores())
     return f"Use {', '.join(others)} or {last}."
 
 
-def _repo(store: Store, rest: str) -> Parsed:
+def _repo(store: Store, rest: str) -> ParsedSource:
     repo_id, at, revision = rest.partition("@")
     check_repo_id(repo_id)
     if at and not revision:
-        raise Refused("nothing follows the '@'", "Write hf://org/name@REVISION, or remove the '@'.")
-    return Parsed(SourceRef(store.scheme, repo_id), check_revision(revision) if at else "")
+        raise InvalidText("nothing follows the '@'", "Write hf://org/name@REVISION, or remove the '@'.")
+    return ParsedSource(SourceRef(store.scheme, repo_id), parse_revision(revision) if at else "")
 
 
 def _bucket(store: Store, scheme: str, rest: str) -> SourceRef:
     bucket, _, prefix = rest.partition("/")
     hint = f"Write {scheme}://BUCKET/PREFIX."
     if not bucket:
-        raise Refused("no bucket name", hint)
+        raise InvalidText("no bucket name", hint)
     if set(bucket) & set("*?[]"):
-        raise Refused(f"a wildcard in the bucket name {bucket!r}", "Name one bucket; wildcards go into allow_patterns.")
+        raise InvalidText(
+            f"a wildcard in the bucket name {bucket!r}", "Name one bucket; wildcards go into allow_patterns."
+        )
     if not _BUCKET.fullmatch(bucket):
-        raise Refused(f"{bucket!r} is no bucket name (letters, digits, '-', '_', '.')", hint)
+        raise InvalidText(f"{bucket!r} is no bucket name (letters, digits, '-', '_', '.')", hint)
     for suffix, what, remedy in store.refused:
         if bucket.lower().endswith(suffix):
-            raise Refused(f"{bucket!r} names {what}", remedy)
+            raise InvalidText(f"{bucket!r} names {what}", remedy)
     prefix = prefix.strip("/")
     if {".", ".."} & set(prefix.split("/")):
-        raise Refused("'.' or '..' in the prefix", "Write the prefix as the store shows it.")
+        raise InvalidText("'.' or '..' in the prefix", "Write the prefix as the store shows it.")
     return SourceRef(store.scheme, bucket, prefix)
 
 
 def _folder(store: Store, rest: str) -> SourceRef:
     root = rest.rstrip("/")
     if not root:
-        raise Refused("no folder or file named", "Write file://PATH, relative to config.yaml or absolute.")
+        raise InvalidText("no folder or file named", "Write file://PATH, relative to config.yaml or absolute.")
     if root.startswith("~"):
-        raise Refused("'~' is not expanded", "Write an absolute path, or one relative to config.yaml.")
+        raise InvalidText("'~' is not expanded", "Write an absolute path, or one relative to config.yaml.")
     return SourceRef(store.scheme, root)
 
 
@@ -162,10 +164,10 @@ def _refuse_credentials(scheme: str, rest: str) -> None:
     """Refuse `user:password@`, and `user@` where no revision could be meant, repeating nothing of it."""
     hint = "Credentials do not belong into a URI: remove all up to its '@', and see the README for where they go."
     if not _SCHEME.fullmatch(scheme):
-        raise Refused("what is before the '://' is no scheme", _wanted())
+        raise InvalidText("what is before the '://' is no scheme", _hint_of_schemes())
     store = find_store(scheme)
     if _holds_credentials(UriForm.BUCKET if store is None else store.uri_form, rest):
-        raise Refused("it holds a user name or password", hint)
+        raise InvalidText("it holds a user name or password", hint)
 
 
 def _holds_credentials(form: UriForm, rest: str) -> bool:
@@ -180,8 +182,8 @@ def _holds_credentials(form: UriForm, rest: str) -> bool:
             assert_never(form)
 
 
-def _later_hint(scheme: str, rest: str) -> str:
+def _hint_of_unsupported(scheme: str, rest: str) -> str:
     host, _, path = rest.partition("/")
     if scheme == "https" and host in ("huggingface.co", "hf.co") and is_repo_id(path):
         return f"Write {path}."
-    return _wanted()
+    return _hint_of_schemes()

@@ -1,11 +1,11 @@
-"""One item of `weights`, the newer Truss form -> Entry."""
+"""Read one item of `weights`, generation 2 of Truss, into an Entry."""
 
 from __future__ import annotations
 
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.fields import Value, did_you_mean
-from truss_cache_tasks.config.folders import mount_location
-from truss_cache_tasks.config.model_cache import Context, patterns, secret_name, warn_of_source
+from truss_cache_tasks.config.folders import parse_mount_location
+from truss_cache_tasks.config.model_cache import ConfigContext, parse_secret_name, patterns, warn_of_source
 from truss_cache_tasks.config.uris import parse_source
 from truss_cache_tasks.model.request import Layout, Request
 
@@ -31,7 +31,7 @@ _AUTH_KNOWN = (
 )
 
 
-def read_weights(value: Value, context: Context) -> Entry:
+def read_weights(value: Value, context: ConfigContext) -> Entry:
     """Return the Entry, still without a name. Raises ConfigError."""
     if not value.is_mapping:
         hint = "Write `- source: hf://org/name` and `mount_location: /models/name`."
@@ -42,7 +42,7 @@ def read_weights(value: Value, context: Context) -> Entry:
             value.fail(f"{name} is missing", f"Add `{name}: {example}`.")
     source, revision = members["source"].parsed(parse_source)
     warn_of_source(members["source"], source, context)
-    folder = members["mount_location"].parsed(mount_location)
+    folder = members["mount_location"].parsed(parse_mount_location)
     allow, ignore = patterns(members)
     secret = _secret(members)
     wanted = (revision or "main") if source.store.is_hub else ""
@@ -55,7 +55,7 @@ def read_weights(value: Value, context: Context) -> Entry:
         use_volume=False,
         volume_folder=None,
         mount_location=members["mount_location"].string(),
-        runtime_secret_name=secret.parsed(secret_name) if secret else DEFAULT_SECRET,
+        runtime_secret_name=secret.parsed(parse_secret_name) if secret else DEFAULT_SECRET,
         secret_is_named=secret is not None,
         request=Request(source, wanted, allow, ignore or (), Layout.MOUNT, folder),
         where=value.where,
@@ -66,7 +66,7 @@ def read_weights(value: Value, context: Context) -> Entry:
 
 
 def _secret(members: dict[str, Value]) -> Value | None:
-    """Return the secret's name from the one place that has it; other methods of `auth` are ambient credentials."""
+    """Return the value with the secret's name, from the item or its `auth`; None for methods that take no secret."""
     outer, auth = members.get("auth_secret_name"), members.get("auth")
     if auth is None:
         return outer
@@ -86,6 +86,7 @@ def _secret(members: dict[str, Value]) -> Value | None:
 
 
 def _method(value: Value | None) -> str | None:
+    """Return the `auth_method` in capital letters; None where it is not given."""
     if value is None:
         return None
     method = value.string().upper()

@@ -1,7 +1,8 @@
-"""Bytes in, digests out: the store's own digest of a file and our xxh3-128, in one pass over chunks in memory.
+"""Compute the store's digest of a file and our xxh3-128, in one pass over chunks in memory.
 
-Our xxh3-128 of a file is that of its blocks' xxh3-128, joined, so that parts that come in any order need no second
-look; of a file of at most one block it is the plain one. CRCs combine too. Every other digest wants bytes in order.
+Our xxh3-128 of a file is that of the joined xxh3-128 of its blocks, so that parts that come in any order are hashed
+once; for a file of at most one block it is the plain one. The CRC of a file follows from those of its parts too. Every
+other digest takes the bytes in order.
 
 The store's digest is of the whole file or, as S3's composite ones, of the joined raw digests of its consecutive pieces;
 a CRC's raw digest is its big-endian bytes
@@ -20,11 +21,11 @@ from typing import Any, NamedTuple, Protocol
 from truss_cache_tasks.model.listing import Digest
 
 BLOCK = 8 << 20  # bytes
-_NOWHERE = 1 << 63  # beyond any file
+_BEYOND_ANY_FILE = 1 << 63  # bytes
 
 
-class Running(Protocol):
-    """A digest that bytes are fed to in order."""
+class RunningDigest(Protocol):
+    """A digest under way, which takes the bytes in order."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> object:
         """Take the next bytes."""
@@ -35,14 +36,14 @@ class Running(Protocol):
 
 
 class Piece(NamedTuple):
-    """The bytes `start` to `end` of a file, which have a digest of their own."""
+    """The bytes from `start` up to `end` of a file, which have a digest of their own."""
 
     start: int
     end: int
 
 
 def pieces_of(want: Digest, size: int) -> list[Piece]:
-    """Return the 1..N consecutive pieces of a file of `size` bytes whose raw digests make the digest that `want` is.
+    """Return the 1..N consecutive pieces of a file of `size` bytes that the digest `want` is computed from.
 
     Bytes beyond the last part count as one more piece, so that they never match.
 
@@ -55,68 +56,72 @@ def pieces_of(want: Digest, size: int) -> list[Piece]:
     return [Piece(start, end) for start, end in pairwise([0, *ends])]
 
 
-def joined(want: Digest, raws: Sequence[bytes]) -> Digest:
-    """Return the digest, by algorithm and parts of `want`, of a file whose pieces have the raw digests `raws`."""
+def join_digests(want: Digest, raws: Sequence[bytes]) -> Digest:
+    """Return the digest of a file whose pieces have the raw digests `raws`; algorithm and parts are those of `want`."""
     raw = _raw(want.algorithm, b"".join(raws)) if want.parts else raws[0]
     return Digest(want.algorithm, raw.hex(), want.parts)
 
 
-def wrong_pieces(want: Digest, raws: Sequence[bytes]) -> list[int]:
-    """Return which pieces have other raw digests than the store tells, by their number in `raws`.
+def find_wrong_pieces(want: Digest, raws: Sequence[bytes]) -> list[int]:
+    """Return the indices in `raws` of the pieces whose raw digests differ from the store's `part_values`.
 
-    None where it does not tell, or tells what does not make `want`.
+    Empty where the store has none, or those that it has do not join to `want`.
     """
-    told = [bytes.fromhex(value) for value in want.part_values]
-    if len(told) != len(raws) or joined(want, told) != want:
+    expected = [bytes.fromhex(value) for value in want.part_values]
+    if len(expected) != len(raws) or join_digests(want, expected) != want:
         return []
-    return [number for number, (raw, value) in enumerate(zip(raws, told, strict=True)) if raw != value]
+    return [index for index, (raw, value) in enumerate(zip(raws, expected, strict=True)) if raw != value]
 
 
 class Span:
-    """What can be told of consecutive bytes of a file that begin at a block, whatever lies before and after them."""
+    """Hashes consecutive bytes of a file, which begin at a block: the xxh3-128 of each block, and CRCs.
+
+    What comes before and after these bytes does not matter; `xxh3` and `combine_crcs` join spans to a file.
+    """
 
     def __init__(self, want: Digest | None, block: int = BLOCK, start: int = 0, ends: Sequence[int] = ()) -> None:
         """Begin with no bytes.
 
         Args:
-            want: what the file is compared with; a CRC is computed alongside.
+            want: what the file is compared with; only a CRC is computed here.
             block: bytes of a block.
             start: offset of the first byte in the file.
-            ends: where the pieces of the file end, ascending; a CRC begins anew there.
+            ends: where the pieces of the file end, ascending; a new CRC begins there.
         """
         import xxhash
 
         self.size = 0
-        self.crcs: list[tuple[int, int]] = []  # (bytes, CRC) of the bytes of each piece that begin or go on here
-        self._crc = _crc_function(want.algorithm) if want is not None and combines(want) else None
+        self.crcs: list[tuple[int, int]] = []  # (size, CRC) of what each piece has of these bytes
+        self._crc = _crc_function(want.algorithm) if want is not None and is_crc(want) else None
         self._start = start
         self._ends = ends
         self._edge = start  # where the next CRC begins
-        self._new: Callable[[], Running] = xxhash.xxh3_128
+        self._new_block: Callable[[], RunningDigest] = xxhash.xxh3_128
         self._block = block
         self._closed: list[bytes] = []  # digests of the blocks that are full
-        self._open: Running = self._new()
-        self._left = block
+        self._open: RunningDigest = self._new_block()  # the block under way
+        self._left = block  # bytes until it is full
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes, any number of them."""
         rest = memoryview(data)
         if self._crc is not None:
-            self._sum(self._crc, rest)
+            self._update_crcs(self._crc, rest)
         self.size += len(rest)
         while len(rest) >= self._left:
             self._open.update(rest[: self._left])
             self._closed.append(self._open.digest())
-            rest, self._open, self._left = rest[self._left :], self._new(), self._block
+            rest, self._open, self._left = rest[self._left :], self._new_block(), self._block
         self._open.update(rest)
         self._left -= len(rest)
 
-    def _sum(self, crc: Callable[[Any, int], int], rest: memoryview) -> None:
+    def _update_crcs(self, crc: Callable[[Any, int], int], rest: memoryview) -> None:
+        """Add the next bytes to the CRC of their piece, and begin another where a piece ends."""
         at = self._start + self.size
         while rest:
             if at == self._edge:
                 following = bisect_right(self._ends, at)
-                self._edge = self._ends[following] if following < len(self._ends) else _NOWHERE
+                self._edge = self._ends[following] if following < len(self._ends) else _BEYOND_ANY_FILE
                 self.crcs.append((0, 0))
             taken, rest = rest[: self._edge - at], rest[self._edge - at :]
             size, value = self.crcs[-1]
@@ -134,24 +139,25 @@ class Span:
 
 
 def xxh3(spans: Iterable[Span]) -> str:
-    """Return our xxh3-128 of a file that `spans` make up, in this order: 32 hex digits."""
+    """Return our xxh3-128 of the file that consists of `spans`, in this order: 32 hex digits."""
     import xxhash
 
     blocks = b"".join(span.blocks for span in spans)
     return blocks.hex() if len(blocks) == 16 else str(xxhash.xxh3_128_hexdigest(blocks))
 
 
-def combines(want: Digest) -> bool:
-    """Whether this digest of a file follows from those of its spans, whatever order they came in."""
+def is_crc(want: Digest) -> bool:
+    """Return whether `want` is a CRC, which follows from the CRCs of the spans, in whatever order these were read."""
     return want.algorithm in _CRCS
 
 
-def combined(want: Digest, pieces: Iterable[Piece], spans: Iterable[Span]) -> list[bytes]:
-    """Return the raw digest of each of `pieces`, by a `want` that combines.
+def combine_crcs(want: Digest, pieces: Iterable[Piece], spans: Iterable[Span]) -> list[bytes]:
+    """Return the raw CRC of each of `pieces`, computed from the CRCs of the spans.
 
     Args:
+        want: a CRC; its algorithm counts.
         pieces: all of a file, in order.
-        spans: those that make it up, in order; each was told where the pieces end.
+        spans: all of the file, in order; each was made with the `ends` of these pieces.
     """
     from awscrt import checksums
 
@@ -167,8 +173,8 @@ def combined(want: Digest, pieces: Iterable[Piece], spans: Iterable[Span]) -> li
     return raws
 
 
-class InOrder:
-    """Raw digests of pieces of a file, by an algorithm that wants the bytes of each in order."""
+class SequentialDigests:
+    """Computes raw digests of pieces of a file, by an algorithm that takes the bytes of each in order."""
 
     def __init__(self, want: Digest, size: int, pieces: Iterable[Piece]) -> None:
         """Begin before the first piece.
@@ -188,21 +194,21 @@ class InOrder:
         self._new = _IN_ORDER[want.algorithm]
         self._size = size
         self._ahead = iter(pieces)
-        self._go_on()
+        self._begin_next_piece()
 
     def update(self, data: memoryview, offset: int) -> None:
-        """Take those bytes of `data`, which lie at `offset`, that are wanted next: none if it begins elsewhere."""
+        """Take the bytes of `data` that are wanted next: none unless `offset`, where `data` begins, is `at`."""
         while data and offset == self.at < self._size:
             taken, data = data[: self._piece.end - offset], data[self._piece.end - offset :]
             self._running.update(taken)
             offset += len(taken)
             if offset == self._piece.end:
                 self.raws[self._piece] = self._running.digest()
-                self._go_on()
+                self._begin_next_piece()
             else:
                 self.at = offset
 
-    def _go_on(self) -> None:
+    def _begin_next_piece(self) -> None:
         for piece in self._ahead:
             self._piece, self._running = piece, self._new(piece.end - piece.start)
             if piece.start < piece.end:
@@ -213,7 +219,7 @@ class InOrder:
 
 
 class Hasher:
-    """Hashes the bytes of one file in order, as they pass by.
+    """Hashes the bytes of one file in order.
 
     >>> hasher = Hasher(5, Digest("git-sha1", "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0"))
     >>> hasher.update(b"hel")
@@ -223,12 +229,12 @@ class Hasher:
     """
 
     def __init__(self, size: int, want: Digest | None) -> None:
-        """Begin a file of `size` bytes; `want` None computes the xxh3-128 alone. Raises as `InOrder`."""
+        """Begin a file of `size` bytes; `want` None computes the xxh3-128 alone. Raises as `SequentialDigests`."""
         self.size = size
         self.want = want
         self._pieces = pieces_of(want, size) if want is not None else []
         self._span = Span(want, ends=[piece.end for piece in self._pieces])
-        self._in_order = InOrder(want, size, self._pieces) if want is not None and not combines(want) else None
+        self._in_order = SequentialDigests(want, size, self._pieces) if want is not None and not is_crc(want) else None
 
     def update(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the file, any number of them."""
@@ -242,7 +248,7 @@ class Hasher:
         return self._span.size
 
     def xxh3(self) -> str:
-        """Return our own xxh3-128 of the bytes so far: 32 hex digits."""
+        """Return our xxh3-128 of the bytes so far: 32 hex digits."""
         return self._span.xxh3()
 
     def digest(self) -> Digest | None:
@@ -250,8 +256,8 @@ class Hasher:
         if self.want is None or self.seen < self.size:
             return None
         if self._in_order is None:
-            return joined(self.want, combined(self.want, self._pieces, [self._span]))
-        return joined(self.want, [self._in_order.raws[piece] for piece in self._pieces])
+            return join_digests(self.want, combine_crcs(self.want, self._pieces, [self._span]))
+        return join_digests(self.want, [self._in_order.raws[piece] for piece in self._pieces])
 
     @property
     def matches(self) -> bool:
@@ -259,7 +265,7 @@ class Hasher:
         return self.seen == self.size and self.digest() == self.want
 
 
-_CRCS = {"crc32": ">I", "crc32c": ">I", "crc64nvme": ">Q"}  # and how their raw digests are laid out
+_CRCS = {"crc32": ">I", "crc32c": ">I", "crc64nvme": ">Q"}  # and the struct formats of their raw digests
 
 
 def _crc_function(name: str) -> Callable[[Any, int], int]:
@@ -269,11 +275,11 @@ def _crc_function(name: str) -> Callable[[Any, int], int]:
     return function
 
 
-def _git_sha1(size: int) -> Running:
+def _git_sha1(size: int) -> RunningDigest:
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
-_IN_ORDER: dict[str, Callable[[int], Running]] = {  # given the number of bytes that are to come
+_IN_ORDER: dict[str, Callable[[int], RunningDigest]] = {  # each takes the number of bytes that it will get
     "sha256": lambda size: hashlib.sha256(),
     "sha1": lambda size: hashlib.sha1(usedforsecurity=False),
     "git-sha1": _git_sha1,

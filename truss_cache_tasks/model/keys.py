@@ -1,4 +1,4 @@
-"""RequestKey and SnapshotKey: SHA-256 over canonical forms (docs/on-disk-format.md writes them out)."""
+"""RequestKey and SnapshotKey: SHA-256 over canonical forms (described in docs/on-disk-format.md)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ RequestKey = NewType("RequestKey", str)
 SnapshotKey = NewType("SnapshotKey", str)
 ContentId = NewType("ContentId", str)  # names exactly these bytes, whichever file has them (model/plan.py)
 
-SCHEMA = 1  # of the canonical forms below: another number is another key for everything
+SCHEMA = 1  # of the canonical forms below: a new number changes every key
 
 
 def canonical(request: Request) -> dict[str, Any]:
-    """Return the canonical form of `request`: pattern sets sorted and without duplicates, names spelled one way.
+    """Return the canonical form of `request`: patterns sorted and without duplicates, every field present.
 
     >>> from truss_cache_tasks.model.request import Layout, SourceRef
     >>> r = Request(SourceRef("gs", "b", "m"), "", ("*.bin", "*.json", "*.bin"), (), Layout.BUCKET)
@@ -34,7 +34,7 @@ def canonical(request: Request) -> dict[str, Any]:
         "source": str(request.source),
     }
     if (request.allow or request.ignore) and request.dialect is not implied_dialect(request.layout):
-        form["dialect"] = request.dialect.value  # the same patterns may select other files
+        form["dialect"] = request.dialect.value  # read in another dialect, the same patterns may select other files
     return form
 
 

@@ -1,7 +1,7 @@
-"""What a source answers: a pinned Listing of RemoteFiles, and the Location of one.
+"""What a source returns: a pinned Listing of RemoteFiles, and the Location of one.
 
-What a server says becomes a value through `listed_file` and `listed_digest` alone: its names and numbers become paths,
-headers and offsets later on, and are not checked again.
+Everything in a server's answer is checked by `listed_file` and `listed_digest`, and nowhere else: its names and numbers
+become paths, headers and offsets later on.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from truss_cache_tasks.errors import WrongAnswer
 
 DIGITS = {"sha256": 64, "git-sha1": 40, "sha1": 40, "md5": 32, "crc32": 8, "crc32c": 8, "crc64nvme": 16}  # of hex
-PAGES_WITHOUT_NEWS = 1000  # in turn; a filter of the store may leave out whole pages, but not so many
+_MOST_PAGES_WITHOUT_NEWS = 1000  # in a row; the filter of a store may empty some pages, but not so many
 
-_VERSION = re.compile(r"[!-~]+")  # goes into headers and URLs
+_VERSION = re.compile(r"[!-~]+")  # becomes part of headers and URLs
 _HINT = "Check the endpoint variables, and what is on the way: a mirror or a proxy may have changed the answer."
 
 
@@ -29,10 +29,10 @@ class Digest:
         value: lower-case hex; CRCs big-endian and zero-padded to their width.
         parts: sizes in bytes of the parts of a composite S3 checksum (`value` is then the digest of the parts'
             raw digests, joined); empty for a digest of the whole file.
-        part_values: the digest of each part as the store tells it, hex as `value`; empty where it does not. Only
-            believed where they make `value`, so two digests are equal whatever these are.
-        is_guess: the store did not say that this is a digest: an ETag that looks like an MD5. Other servers than S3
-            make such ETags of something else.
+        part_values: the digest of each part as the store gives it, hex as `value`; empty where it does not. Only used
+            where they join to `value`, so two digests are equal whatever these are.
+        is_guess: the store did not say that this is a digest: an ETag that looks like an MD5. Some servers with the S3
+            API make such ETags of something else.
     """
 
     algorithm: str
@@ -52,13 +52,13 @@ class RemoteFile:
     Attributes:
         path: relative to the entry's repo or prefix, POSIX, never empty; not yet checked for safety.
         size: bytes.
-        version: the store's own name for exactly these bytes (git blob id, ETag, generation, mtime and size).
+        version: the store's name for exactly these bytes (git blob id, ETag, generation, mtime and size).
         key: the full object key, the path in the repo, or the absolute path of a local file.
-        digest: what the listing itself tells; None where only `locate` tells it (S3), or the store has none.
-        encoding: `gzip` where the stored bytes, which `size` and `digest` are of, are gzip and readers see the decoded
+        digest: from the listing; None where only `locate` gives it (S3), or the store has none.
+        encoding: `gzip` where the stored bytes are gzip (`size` and `digest` are of these) and readers see the decoded
             content; else "".
-        version_id: S3: the name by which a bucket with versions gives these bytes, also after they were replaced; ""
-            where it was not asked for.
+        version_id: S3: the version id, by which a bucket with versioning returns these bytes also after they were
+            replaced; "" where it was not asked for.
     """
 
     path: str
@@ -72,13 +72,13 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class FilePin:
-    """The version of one file that a listing has to find.
+    """The version of one file that a listing has to contain.
 
     Attributes:
         key: as in RemoteFile; of a `file://` source the path below the folder.
         version: as in RemoteFile: a generation, an ETag; "" for any.
         version_id: as in RemoteFile; "" for the current one.
-        digest: as the store or an earlier fetch told it; None for any.
+        digest: as the store or an earlier fetch gave it; None for any.
     """
 
     key: str
@@ -92,9 +92,9 @@ class Pins:
     """What an earlier listing of a request found, and another one has to find again. Each store uses what it can.
 
     Attributes:
-        revision: the full commit that stands for the request's revision at the Hub; "" resolves it.
-        files: the files, each in this very version; None for all that are there now. The commit of a Hub revision says
-            more, and these are not read then.
+        revision: the full commit that the request's revision stands for at the Hub; "": the store resolves it.
+        files: the files, each in exactly this version; None for all that are there now. Not read with a `revision`,
+            which fixes all files.
     """
 
     revision: str = ""
@@ -106,7 +106,7 @@ UNPINNED = Pins()
 
 @dataclass(frozen=True)
 class Listing:
-    """Every file of one pinned revision, unfiltered.
+    """All files of one pinned revision, before the entry's patterns are applied.
 
     Attributes:
         revision: the commit that a Hub revision resolved to; "" for buckets and folders.
@@ -123,21 +123,23 @@ class Listing:
 
 @dataclass(frozen=True, repr=False)
 class Location:
-    """Where one file can be read by ranges now.
+    """How the bytes of one file are read, by ranges.
 
     Attributes:
         url: http(s), or `file://` + absolute quoted path; holds no secret.
         headers: for every GET, Authorization included; never printed.
-        validator: names the version, as every answer says it: an ETag (quoted as on the wire), a generation, or for
-            `file://` ``"{mtime_ns}-{size}"``; None where the store has neither. An answer that says another is of
-            another version; one that says none is believed where a digest is known, or `pins_version`.
+        validator: names the version in every answer: an ETag (quoted as on the wire), a generation, or for `file://`
+            ``"{mtime_ns}-{size}"``; None where the store has neither. An answer with another one is of another version;
+            one without is accepted where a digest is known, or `pins_version`.
         validator_header: the response header that carries it (`ETag`, `X-Goog-Generation`).
         pins_version: the URL itself names the version (`generation=`, a commit).
         expires: seconds since the epoch when url or headers go stale; None for never.
         digest: the store's digest, where the listing had none.
-        look: where both have none: asks for the digest of a file that is to come in parts, whose answers tell none.
+        fetch_digest: where listing and location have no digest: asks the store for it. Used for a file that is fetched
+            in parts, as the headers of a part tell no digest of the file.
         root: of a local file: the folder, free of links, from which `url` is reached; below it no link is followed.
-        digest_of: where both have none: reads the digest out of the headers of an answer that brings the whole file.
+        digest_from_headers: where listing and location have no digest: returns the one that the headers of an answer
+            with the whole file tell.
     """
 
     url: str
@@ -147,15 +149,15 @@ class Location:
     pins_version: bool = False
     expires: float | None = None
     digest: Digest | None = None
-    look: Callable[[], Digest | None] | None = None
-    digest_of: Callable[[Mapping[str, str]], Digest | None] | None = None
+    fetch_digest: Callable[[], Digest | None] | None = None
+    digest_from_headers: Callable[[Mapping[str, str]], Digest | None] | None = None
     root: str | None = None
 
     def __repr__(self) -> str:
         return f"Location({self.url.partition('?')[0]!r}, headers=***)"
 
 
-# What a server said becomes a value
+# Checks of what a server said
 
 
 def listed_file(
@@ -168,44 +170,44 @@ def listed_file(
     digest: Digest | None = None,
     encoding: str = "",
 ) -> RemoteFile:
-    """Return the RemoteFile of what a store lists, whose fields may be anything that its answer held.
+    """Check the fields of a listed file, which may be any JSON or XML value, and return its RemoteFile.
 
-    Whether the path is safe on a disk is checked by the plan, for the selected files alone.
+    Whether the path is safe on a disk is checked by the plan, for the selected files only.
 
     Args:
         store: what was listed, for people (`org/name`, `s3://bucket/prefix`).
 
     Raises:
-        WrongAnswer: a field has another type, or a value that no store gives.
+        WrongAnswer: a field has a wrong type or an impossible value.
     """
-    of = f"path {shown(path)}"
+    of = f"path {quoted(path)}"
     if not isinstance(path, str) or not path or not isinstance(key, str) or not key:
-        raise wrong_answer(store, of if key == path else f"{of} of the key {shown(key)}", "text")
+        raise wrong_answer(store, of if key == path else f"{of} of the key {quoted(key)}", "text")
     if type(size) is not int or not 0 <= size < 1 << 63:  # a bool is an int too
-        raise wrong_answer(store, f"{of}: size {shown(size)}", "a number of bytes")
+        raise wrong_answer(store, f"{of}: size {quoted(size)}", "a number of bytes")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise wrong_answer(store, f"{of}: version {shown(version)}", "printable ASCII")
+        raise wrong_answer(store, f"{of}: version {quoted(version)}", "printable ASCII")
     return RemoteFile(path=path, size=size, version=version, key=key, digest=digest, encoding=encoding)
 
 
 def listed_digest(store: str, of: object, algorithm: str, value: object, parts: Iterable[object] = ()) -> Digest:
-    """Return the Digest that a store tells for the file `of`: its value becomes a file name.
+    """Check the digest that a store gives for the file `of`, and return it. Its value becomes a file name.
 
     Args:
         algorithm: one of DIGITS.
-        value: lower-case hex of exactly the algorithm's width, or anything else that the answer held.
+        value: lower-case hex of exactly the algorithm's width; anything else is refused.
         parts: as in Digest.
 
     Raises:
-        WrongAnswer: the value is no such digest, or a part has no size.
+        WrongAnswer: the value is no such digest, or the size of a part is none.
     """
     digits = DIGITS[algorithm]
     if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
-        raise wrong_answer(store, f"path {shown(of)}: {algorithm} {shown(value)}", f"{digits} lower-case hex digits")
+        raise wrong_answer(store, f"path {quoted(of)}: {algorithm} {quoted(value)}", f"{digits} lower-case hex digits")
     sizes = []
     for size in parts:
         if type(size) is not int or not 0 <= size < 1 << 63:
-            raise wrong_answer(store, f"path {shown(of)}: a part of size {shown(size)}", "a number of bytes")
+            raise wrong_answer(store, f"path {quoted(of)}: a part of size {quoted(size)}", "a number of bytes")
         sizes.append(size)
     return Digest(algorithm, value, tuple(sizes))
 
@@ -215,25 +217,25 @@ def wrong_answer(store: str, found: str, want: str) -> WrongAnswer:
     return WrongAnswer(f"{store}: the store's answer is wrong: {found}, expected {want}", hint=_HINT)
 
 
-class Pages:
-    """Tells a listing that ends from one that goes on for ever."""
+class PaginationGuard:
+    """Checks the pages of a listing, and refuses one that does not end."""
 
     def __init__(self, store: str, first: Hashable = None) -> None:
-        """Begin before the first page of `store`, which is asked for by `first`."""
+        """Begin before the first page of `store`; `first` is the cursor that requests it."""
         self._store = store
         self._cursors = {first}
         self._names: set[str] = set()
         self._without_news = 0
 
-    def take(self, names: Iterable[str], following: Hashable | None) -> None:
-        """Take note of one page.
+    def check(self, names: Iterable[str], following: Hashable | None) -> None:
+        """Check one page.
 
         Args:
-            names: of everything on it.
-            following: what asks for the next page; None on the last one.
+            names: of all its files.
+            following: the cursor that requests the next page; None on the last one.
 
         Raises:
-            WrongAnswer: an earlier page named the same next one, or too many pages in turn held no new name.
+            WrongAnswer: an earlier page had the same cursor, or too many pages in a row had no new name.
         """
         known = len(self._names)
         self._names.update(names)
@@ -241,14 +243,14 @@ class Pages:
         if following is None:
             return
         if following in self._cursors:
-            raise wrong_answer(self._store, f"a page names an earlier one as the next: {shown(following)}", "an end")
-        if self._without_news >= PAGES_WITHOUT_NEWS:
+            raise wrong_answer(self._store, f"a page names an earlier one as the next: {quoted(following)}", "an end")
+        if self._without_news >= _MOST_PAGES_WITHOUT_NEWS:
             raise wrong_answer(self._store, f"{self._without_news} pages in turn without a new name", "an end")
         self._cursors.add(following)
 
 
-def shown(value: object) -> str:
-    """Return anything that an answer holds, short, and without characters that a terminal obeys."""
+def quoted(value: object) -> str:
+    """Return the repr of any value of an answer, shortened and without control characters, for a message."""
     return _SHORT.repr(value)
 
 

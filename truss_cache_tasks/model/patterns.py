@@ -1,4 +1,4 @@
-"""select(): the one meaning of a wildcard, in its two dialects."""
+"""Select paths by allow and ignore patterns, in the two dialects that wildcards have."""
 
 from __future__ import annotations
 
@@ -51,34 +51,35 @@ def select(
 
 
 def _fnmatch(pattern: str, prefix: str) -> Matcher:
-    r"""Read a pattern as huggingface_hub.utils.filter_repo_objects does: `\` is `/`, in patterns and paths alike."""
+    r"""Return a matcher that follows huggingface_hub.utils.filter_repo_objects: `\` is `/`, in patterns and paths."""
     pattern = pattern.replace("\\", "/")
     match = re.compile(translate(pattern + "*" if pattern.endswith("/") else pattern)).match
-    above = _above(pattern, prefix.replace("\\", "/"))
-    return lambda path: match(above + path.replace("\\", "/"))
+    added = _added_prefix(pattern, prefix.replace("\\", "/"))
+    return lambda path: match(added + path.replace("\\", "/"))
 
 
 def _globstar(pattern: str, prefix: str) -> Matcher:
+    """Return a matcher for a pattern of `weights`."""
     glob = _Glob(pattern + "**" if pattern.endswith("/") else pattern)
-    above = _above(pattern, prefix)
-    return lambda path: glob.matches(above + path)
+    added = _added_prefix(pattern, prefix)
+    return lambda path: glob.matches(added + path)
 
 
-def _above(pattern: str, prefix: str) -> str:
-    """Return what is put before each path: the prefix where the pattern begins with it, else nothing."""
+def _added_prefix(pattern: str, prefix: str) -> str:
+    """Return what is put before each path: `PREFIX/` where the pattern begins with it, else nothing."""
     return f"{prefix}/" if prefix and pattern.startswith(f"{prefix}/") else ""
 
 
 class _Token(NamedTuple):
-    """One token of a `weights` pattern.
+    """One token of a `weights` pattern: the transitions out of one state of the automaton.
 
     Attributes:
-        takes: whether a character is this token's last, so that the next token's turn has come.
-        stays: whether a character belongs to this token and more of them may follow.
-        skips: how many tokens further one may go without any character.
+        advances: whether a character leads to the next state.
+        stays: whether a character leads back to this state.
+        skips: how many states further one may go without any character.
     """
 
-    takes: Callable[[str], bool]
+    advances: Callable[[str], bool]
     stays: Callable[[str], bool]
     skips: tuple[int, ...] = ()
 
@@ -86,41 +87,43 @@ class _Token(NamedTuple):
 class _Glob:
     """A `weights` pattern: `**/` is zero or more folders, `**` anything, `*` and `?` stay within one.
 
-    A path is read once, character by character, with the set of all tokens whose turn it may be. So a match takes at
-    most characters times tokens steps, whatever the pattern is; a regular expression would try again and again.
+    It is a nondeterministic finite automaton, whose state N means that the tokens before N have matched. A path is read
+    once, character by character, with the set of all possible states. So a match takes at most characters times tokens
+    steps, whatever the pattern is; a regular expression may take exponentially many.
     """
 
     def __init__(self, pattern: str) -> None:
-        self._tokens = [*_tokens(pattern), _Token(_never, _never)]  # the last one's turn is the end
-        self._start = self._spread({0})
-        self._next = lru_cache(maxsize=512)(self._after)  # most names of a listing are much alike
+        self._tokens = [*_tokens(pattern), _Token(_never, _never)]  # the last one is the accepting state
+        self._start = self._closure({0})
+        self._next = lru_cache(maxsize=512)(self._step)  # most names of a listing are much alike
 
     def matches(self, path: str) -> bool:
         """Return whether the whole of `path` matches."""
-        turn = self._start
+        states = self._start
         for char in path:
-            turn = self._next(turn, char)
-            if not turn:
+            states = self._next(states, char)
+            if not states:
                 return False
-        return len(self._tokens) - 1 in turn
+        return len(self._tokens) - 1 in states
 
-    def _after(self, turn: frozenset[int], char: str) -> frozenset[int]:
-        """Return whose turn it may be after one more character."""
-        stay = {at for at in turn if self._tokens[at].stays(char)}
-        return self._spread(stay | {at + 1 for at in turn if self._tokens[at].takes(char)})
+    def _step(self, states: frozenset[int], char: str) -> frozenset[int]:
+        """Return the states that are possible after one more character."""
+        same = {state for state in states if self._tokens[state].stays(char)}
+        return self._closure(same | {state + 1 for state in states if self._tokens[state].advances(char)})
 
-    def _spread(self, turn: set[int]) -> frozenset[int]:
-        """Add the tokens that can be reached without a character."""
-        todo = list(turn)
+    def _closure(self, states: set[int]) -> frozenset[int]:
+        """Return `states` and those that can be reached from them without a character."""
+        todo = list(states)
         while todo:
-            at = todo.pop()
-            further = {at + skip for skip in self._tokens[at].skips} - turn
-            turn |= further
+            state = todo.pop()
+            further = {state + skip for skip in self._tokens[state].skips} - states
+            states |= further
             todo.extend(further)
-        return frozenset(turn)
+        return frozenset(states)
 
 
 def _tokens(pattern: str) -> Iterator[_Token]:
+    """Yield the tokens of a `weights` pattern; `**/` becomes two."""
     at = 0
     while at < len(pattern):
         if pattern.startswith("**/", at):
@@ -145,12 +148,12 @@ def _tokens(pattern: str) -> Iterator[_Token]:
 
 
 def _in_class(text: str) -> Callable[[str], bool]:
-    """Return whether a character is in `[...]`, which reads as in fnmatch and never holds `/`."""
+    """Return a test for the characters of the class `text` (`[...]` as in fnmatch), which never holds `/`."""
     return lambda char: char != "/" and fnmatchcase(char, text)
 
 
 def _class_end(pattern: str, start: int) -> int:
-    """Return the index behind the `]` that closes the class at `start`, or 0: an unclosed `[` is itself."""
+    """Return the index after the `]` that closes the class at `start`; 0 for an unclosed `[`, which is literal."""
     at = start + 1
     at += pattern[at : at + 1] == "!"
     at += pattern[at : at + 1] == "]"

@@ -1,4 +1,4 @@
-"""Plan: the exact files of one pinned revision, each with the place where it will be visible."""
+"""Plan: the exact files of one pinned revision, each with the path where it will be visible."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Plan:
 
 
 def make_plan(request: Request, listing: Listing) -> Plan:
-    """Filter the listing, and give every selected file its place.
+    """Return the plan of a request: the listed files that its patterns select, each with its visible path.
 
     Raises:
-        NothingSelected: names the patterns and the nearest paths.
+        NothingSelected: the patterns select no file; names the patterns and the most similar paths.
         UnsafeName: a selected key holds `..` or NUL, is absolute, or lies in our own folder.
         Collision: two selected keys want one path (`file` and `file/x`, `p//y` and `p/y`).
     """
@@ -67,26 +67,26 @@ def make_plan(request: Request, listing: Listing) -> Plan:
     files = tuple(
         PlannedFile(
             by_path[path],
-            _visible(request, folder, path, single=listing.single),
+            _visible_path(request, folder, path),
             content_id(request.source, by_path[path]),
             origin(request.source, by_path[path]),
         )
         for path in chosen
     )
     _refuse_collisions(files)
-    warnings = listing.warnings + _truss_v1_differs(request, prefix, by_path, chosen)
+    warnings = listing.warnings + _warnings_of_truss_v1(request, prefix, by_path, chosen)
     return Plan(request, listing.revision, files, folder, warnings)
 
 
 def origin(source: SourceRef, file: RemoteFile) -> str:
-    """Return the object's own URI; a local one as the user wrote its folder, so that no machine path gets in."""
+    """Return the object's URI; for a local file the folder as the user wrote it, without a path of this machine."""
     if source.store.is_local:
         return f"{source}/{file.path}"
     return f"{SourceRef(source.scheme, source.root)}/{file.key}"
 
 
 def content_id(source: SourceRef, file: RemoteFile) -> ContentId:
-    """Return a name for exactly these bytes: the digest where it is long enough to be one, else object and version."""
+    """Return a name for exactly these bytes: a cryptographic digest where there is one, else object and version."""
     if file.digest is not None and file.digest.algorithm in ("sha256", "git-sha1"):
         return ContentId(f"{file.digest.algorithm}:{file.digest.value}")
     if file.encoding:
@@ -114,8 +114,8 @@ def _folder(request: Request, listing: Listing) -> str:
             assert_never(request.layout)
 
 
-def _visible(request: Request, folder: str, path: str, *, single: bool) -> str:
-    """Join and check; empty and `.` components mean nothing, as on every POSIX disk."""
+def _visible_path(request: Request, folder: str, path: str) -> str:
+    """Return the path below the root, without empty and `.` components, which no disk has. Raises UnsafeName."""
     parts = [part for part in f"{folder}/{path}".split("/") if part not in ("", ".")]
     outside = path.startswith("/") or ".." in parts or not any(part not in ("", ".") for part in path.split("/"))
     ours = any(part.casefold() == RECORDS for part in parts)  # at any depth: a mount may lie inside a mount
@@ -128,7 +128,7 @@ def _visible(request: Request, folder: str, path: str, *, single: bool) -> str:
 
 
 def _is_text(path: str) -> bool:
-    """Whether a disk can have this name: JSON can carry half a surrogate pair."""
+    """Return whether `path` can be encoded as a file name: JSON can carry half a surrogate pair, UTF-8 cannot."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -137,6 +137,7 @@ def _is_text(path: str) -> bool:
 
 
 def _refuse_collisions(files: Sequence[PlannedFile]) -> None:
+    """Raise Collision where two files have one path, or the path of one is a folder of the other's."""
     seen: dict[str, str] = {}
     for planned in files:
         if other := seen.get(planned.path):
@@ -170,10 +171,10 @@ def _nothing_selected(request: Request, paths: Sequence[str]) -> NothingSelected
 
 
 def _nearest(patterns: Iterable[str], paths: Sequence[str], most: int = 3) -> list[str]:
-    """Return the paths whose names are most like a pattern's own letters; capital letters count for nothing here."""
+    """Return the `most` paths whose names are most similar to a pattern without its wildcards, ignoring case."""
     from difflib import SequenceMatcher
 
-    # of a few, and of their ends: a comparison takes the product of the lengths
+    # Only 10 patterns and their last 80 characters: the time of a comparison is the product of the lengths.
     ends = [pattern.rpartition("/")[2][-80:] for pattern in islice(patterns, 10)]
     wanted = [end.translate({ord(c): None for c in "*?[]!"}).casefold() for end in ends]
 
@@ -185,8 +186,10 @@ def _nearest(patterns: Iterable[str], paths: Sequence[str], most: int = 3) -> li
     return [path for score, path in scored[:most] if score > 0.4]
 
 
-def _truss_v1_differs(request: Request, prefix: str, paths: Iterable[str], chosen: tuple[str, ...]) -> tuple[str, ...]:
-    """Warn where Truss's first generation, which matched patterns on the full key, would choose other files."""
+def _warnings_of_truss_v1(
+    request: Request, prefix: str, paths: Iterable[str], chosen: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return a warning where Truss without use_volume, which matches patterns on the full key, selects other files."""
     if request.layout is not Layout.BUCKET or not prefix:
         return ()
     keys = {f"{prefix}/{path}": path for path in paths}
@@ -200,7 +203,7 @@ def _truss_v1_differs(request: Request, prefix: str, paths: Iterable[str], chose
 
 
 def case_clashes(files: Iterable[PlannedFile]) -> tuple[str, str] | None:
-    """Return two paths that differ in case only, or None; they are one file on a disk that is blind to case."""
+    """Return two paths that differ in case only, or None: on a case-insensitive disk they are one file."""
     seen: dict[str, str] = {}
     for planned in files:
         other = seen.setdefault(planned.path.casefold(), planned.path)

@@ -36,13 +36,13 @@ class FileRecord:
     Attributes:
         path: where it is visible, relative to the cache root.
         size: bytes.
-        mtime_ns: of the bytes (link target), as last seen whole.
+        mtime_ns: of the file with the bytes (the target of a link), when they were last verified.
         content_id: names these bytes (plan.content_id); `identity` in the JSON.
         origin: the object that they came from.
         digest: `algorithm:hex` of the store's digest that confirmed them; "" is unverified.
         xxh3: our xxh3-128, hex.
         blob: the file that holds the bytes, relative to the root, where `path` is only a link to it; else "".
-        made_link, made_blob: we made them; what the user or huggingface_hub made is never ours to remove.
+        made_link, made_blob: this package made them; `clean` never removes what the user or huggingface_hub made.
         stored_size: bytes of the object where it is stored as gzip and shown decoded; else None. `digest` is then of
             the stored bytes (`crc32c-gzip:hex`), `size` and `xxh3` of the decoded ones.
     """
@@ -62,7 +62,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one request resolved to in one cache root: the commit record, and the only truth about bytes.
+    """What one request resolved to in one cache root: the record that a commit writes.
 
     Attributes:
         key: the request key.
@@ -70,7 +70,8 @@ class Manifest:
         revision: the commit of a Hub repo, else "".
         folder: what users open, relative to the root.
         files: 1..N records, sorted by path.
-        hidden: paths of `files` that a later commit took out of sight: what lies there now is not this manifest's.
+        hidden: paths of `files` that a later commit or clean replaced or removed: a file that is there now is not of
+            this manifest.
     """
 
     key: RequestKey
@@ -82,7 +83,7 @@ class Manifest:
 
     @property
     def snapshot(self) -> SnapshotKey:
-        """Return the key of what this resolved to."""
+        """The key of what the request resolved to."""
         names = ((f.path, f.size, f.digest or f"xxh3-128:{f.xxh3}") for f in self.files)
         return snapshot_key(self.revision, names)
 
@@ -110,11 +111,11 @@ class Claim:
         request: the request key; `form` its canonical form, so that a change can be named.
         fingerprint: of the credential file that got it, or None.
         when: seconds since the epoch, UTC.
-        config, host: who, for people.
-        cleaned: `clean` took its bytes: the next run resolves again and re-hashes what it reuses.
-        former: requests of this name before, whose bytes still lie here.
-        snapshot: what it resolved to for this project; only a `file://` entry compares it, as the same words mean
-            another folder beside another config.
+        config, host: whose claim it is, for people.
+        cleaned: `clean` removed its bytes: the next run resolves again and re-hashes what it reuses.
+        former: keys of requests that the entry of this name had before, whose bytes are still in this root.
+        snapshot: key of what it resolved to for this project. Only a `file://` entry compares it, as the same URI
+            beside another config names another folder.
     """
 
     request: RequestKey
@@ -133,7 +134,7 @@ class Claims:
     """All claims of one project in one root.
 
     Attributes:
-        former: requests of entries that left the config, whose bytes still lie here.
+        former: request keys of entries that left the config, whose bytes are still in this root.
         roots: absolute paths of all cache roots that the project's config ever had while it claimed here.
     """
 
@@ -144,7 +145,11 @@ class Claims:
 
 @dataclass(frozen=True)
 class Pin:
-    """The commit that a moving revision stands for in one root; `by` and `run`: the entry and the run that moved it."""
+    """The commit that a moving revision stands for in one root.
+
+    Attributes:
+        by, run: the name of the entry and the id of the run that set it.
+    """
 
     commit: str
     by: str
@@ -153,11 +158,11 @@ class Pin:
 
 @dataclass(frozen=True)
 class Project:
-    """Whose claims are ours.
+    """The project that this process makes claims for.
 
     Attributes:
         id: TRUSS_CACHE_PROJECT, else the digest of the config's real path; a file name.
-        config: path of the config file, for people, and to tell its gone entries from another config's.
+        config: path of the config file, for people, and to tell its former entries from those of another config.
         entries: claim name -> request key, of the whole config.
         roots: absolute paths of the cache roots of the whole config.
     """

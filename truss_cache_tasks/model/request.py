@@ -1,4 +1,4 @@
-"""A Request: what one entry asks for, in canonical words and without any path of this machine."""
+"""Request: what one entry asks for, in canonical form and without any path of this machine."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SourceRef:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: equal requests have equal keys on every machine.
+    """What one entry asks of a store: equal requests have equal keys on every machine.
 
     Attributes:
         source: the store and what of it.
@@ -60,8 +60,8 @@ class Request:
         allow: patterns as the user wrote them; None keeps all, () keeps nothing.
         ignore: patterns; ignore wins.
         layout: where its files go; `folder` is its volume_folder or mount_location, else "".
-        dialect: how `allow` and `ignore` are read. Where it is not given, `implied_dialect(layout)`. It stays when
-            `layout` is replaced: the hub cache behind an entry gets the files that the entry selects.
+        dialect: how `allow` and `ignore` are read; not given: `implied_dialect(layout)`. It stays the same when
+            `layout` is replaced, so that an entry selects the same files in the hub cache and in its own folder.
     """
 
     source: SourceRef

@@ -1,4 +1,4 @@
-"""judge(): is what lies on disk what the entry asks for? Offline, from values that `store/` gathered by stat alone."""
+"""Decide whether an entry is fresh: offline, from values that `store/` gathered by stat alone."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ class Need(IntEnum):
     """What a run would have to do at the least, in growing order of cost."""
 
     NOTHING = 0  # fresh
-    CLAIM = 1  # whole, but not claimed by this project: write a claim, ask no server
-    REPAIR = 2  # put links and refs back, re-hash what was touched: asks no server if all bytes are here
-    PROVE = 3  # one listing and one proof of access, no bytes
+    CLAIM = 1  # complete, but not claimed by this project: write a claim, read no store
+    REPAIR = 2  # put links and refs back, re-hash what was touched: reads no store if all bytes are on this machine
+    PROVE = 3  # list once and request one byte, which proves that the credential may read these files
     FETCH = 4  # list, and fetch what is missing
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement of one entry: fresh when `need` is NOTHING, else why not, one clause a reason.
+    """Whether one entry is fresh, and why not.
 
-    `unproven`: the credential file that is there now has not been shown to open these bytes.
+    Attributes:
+        need: NOTHING where it is fresh.
+        reasons: why it is not, one clause each.
+        unproven: the credential file that is there now has not yet been used to read these bytes.
     """
 
     need: Need
     reasons: tuple[str, ...] = ()
-
     unproven: bool = False
 
     @property
@@ -45,18 +47,21 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the disk says, as values.
+    """What was found on the disk, as values.
 
     Attributes:
-        claim: of this project, under this name or (entries swapped) with this entry's request; None without one.
-        manifest: of this entry's request key, None if there is none; `unreadable` says why where a file is there.
+        claim: of this project, under this name or (after entries swapped names) with this entry's request; None without
+            one.
+        manifest: of this entry's request key, None without a readable one.
+        unreadable: why the manifest that exists cannot be read; "" where it can, or there is none.
         stats: path of every manifest file -> (size in bytes, mtime in ns) of what it leads to; None where missing.
         fingerprint: of the credential file that is there now, None if there is none.
-        known_fingerprints: of all claims that are, or once were, on this manifest; without a manifest, of all claims in
-            this root on anything of the same source.
+        known_fingerprints: of all present and former claims on this manifest; without a manifest, of all claims in
+            this root on any manifest of the same source.
         pin: (commit, who moved it) of this repo and revision in this root, where it moves.
-        ref: the commit that refs/REVISION names, "" without that file; None where none is due (other forms, a commit).
-        writable: whether we could write a claim.
+        ref: the commit that refs/REVISION names, "" without that file; None where no such file is expected (other
+            layouts, a revision that is a commit).
+        writable: whether a claim can be written.
     """
 
     claim: Claim | None = None
@@ -72,9 +77,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Status:
-    """What the disk says of one entry, and what follows from it.
+    """What was found on the disk of one entry, and what follows from it.
 
-    It holds as long as the locks under which it was read: what was decided before a lock is read again inside it.
+    Only valid while the locks are held under which it was read: what was read before a lock is read again under it.
     """
 
     evidence: Evidence
@@ -82,7 +87,7 @@ class Status:
 
     @property
     def manifest(self) -> Manifest | None:
-        """The manifest of what the entry asks, None without a usable one."""
+        """The manifest of the entry's request, None without a readable one."""
         return self.evidence.manifest
 
     @property
@@ -91,8 +96,8 @@ class Status:
         return self.evidence.manifest if self.verdict.fresh else None
 
 
-def judge(request: Request, seen: Evidence) -> Verdict:
-    """Hold what was asked against what is there. The costliest need wins; every reason is kept."""
+def verdict_of(request: Request, seen: Evidence) -> Verdict:
+    """Compare a request with what is on disk. The costliest need counts; every reason is kept."""
     found: list[tuple[Need, str]] = []
     unproven = False
     if seen.claim is not None and seen.claim.cleaned:
@@ -106,17 +111,17 @@ def judge(request: Request, seen: Evidence) -> Verdict:
         unproven = seen.fingerprint is not None and seen.fingerprint not in seen.known_fingerprints
     else:
         if request.source.store.is_local:
-            found.extend(_owner(seen, seen.manifest))
-        found.extend(_credential(seen, request_key(request)))
-        found.extend(_pins(seen, seen.manifest))
-        found.extend(_files(seen.manifest, seen.stats or {}))
+            found.extend(_find_other_owner(seen, seen.manifest))
+        found.extend(_check_claim(seen, request_key(request)))
+        found.extend(_compare_pin(seen, seen.manifest))
+        found.extend(_compare_files(seen.manifest, seen.stats or {}))
     need = max((need for need, _ in found), default=Need.NOTHING)
     unproven = unproven or any(need is Need.PROVE for need, _ in found)
     return Verdict(need, tuple(dict.fromkeys(reason for _, reason in found)), unproven)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name what differs between two canonical forms, in the words of config.yaml.
+    """Return what differs between two canonical forms, one clause for each field, by its name in config.yaml.
 
     >>> changes({"revision": "v1", "allow": None}, {"revision": "v2", "allow": ["*.bin"]})
     ["revision: 'v1' -> 'v2'", "allow_patterns: None -> ['*.bin']"]
@@ -130,8 +135,11 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _owner(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
-    """The same `file://` words mean another folder beside another config: what others put here is not this one's."""
+def _find_other_owner(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
+    """Return whether another project put the files of a `file://` entry here, as a need and reason.
+
+    The same `file://` URI names another folder beside another config, so these may be other files.
+    """
     if seen.claim is None and seen.writable:
         return [(Need.FETCH, "put here by another project: the folder is read anew")]
     if seen.claim is not None and seen.claim.request == manifest.key and seen.claim.snapshot != manifest.snapshot:
@@ -139,8 +147,11 @@ def _owner(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
     return []
 
 
-def _credential(seen: Evidence, key: RequestKey) -> list[tuple[Need, str]]:
-    """A file that is absent now is not a change (secrets are often mounted for the fetch alone)."""
+def _check_claim(seen: Evidence, key: RequestKey) -> list[tuple[Need, str]]:
+    """Return what is missing of a claim that this credential file has proven, as needs and reasons.
+
+    A credential file that is absent now is not a change: secrets are often mounted for the fetch only.
+    """
     if seen.claim is not None and not seen.claim.cleaned and seen.claim.request == key:
         if seen.fingerprint in (None, seen.claim.fingerprint):
             return []
@@ -153,7 +164,8 @@ def _credential(seen: Evidence, key: RequestKey) -> list[tuple[Need, str]]:
     return [(Need.CLAIM, "whole, but not yet claimed by this project")]
 
 
-def _pins(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
+def _compare_pin(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
+    """Return how the pinned commit and the file below refs/ differ from the manifest, as a need and reason."""
     commit, by = seen.pin or (manifest.revision, "")
     if commit != manifest.revision:
         who = f" by {by}" if by else ""
@@ -164,7 +176,8 @@ def _pins(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
     return []
 
 
-def _files(manifest: Manifest, stats: Mapping[str, tuple[int, int] | None]) -> list[tuple[Need, str]]:
+def _compare_files(manifest: Manifest, stats: Mapping[str, tuple[int, int] | None]) -> list[tuple[Need, str]]:
+    """Return how sizes and mtimes differ from the manifest, as needs and reasons."""
     missing, replaced, resized, touched = [], [], [], []
     for file in manifest.files:
         stat = stats.get(file.path)
@@ -188,13 +201,13 @@ def _files(manifest: Manifest, stats: Mapping[str, tuple[int, int] | None]) -> l
 
 
 def same_mtime(one_ns: int, other_ns: int) -> bool:
-    """Compare two mtimes; one without a fraction equals any that is less than a second away.
+    """Return whether two mtimes are equal; one of whole seconds equals any that is less than a second away.
 
     `tar` and image layers cut the fraction off, buildah rounds it.
     """
     second = 1_000_000_000
-    whole = 0 in (one_ns % second, other_ns % second)
-    return one_ns == other_ns or (whole and abs(one_ns - other_ns) < second)
+    is_whole = 0 in (one_ns % second, other_ns % second)
+    return one_ns == other_ns or (is_whole and abs(one_ns - other_ns) < second)
 
 
 def _few(paths: list[str]) -> str:

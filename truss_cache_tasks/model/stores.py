@@ -1,7 +1,7 @@
 """The registry of stores: one row each, found by the scheme of a URI.
 
-A store is added by a row here and a class that its row names; no other module knows which stores there are. Rows are
-values: `config/` reads URIs and credentials by them, `sources/registry.py` imports the class that answers.
+A store is added by a row here and the class that its row names; no other module has a list of the stores. Rows are
+values: `config/` reads URIs and credentials by them, `sources/registry.py` imports the class.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class UriForm(Enum):
     FOLDER = "folder"  # scheme://path on this machine, relative to the config
 
 
-# Credentials: the value that a source gets, and what a row says of the files that it is read from
+# Credentials: the values that a source gets, and the description of credential files in a row
 
 
 class Secret:
@@ -65,11 +65,11 @@ class Credential:
 
 @dataclass(frozen=True)
 class NoCredential:
-    """No credential was found in a file, a variable or a login; the source may know other places, or go on without.
+    """No credential was found in a file, a variable or a login; the source may look elsewhere, or use none.
 
     Attributes:
-        looked_at: the places, in order, those of the source included.
-        note: why others were not looked at; "" for no reason.
+        looked_at: the places, in order, those where the source looks included.
+        note: why other places were not looked at; "" where there are none.
 
     >>> str(NoCredential(("/secrets/hf_access_token", "HF_TOKEN")))
     'looked at /secrets/hf_access_token and HF_TOKEN'
@@ -90,7 +90,7 @@ class TokenCredential:
     Attributes:
         variables: names; the first that is set is taken, after the secret.
         begins_with: what a token begins with that a secret named by the config holds; () takes any.
-        is_hub: Truss's default secret is for this store, and huggingface_hub's login and its switch for both count.
+        is_hub: the store of Truss's default secret, of huggingface_hub's login, and of the variable that disables both.
     """
 
     variables: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ class Store:
         schemes: of its URIs; the first is the one that keys, names and messages have.
         opens: `module:Class` of its `Source`, imported when something is to be asked.
         uri_form: what its URIs name. BUCKET for every row that is not of this package.
-        kind: what `kind:` of a config says for it; "" where no `kind:` does.
+        kind: the value of `kind:` in a config that means this store; "" where there is none.
         credential: what its credential files hold; None for a store without any.
         variables: names of the environment that its source reads; one that ends in `_` stands for all that begin so.
         cache_folder: folder of the model cache in which `{bucket}/{key}` lies; "" for the model cache itself, None for

@@ -1,1 +1,1 @@
-"""What listings and bytes share of the network: the rules of trying again, and bounds for a request."""
+"""What listings and transfers share: settings, connections, limits of a request, retry rules, cancelling."""

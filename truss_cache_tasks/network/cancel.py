@@ -1,4 +1,4 @@
-"""Tokens that end work early: asked before each step and during each wait. A no-op imports this, and not `retry`."""
+"""Tokens that cancel work: checked before each step and during each wait. A no-op imports this, and not `retry`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CancelToken(Protocol):
 
 
 class StopPoll:
-    """A CancelToken that asks a function, such as a flag that a signal sets."""
+    """A CancelToken that calls a function, such as one that reads a flag which a signal sets."""
 
     def __init__(self, stopped: Callable[[], bool] = lambda: False) -> None:
         self._stopped = stopped
@@ -37,7 +37,7 @@ class StopPoll:
             raise Stopped("stopped before it was complete", hint=RESUME)
 
     def wait(self, seconds: float) -> None:
-        """Wait, and ask meanwhile."""
+        """Wait; raise Stopped as soon as the function says so."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self.check()

@@ -1,20 +1,20 @@
-"""Connections whose reads end in time and that another thread can end: all use of private names of two libraries.
+"""Connections whose reads are limited in time and that another thread can end.
 
-Documented are only urllib3's constructors, `urlopen`, and http.client's request and response methods. What else is
-used here, and why:
+They need names of urllib3 and http.client that are not documented; no other module uses such names. Documented are only
+urllib3's constructors, `urlopen`, and http.client's request and response methods. What else is used here, and why:
 
 http.client.HTTPConnection
-    response_class: makes the answers, also the proxy's to CONNECT, whose reads are limited
+    response_class: answers whose reads are limited, also the proxy's answer to CONNECT
     request, getresponse of http.client itself: urllib3's cost more than a small file does (docs/adr/0012)
-    _tunnel: a CONNECT leaves its own timeout on the socket
-    sock, timeout: the timeout of each step, and reads past http.client's buffer
+    _tunnel: to restore the timeout of the socket after a CONNECT
+    sock, timeout: the timeout of each step, and reads that bypass http.client's buffer
 http.client.HTTPResponse
-    fp: the one place where an answer reads its socket
+    fp: all reads of the socket go through it
     length, chunked, will_close, isclosed: what is left of a body, and whether its connection is free
-    begin, headers = None: http.client skips `100 Continue` alone; so other interim answers are skipped
+    begin, headers = None: to skip interim answers (1xx); http.client itself skips `100 Continue` alone
 urllib3.connection.HTTPConnection
     _new_conn, _dns_host, socket_options: a connect that can be cancelled
-    is_closed, proxy, has_connected_to_proxy: when to connect, and whether it was the proxy that failed
+    is_closed, proxy, has_connected_to_proxy: whether to connect, and whether it was the proxy that failed
 urllib3.connectionpool.HTTPConnectionPool
     ConnectionCls: pools of these connections
     _get_conn, _put_conn, _prepare_proxy: the pool without `urlopen` (docs/adr/0012)
@@ -57,18 +57,18 @@ _URL_CHARACTERS = "%!$&'()*+,/:;=?@~"
 
 
 class _LimitedReader(io.RawIOBase):
-    """The one place that reads a socket for http.client.
+    """Reads the socket for http.client, within a limit.
 
-    http.client loops by itself over `100 Continue`, headers, chunk sizes and trailers, and gives each read a fresh
-    timeout: a server that sends a byte now and then would keep it for ever.
+    http.client loops over `100 Continue`, headers, chunk sizes and trailers, and gives each read a fresh timeout: a
+    server that sends a byte now and then would keep it reading without end.
     """
 
     def __init__(self, sock: Any, raw: io.RawIOBase, limit: AnyLimit) -> None:
         """Begin.
 
         Args:
-            sock: the socket, or what urllib3 has in its place for TLS within TLS.
-            raw: what http.client made of it, which keeps it open until this is closed.
+            sock: the socket, or urllib3's substitute for one where TLS runs within TLS.
+            raw: the reader that http.client made of it; the socket stays open until this is closed.
         """
         self._sock = sock
         self._raw = raw
@@ -84,7 +84,7 @@ class _LimitedReader(io.RawIOBase):
                 size: int = self._sock.recv_into(buffer)
             except TimeoutError:
                 continue
-            self._limit.came(size)
+            self._limit.received(size)
             return size
 
     def close(self) -> None:
@@ -106,11 +106,11 @@ class _TunnellingConnection(HTTPConnection):
         self.sock.settimeout(self.timeout)  # for the TLS handshake: the reads of the answer set shorter ones
 
 
-# -- for the vendors' libraries: each request is an Exchange
+# -- for the libraries that list (botocore, requests): each request is an Exchange
 
 
 def bounded_pools(limits: ExchangeLimits, cancel: CancelToken) -> dict[str, type[HTTPConnectionPool]]:
-    """Return pool classes for urllib3's `PoolManager.pool_classes_by_scheme`."""
+    """Return pool classes for urllib3's `PoolManager.pool_classes_by_scheme`, each request of which is an Exchange."""
 
     class Plain(_BoundedConnection):
         start = staticmethod(lambda: Exchange(limits, cancel))
@@ -152,12 +152,12 @@ class _BoundedResponse(_LimitedResponse):
     def begin(self) -> None:
         super().begin()
         while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
-            self.headers = None  # type: ignore[assignment]  # http.client's sign that none were read
+            self.headers = None  # type: ignore[assignment]  # else http.client takes them for read, and does nothing
             super().begin()
         self._exchange.begin_body(self.status)
 
     def read(self, amt: int | None = None) -> bytes:
-        """Read on; unlike http.client's own, fail where the end comes before it was announced."""
+        """Read as http.client does, and raise IncompleteRead also where only a part of the body was asked for."""
         data = super().read(amt)
         if amt and not data and self.length:
             raise http.client.IncompleteRead(data, self.length)
@@ -168,20 +168,18 @@ class _BoundedResponse(_LimitedResponse):
 
 
 class _BreakableConnection(_TunnellingConnection):
-    """A connection with a second descriptor of its socket.
+    """A connection with a second descriptor of its socket, through which another thread shuts it down.
 
-    A shutdown through that one ends a TLS handshake or read too, without touching the Python object that another
-    thread is inside of.
+    That ends a TLS handshake or read too, and does not touch the Python object that the worker is using.
     """
 
     token: WorkerToken | None = None  # of the worker that it serves
-    is_answering = False
+    is_answering = False  # a request was sent, and its answer is not given back
     _second: socket.socket | None = None
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.limit = ReadLimit()
-        # What http.client makes of a server's answer, and of a proxy's to CONNECT. Typed as a class, and only called.
         self.response_class = partial(_LimitedResponse, limit=self.limit)  # type: ignore[assignment]  # http.client only calls it
 
     def _new_conn(self) -> socket.socket:
@@ -202,6 +200,7 @@ class _BreakableConnection(_TunnellingConnection):
         token.check()
 
     def shut_down(self, owner: WorkerToken) -> None:
+        """Make reads and writes fail at once, if this serves `owner` now."""
         second = self._second
         if self.token is owner and second is not None:
             with suppress(OSError):
@@ -211,7 +210,9 @@ class _BreakableConnection(_TunnellingConnection):
         try:
             super().close()
         finally:
-            if not self.is_answering:  # else http.client closes what the server will close, and goes on reading it
+            # http.client closes a connection as soon as it reads `Connection: close`, and the answer still reads the
+            # socket. Until that answer is given back, a cancel needs the second descriptor.
+            if not self.is_answering:
                 second, self._second = self._second, None
                 if second is not None:
                     second.close()
@@ -247,7 +248,7 @@ class ConnectionPool(HTTPConnectionPool):
         parts, target = parse_url(url), request_target(url)
         tunnels = connection_requires_http_tunnel(self.proxy, self.proxy_config, parts.scheme)
         if self.proxy is not None and not tunnels:
-            # Its Host as http.client makes it of the target would have the user and the password of that, if any.
+            # http.client would make the Host of the target, with the user and the password that its URL may have.
             headers = {"Host": parts.netloc or "", **headers, **self.proxy_headers}
             target = f"{parts.scheme}://{parts.netloc}{target}"
         connection: _BreakableConnection = self._get_conn()  # type: ignore[assignment]  # ours, by ConnectionCls
@@ -307,9 +308,9 @@ class Answer:
         self._limit = connection.limit
         self._pool = pool
         self._connection = connection
-        # TLS within a proxy's TLS is no socket: it is read through http.client.
+        # Only a real socket can be read directly; TLS within a proxy's TLS is read through http.client.
         self._sock: socket.socket | None = sock if type(sock) in (socket.socket, ssl.SSLSocket) else None
-        self._direct: BufferReader | None = None  # once http.client's buffer is empty
+        self._direct: BufferReader | None = None  # None until http.client's buffer is known to be empty
 
     def begin(self, seconds: float, size: int) -> None:
         """Begin a step that ends `seconds` from now and reads about `size` bytes at most."""
@@ -332,8 +333,8 @@ class Answer:
         """Put the next bytes into `buffer`; return how many, 0 at the end.
 
         Args:
-            stall_s: without one byte.
-            overhead: bytes beside those of the body.
+            stall_s: that a read may last without one byte, in seconds.
+            overhead: bytes that may come beside those of the body: chunk sizes.
         """
         response = self._response
         if self._sock is None or not response.length:
@@ -363,16 +364,16 @@ class Answer:
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
-        # After an early hint (1xx) the answer itself is still to come.
+        # An interim answer (1xx) is followed by the answer itself: such a connection is not free.
         reusable = self._response.isclosed() and not self._response.will_close and self.status >= 200
         self._response.close()
         self._pool.take_back(self._connection, reusable=reusable)
 
 
 def request_target(url: str) -> str:
-    """Return the path and the query of `url` as they are, with only those characters quoted that no URL has.
+    """Return the path and the query of `url` unchanged, but with characters quoted that a URL must not have.
 
-    urllib3 would resolve `.` and `..`, which are a part of the key of an S3 object, and of what is signed.
+    urllib3 would resolve `.` and `..`, which belong to the key of an S3 object and to the signed text.
 
     >>> request_target("http://host/bucket/a/./b%20c//d ?x=1")
     '/bucket/a/./b%20c//d%20?x=1'

@@ -1,8 +1,8 @@
-"""What one request may take, in time and in size, whatever library sends it (docs/adr/0014).
+"""Limits one request in time and in size, whatever library sends it (docs/adr/0014).
 
-A server may be silent, drip, talk without end, or answer with a bomb of zeros. The code that reads a socket asks an
-`Exchange` before each read, and tells it what came; it is the clock and the counter of one request of the control
-plane. A `ReadLimit` is the same for one step of a request for bytes.
+A server may send nothing, a byte now and then, bytes without end, or a small body that inflates to a huge one. The code
+that reads a socket asks an `Exchange` before each read how long it may last, and tells it how many bytes it brought. An
+`Exchange` is for one request of a listing; a `ReadLimit` is the same for one step of a request for a file's bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.network.retry import RetryLimits
 
 _Error = TypeVar("_Error", bound=BaseException)
-_UNSEEN = 256  # bytes that a read of unknown size counts as
+_UNKNOWN_READ = 256  # bytes that a read of unknown size is counted as
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TooSlow(TimeoutError):
 
 
 class UnreadableAnswer(Exception):
-    """An answer that no store gives, too large or in an unknown encoding; trying again does not help."""
+    """An answer is too large or in an unknown encoding; trying again does not help."""
 
     def __init__(self, found: str, expected: str) -> None:
         super().__init__(f"{found}, expected {expected}")
@@ -91,7 +91,7 @@ class Exchange:
         self._phase_ends = now + self.limits.stall_s
         most = self._most = self.limits.body(status)
         self._room = most + most // 8 + 8192  # on the wire: chunks have lengths, and a buffer reads ahead
-        self._last, self._floor = now, RateFloor(self.limits.floor, self.limits.floor_s)
+        self._last_read, self._floor = now, RateFloor(self.limits.floor, self.limits.floor_s)
 
     def left_s(self) -> float:
         """Return how many seconds the next read may take, more than 0.
@@ -107,7 +107,7 @@ class Exchange:
             raise TooSlow(stalled if self._in_body else f"no answer within {self.limits.head_s:g} s")
         return left
 
-    def came(self, size: int) -> None:
+    def received(self, size: int) -> None:
         """Take note of `size` bytes that a read brought.
 
         Raises:
@@ -120,27 +120,28 @@ class Exchange:
         if self._in_body:
             self._watch_floor(size)
 
-    def came_unseen(self) -> None:
-        """Take note of a read of the head whose size is not told: so the reads of one have an end."""
+    def received_unknown(self) -> None:
+        """Take note of a read of the head whose size is not known, so that a head of endless reads is refused too."""
         if not self._in_body:
-            self.came(_UNSEEN)
+            self.received(_UNKNOWN_READ)
 
     def _watch_floor(self, size: int) -> None:
         limits, now = self.limits, time.monotonic()
         self._phase_ends = now + limits.stall_s
-        is_slow, self._last = self._floor.is_too_slow(size, now - self._last), now
+        is_slow = self._floor.is_too_slow(size, now - self._last_read)
+        self._last_read = now
         if is_slow:
             raise TooSlow(f"less than {limits.floor:.0f} bytes a second")
 
 
 class AnyLimit(Protocol):
-    """What one answer may still read: an Exchange or a ReadLimit."""
+    """How much of an answer may still be read: an Exchange or a ReadLimit."""
 
     def left_s(self) -> float:
         """Return how many seconds the next read may take; raise where there are none left."""
         ...
 
-    def came(self, size: int) -> None:
+    def received(self, size: int) -> None:
         """Take note of `size` bytes that a read brought; may raise."""
         ...
 
@@ -150,9 +151,9 @@ class AnswerTooLong(http.client.HTTPException):
 
 
 class ReadLimit:
-    """What one step of a request for bytes may still read: an answer's head, a piece of its body, what follows it.
+    """Limits one step of a request for bytes: an answer's head, a piece of its body, or what follows the body.
 
-    No step has begun at first: then nothing may be read.
+    Before the first step nothing may be read.
     """
 
     def __init__(self) -> None:
@@ -173,13 +174,13 @@ class ReadLimit:
             raise AnswerTooLong("headers, chunks or trailers without an end")
         return seconds
 
-    def came(self, size: int) -> None:
+    def received(self, size: int) -> None:
         """Take note of `size` bytes that a read brought."""
         self._left -= size
 
 
 class RateFloor:
-    """Tells a connection that brings bytes too slowly."""
+    """Detects a connection that brings bytes too slowly."""
 
     def __init__(self, floor: float, floor_s: float) -> None:
         """Begin; less than `floor` bytes a second for `floor_s` seconds is too slow."""
@@ -200,10 +201,10 @@ class RateFloor:
 
 
 class ReadTimeout:
-    """The time limit of each read of an Exchange, for a library that sets a fixed one on its socket before each.
+    """A timeout that shrinks with the time that an Exchange has left, for a library that sets one before each read.
 
-    `socket.settimeout` takes what has an `__index__`, and asks it every time: so the clock is looked at before each
-    read. It takes whole seconds, so that a read may last one longer than it should.
+    `socket.settimeout` accepts an object with `__index__` and calls that each time, so the clock is read before each
+    read of the socket. It accepts whole seconds only, so a read may last up to one second too long.
     """
 
     def __init__(self, exchange: Exchange) -> None:
@@ -211,20 +212,20 @@ class ReadTimeout:
 
     def __index__(self) -> int:
         left = self._exchange.left_s()
-        self._exchange.came_unseen()
+        self._exchange.received_unknown()
         return math.ceil(left)
 
 
 def decode_body(chunks: Iterable[bytes], encoding: str, most: int) -> bytes:
-    """Return a body as it was before its Content-Encoding.
+    """Return a body with its Content-Encoding undone.
 
     Args:
         chunks: of the body as it is on the wire.
         encoding: the header; "" for none. Only gzip is ever asked for.
-        most: bytes that it may be.
+        most: bytes that the decoded body may have.
 
     Raises:
-        UnreadableAnswer: it is longer, or in another encoding.
+        UnreadableAnswer: the body is longer, or in another encoding.
 
     >>> import gzip
     >>> decode_body([gzip.compress(b"abc")], "gzip", 3), decode_body([b"a", b"bc"], "", 3)
@@ -259,7 +260,7 @@ def _inflated(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
 
 
 def find_cause(exc: BaseException | None, kind: type[_Error]) -> _Error | None:
-    """Return the error of `kind` that a library's error was raised for, if any."""
+    """Return the first error of `kind` among `exc` and its causes, or None."""
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
         if isinstance(exc, kind):

@@ -17,7 +17,10 @@ from truss_cache_tasks.network.proxies import proxy_refuses, proxy_status
 
 @contextmanager
 def network_errors(subject: str, host: str) -> Iterator[None]:
-    """Translate what the network raises in the block. Messages hold a host, never a URL: its query may be signed."""
+    """Translate errors of the network that the block raises.
+
+    Messages name the host and never the URL, whose query may hold a signature.
+    """
     try:
         yield
     except (UnicodeError, urllib3.exceptions.LocationValueError) as exc:  # an empty or too long label, a blank
@@ -54,7 +57,7 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 def _words(causes: tuple[BaseException, ...]) -> str:
-    """Say what happened in a few plain words; the innermost cause that we know decides."""
+    """Return what happened in a few words: by the innermost cause that `_WORDS` or the system names."""
     for cause in reversed(causes):
         for kind, words in _WORDS.items():
             if isinstance(cause, kind):

@@ -1,4 +1,4 @@
-"""Refusals of proxies and certificates, as the texts of the vendors' errors tell them."""
+"""Recognizes refusals of proxies and of certificates by the texts of the errors of several libraries."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def proxy_status(error: BaseException | None) -> int | None:
     >>> proxy_status(OSError("Tunnel connection failed: 407 Proxy Authentication Required"))
     407
     """
-    sign = "Tunnel connection failed: " if "Proxy" not in type(error).__name__ else "(?:^|Tunnel connection failed: )"
-    found = re.search(sign + r"(4\d\d)\b", str(error))
+    # The text of an error named after proxies (httpx's ProxyError) may begin with the status itself.
+    before = "Tunnel connection failed: " if "Proxy" not in type(error).__name__ else "(?:^|Tunnel connection failed: )"
+    found = re.search(before + r"(4\d\d)\b", str(error))
     return int(found[1]) if found else None
 
 

@@ -25,14 +25,14 @@ from truss_cache_tasks.network.cancel import CancelToken
 _Result = TypeVar("_Result")
 
 
-# -- what an answer costs
+# -- what follows a status
 
 
 class Action(Enum):
     """What follows an answer that brings neither the listing nor the bytes that were asked for."""
 
     RETRY = auto()  # repeat the request after a wait
-    REFETCH = auto()  # fetch the bytes of this request again, once; the second time the file has changed
+    REPEAT_ONCE = auto()  # repeat the request at once; the second time the file has changed
     EXPLAIN = auto()  # final: the source says what the reader can do
 
 
@@ -53,9 +53,9 @@ class StatusRule:
     """What follows a status.
 
     Attributes:
-        action: once no other location is to be had.
-        relocate: the locations that are asked for again first; listings have none.
-        is_overload: the host has too many connections, and gets fewer.
+        action: what is done, once no other location is left to try.
+        relocate: the locations that are asked for again first; a listing has no location.
+        is_overload: whether the host has too many connections, and gets fewer from now on.
     """
 
     action: Action
@@ -70,7 +70,7 @@ STATUS_RULES: Mapping[int, StatusRule] = {
     404: StatusRule(action=Action.EXPLAIN, relocate=Relocate.REDIRECTED),
     408: StatusRule(action=Action.RETRY),
     410: StatusRule(action=Action.EXPLAIN, relocate=Relocate.REDIRECTED),
-    416: StatusRule(action=Action.REFETCH),
+    416: StatusRule(action=Action.REPEAT_ONCE),
     425: StatusRule(action=Action.RETRY),
     429: StatusRule(action=Action.RETRY, is_overload=True),
     503: StatusRule(action=Action.RETRY, is_overload=True),
@@ -123,12 +123,12 @@ def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float
 
 @dataclass(frozen=True)
 class RetryLimits:
-    """How often, and for how long. Times in seconds.
+    """How often and for how long a request is repeated. Times in seconds.
 
     Args:
-        attempts: in a row, where `progress` new bytes begin a new row.
-        total_s: that such a row of attempts may take, waits included.
-        progress: see `attempts`.
+        attempts: that may fail in a row. A row begins anew once `progress` bytes more are there than when it began.
+        total_s: that such a row may take, waits included.
+        progress: in bytes; see `attempts`.
         backoff_s: the first wait is random between 0 and this, each later one between 0 and twice as much.
         backoff_cap_s: no such wait is longer.
         retry_after_cap_s: a server's Retry-After is obeyed up to this.
@@ -159,8 +159,8 @@ class RetryBudget:
         self._reporter = reporter
         self._path = path
         self._failures = 0
-        self._best = 0  # bytes that were there when the row began
-        self._began = 0.0
+        self._had = 0  # bytes that were there when the row began
+        self._began = 0.0  # when it did
 
     def wait(self, error: CacheTaskError, have: int = 0, retry_after: float | None = None) -> None:
         """Wait before the next attempt, or raise `error` if the budget is spent.
@@ -172,10 +172,10 @@ class RetryBudget:
         limits = self._limits
         self._cancel.check()  # first: a connection that was shut down by a cancel fails in some way too
         now = time.monotonic()
-        if not self._failures or have - self._best >= limits.progress:
-            self._failures, self._best, self._began = 0, have, now
+        if not self._failures or have - self._had >= limits.progress:
+            self._failures, self._had, self._began = 0, have, now
         self._failures += 1
-        # The exponent is bounded, as a row may be set to any length and a float is not.
+        # The exponent is bounded: `attempts` may be set to any number, and 2.0 ** 1024 overflows.
         backoff = min(limits.backoff_cap_s, limits.backoff_s * 2 ** min(self._failures - 1, 32))
         delay = max(random.uniform(0, backoff), min(retry_after or 0.0, limits.retry_after_cap_s))
         if self._failures >= limits.attempts or now + delay - self._began > limits.total_s:
@@ -193,14 +193,14 @@ def run_with_retries(
     reporter: Reporter = ignore_events,
     path: str = "",
 ) -> _Result:
-    """Return what `attempt` returns, after as many failed ones as `limits` allow.
+    """Call `attempt` until it returns, as often as `limits` allow; return what it returns.
 
     Args:
         reporter, path: see RetryBudget.
 
     Raises:
         Stopped: the work is cancelled.
-        CacheTaskError: the first one that is not TransientError, or the last of a spent budget.
+        CacheTaskError: the first error that is no TransientError, or the last one once the budget is spent.
     """
     budget = RetryBudget(limits, cancel, reporter=reporter, path=path)
     while True:

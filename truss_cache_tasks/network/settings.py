@@ -16,7 +16,7 @@ from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import run_with_retries
 
-BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")  # the strongest first
+BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")  # the first that is set is used
 
 _Result = TypeVar("_Result")
 
@@ -31,11 +31,11 @@ class Network:
         ca_bundle: a file or folder of certificates instead of the system's, or None.
         ca_variable: the variable that names it, for messages.
         variables: those that the rows of the stores name: endpoints, regions, where an SDK looks for credentials.
-        limits: of each request of a listing, and how often it is repeated. Those of bytes are `transfer.Limits`.
+        limits: of each request of a listing, and how often it is repeated. A transfer has `transfer.Limits`.
         cancel: ends the waits of a listing.
         reporter: told of the waits before a request is repeated.
         base: the folder that a relative path of a `file://` source is relative to.
-        follow_links: links that lead out of a `file://` source are followed.
+        follow_links: whether links that lead out of a `file://` source are followed.
     """
 
     proxies: tuple[tuple[str, str], ...] = ()
@@ -58,13 +58,13 @@ class Network:
         >>> Network.from_env({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "localhost"}).no_proxy
         'localhost'
         """
-        proxies = {scheme: _either(env, f"{scheme}_proxy") for scheme in ("http", "https", "all")}
+        proxies = {scheme: _either_case(env, f"{scheme}_proxy") for scheme in ("http", "https", "all")}
         bundle = next((name for name in BUNDLES if env.get(name)), None)
         read = tuple(name for store in stores() for name in store.variables)
         prefixes = tuple(name for name in read if name.endswith("_"))
         return cls(
             proxies=tuple((scheme, proxy) for scheme, proxy in proxies.items() if proxy),
-            no_proxy=_either(env, "no_proxy"),
+            no_proxy=_either_case(env, "no_proxy"),
             ca_bundle=env[bundle] if bundle else None,
             ca_variable=bundle or BUNDLES[0],
             variables={name: text for name, text in env.items() if name in read or name.startswith(prefixes)},
@@ -105,7 +105,7 @@ class Network:
         return self.ca_bundle
 
     def with_retries(self, attempt: Callable[[], _Result]) -> _Result:
-        """Return what one request of a listing returns, repeated within the limits. Raises as run_with_retries."""
+        """Call `attempt`, one request of a listing, as often as the limits allow. Raises as run_with_retries."""
         return run_with_retries(attempt, self.limits.retry, self.cancel, reporter=self.reporter)
 
     def _is_direct(self, host: str) -> bool:
@@ -114,5 +114,5 @@ class Network:
         return bool(proxy_bypass_environment(host, {"no": self.no_proxy}))
 
 
-def _either(env: Mapping[str, str], name: str) -> str:
+def _either_case(env: Mapping[str, str], name: str) -> str:
     return env.get(name) or env.get(name.upper()) or ""

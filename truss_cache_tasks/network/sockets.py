@@ -20,9 +20,9 @@ def connect(host: str, port: int, timeout: Any, options: Sequence[Any], token: C
     """Return a connected socket, trying each address of `host`.
 
     Args:
-        timeout: seconds for each address; left as the timeout of the socket.
+        timeout: seconds for each address; stays the timeout of the socket.
         options: arguments of `setsockopt`.
-        token: asked all the while.
+        token: checked after the name is resolved, and while a connect is under way.
     """
     failure: OSError = OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
     addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
@@ -62,7 +62,7 @@ def _wait_for_connect(sock: socket.socket, until: float, token: CancelToken) -> 
 class BufferReader:
     """Reads a body of known length straight from its socket, a whole buffer at a time.
 
-    A read brings what has arrived, 16 KiB of TLS, which is not worth a write each.
+    One read of a socket returns what has arrived, of TLS 16 KiB at most; a write for each would cost too much.
     """
 
     def __init__(self, sock: socket.socket, stall_s: float) -> None:
@@ -73,7 +73,7 @@ class BufferReader:
         """
         sock.settimeout(stall_s)
         self._sock = sock
-        self._failure: OSError | None = None  # met after bytes that count
+        self._failure: OSError | None = None  # raised by the next call: the bytes read before it still count
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill `buffer`, or as much of it as comes in time; return how many bytes, 0 at the end."""

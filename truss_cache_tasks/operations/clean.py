@@ -1,4 +1,4 @@
-"""clean: invalidate the claims of a config wherever it may have some, and remove what nothing else claims."""
+"""Clean a config: invalidate its claims in every root where it may have some, and remove what no other claim holds."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def clean(
     model_cache: Path,
     dry: bool,
 ) -> None:
-    """Invalidate the entries `names` of a config; None: all of it, and what its gone entries left behind.
-
-    Removes what it can in every root, and adds what it did to `done`.
+    """Invalidate entries of a config, and remove the files that no other claim holds, in every root that it may use.
 
     Args:
         contexts: all entries of the config.
+        names: which entries; None: all, and those that left the config.
+        done: what was removed, kept and left is added to it.
         dry: remove nothing, but add to `done` what would be removed.
 
     Raises:
-        DiskError: the first root that could not be cleaned; the others are named in `done.left`.
+        DiskError: the first root that could not be cleaned; the errors of further ones are in `done.left`.
     """
     claims = None if names is None else {claim for name in names for claim in (name, name + HUB_SUFFIX)}
     errors: list[DiskError] = []
@@ -56,7 +56,11 @@ def clean(
 def _roots(
     contexts: Iterable[EntryContext], project: Project, settings: Settings, model_cache: Path
 ) -> list[CacheRoot]:
-    """Return every root where this project may have claims: of its entries, of the hub cache, and those it had once."""
+    """Return every root where this project may have claims.
+
+    These are the roots of its entries, the model cache, all repos of the hub caches, and the roots that earlier runs
+    have noted in those and in the state folder.
+    """
     found = {root.path: root for context in contexts for root in context.roots}
     found.setdefault(model_cache, flat_root(model_cache))
     hubs = {root.layout.hub for root in found.values() if root.layout.hub is not None} | {settings.hub_cache()}

@@ -1,4 +1,4 @@
-"""A EntryContext: one entry and where it lives on this machine; what its records say, offline."""
+"""EntryContext: one entry with its cache roots on this machine; its status and manifests, read offline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.model.records import Manifest, Project
 from truss_cache_tasks.model.request import Layout, Request
-from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, judge
+from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, verdict_of
 from truss_cache_tasks.store.conflicts import (
     OtherEntries,
     ShownFiles,
@@ -31,16 +31,16 @@ from truss_cache_tasks.store.manifest import read_manifest
 from truss_cache_tasks.store.record_file import Unreadable
 from truss_cache_tasks.store.root_state import RootState, gather_evidence
 
-HUB_SUFFIX = "+hub"  # of the claim that an entry with plain files has on the hub cache behind them
+HUB_SUFFIX = "+hub"  # ends the name of the claim in the hub cache of an entry whose own root has plain files
 
 
 @dataclass(frozen=True)
 class EntryContext:
-    """One entry, and everything on this machine that it means.
+    """One entry with its project, the settings and its cache roots.
 
-    Args:
+    Attributes:
         root: where its files go.
-        hub_root: the hub cache's folder for its repo, when `root` holds plain files of a Hub repo; else None.
+        hub_root: the folder of its repo in the hub cache, when `root` has plain files of a Hub repo; else None.
     """
 
     entry: Entry
@@ -51,26 +51,26 @@ class EntryContext:
 
     @property
     def name(self) -> str:
-        """The entry's name, which its claim has too."""
+        """The entry's name, which is also that of its claim in `root`."""
         return self.entry.name
 
     @property
     def claims(self) -> tuple[str, str]:
-        """The names of the claims that this entry may have."""
+        """The names of the claims that this entry may have, in `root` and in `hub_root`."""
         return self.name, self.name + HUB_SUFFIX
 
     @property
     def roots(self) -> list[CacheRoot]:
-        """The roots where bytes of this entry may lie."""
+        """The roots where bytes of this entry may be."""
         return [self.root] if self.hub_root is None else [self.root, self.hub_root]
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the credential file that is there now."""
+        """The fingerprint of the credential file that is there now; None if there is none."""
         return fingerprint(self.entry, self.settings)
 
     def request_in(self, root: CacheRoot) -> Request:
-        """Return what is asked of `root`, one of `roots`."""
+        """Return the request that is fetched into `root`, one of `roots`."""
         request = self.entry.request
         return request if root == self.root else hub_request(request) or request
 
@@ -82,15 +82,15 @@ class EntryContext:
         """Return what the config's other entries show in `root`, and in the roots above and below it.
 
         Args:
-            shown: find_shown_files(root, self.project), where it is known.
+            shown: find_shown_files(root, self.project), where it was read before.
         """
         return OtherEntries(shown or find_shown_files(root, self.project), self.claims)
 
     def is_replaced(self, plan: Plan, manifest: Manifest, others: OtherEntries) -> bool:
-        """Whether another entry, of any config, shows another version of an object of this one's manifest.
+        """Return whether another entry, of any config, shows another version of an object of this one's manifest.
 
         Args:
-            plan: that the manifest carried out.
+            plan: the one whose commit wrote the manifest.
             others: `other_entries` of `root`.
         """
         return is_another_version_shown(self.root, plan, others) or is_replaced_by_another_version(
@@ -99,9 +99,8 @@ class EntryContext:
 
 
 def make_context(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> EntryContext:
-    """Resolve where `entry` lives on this machine."""
+    """Return the context of `entry`: resolve its cache roots by its layout and the settings."""
     request = entry.request
-    in_hub = hub_request(request)
     repo = settings.hub_cache(entry.hub_env) / f"models--{request.source.root.replace('/', '--')}"
     match request.layout:
         case Layout.HUB:
@@ -113,36 +112,36 @@ def make_context(entry: Entry, project: Project, settings: Settings, model_cache
             root = flat_root(model_cache)
         case _:
             assert_never(request.layout)
-    return EntryContext(entry, project, settings, root, hub_root(repo) if in_hub else None)
+    return EntryContext(entry, project, settings, root, hub_root(repo) if hub_request(request) else None)
 
 
 def hub_request(request: Request) -> Request | None:
-    """Return what the hub cache is asked for behind plain files of a Hub repo; None for any other request."""
-    if not request.source.store.is_hub or request.layout == Layout.HUB:
+    """Return the request for the hub cache that belongs to plain files of a Hub repo; None for any other request."""
+    if not request.source.store.is_hub or request.layout is Layout.HUB:
         return None
     return replace(request, layout=Layout.HUB, folder="")
 
 
 def read_status(context: EntryContext) -> Status:
-    """Judge one entry, offline and by stat alone. What cannot be looked at makes it stale; its run meets the error."""
+    """Read the status of one entry, offline and by stat alone. A DiskError makes it stale, and its run raises it."""
     root, request = context.root, context.entry.request
     try:
         with disk_errors(f"cannot look at {root.path}"), root.tree.kept_open():
             evidence = gather_evidence(root, request, context.project, context.name, context.fingerprint)
     except DiskError as error:
         return Status(Evidence(), Verdict(Need.FETCH, (str(error),)))
-    return Status(evidence, judge(request, evidence))
+    return Status(evidence, verdict_of(request, evidence))
 
 
 def read_entry_manifest(context: EntryContext) -> Manifest | None:
-    """Return the manifest of what this entry asks, None without a usable one."""
+    """Return the manifest of this entry's request, None without a readable one."""
     return _read_manifest(context, context.root)
 
 
 def read_hub_manifest(context: EntryContext, manifest: Manifest) -> Manifest | None:
-    """Return what lies in the hub cache behind plain files of a Hub repo and is not the same file; None for nothing.
+    """Return the entry's manifest in its hub root, only with files that are not hard links of its plain files.
 
-    What is missing there is no fault: the plain files stand for themselves (docs/adr/0003).
+    None where there are no such files. One that is missing is left out too: the entry does not need it (docs/adr/0003).
 
     Args:
         manifest: of the plain files.
@@ -150,8 +149,8 @@ def read_hub_manifest(context: EntryContext, manifest: Manifest) -> Manifest | N
     if context.hub_root is None or (found := _read_manifest(context, context.hub_root)) is None:
         return None
     linked = {_inode(context.root, record.path) for record in manifest.files}
-    apart = tuple(record for record in found.files if _inode(context.hub_root, record.path) not in {None, *linked})
-    return replace(found, files=apart) if apart else None
+    others = tuple(record for record in found.files if _inode(context.hub_root, record.path) not in {None, *linked})
+    return replace(found, files=others) if others else None
 
 
 def _read_manifest(context: EntryContext, root: CacheRoot) -> Manifest | None:
@@ -171,7 +170,7 @@ def _inode(root: CacheRoot, path: str) -> tuple[int, int] | None:
 
 
 def project_entries(entries: Sequence[Entry]) -> dict[str, str]:
-    """Return claim name -> request key for a whole config, the claims behind plain files included."""
+    """Return claim name -> request key for a whole config, the claims in hub roots included."""
     keys: dict[str, str] = {}
     for entry in entries:
         keys[entry.name] = entry.key

@@ -1,11 +1,11 @@
-"""Fetch what is missing: locks and partials in, published blobs out; `transfer` carries the bytes between."""
+"""Fetch what is missing: `transfer` writes partials under the locks of their blobs, and each is published as a blob."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
@@ -30,10 +30,10 @@ ATTEMPTS = 100  # on a disk where other processes remove what was found, before 
 
 
 class BlobFetcher:
-    """Fetches what one entry misses, whichever root gets it.
+    """Fetches the missing files of one entry, into any of its roots.
 
     Attributes:
-        files, size: what came; size in bytes.
+        files, size: how many files and bytes were fetched.
     """
 
     def __init__(self, context: EntryContext, source: Source, run: RunContext) -> None:
@@ -56,11 +56,11 @@ class BlobFetcher:
         check_space(root, missing, blobs.values())
         if missing:
             self._note_fetch(root, missing)
-        came = partial(self._came_meanwhile, root, blobs, last_commit(root.tree), rehash)
+        has_arrived = functools.partial(self._has_arrived, root, blobs, last_commit(root.tree), rehash)
         for _ in range(ATTEMPTS):
             if not missing:
                 return
-            pull = _Pull(self.source, self.context.settings, root, self.run, came)
+            pull = _Pull(self.source, self.context.settings, root, self.run, has_arrived)
             try:
                 pull.fetch(missing)
             finally:
@@ -69,57 +69,63 @@ class BlobFetcher:
                 self.size += sum(blob.size for blob in pull.fetched.values())
             if pull.busy:
                 self._wait_for_other_process(root, pull.busy[0])
-            missing = [planned for planned in pull.busy + pull.lost if not came(planned)]
+            missing = [planned for planned in pull.busy + pull.lost if not has_arrived(planned)]
         raise keeps_changing(root)
 
     def _note_fetch(self, root: CacheRoot, missing: Iterable[PlannedFile]) -> None:
-        """Note whose the blobs and partials are that are about to come: nothing of ours is without an owner."""
+        """Note that this entry owns the blobs and partials that are about to come (docs/adr/0016)."""
         context = self.context
         remember_roots(context.settings, context.project, self.run.warn)
         ids = {root.layout.blob_id(planned.content_id) for planned in missing}
-        with locked(root.lock("root"), self.run.stopped, self.run.waits_for_root):
+        with locked(root.lock("root"), self.run.cancel, self.run.waits_for_root):
             owner = (context.project.id, context.claim_in(root))
             note_fetch(root, request_key(context.request_in(root)), owner, blobs=ids)
 
-    def _came_meanwhile(
+    def _has_arrived(
         self, root: CacheRoot, blobs: dict[ContentId, LocalBlob], since_ns: int, rehash: bool, planned: PlannedFile
     ) -> bool:
-        """Whether another process brought these bytes: decided again under the blob's lock."""
+        """Whether another process brought these bytes meanwhile; if so, add them to `blobs`."""
         if not root.layout.may_have_arrived(root.layout.blob_id(planned.content_id), since_ns):
             return False
-        blobs.update(find_local_blobs([root], [planned], rehash=rehash, stopped=self.run.stopped))
+        blobs.update(find_local_blobs([root], [planned], rehash=rehash, cancel=self.run.cancel))
         return planned.content_id in blobs
 
     def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
         """Wait, holding nothing, for another process that fetches these bytes."""
         lock = root.layout.blob_lock(root.layout.blob_id(planned.content_id))
-        with locked(lock, self.run.stopped, self.run.waits_for("file", planned.file.path)):
+        with locked(lock, self.run.cancel, self.run.waits_for("file", planned.file.path)):
             pass
 
 
 class _Pull:
-    """One call of `transfer`: takes locks and opens partials as it asks for jobs, publishes what is done.
+    """One call of `transfer.pull`: takes a lock and opens a partial for each job, publishes what is done.
 
     Attributes:
         fetched: what came, by content id.
-        busy: what others hold the lock of.
-        lost: what came, and another process took: where locks do not work.
+        busy: files whose lock another process holds.
+        lost: files that came, and whose partial another process took: where locks do not work.
+        error: the first failure; no further job is begun after it.
     """
 
     def __init__(
-        self, source: Source, settings: Settings, root: CacheRoot, run: RunContext, came: Callable[[PlannedFile], bool]
+        self,
+        source: Source,
+        settings: Settings,
+        root: CacheRoot,
+        run: RunContext,
+        has_arrived: Callable[[PlannedFile], bool],
     ):
-        """Begin.
+        """Make a pull that has fetched nothing yet.
 
         Args:
             root: whose blobs the files become.
-            came: whether another process brought a file meanwhile; asked when its lock is held.
+            has_arrived: whether another process brought a file meanwhile; asked when its lock is held.
         """
         self.source = source
         self.settings = settings
         self.root = root
         self.run = run
-        self.came = came
+        self.has_arrived = has_arrived
         self.fetched: dict[ContentId, LocalBlob] = {}
         self.busy: list[PlannedFile] = []
         self.lost: list[PlannedFile] = []
@@ -138,22 +144,23 @@ class _Pull:
             self._jobs(missing), self.run.reporter, cancel=self.run.cancel, limits=limits, network=network
         )
         try:
-            for outcome in pulled:
-                self._land(outcome)
+            with contextlib.closing(pulled):  # cancels what still runs
+                for outcome in pulled:
+                    self._finish(outcome)
         finally:
-            with contextlib.suppress(AttributeError):
-                pulled.close()  # cancels what still runs
-            for _, temporary, release in self._open.values():
-                temporary.leave()
-                release()
-            self._open.clear()
+            with contextlib.ExitStack() as ends:  # each lock is released, also where a partial cannot be closed
+                while self._open:
+                    _, (_, partial, release) = self._open.popitem()
+                    ends.callback(release)
+                    ends.callback(partial.leave)
         partials.sync_names(self.root, self.fetched.values())
         if self.error is not None:
             raise self.error
 
     def _jobs(self, missing: Sequence[PlannedFile]) -> Iterator[transfer.Job]:
         layout = self.root.layout
-        for planned in sorted(missing, key=lambda planned: -planned.file.size):  # a large one last would run alone
+        largest_first = sorted(missing, key=lambda planned: -planned.file.size)  # a large one last would run alone
+        for planned in largest_first:
             if self.error is not None:
                 return
             release = try_lock(layout.blob_lock(layout.blob_id(planned.content_id)))
@@ -161,46 +168,46 @@ class _Pull:
                 self.busy.append(planned)
                 continue
             try:
-                if self.came(planned):
+                if self.has_arrived(planned):
                     release()
                     continue
-                temporary = partials.open_partial(self.root, planned)
+                partial = partials.open_partial(self.root, planned)
             except BaseException:
                 release()
                 raise
-            self._open[planned.content_id] = (planned, temporary, release)
-            locate = partial(self.source.locate, planned.file)
+            self._open[planned.content_id] = (planned, partial, release)
+            locate = functools.partial(self.source.locate, planned.file)
             yield _Job(
                 planned.file,
                 locate,
-                temporary,
+                partial,
                 self.source.explain,
                 self.settings.accept_unverified,
                 content_id=planned.content_id,
             )
 
-    def _land(self, outcome: transfer.Done | transfer.Failed) -> None:
+    def _finish(self, outcome: transfer.Done | transfer.Failed) -> None:
+        """Publish the partial of a file that came; leave or discard that of one that failed."""
         assert isinstance(outcome.job, _Job)
-        planned, temporary, release = self._open.pop(outcome.job.content_id)
-        try:
+        planned, partial, release = self._open.pop(outcome.job.content_id)
+        with contextlib.ExitStack() as ends:
+            ends.callback(release)
+            ends.callback(partial.close)
             if isinstance(outcome, transfer.Failed):
                 if isinstance(outcome.error, IntegrityError | SourceChanged):
-                    temporary.discard()
+                    partial.discard()
                 else:
-                    temporary.leave()
+                    partial.leave()
                 self.error = self.error or outcome.error
                 return
             blob = partials.publish(
-                self.root, planned, temporary, outcome.digest, xxh3=outcome.xxh3, stopped=self.run.stopped
+                self.root, planned, partial, outcome.digest, xxh3=outcome.xxh3, cancel=self.run.cancel
             )
             if blob is None:
                 self.lost.append(planned)
             else:
                 self.fetched[planned.content_id] = blob
                 self.run.report(Published(path=planned.file.path, size=blob.size))
-        finally:
-            temporary.close()
-            release()
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ def check_space(root: CacheRoot, missing: Sequence[PlannedFile], blobs: Iterable
 
 
 def keeps_changing(root: CacheRoot) -> DiskError:
-    """Return the error for a root where whatever is found or fetched is gone again."""
+    """Return the error for a root where what is found or fetched is removed again, `ATTEMPTS` times."""
     return DiskError(
         f"{root.path}: other processes keep removing what was found or fetched",
         hint=f"Find what cleans this cache. {RUN_AGAIN}",

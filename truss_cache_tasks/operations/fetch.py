@@ -18,11 +18,11 @@ from pathlib import Path
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.credentials import find_credential
-from truss_cache_tasks.errors import CacheTaskError, Collision, DiskError, PermanentError, SourceChanged
+from truss_cache_tasks.errors import CacheTaskError, DiskError, PermanentError, SourceChanged
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
-from truss_cache_tasks.model.plan import Plan, case_clashes, make_plan
+from truss_cache_tasks.model.plan import Plan, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.operations.context import EntryContext, read_status
@@ -40,12 +40,12 @@ from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.root_state import RootState, read_states
-from truss_cache_tasks.store.visible_paths import check_paths
+from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
 
 
 @dataclass
 class Outcome:
-    """What a run did to one entry: the manifest that is now true, and the files and bytes that came for it."""
+    """What a run did to one entry: its manifest now, and how many files and bytes were fetched."""
 
     manifest: Manifest
     files: int = 0
@@ -95,7 +95,7 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
 
 @contextlib.contextmanager
 def _opened_roots(context: EntryContext) -> Iterator[None]:
-    """Make the entry's root, and keep its folders open, for the block. If that fails, remove what stayed empty."""
+    """Make the entry's root, and keep its folders open, for the block. If the block fails, remove what stayed empty."""
     if not disk.is_writable(context.root.records):
         raise DiskError(
             f"the cache folder {context.root.path} is not writable",
@@ -119,10 +119,10 @@ def _opened_roots(context: EntryContext) -> Iterator[None]:
 def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunContext) -> Iterator[None]:
     """Hold the lock of the entry in `root` for the block, which waits for another process that fetches it.
 
-    If the block fails, its note of what it may have left is forgotten if nothing is left.
+    If the block fails, the note of its fetch is removed where nothing is left of what it lists.
     """
     key = request_key(context.request_in(root))
-    with locked(root.lock(f"entry-{key}"), run.stopped, run.waits_for("entry", str(root.path))):
+    with locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for("entry", str(root.path))):
         try:
             yield
         except CacheTaskError:
@@ -134,7 +134,8 @@ def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
     remember_roots(context.settings, context.project, run.warn)
     claimant = _claimant(context, context.root, run, resolved=False)
-    return claim_if_whole(context.root, claimant, partial(read_status, context), run.waits_for_root)
+    reread = partial(read_status, context)
+    return claim_if_whole(context.root, claimant, reread, cancel=run.cancel, on_wait=run.waits_for_root)
 
 
 def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest | None:
@@ -143,7 +144,7 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     root, plan = context.root, replay(context.entry.request, status.manifest)
     if context.is_replaced(plan, status.manifest, context.other_entries(root)):
         return None
-    blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=run.stopped)
+    blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=run.cancel)
     if any(planned.content_id not in blobs for planned in plan.files):
         return None
     check_space(root, (), blobs.values())
@@ -158,13 +159,13 @@ def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, for
         raise PermanentError(
             f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
         )
-    source = _open_source(context, run)
-    online = _OnlineFetch(context, source, run, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
+    fetcher = BlobFetcher(context, _open_source(context, run), run)  # one for both: it counts all files that come
+    online = _OnlineFetch(fetcher, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
     try:
         return online.retry_if_pin_moved(resolve=force)
     except SourceChanged as exc:
         run.report(Relisting(cause=str(exc)))
-        again = _OnlineFetch(context, source, run, rehash=False, prove=status.verdict.unproven)
+        again = _OnlineFetch(fetcher, rehash=False, prove=status.verdict.unproven)
         return again.retry_if_pin_moved(resolve=force)
 
 
@@ -180,24 +181,24 @@ class _OnlineFetch:
     """One online fetch of one entry.
 
     Attributes:
-        rehash: the stat of a file is not believed.
-        prove: the credential file has not been shown to open these bytes; a file that comes is a proof.
+        rehash: believe no stat.
+        prove: it is to be proved that the credential file gives access to these bytes; a file that comes proves it.
         pins: by the path of a root, as they were when the revision was listed.
         resolved: this fetch asked what the revision stands for.
     """
 
-    def __init__(self, context: EntryContext, source: Source, run: RunContext, *, rehash: bool, prove: bool) -> None:
-        self.context = context
-        self.source = source
-        self.run = run
+    def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool) -> None:
+        self.context = fetcher.context
+        self.source = fetcher.source
+        self.run = fetcher.run
         self.rehash = rehash
         self.prove = prove
-        self.fetcher = BlobFetcher(context, source, run)
+        self.fetcher = fetcher
         self.pins: dict[Path, Pin | None] = {}
         self.resolved = False
 
     def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
-        """List and bring; once more, at its commit, if another run pinned one meanwhile.
+        """List and fetch; once more, at the pinned commit, if another run moves the pin meanwhile.
 
         Args:
             resolve: ask what the revision stands for, unless this very run did already.
@@ -210,36 +211,36 @@ class _OnlineFetch:
             pinned = moved_to or (pins[0].commit if pins else None)
             self.resolved = pinned is None
             try:
-                return self._bring(self.source.listing(Pins(revision=pinned or "")))
+                return self._fetch_listed(self.source.listing(Pins(revision=pinned or "")))
             except PinMoved as exc:
                 moved_to = exc.commit
 
-    def _bring(self, listing: Listing) -> Outcome:
-        """Plan, refuse what cannot be shown, and bring the files: through the hub cache if that is due."""
+    def _fetch_listed(self, listing: Listing) -> Outcome:
+        """Plan, refuse what cannot be shown, and fetch the files: into the hub cache first, if that is due."""
         root = self.context.root
         plan = make_plan(self.context.entry.request, listing)
-        _refuse_case_clashes(plan, root)
+        refuse_case_clashes(root, plan)
         for warning in plan.warnings:
             self.run.warn(warning)
         conflicts = find_conflicts(root, plan, self.context.other_entries(root))
         blobs = self._find_blobs(plan)
         self.run.report(_planned(plan, blobs))
         hub_root = self.context.hub_root
-        if hub_root is not None and self._goes_through(hub_root, listing):
+        if hub_root is not None and self._fills_hub_first(hub_root, listing):
             self._check_paths(root, plan, blobs)
-            self._bring_to_hub(hub_root, listing)
+            self._fetch_into_hub(hub_root, listing)
             blobs = self._find_blobs(plan)
         manifest = self._retry_if_blobs_vanished(root, plan, blobs, conflicts)
         return Outcome(manifest, self.fetcher.files, self.fetcher.size)
 
-    def _goes_through(self, hub_root: CacheRoot, listing: Listing) -> bool:
-        """Whether the hub cache gets the files first: where it can be linked from, and means this commit too."""
+    def _fills_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
+        """Whether the hub cache gets the files first: one on the same disk, writable, not pinned to another commit."""
         pin = self.pins[hub_root.path]
         agreed = pin is None or self.resolved or pin.commit == listing.revision
         one_disk = disk.device_of(hub_root.path) == disk.device_of(self.context.root.path)
         return agreed and one_disk and disk.is_writable(hub_root.path)
 
-    def _bring_to_hub(self, hub_root: CacheRoot, listing: Listing) -> None:
+    def _fetch_into_hub(self, hub_root: CacheRoot, listing: Listing) -> None:
         plan = make_plan(self.context.request_in(hub_root), listing)
         conflicts = find_conflicts(hub_root, plan, self.context.other_entries(hub_root))
         hub_root.layout.make_folders()
@@ -269,14 +270,14 @@ class _OnlineFetch:
         raise keeps_changing(root)
 
     def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
-        return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, stopped=self.run.stopped)
+        return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, cancel=self.run.cancel)
 
     def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
         """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
         paths = {file.path for file in plan.files}
         owned, replace = read_states(root, paths).own_paths(), self.context.settings.replace
-        leaving = owned - paths  # as far as the commit needs them to
-        check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, stopped=self.run.stopped)
+        leaving = owned - paths  # the commit hides those that are in the way
+        check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, cancel=self.run.cancel)
 
     def _prove_access(self, plan: Plan) -> None:
         """Ask for the first byte of a file, if a proof of access is due and no file came."""
@@ -303,10 +304,10 @@ def _commit(
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
         on_wait = run.waits_for("file", planned.file.path)
-        blob = root.layout.adopt_blob(planned, adopted[planned.content_id], run.stopped, on_wait)
+        blob = root.layout.adopt_blob(planned, adopted[planned.content_id], run.cancel, on_wait)
         adopted[planned.content_id] = blob
     claimant = _claimant(context, root, run, resolved=resolved)
-    return commit(root, plan, adopted, claimant, pinned=pinned, stopped=run.stopped, on_wait=run.waits_for_root)
+    return commit(root, plan, adopted, claimant, pinned=pinned, cancel=run.cancel, on_wait=run.waits_for_root)
 
 
 def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolved: bool) -> Claimant:
@@ -325,15 +326,6 @@ def _is_cleaned(context: EntryContext) -> bool:
     """Whether a clean took this entry's bytes, or would have if no other claim had held them: no stat is believed."""
     found = [claims.claims_of(root, context.project).entries for root in context.roots]
     return any(claim.cleaned for entries in found for name, claim in entries.items() if name in context.claims)
-
-
-def _refuse_case_clashes(plan: Plan, root: CacheRoot) -> None:
-    clash = case_clashes(plan.files)
-    if clash and root.records.exists() and root.records.with_name(root.records.name.upper()).exists():
-        raise Collision(
-            f"{plan.request.source}: {clash[0]!r} and {clash[1]!r} are one file on this disk, which is blind to case",
-            hint="Drop one of them with ignore_patterns, or use a case-sensitive disk.",
-        )
 
 
 def _started(status: Status, *, force: bool) -> Started:

@@ -1,8 +1,8 @@
-"""What a run would do to an entry, told without asking any server: `cache-why`."""
+"""Forecast what a run would do to an entry, without reading its store: for `why`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from truss_cache_tasks.errors import Collision
@@ -10,7 +10,8 @@ from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import Plan, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest, parse_digest
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.status import Need, Status, Verdict
+from truss_cache_tasks.model.status import Need, Status
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.store.conflicts import ShownFiles, find_conflicts
 from truss_cache_tasks.store.disk import disk_errors
@@ -21,13 +22,12 @@ from truss_cache_tasks.store.local_blobs import find_local_blobs
 class Forecast:
     """What a run would do to one entry.
 
-    Args:
-        asks: whether it would have to read the store.
-        size: bytes that would come, as far as the records know them; None where only a listing can tell.
+    Attributes:
+        reads_store: whether it would have to read the store.
+        size: bytes that it would fetch, by the records; None where only a listing can tell.
     """
 
-    verdict: Verdict
-    asks: bool
+    reads_store: bool
     size: int | None
 
 
@@ -36,38 +36,43 @@ def forecast(
     status: Status,
     *,
     hashing: bool,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
     shown: ShownFiles | None = None,
 ) -> Forecast:
-    """Say what a run would do, asking no network and writing nothing.
+    """Return what a run would do. Sends no request and writes nothing.
 
     Args:
-        hashing: re-hash what was touched, to know for sure; else it counts as something to ask about.
-        shown: what the config's entries show around this entry's root, where it is known.
+        hashing: re-hash the files that were touched, for an exact answer; else a run is said to read the store.
+        cancel: ends the hashing early, with Stopped.
+        shown: find_shown_files() of this entry's root, where it is known.
+
+    Raises:
+        DiskError: the cache cannot be read.
+        Stopped: `cancel` was cancelled.
     """
     if status.verdict.need <= Need.CLAIM:
-        return Forecast(status.verdict, False, 0)
+        return Forecast(reads_store=False, size=0)
     if status.manifest is None or status.verdict.need is Need.FETCH:
-        return Forecast(status.verdict, True, None)
+        return Forecast(reads_store=True, size=None)
     with disk_errors(f"cannot look at {context.root.path}"):
         plan = replay(context.entry.request, status.manifest)
         if _must_list(context, plan, status.manifest, shown):
-            return Forecast(status.verdict, True, None)
+            return Forecast(reads_store=True, size=None)
         if not hashing and status.verdict.need is Need.REPAIR:
             found = context.root.layout.find_bytes
             present = {record.content_id for record in status.manifest.files if found(record.path)}
-            return Forecast(status.verdict, True, _missing_size(plan, present))
-        blobs = find_local_blobs(context.roots, plan.files, rehash=False, stopped=stopped)
+            return Forecast(reads_store=True, size=_missing_size(plan, present))
+        blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=cancel)
         missing = _missing_size(plan, blobs)
-        return Forecast(status.verdict, status.verdict.need > Need.REPAIR or missing > 0, missing)
+        return Forecast(reads_store=status.verdict.need > Need.REPAIR or missing > 0, size=missing)
 
 
 def _must_list(context: EntryContext, plan: Plan, manifest: Manifest, shown: ShownFiles | None) -> bool:
-    """Whether another entry shows other files at these paths: only a listing tells the newer one, or that it fails."""
+    """Return whether another entry shows other files at these paths: only a listing tells which files are newer."""
     others = context.other_entries(context.root, shown)
     try:
         find_conflicts(context.root, plan, others)
-    except Collision:  # the run says which, and fails
+    except Collision:  # the run fails with it
         return True
     return context.is_replaced(plan, manifest, others)
 
@@ -78,7 +83,7 @@ def _missing_size(plan: Plan, present: Collection[str]) -> int:
 
 
 def replay(request: Request, manifest: Manifest) -> Plan:
-    """Return the plan that this manifest carried out."""
+    """Return the plan whose commit wrote this manifest."""
     files = tuple(
         PlannedFile(
             _remote(record),

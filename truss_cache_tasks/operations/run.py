@@ -1,4 +1,4 @@
-"""RunContext: what the steps of one entry's run are given beside the entry."""
+"""RunContext: the run's id, Reporter and CancelToken, which the steps of an entry's run get beside the entry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from truss_cache_tasks.errors import Stopped
 from truss_cache_tasks.events import Event, Reporter, Waiting, Warned, for_entry, ignore_events
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.locks import LockFile
@@ -14,11 +13,11 @@ from truss_cache_tasks.store.locks import LockFile
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunContext:
-    """One invocation, as an entry sees it.
+    """One run, of one or more entries.
 
     Attributes:
-        id: of the invocation: entries of one run that resolve the same moving revision end on one commit.
-        reporter: told of what happens, from any thread.
+        id: of the run: its entries that resolve the same moving revision get the same commit.
+        reporter: receives the events, from any thread.
         cancel: ends the run early, with Stopped.
     """
 
@@ -31,7 +30,7 @@ class RunContext:
         return replace(self, reporter=for_entry(self.reporter, entry))
 
     def report(self, event: Event) -> None:
-        """Tell the Reporter of `event`."""
+        """Pass `event` to the Reporter."""
         self.reporter(event)
 
     def warn(self, message: str) -> None:
@@ -39,17 +38,9 @@ class RunContext:
         self.reporter(Warned(message=message))
 
     def waits_for(self, lock: Literal["entry", "file"], path: str) -> Callable[[LockFile], None]:
-        """Return what reports a wait for the lock of the entry, or of a file of it."""
+        """Return a function that reports a wait for the lock of the entry, or of one of its files."""
         return lambda _lock: self.reporter(Waiting(lock=lock, path=path))
 
     def waits_for_root(self, lock: LockFile) -> None:
         """Report a wait for the lock of a cache root."""
         self.reporter(Waiting(lock="root", path=str(lock.tree.path)))
-
-    def stopped(self) -> bool:
-        """Return whether the run is cancelled."""
-        try:
-            self.cancel.check()
-        except Stopped:
-            return True
-        return False

@@ -1,12 +1,12 @@
-"""verify: hash every file of an entry again, and compare it with what the manifest says."""
+"""Verify an entry: hash every file again, and compare it with its manifest."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from truss_cache_tasks.model.records import Manifest
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext, read_entry_manifest, read_hub_manifest
 from truss_cache_tasks.store.local_blobs import find_bad_files
 
@@ -16,7 +16,7 @@ class Verification:
     """What hashing an entry again found.
 
     Attributes:
-        manifest: what the files were compared with; None where nothing was fetched.
+        manifest: what the files were compared with; None for an entry that was not fetched.
         bad: one line for each file that is missing or has other bytes.
     """
 
@@ -24,17 +24,18 @@ class Verification:
     bad: tuple[str, ...] = ()
 
 
-def verify(context: EntryContext, stopped: Callable[[], bool]) -> Verification:
-    """Hash every file of an entry on all cores, in the hub cache behind plain files too. Asks no network.
+def verify(context: EntryContext, cancel: CancelToken) -> Verification:
+    """Hash every file of an entry on all cores, and the files of its repo in the hub cache too. Sends no request.
 
-    Args:
-        stopped: whether to end early, with Stopped.
+    Raises:
+        Stopped: `cancel` was cancelled.
+        DiskError: a manifest or a file cannot be read.
     """
     manifest = read_entry_manifest(context)
     if manifest is None:
         return Verification(manifest=None)
-    bad = find_bad_files(context.root, manifest, stopped)
-    if context.hub_root is not None and (apart := read_hub_manifest(context, manifest)) is not None:
+    bad = find_bad_files(context.root, manifest, cancel)
+    if context.hub_root is not None and (in_hub := read_hub_manifest(context, manifest)) is not None:
         repo = os.path.basename(context.hub_root.path)
-        bad += [f"{repo}/{line}" for line in find_bad_files(context.hub_root, apart, stopped)]
+        bad += [f"{repo}/{line}" for line in find_bad_files(context.hub_root, in_hub, cancel)]
     return Verification(manifest=manifest, bad=tuple(bad))

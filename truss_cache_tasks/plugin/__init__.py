@@ -1,1 +1,1 @@
-"""The edge: doit tasks and commands, the console script, the display. The only importer of doit."""
+"""doit tasks with their actions and uptodate, and doit commands. The only package that imports doit."""

@@ -1,4 +1,4 @@
-"""The actions of our tasks: fetch an entry, fail with the error of the config, invalidate weights."""
+"""The actions of our tasks: fetch an entry, fail with the config's error, clean."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from truss_cache_tasks.plugin.uptodate import META, result_of, values_of
 
 
 class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
-    """An entry's action. Not a PythonAction, which swaps sys.stdout; picklable, for `-P process` under spawn."""
+    """Fetches an entry. Not a PythonAction, which replaces sys.stdout; picklable, for `-P process` under spawn."""
 
     def __init__(self, context: EntryContext) -> None:
         self.context = context
@@ -28,10 +28,10 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        signals.install()  # a child that was spawned has it from here on, not only from its first action
+        signals.install()  # in a spawned child, before its first action
 
     def execute(self, out: Any = None, err: Any = None) -> TaskFailed | TaskError | None:
-        """Make the entry fresh; a task that runs although it was judged fresh was forced (`doit run -a`)."""
+        """Make the entry fresh, and return doit's error if that fails. `doit run -a` forces it (`EntryUptodate`)."""
         from truss_cache_tasks.app.fetch import fetch_with_display  # a no-op fetches nothing
 
         meta = self.task.meta[META]
@@ -52,8 +52,8 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
         return f"<FetchAction {self}>"
 
 
-class Fail(BaseAction):  # type: ignore[misc]  # doit is untyped
-    """The action of a config that could not be read (`defer_errors=True`)."""
+class FailAction(BaseAction):  # type: ignore[misc]  # doit is untyped
+    """Fails with the error of a config that could not be read (`defer_errors=True`)."""
 
     def __init__(self, error: ConfigError) -> None:
         self.error = error
@@ -61,15 +61,15 @@ class Fail(BaseAction):  # type: ignore[misc]  # doit is untyped
         self.values: dict[str, str] = {}
 
     def execute(self, out: Any = None, err: Any = None) -> TaskFailed:
-        """Fail with the config's error."""
+        """Return the config's error as doit's."""
         return TaskFailed(output.escaped(*output.format_error(self.error)))
 
     def __str__(self) -> str:
         return "read the config"
 
 
-class Clean(PythonAction):  # type: ignore[misc]  # doit is untyped
-    """Invalidate one entry, or with the group the whole config. A PythonAction, so that doit passes `dryrun`."""
+class CleanAction(PythonAction):  # type: ignore[misc]  # doit is untyped
+    """Cleans one entry, or as the group's action the whole config. A PythonAction, so that doit passes `dryrun`."""
 
     def __init__(self, workspace: Workspace, name: str | None) -> None:
         super().__init__(self._clean)
@@ -77,14 +77,18 @@ class Clean(PythonAction):  # type: ignore[misc]  # doit is untyped
         self.name = name
 
     def _clean(self, dryrun: bool) -> None:
-        """Declare `dryrun`, which doit looks for to pass it; `execute` does the work."""
+        """Have a parameter `dryrun`, so that doit passes it; `execute` does the work."""
 
     def execute(self, out: Any = None, err: Any = None) -> None:
-        """Clean; what could not be removed is named, and makes doit exit with 3 (no other failure of a clean does)."""
+        """Clean, and write what was removed.
+
+        Raises:
+            InvalidTask: something could not be removed: the one error of a clean action that doit does not ignore.
+        """
         from truss_cache_tasks.app.reports import format_cleaned, format_left  # a no-op cleans nothing
 
         signals.install()
-        done = self.workspace.cleaned
+        done = self.workspace.cleaned  # of all clean actions so far; the lines are about this one
         size, files, kept = done.size, done.files, len(done.kept)
         dry = bool(self.kwargs.get("dryrun"))
         try:

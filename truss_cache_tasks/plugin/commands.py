@@ -1,4 +1,4 @@
-"""`doit cache-why` and `doit cache-verify`. With a dash no `task_*` function can have their names."""
+"""`doit cache-why` and `doit cache-verify`. The dash keeps their names apart from tasks of `task_*` functions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from truss_cache_tasks.plugin.uptodate import GroupUptodate
 
 
 class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
-    """A command over the entries among the tasks: those named (a group means all of its own), else all."""
+    """A command for the entries among the tasks: those that are named (a group: all its entries), else all."""
 
     doc_usage = "[TASK ...]"
     doc_description = None
 
     def _chosen(self, names: list[str]) -> list[tuple[str, Workspace, Any]]:
+        """Return (task name, workspace, context) of the entries, and write the warnings of their configs."""
         tasks = {task.name: task for task in self.task_list}
         check_tasks_exist(tasks, names)
-        wanted = {name for name in names} | {sub for name in names for sub in tasks[name].task_dep}
+        wanted = {*names, *(sub for name in names for sub in tasks[name].task_dep)}
         for task in self.task_list:
             for uptodate, *_ in task.uptodate:
                 if isinstance(uptodate, GroupUptodate):
@@ -39,7 +40,7 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
 
 
 class Why(_OverEntries):
-    """Print why each entry would, or would not, be fetched."""
+    """Write whether each entry is fresh, and why not."""
 
     name = "cache-why"
     doc_purpose = "say which weights are fresh, or which input changed"
@@ -59,7 +60,7 @@ class Why(_OverEntries):
 
 
 class Verify(_OverEntries):
-    """Hash every file again and compare it with what the manifests say."""
+    """Hash every file again, and compare it with the manifests."""
 
     name = "cache-verify"
     doc_purpose = "hash all cached weights again, and name each bad file"

@@ -1,4 +1,4 @@
-"""Entries as doit tasks: a group, and for each entry a sub-task with its own uptodate, action and clean."""
+"""Make doit tasks of entries: a group, and for each entry a sub-task with its own uptodate, action and clean."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from truss_cache_tasks.app import output
 from truss_cache_tasks.app.workspace import Workspace, open_workspace
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.plugin.actions import Clean, Fail, FetchAction
+from truss_cache_tasks.plugin.actions import CleanAction, FailAction, FetchAction
 from truss_cache_tasks.plugin.uptodate import META, EntryUptodate, GroupUptodate
 
 Creator = Callable[[], Iterator[dict[str, Any]]]
@@ -67,7 +67,7 @@ def cache_tasks(
         except ConfigError as error:
             if not defer_errors:
                 raise InvalidTask(output.escaped(*output.format_error(error))) from None
-            yield {"basename": basename, "actions": [Fail(error)], "doc": output.escaped(f"broken: {error}")}
+            yield {"basename": basename, "actions": [FailAction(error)], "doc": output.escaped(f"broken: {error}")}
             return
         yield _group(basename, workspace, clean=clean)
         for context in workspace.contexts:
@@ -87,7 +87,7 @@ def _group(basename: str, workspace: Workspace, *, clean: bool) -> dict[str, Any
         "name": None,
         "doc": output.escaped(f"Fetch the weights of {os.path.relpath(workspace.path)} into the standard cache paths"),
         "uptodate": [GroupUptodate(workspace)],
-        "clean": [Clean(workspace, None)] if clean else [],
+        "clean": [CleanAction(workspace, None)] if clean else [],
     }
 
 
@@ -99,10 +99,10 @@ def _as_task(basename: str, context: EntryContext, workspace: Workspace, *, clea
         "doc": output.escaped(f"{context.entry.request.source}{revision}"),
         "actions": [FetchAction(context)],
         "uptodate": [EntryUptodate(context, workspace)],
-        "clean": [Clean(workspace, context.name)] if clean else [],
+        "clean": [CleanAction(workspace, context.name)] if clean else [],
         "verbosity": 1,
         "io": {"capture": False},
-        "meta": {META: {"config": str(workspace.path), "run": workspace.run}},
+        "meta": {META: {"config": str(workspace.path), "run": workspace.run_id}},
     }
 
 

@@ -1,4 +1,4 @@
-"""`uptodate` of our tasks: claim and manifest on disk decide; doit's database is only corrected."""
+"""`uptodate` of our tasks: by the claim and manifest on disk. doit's database is only corrected."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ META = "truss_cache"  # the key of our part of a task's meta, which doit carries
 
 
 def values_of(context: EntryContext, manifest: Manifest) -> dict[str, str]:
-    """Return what other tasks get from an entry: `path`, `revision`, `snapshot_key`."""
+    """Return the values of an entry's task, for `getargs` of others: `path`, `revision`, `snapshot_key`."""
     path = context.root.path / manifest.folder
     return {"path": str(path), "revision": manifest.revision, "snapshot_key": manifest.snapshot}
 
 
 def result_of(manifest: Manifest) -> dict[str, str]:
-    """Return an entry's result. A dict: doit stores a str as md5 after a run, and as it is when a record is healed."""
+    """Return the result of an entry's task, for `result_dep`.
+
+    A dict, because doit saves a str as its MD5 after a run, and `_correct_database` would save it as it is.
+    """
     return {"snapshot_key": manifest.snapshot}
 
 
 class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
-    """An entry's `uptodate`."""
+    """The `uptodate` of an entry's task: whether the entry is fresh."""
 
-    # what doit would find by inspect, at a tenth of the cost
+    # doit asks `inspect.signature`; with this attribute that takes a tenth of the time
     __signature__ = inspect.Signature(
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("task", "values")]
     )
@@ -41,12 +44,12 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
         self._manager: Any = None
 
     def setup(self, dep_manager: Any, tasks_dict: Any) -> None:
-        """Remember doit's database, which it hands over before each call."""
+        """Keep doit's database, which doit passes before each call."""
         super().setup(dep_manager, tasks_dict)
         self._manager = dep_manager
 
     def __call__(self, task: Any, values: dict[str, Any]) -> bool:
-        """Judge the entry; doit calls this in its main process, for every command that shows or needs a status."""
+        """Return whether the entry is fresh. doit calls this in its main process, whenever it needs a status."""
         signals.install()
         status = self.workspace.read_status(self.context)
         task.meta[META]["force"] = status.verdict.fresh or self.workspace.is_forced(self.context)
@@ -55,7 +58,7 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
         return status.verdict.fresh
 
     def _correct_database(self, task: Any, values: dict[str, Any], manifest: Manifest) -> None:
-        """Correct what a deleted .doit.db, or one of another machine, says: getargs and result_dep read it."""
+        """Save the task's values and result where doit's database has others: getargs and result_dep read it."""
         if self._manager is None:
             return
         truth = values_of(self.context, manifest)
@@ -65,20 +68,23 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
 
     def __repr__(self) -> str:
         verdict = self.workspace.verdicts.get(self.context.name)
-        return output.escaped(f"weights: {verdict if verdict is not None else 'not judged'}")
+        return output.escaped(f"weights: {verdict if verdict is not None else 'not read yet'}")
 
 
 class GroupUptodate:
-    """The group's `uptodate`: all its entries are fresh."""
+    """The `uptodate` of the group: whether all entries are fresh."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
     def __call__(self) -> bool:
-        """Return whether every entry is fresh, judging only those that this process has not judged."""
+        """Return whether every entry is fresh; a status that this process has read is not read again."""
         self.workspace.warn()
-        return all([self.workspace.is_fresh(context) for context in self.workspace.contexts])
+        verdicts = [
+            self.workspace.is_fresh(context) for context in self.workspace.contexts
+        ]  # all, also after a stale one
+        return all(verdicts)
 
     def __repr__(self) -> str:
-        stale = [t.name for t in self.workspace.contexts if not self.workspace.is_fresh(t)]
+        stale = [context.name for context in self.workspace.contexts if not self.workspace.is_fresh(context)]
         return output.escaped(f"weights: {', '.join(stale)} not fresh" if stale else "weights: fresh")

@@ -10,7 +10,7 @@ from truss_cache_tasks.model.listing import UNPINNED, Listing, Location, Pins, R
 
 
 class Source(Protocol):
-    """One request, with its credential. Its class is called with `(request, credential, network)`.
+    """Lists and locates the files of one request. Its class is called with `(request, credential, network)`.
 
     A class reads no environment and no config: what it needs is in these three values. It imports the vendor's SDK in
     its module or later, raises errors of `truss_cache_tasks.errors` alone, and may be called from many threads.
@@ -20,7 +20,7 @@ class Source(Protocol):
         """Resolve the request's revision, where it has one, and return every file, unfiltered.
 
         Args:
-            pins: what an earlier listing found and this one has to find again.
+            pins: what an earlier listing found, and this one has to return or fail.
 
         Raises:
             NotFound, AccessDenied, CredentialError, TransientError: never an error of the vendor's.

@@ -51,6 +51,7 @@ class LocalSource:
         listing = self._listing()
         if pins.files is None:
             return listing
+        # Messages and pins name a file by its path; a pin may have the key of a listing too.
         paths = {file.key: file.path for file in listing.files}
         keys = {file.path: file.key for file in listing.files}
         wanted = [replace(pin, key=paths.get(pin.key, pin.key)) for pin in pins.files]
@@ -58,10 +59,10 @@ class LocalSource:
         return replace(listing, files=tuple(replace(file, key=keys[file.path]) for file in kept))
 
     def _listing(self) -> Listing:
-        with_root = self._stat(self._root)
-        if stat.S_ISREG(with_root.st_mode):
-            return Listing("", (_file(os.path.basename(self._root), self._root, with_root),), single=True)
-        if not stat.S_ISDIR(with_root.st_mode):
+        seen = self._stat(self._root)
+        if stat.S_ISREG(seen.st_mode):
+            return Listing("", (_file(os.path.basename(self._root), self._root, seen),), single=True)
+        if not stat.S_ISDIR(seen.st_mode):
             raise NotFound(
                 f"{self._as_written}: {self._root} is neither a file nor a folder", hint="Correct the path in repo_id."
             )
@@ -101,7 +102,7 @@ class LocalSource:
         return Location(Path(real).as_uri(), validator=validator, root=root)
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
-        """Return what a failed read means; a local file has no status of its own."""
+        """Return the error for a failed read; a local file has no status that would say more."""
         return TransientError(f"{file.key}: cannot be read", hint=RUN_AGAIN)
 
     def _stat(self, path: str) -> os.stat_result:
@@ -116,7 +117,7 @@ class LocalSource:
             raise _refused(path, exc) from exc
 
     def _walk(self, warnings: list[str]) -> Iterator[RemoteFile]:
-        """Yield every file: those of all folders first, then those that only links to folders lead to."""
+        """Yield every file: first those of all folders, then those below links to folders that are not among these."""
         folders, links = [""], deque[str]()  # relative, "" or with a final slash
         listed: set[tuple[int, int]] = set()
         while folders or links:
@@ -137,7 +138,7 @@ class LocalSource:
                     yield _file(path, full, seen)
 
     def _known(self, path: str) -> str:
-        """Return what is wrong with a path to a folder that is listed already."""
+        """Return why a path to a folder that is listed already is left out."""
         full = os.path.join(self._root, path)
         around = _is_below(os.path.realpath(os.path.dirname(full)), os.path.realpath(full))
         return "links to a folder around it" if around else "links to a folder that is listed already"
@@ -159,7 +160,7 @@ class LocalSource:
                     raise _refused(full, exc) from exc
                 warnings.append(f"{self._as_written}: {_shown(path)} is a link to nothing and is left out")
                 continue
-            if linked and not self._follow_links and not self._stays(path, full, seen):
+            if linked and not self._follow_links and not self._may_follow(path, full, seen):
                 continue
             if name == RECORDS and stat.S_ISDIR(seen.st_mode):
                 continue
@@ -168,13 +169,13 @@ class LocalSource:
                 continue
             yield path, full, seen, linked
 
-    def _stays(self, path: str, full: str, seen: os.stat_result) -> bool:
-        """Return True for a link that stays in the folder; False for one that the patterns leave out, or raise."""
+    def _may_follow(self, path: str, full: str, seen: os.stat_result) -> bool:
+        """Return whether a link stays in the source; raise LeadsOut if it does not and the patterns may select it."""
         real = os.path.realpath(full)
         if _is_below(real, os.path.realpath(self._root)):
             return True
         request = self._request
-        if stat.S_ISDIR(seen.st_mode):
+        if stat.S_ISDIR(seen.st_mode):  # some file in it may be selected, unless all are ignored
             chosen = select([f"{path}/any"], None, request.ignore, dialect=request.dialect)
         else:
             chosen = select([path], request.allow, request.ignore, dialect=request.dialect)
@@ -191,7 +192,7 @@ class LocalSource:
 
 
 def _is_below(path: str, root: str) -> bool:
-    """Whether a real path is the real folder `root`, or is inside it."""
+    """Return whether a real path is the real folder `root`, or is inside it."""
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 
@@ -200,7 +201,7 @@ def _file(path: str, full: str, seen: os.stat_result) -> RemoteFile:
 
 
 def _version(seen: os.stat_result) -> str:
-    """Name these bytes; the ctime tells a file from another one that was given its mtime (SOURCE_DATE_EPOCH)."""
+    """Return a name of these bytes. The ctime is in it, as another file may have the same mtime (SOURCE_DATE_EPOCH)."""
     return f"{seen.st_mtime_ns}-{seen.st_size}-{seen.st_ctime_ns}"
 
 
@@ -210,6 +211,7 @@ def _shown(path: str) -> str:
 
 
 def _refused(path: str, exc: OSError) -> CacheTaskError:
+    """Return the error for `path`, which cannot be read."""
     why = exc.strerror or type(exc).__name__
     if isinstance(exc, PermissionError):
         return AccessDenied(

@@ -1,4 +1,4 @@
-"""What a bucket's URI names (prefixes, one object, folder markers), and whether pinned files are there. Pure."""
+"""Rules of buckets, without I/O: which objects a URI names, and whether pinned files are there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def under_prefix(objects: Iterable[RemoteFile], source: SourceRef) -> Listing:
             (`m-hf/x` beside `m`) are dropped here. `path` is not read, only rewritten.
         source: a bucket (`root`) and a prefix without slashes at its ends, "" for the whole bucket.
 
-    A key that ends in `/` is a folder marker, whatever its size; a zero-byte object is a file.
+    A key that ends in `/` is a folder marker, whatever its size; any other zero-byte object is a file.
 
     Raises:
         NothingSelected: nothing is there, or folder markers alone, and the message says which.
@@ -98,7 +98,7 @@ def _checked(file: RemoteFile | None, pin: FilePin, source: SourceRef, other: Re
 
 
 def _contradict(one: Digest | None, other: Digest | None) -> bool:
-    """Return whether two digests cannot be of the same bytes; of two algorithms that cannot be told."""
+    """Return whether two digests cannot be of the same bytes; False for two algorithms, which cannot be compared."""
     if one is None or other is None or (one.algorithm, one.parts) != (other.algorithm, other.parts):
         return False
     return one.value != other.value

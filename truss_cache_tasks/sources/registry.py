@@ -1,4 +1,4 @@
-"""Opens the source of a request: its store's row (model/stores.py) says which class that is."""
+"""Opens the source of a request: the class that its store's row (model/stores.py) names."""
 
 from __future__ import annotations
 

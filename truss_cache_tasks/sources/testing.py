@@ -1,4 +1,4 @@
-"""What every source promises, as tests: subclass `SourceContract` beside your store and supply its `store` fixture.
+"""Tests of what every source promises: subclass `SourceContract` in your tests, and supply its `store` fixture.
 
     pytest.register_assert_rewrite("truss_cache_tasks.sources.testing")      # in conftest.py: failures show values
 
@@ -90,7 +90,7 @@ class Answer:
 
 
 def read(location: Location, byte_range: str | None = None) -> Answer:
-    """Read `location` as plainly as can be: one GET with its headers (redirects drop Authorization), or a file."""
+    """Read `location` by one GET with its headers (redirects drop Authorization), or as a file."""
     if location.url.startswith("file://"):
         path = urllib.parse.unquote(urllib.parse.urlsplit(location.url).path)
         with open(path, "rb") as file:
@@ -109,7 +109,7 @@ def read(location: Location, byte_range: str | None = None) -> Answer:
 
 def read_digest(location: Location, answer: Answer) -> Digest | None:
     """Return the digest that the headers of a whole answer tell."""
-    return location.digest_of(answer.headers) if location.digest_of is not None else None
+    return location.digest_from_headers(answer.headers) if location.digest_from_headers is not None else None
 
 
 def digest_of(data: bytes, like: Digest) -> Digest:
@@ -166,8 +166,8 @@ def pins_of(listing: Listing) -> Pins:
     return Pins(listing.revision, files)
 
 
-def said(error: BaseException) -> str:
-    """Return all text that a user could see of `error`, its causes and their tracebacks included."""
+def text_of(error: BaseException) -> str:
+    """Return all text of `error` that a user could see, with that of its causes and their tracebacks."""
     return "\n".join([*traceback.format_exception(error), repr(error), str(getattr(error, "hint", ""))])
 
 
@@ -285,7 +285,9 @@ class SourceContract:
             location = source.locate(file)
             answer = read(location)
             known = file.digest or location.digest
-            ways = {known} if known else {location.look and location.look(), read_digest(location, answer)}
+            ways = (
+                {known} if known else {location.fetch_digest and location.fetch_digest(), read_digest(location, answer)}
+            )
             for digest in ways:
                 assert digest is not None, file.path
                 assert digest_of(answer.data, digest) == digest, file.path
@@ -335,21 +337,21 @@ class SourceContract:
         store.delete("a.bin")
         with pytest.raises(NotFound, match=r"a\.bin is pinned at .*it is gone") as caught:
             store.source().listing(pins_of(listing))
-        self.is_well_said(caught.value, store)
+        self.assert_clear_error(caught.value, store)
 
     # What is refused
 
     def test_what_does_not_exist_is_not_found(self, store: Place) -> None:
         with pytest.raises(NotFound) as caught:
             store.missing().listing()
-        self.is_well_said(caught.value, store)
+        self.assert_clear_error(caught.value, store)
 
     @needs("credentials")
     def test_a_credential_that_the_server_does_not_know_is_denied(self, store: Place) -> None:
         store.put("a.bin", b"a")
         with pytest.raises(AccessDenied) as caught:
             store.refused().listing()
-        self.is_well_said(caught.value, store)
+        self.assert_clear_error(caught.value, store)
 
     @needs("credentials")
     def test_a_public_place_is_read_without_a_credential(self, store: Place) -> None:
@@ -371,13 +373,13 @@ class SourceContract:
             assert not [secret for secret in store.secrets if secret in text]
 
     @staticmethod
-    def is_well_said(error: CacheTaskError, store: Place) -> None:
-        """One line of cause, one of remedy, no secret anywhere."""
+    def assert_clear_error(error: CacheTaskError, store: Place) -> None:
+        """Assert that `error` has one line of cause and one of remedy, and no secret in either or in its causes."""
         assert str(error).strip()
         assert "\n" not in str(error)
         assert error.hint
         assert "\n" not in error.hint
-        assert not [secret for secret in store.secrets if secret in said(error)]
+        assert not [secret for secret in store.secrets if secret in text_of(error)]
 
     # Prefixes
 

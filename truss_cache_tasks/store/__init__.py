@@ -1,9 +1,9 @@
 """Bytes to cache: the only writer below a cache root, which asks no network. Modules from the disk upwards:
 
-tree, disk, locks                            real folders by their descriptors; copies, hashes, disk errors; flock(2)
+open_folders, tree, disk, locks              folders by their descriptors, files in them; copies, disk errors; flock(2)
 names, record_file                           the names that we write; our JSON files, checked and replaced whole
 blob                                         LocalBlob, a verified file on this disk, and how it gets another name
-layout, hub_layout, flat_layout              CacheRoot: where its bytes are, how its paths show them, in two layouts
+layout, hub_layout, refs, flat_layout        CacheRoot: where its bytes are, how its paths show them, in two layouts
 manifest, claims, fetch_notes, known_roots   the records: what a request resolved to, who uses it, what is unfinished
 root_state                                   RootState, what the records of nested roots say; an entry's evidence
 partials, local_blobs                        files on their way; files of a plan that are on this disk already

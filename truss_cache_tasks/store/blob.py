@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from stat import S_ISREG
 from typing import NamedTuple
 
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.disk import NO_LINKS, copy_file, token
 from truss_cache_tasks.store.names import PARTIALS
 from truss_cache_tasks.store.tree import FileTree
@@ -19,7 +19,7 @@ class Vanished(Exception):
 
 
 class Taken(Vanished):
-    """Something came to a path where nothing lay, before we showed anything there: it is not ours."""
+    """Another process put something at a path where nothing lay, before a file was shown there: it is not ours."""
 
 
 class FoundFile(NamedTuple):
@@ -93,7 +93,7 @@ def local_blob(
 
 
 def link_or_copy(
-    blob: LocalBlob, tree: FileTree, path: str, stopped: Callable[[], bool], *, link: bool = True
+    blob: LocalBlob, tree: FileTree, path: str, cancel: CancelToken, *, link: bool = True
 ) -> os.stat_result:
     """Make `path`, where nothing lies, the same bytes as `blob`: hard link, else reflink, else copy.
 
@@ -108,14 +108,14 @@ def link_or_copy(
     if link and (stat := link_blob(blob, tree, path)) is not None:
         return stat
     try:
-        return _copy(blob, tree, path, stopped)
+        return _copy(blob, tree, path, cancel)
     except FileNotFoundError as exc:
         raise Vanished(path) from exc
 
 
-def _copy(blob: LocalBlob, tree: FileTree, path: str, stopped: Callable[[], bool]) -> os.stat_result:
+def _copy(blob: LocalBlob, tree: FileTree, path: str, cancel: CancelToken) -> os.stat_result:
     try:
-        if copy_file(blob.tree, blob.path, tree, path, stopped) != blob.xxh3:
+        if copy_file(blob.tree, blob.path, tree, path, cancel) != blob.xxh3:
             raise Vanished(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -168,7 +168,7 @@ def show_file(tree: FileTree, source: str, path: str, size: int, *, is_over: boo
         is_over: something lies at `path` that is to be replaced; else nothing may be replaced.
 
     Raises:
-        Taken: something came to `path` meanwhile.
+        Taken: another process put something at `path` meanwhile.
         Vanished: `source` is gone, or `path` is not this file afterwards.
     """
     meant = tree.lstat(source)

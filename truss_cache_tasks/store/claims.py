@@ -43,9 +43,14 @@ _PIN = {
     "run": record_file.is_text,
 }
 
+# By id() of the claims of one file. The value holds these claims too, so that the id is of no other object meanwhile
+_aligned: dict[int, tuple[Claims, Project, Claims]] = {}
+_indexed: dict[int, tuple[Claims, dict[str, set[str]]]] = {}
+_MEMO_SIZE = 256
+
 
 def read_claims(root: CacheRoot, project: str) -> Claims:
-    """Return this project's claims in this root; none where the file is missing or of no use."""
+    """Return this project's claims in this root; none where the file is missing or cannot be used."""
     return _usable(root, _path(project))
 
 
@@ -58,7 +63,7 @@ def current_claims(claims: Claims, project: Project) -> Claims:
     """Return `aligned(claims, project)`, which is computed once for the claims of one file."""
     known = _aligned.get(id(claims))
     if known is None or known[0] is not claims or known[1] is not project:
-        if len(_aligned) >= _ALIGNED_SIZE:
+        if len(_aligned) >= _MEMO_SIZE:
             _aligned.clear()
         known = _aligned[id(claims)] = (claims, project, aligned(claims, project))
     return known[2]
@@ -83,7 +88,7 @@ def _fingerprints(claims: Claims) -> dict[str, set[str]]:
         for claim in claims.entries.values():
             for of in (claim.request, *claim.former, str(claim.form.get("source"))) if claim.fingerprint else ():
                 index.setdefault(of, set()).add(str(claim.fingerprint))
-        if len(_indexed) >= _ALIGNED_SIZE:
+        if len(_indexed) >= _MEMO_SIZE:
             _indexed.clear()
         known = _indexed[id(claims)] = (claims, index)
     return known[1]
@@ -94,8 +99,8 @@ class AllClaims:
     """The claims of every project in one root.
 
     Args:
-        by_project: project id -> its claims, none of a file that is of no use.
-        unreadable: ids of the projects whose file is of no use.
+        by_project: project id -> its claims; none where the file cannot be used.
+        unreadable: ids of the projects whose file cannot be used.
         is_complete: the names of all files are known.
     """
 
@@ -129,7 +134,7 @@ def read_all_claims(root: CacheRoot) -> AllClaims:
 def write_claims(root: CacheRoot, project: str, claims: Claims) -> None:
     """Replace this project's claims; no file for no claims. Raises DiskError where another version's file lies."""
     path = _path(project)
-    _make_way(root, path)
+    _check_replaceable(root, path)
     if not claims.entries and not claims.former:
         with disk_errors(f"cannot remove {root.path / path}"):
             root.tree.unlink(path)
@@ -164,7 +169,7 @@ def aligned(claims: Claims, project: Project) -> Claims:
         else:
             kept[name] = claim
     kept.update({name: entries[other] for name, other in moves.items()})
-    for name in moved & asked.keys() - moves.keys():  # swapped, and edited too: keep the request that no entry asks now
+    for name in moved & asked.keys() - moves.keys():  # swapped and edited: it keeps the request that no entry asks now
         last = name
         while following := next((to for to, source in moves.items() if source == last), None):
             last = following
@@ -188,7 +193,7 @@ def _without(keys: tuple[str, ...], key: str) -> tuple[str, ...]:
 
 
 def read_pins(root: CacheRoot) -> dict[str, Pin]:
-    """Return the pins of this root that are of use, by layout.pin_name."""
+    """Return the pins of this root that can be used, by names.pin_name."""
     return read_once(_read_pins, root.tree, _PINS)
 
 
@@ -196,9 +201,8 @@ def _read_pins(tree: FileTree, path: str) -> dict[str, Pin]:
     pins: dict[str, Pin] = {}
     with contextlib.suppress(Unreadable):
         value = read_record(tree, path)
-        for name, pin in record_file.check_fields(value, {"pins": record_file.is_object}, "it", more=True)[
-            "pins"
-        ].items():
+        found = record_file.check_fields(value, {"pins": record_file.is_object}, "it", more=True)
+        for name, pin in found["pins"].items():
             with contextlib.suppress(Unreadable):
                 pins[name] = Pin(**record_file.check_fields(pin, _PIN, "the pin"))
     return pins
@@ -213,7 +217,7 @@ def write_pin(root: CacheRoot, name: str, pin: Pin | None) -> None:
         del pins[name]
     else:
         pins[name] = pin
-    _make_way(root, _PINS)
+    _check_replaceable(root, _PINS)
     if not pins:
         with disk_errors(f"cannot remove {root.path / _PINS}"):
             root.tree.unlink(_PINS)
@@ -237,8 +241,8 @@ def _paths(root: CacheRoot) -> list[str]:
         raise Denied(f"{root.path / _FOLDER} cannot be read ({exc.strerror or exc})") from exc
 
 
-def _make_way(root: CacheRoot, path: str) -> None:
-    """Check that the file at `path` may be replaced: not one that another version or user may need."""
+def _check_replaceable(root: CacheRoot, path: str) -> None:
+    """Raise DiskError if another version or user may need the file at `path`. Removes empty folders that lie there."""
     name = root.path / path
     try:
         read_record(root.tree, path)
@@ -274,8 +278,3 @@ def _parse(tree: FileTree, path: str) -> Claims:
         fields = record_file.check_fields(claim, _CLAIM, f"the claim {record_file.shown(name)}", optional=("snapshot",))
         entries[name] = Claim(**{**fields, "request": RequestKey(fields["request"]), "former": tuple(fields["former"])})
     return Claims(entries, tuple(found["former"]), tuple(found["roots"]))
-
-
-_aligned: dict[int, tuple[Claims, Project, Claims]] = {}  # by id of what it holds
-_indexed: dict[int, tuple[Claims, dict[str, set[str]]]] = {}
-_ALIGNED_SIZE = 256

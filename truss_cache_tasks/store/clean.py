@@ -23,7 +23,7 @@ from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import Claims, Manifest, Project
 from truss_cache_tasks.store import claims, partials
 from truss_cache_tasks.store.disk import disk_errors, is_writable
-from truss_cache_tasks.store.fetch_notes import FetchNote, drop_useless_notes, keep_note, noted_keys, read_notes
+from truss_cache_tasks.store.fetch_notes import FetchNote, drop_unreadable_notes, noted_keys, read_notes, reassign_note
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import is_held, sweep_locks
 from truss_cache_tasks.store.manifest import remove_manifests
@@ -38,8 +38,8 @@ from truss_cache_tasks.store.names import (
     is_name_of_ours,
     is_temporary,
 )
+from truss_cache_tasks.store.open_folders import LinkedFolder
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
-from truss_cache_tasks.store.tree import LinkedFolder
 
 RESUMABLE_S = 7 * 86400.0  # a failed download of another entry waits so long for its next run
 
@@ -80,7 +80,7 @@ def clean_root(root: CacheRoot, project: Project, names: Collection[str] | None,
             root.layout.sweep_removed_roots()
         if not root.tree.is_folder(RECORDS):
             if root.tree.lstat(RECORDS) is not None:
-                root.tree.children(RECORDS)  # a link, which is refused by name
+                root.tree.children(RECORDS)  # raises LinkedFolder, which names it
             return
         if not dry and not is_writable(root.records):
             if claims.read_claims(root, project.id).entries:
@@ -144,7 +144,7 @@ class _Clean:
         self._drop_pins([mine.entries[name].form for name in chosen] + [manifest.request for manifest in cleaned])
         if is_whole:
             for note in notes:
-                keep_note(self.root, note, ())
+                reassign_note(self.root, note, ())
             for key in keys.difference(live):
                 remove_manifests(self.root, key)
         self._write_claims(mine, chosen, everything=names is None, is_whole=is_whole)
@@ -155,7 +155,7 @@ class _Clean:
     def _split_notes(self, names: Collection[str] | None) -> tuple[list[FetchNote], list[FetchNote]]:
         """Return the notes of fetches that only the cleaned claims made, and that are not under way; and the others.
 
-        Of the others the cleaned claims are taken off.
+        The cleaned claims are removed from the others.
         """
         cleaned, others = [], []
         for note in self.state.notes:
@@ -170,7 +170,7 @@ class _Clean:
                 continue
             others.append(note)
             if not is_under_way and theirs != note.claims and not self.dry:
-                keep_note(self.root, note, theirs)
+                reassign_note(self.root, note, theirs)
         return cleaned, others
 
     def _remove_paths(self, cleaned: Iterable[Manifest], notes: Iterable[FetchNote]) -> set[str]:
@@ -183,8 +183,8 @@ class _Clean:
         ours = {path for path, record in records.items() if record.made_link}
         ours |= {path for note in notes for path in note.paths if path not in used and path not in records}
         if not self.dry:
-            self.root.layout.drop_refs(ours)
-        for path in sorted(ours, reverse=True):  # what lies in a folder before a file that was to take its place
+            self.root.layout.refs.drop(ours)
+        for path in sorted(ours, reverse=True):  # files in a folder go before a file that was to replace the folder
             self._unlink(path)
         return ours
 
@@ -213,12 +213,12 @@ class _Clean:
         return blob_id not in owned and not is_held(self.root.layout.blob_lock(blob_id))
 
     def _remove_partials(self, notes: Iterable[FetchNote]) -> None:
-        """Remove the temporaries of dead runs that no note lists, save these `notes`."""
+        """Remove the partials of dead runs that none of `notes` lists, and the temporaries."""
         kept = {blob_id for note in notes for blob_id in note.blobs}
         for name in sorted(self.root.tree.names(PARTIALS)):
             path = f"{PARTIALS}/{name}"
             found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
-            is_dead = found and partials.is_left_by_a_run(self.root, path) and self._is_unowned(found[1], kept)
+            is_dead = found and partials.is_left_by_a_run(self.root.tree, path) and self._is_unowned(found[1], kept)
             if is_dead or is_temporary("partials", name):  # those are made under the root's lock alone
                 self._unlink(path)
 
@@ -281,7 +281,7 @@ class _Clean:
 
 
 def remove_empty_folders(root: CacheRoot) -> None:
-    """Remove the folders of a root in which nothing came to be (no such repo, no access); what holds anything stays."""
+    """Remove our folders that hold nothing, as after a fetch that failed at once (no such repo, no access)."""
     with contextlib.suppress(OSError):
         root.tree.remove_empty_tree(STAGING)
         for name in root.tree.names(RECORDS):
@@ -315,7 +315,7 @@ def sweep(root: CacheRoot) -> None:
 def sweep_unowned(root: CacheRoot) -> None:
     """Remove what no manifest, no note of a fetch and no living process owns."""
     partials.sweep_temporaries(root)
-    drop_useless_notes(root)
+    drop_unreadable_notes(root)
     sweep_locks(root.tree, LOCKS, LOCK)
     if not root.tree.is_folder(STAGING) and not root.tree.is_folder(PUBLISHED):
         return
@@ -332,4 +332,4 @@ def forget_empty_note(root: CacheRoot, key: str, claim: tuple[str, str]) -> None
             continue
         left = note.blobs & coming or any(map(root.layout.has_unlisted_blob, note.blobs))
         if not left and not any(root.tree.lstat(path) for path in note.paths):
-            keep_note(root, note, note.claims - {claim})
+            reassign_note(root, note, note.claims - {claim})

@@ -13,12 +13,13 @@ from truss_cache_tasks.model.keys import ContentId, canonical, request_key
 from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.model.records import Claim, FileRecord, Manifest, Pin, Project
 from truss_cache_tasks.model.status import Need, Status, same_mtime
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.blob import LocalBlob
 from truss_cache_tasks.store.clean import sweep
 from truss_cache_tasks.store.conflicts import OtherEntries, find_conflicts, find_shown_files
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.fetch_notes import forget_paths, keep_note, note_fetch, read_notes
+from truss_cache_tasks.store.fetch_notes import forget_paths, note_fetch, read_notes, reassign_note
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import OnWait, locked
 from truss_cache_tasks.store.manifest import write_manifest
@@ -77,7 +78,7 @@ def commit(
     claimant: Claimant,
     *,
     pinned: Pin | None,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
     on_wait: OnWait = lambda _lock: None,
 ) -> Manifest:
     """Make the plan visible, record it, pin it and claim it: under the locks of all roots that its paths lie in.
@@ -104,12 +105,12 @@ def commit(
     def paths(state: RootState) -> set[str]:
         return planned.union(*(manifest.paths for manifest in state.manifests.readable))
 
-    with locked_states(root, paths, stopped, on_wait) as states:
+    with locked_states(root, paths, cancel, on_wait) as states:
         pin = states.own.pin_of(plan.request)
         if pin is not None and pin != pinned and pin.commit != plan.revision:
             raise PinMoved(pin.commit)
         _refuse_changed(plan, blobs, claimant, states)
-        files = _show(plan, blobs, claimant, states, stopped)
+        files = _show(plan, blobs, claimant, states, cancel)
         manifest = Manifest(request_key(plan.request), canonical(plan.request), plan.revision, plan.folder, files)
         write_manifest(root, manifest)
         _write_pin(plan, pin, claimant, root)
@@ -135,7 +136,7 @@ def _show(
     blobs: Mapping[ContentId, LocalBlob],
     claimant: Claimant,
     states: NestedStates,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
 ) -> tuple[FileRecord, ...]:
     """Do steps 2 to 5 of `commit`; return the records of what is visible then."""
     root, key = states.own.root, request_key(plan.request)
@@ -144,23 +145,23 @@ def _show(
     blocking = in_the_way(former, plan)
     unlisted = _unlisted_paths(plan, claimant, states)
     leaving = unlisted.union(record.path for record in blocking if record.made_link)
-    checked = check_paths(root, plan, blobs, owned, leaving=leaving, replace=claimant.replace, stopped=stopped)
+    checked = check_paths(root, plan, blobs, owned, leaving=leaving, replace=claimant.replace, cancel=cancel)
     noted = {path for note in states.own.notes if note.key == key for path in note.paths}
     unshown = {path for path, lying in checked.to_show.items() if lying is None}
     with disk_errors(f"cannot write below {root.path}"):
-        with staged_paths(root, plan, blobs, checked, stopped) as staged:
+        with staged_paths(root, plan, blobs, checked, cancel) as staged:
             try:
-                # whose the manifest is, before it is claimed
+                # says whose the manifest is, if this ends before it is claimed
                 note_fetch(root, key, claimant.owner, paths=checked.to_show)
-                _give_up_replaced(plan, blobs, states)
+                _note_replaced(plan, blobs, states)
                 remove_paths(root, unlisted)
                 gone = hide_paths(root, blocking)
                 shown = show_paths(root, plan, blobs, checked, staged, unshown=unshown)
             except BaseException:
-                with contextlib.suppress(OSError, DiskError):  # what comes there meanwhile is not ours
+                with contextlib.suppress(OSError, DiskError):  # what others put there from now on is not ours
                     forget_paths(root, key, unshown - noted)
                 raise
-        root.layout.point_ref(plan.request.revision, plan.revision)
+        root.layout.refs.point(plan.request.revision, plan.revision)
     files = record_paths(root, plan, blobs, shown, owned.union(checked.to_show))
     gone |= hide_paths(root, [record for record in former if record not in blocking])  # while records still say so
     states.note_hidden(dict.fromkeys(gone - {planned.path for planned in plan.files}, ""))
@@ -193,11 +194,11 @@ def _unlisted_paths(plan: Plan, claimant: Claimant, states: NestedStates) -> set
     return paths - states.shown_paths() if paths else paths
 
 
-def _give_up_replaced(plan: Plan, blobs: Mapping[ContentId, LocalBlob], states: NestedStates) -> None:
-    """Keep the bytes of other requests that this plan replaces, and note in all manifests that they show no more.
+def _note_replaced(plan: Plan, blobs: Mapping[ContentId, LocalBlob], states: NestedStates) -> None:
+    """Keep the bytes of other requests that this plan replaces, and note in all manifests which files it hides.
 
-    A record is believed by size and time, which two files may share: it must not be one of what comes now (nothing may
-    lie there now, of a file that was removed by hand, or that its user brought).
+    Also of files that are not there now, or were replaced by hand: a record is believed by size and mtime, and the file
+    that comes may have both of the file that was recorded.
     """
     state = states.own
     if state.root.layout.paths_name_bytes:
@@ -231,25 +232,27 @@ def _write_claim(root: CacheRoot, manifest: Manifest, claimant: Claimant) -> Non
     stored = claims.read_claims(root, project.id)  # anew: where locks do not work, another process may have written it
     old = claims.current_claims(stored, project).entries.get(claimant.claim)
     if fingerprint is None and old is not None and old.request == manifest.key:
-        fingerprint = old.fingerprint  # the file is absent now, which is not a change
+        fingerprint = old.fingerprint  # the credential file is absent now, which is not a change
     claim = Claim(manifest.key, manifest.request, fingerprint, time.time(), project.config, os.uname().nodename)
     claim = replace(claim, snapshot=manifest.snapshot)
     claims.write_claims(root, project.id, claims.add_claim(stored, claimant.claim, claim, project))
 
 
 def _forget_notes(root: CacheRoot, key: str, claimant: Claimant) -> None:
-    """Forget what fetches of this request, and earlier ones of this claim, noted: the manifest owns it, or nothing."""
+    """Forget the notes of this request and of earlier ones of this claim: the manifest owns what they list, or none."""
     for note in read_notes(root):  # anew: this commit has noted its paths
         if note.key == key or not note.key:
-            keep_note(root, note, ())
+            reassign_note(root, note, ())
         elif claimant.owner in note.claims:
-            keep_note(root, note, note.claims - {claimant.owner})
+            reassign_note(root, note, note.claims - {claimant.owner})
 
 
 def claim_if_whole(
     root: CacheRoot,
     claimant: Claimant,
     read_status: Callable[[], Status],
+    *,
+    cancel: CancelToken,
     on_wait: OnWait = lambda _lock: None,
 ) -> Status:
     """Claim a manifest that is whole as it is, if it still is once the root's lock is held.
@@ -257,7 +260,7 @@ def claim_if_whole(
     Returns:
         The status under the lock: its need is CLAIM or NOTHING if the manifest is claimed now.
     """
-    with locked(root.lock("root"), on_wait=on_wait):
+    with locked(root.lock("root"), cancel, on_wait):
         status = read_status()
         if status.manifest is not None and status.verdict.need <= Need.CLAIM:
             _write_claim(root, status.manifest, claimant)

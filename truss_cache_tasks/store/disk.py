@@ -1,4 +1,4 @@
-"""Operations on files that all of store/ uses. An OSError becomes a DiskError here, with a hint."""
+"""What all of store/ does with files and disks. An OSError becomes a DiskError here, with a hint."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from truss_cache_tasks.errors import RUN_AGAIN, DiskError, Stopped
+from truss_cache_tasks.errors import RUN_AGAIN, DiskError
 from truss_cache_tasks.model.hashing import Hasher
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.tree import FileTree, sync
 
 # What link(2) and symlink(2) answer where a disk, or a pair of disks, has no such links: then bytes are copied.
@@ -27,7 +28,7 @@ NO_LINKS = frozenset(
     }
 )
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (btrfs, xfs)
-_CHUNK = 1 << 20  # bytes hashed or copied between two looks at `stopped`
+_CHUNK = 1 << 20  # bytes hashed or copied between two looks at the CancelToken
 MOVE_AWAY = "Move it away, or let it be replaced: --replace (TRUSS_CACHE_REPLACE=1, cache_tasks(replace=True))."
 _ELSEWHERE = "or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR)."
 _HINTS = {
@@ -63,9 +64,10 @@ def disk_error(what: str, exc: OSError) -> DiskError:
 
 @contextlib.contextmanager
 def import_errors() -> Iterator[None]:
-    """Translate a failed import: into the OSError that it is for want of a file descriptor, else into a DiskError.
+    """Translate a failed import: into an OSError where no file descriptor was free, else into a DiskError.
 
-    What another thread left half imported for the same want is met as an ImportError that does not name it.
+    A module that another thread could import only in part, for the same reason, raises an ImportError that does not
+    tell the reason: its hint names both.
     """
     try:
         yield
@@ -82,7 +84,7 @@ def token() -> str:
     return os.urandom(4).hex()
 
 
-def copy_file(source: FileTree, at: str, target: FileTree, path: str, stopped: Callable[[], bool]) -> str:
+def copy_file(source: FileTree, at: str, target: FileTree, path: str, cancel: CancelToken) -> str:
     """Make `path`, where nothing lies, a synced reflink or copy with the mtime of its source; return its xxh3-128."""
     with (
         open(source.open(at, os.O_RDONLY), "rb", buffering=0) as old,
@@ -92,42 +94,39 @@ def copy_file(source: FileTree, at: str, target: FileTree, path: str, stopped: C
         hasher = Hasher(stat.st_size, None)
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-            hash_file(new.fileno(), hasher, stopped)
+            hash_file(new.fileno(), hasher, cancel)
         except OSError:
             hasher = Hasher(stat.st_size, None)
             buffer = memoryview(bytearray(_CHUNK))
             os.ftruncate(new.fileno(), 0)
             while size := old.readinto(buffer):
-                _go_on(stopped)
+                cancel.check()
                 hasher.update(buffer[:size])
-                _write(new.fileno(), buffer[:size])
+                write_all(new.fileno(), buffer[:size])
         sync(new.fileno())
         os.utime(new.fileno(), ns=(stat.st_atime_ns, stat.st_mtime_ns))
     return hasher.xxh3()
 
 
-def hash_file(descriptor: int, hasher: Hasher, stopped: Callable[[], bool]) -> None:
-    """Feed a whole file, from its first byte, to `hasher`. Raises Stopped when told to stop meanwhile."""
+def hash_file(descriptor: int, hasher: Hasher, cancel: CancelToken) -> None:
+    """Feed a whole file, from its first byte, to `hasher`. Raises Stopped when cancelled meanwhile."""
     buffer = memoryview(bytearray(_CHUNK))
     offset = 0
     while size := os.preadv(descriptor, [buffer], offset):
-        _go_on(stopped)
+        cancel.check()
         hasher.update(buffer[:size])
         offset += size
 
 
-def _go_on(stopped: Callable[[], bool]) -> None:
-    if stopped():
-        raise Stopped("stopped while hashing the cache")
-
-
-def _write(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of `data`, in as many calls as that takes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write on the disk of `path`."""
+    """Return how many bytes this user may still write on the disk of `path`."""
     stat = os.statvfs(_nearest(path))
     return stat.f_bavail * stat.f_frsize
 

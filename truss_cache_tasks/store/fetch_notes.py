@@ -36,7 +36,7 @@ class FetchNote:
     Args:
         key: the request key; "" for what 0.1.0 noted.
         claims: (project, claim name) of each that fetched.
-        blobs: ids (layout.blob_id) of whole files that no manifest lists, and of partials.
+        blobs: ids (`layout.blob_id`) of whole files that no manifest lists, and of partials.
         paths: what it shows, or was about to show, relative to the root.
     """
 
@@ -65,7 +65,7 @@ def noted_keys(root: CacheRoot) -> list[str]:
     return sorted(name.partition(".")[0] for name in root.tree.names(_FOLDER) if MANIFEST.fullmatch(name))
 
 
-def drop_useless_notes(root: CacheRoot) -> None:
+def drop_unreadable_notes(root: CacheRoot) -> None:
     """Remove the notes that cannot be used, save those of another version or user."""
     for key in noted_keys(root):
         try:
@@ -104,8 +104,8 @@ def forget_paths(root: CacheRoot, key: str, paths: Collection[str]) -> None:
             _write(root, replace(note, paths=note.paths.difference(paths)))
 
 
-def keep_note(root: CacheRoot, note: FetchNote, claims: Collection[tuple[str, str]]) -> None:
-    """Leave what is noted to these claims alone; without any, forget it."""
+def reassign_note(root: CacheRoot, note: FetchNote, claims: Collection[tuple[str, str]]) -> None:
+    """Make these the claims of a note; remove the note if there are none."""
     if not note.key:
         root.tree.unlink(_LINKS)
     elif claims:

@@ -11,14 +11,16 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
+from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob, link_or_copy, show_file
 from truss_cache_tasks.store.disk import token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.locks import LockFile, OnWait, unlink_unless_locked
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.names import LOCKS, PARTIALS, STAGED, STAGING, folders_of
+from truss_cache_tasks.store.refs import NoRefs, Refs
 from truss_cache_tasks.store.tree import FileTree
 
 
@@ -34,6 +36,7 @@ class FlatLayout:
     paths_name_bytes = False
     maker = "the user"
     top = ""
+    refs: Refs = NoRefs()
 
     def __init__(self, tree: FileTree) -> None:
         self.tree = tree
@@ -56,9 +59,7 @@ class FlatLayout:
     def before_publish(self, blob: str, mtime_ns: int) -> None:
         """Do nothing: the name of a blob says that it is ours."""
 
-    def adopt_blob(
-        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait
-    ) -> LocalBlob:
+    def adopt_blob(self, planned: PlannedFile, blob: LocalBlob, cancel: CancelToken, on_wait: OnWait) -> LocalBlob:
         """Return `blob` as it is: a path can show bytes from anywhere."""
         return blob
 
@@ -141,13 +142,13 @@ class FlatLayout:
         """Return False: no path shows a link."""
         return False
 
-    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], stopped: Callable[[], bool]) -> str:
+    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], cancel: CancelToken) -> str:
         """Give `blob` a name in our folder. A blob of the staging folder has one already, which serves one path."""
         if blob.tree is self.tree and blob.path.startswith(f"{STAGING}/") and blob.path not in in_use:
             return blob.path
         staged = f"{PARTIALS}/put.{token()}"
         is_users = blob.tree is self.tree and not blob.ours
-        link_or_copy(blob, self.tree, staged, stopped, link=not is_users)
+        link_or_copy(blob, self.tree, staged, cancel, link=not is_users)
         return staged
 
     def show(
@@ -172,23 +173,9 @@ class FlatLayout:
         self.tree.unlink(record.path)
 
     def keep_bytes(self, record: FileRecord) -> None:
-        """Give a file the name of its blob too; where the disk has no hard links, not."""
+        """Give a file the name of its blob too; do nothing where the disk has no hard links."""
         with contextlib.suppress(OSError):
             self.tree.link(self.tree, record.path, self.blob_path(record.content_id, record.xxh3, record.digest))
-
-    # Refs
-
-    def read_ref(self, revision: str) -> None:
-        """Return None: no ref is due."""
-
-    def point_ref(self, revision: str, commit: str) -> None:
-        """Do nothing: no ref is due."""
-
-    def drop_refs(self, paths: Collection[str]) -> None:
-        """Do nothing: there are no refs."""
-
-    def refuse_foreign_ref(self, plan: Plan, *, replace: bool) -> None:
-        """Do nothing: there are no refs."""
 
     # The root
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 
-from truss_cache_tasks.errors import DiskError, ForeignFile
+from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
+from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.model.status import same_mtime
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.blob import (
     FoundFile,
     LocalBlob,
@@ -23,12 +24,13 @@ from truss_cache_tasks.store.blob import (
     link_or_copy,
     local_blob,
     rename_over,
+    show_file,
 )
-from truss_cache_tasks.store.blob import show_file as show_file_itself
-from truss_cache_tasks.store.disk import MOVE_AWAY, NO_LINKS, disk_errors, token
+from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.locks import LockFile, OnWait, locked, unlink_unless_locked
-from truss_cache_tasks.store.names import BLOB_ID, LOCKS, PARTIALS, PUBLISHED, REMOVED, is_commit
+from truss_cache_tasks.store.names import BLOB_ID, LOCKS, PARTIALS, PUBLISHED, REMOVED
+from truss_cache_tasks.store.refs import HubRefs, Refs
 from truss_cache_tasks.store.tree import FileTree
 
 _SHARED = re.compile(r"\.\./\.\./(blobs/[0-9a-f]{2}/[0-9a-f]{64})")  # huggingface_hub/utils/_shared_blobs.py, 2.4.0
@@ -53,6 +55,7 @@ class HubLayout:
     def __init__(self, tree: FileTree, hub_tree: FileTree) -> None:
         self.tree = tree
         self.hub_tree = hub_tree
+        self.refs: Refs = HubRefs(tree)
 
     @property
     def hub(self) -> Path:
@@ -81,9 +84,7 @@ class HubLayout:
         finally:
             os.close(descriptor)
 
-    def adopt_blob(
-        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait
-    ) -> LocalBlob:
+    def adopt_blob(self, planned: PlannedFile, blob: LocalBlob, cancel: CancelToken, on_wait: OnWait) -> LocalBlob:
         """Put bytes that lie elsewhere on this machine (a mount, a volume) into the repo's blobs, linked if possible.
 
         A file that is in the snapshot itself, as huggingface_hub puts it where there are no links, stays there.
@@ -98,30 +99,30 @@ class HubLayout:
         if shared is not None and shared.tree is self.hub_tree and blob.is_file(shared.stat):
             return blob  # it lies in the store that huggingface_hub shares between repos, and its link is there
         with (
-            locked(self.blob_lock(os.path.basename(path)), stopped, on_wait),
+            locked(self.blob_lock(os.path.basename(path)), cancel, on_wait),
             disk_errors(f"cannot write below {self.tree.path}"),
         ):
             is_users = blob.tree not in (self.tree, self.hub_tree) and not blob.ours
             stat = None if is_users else self._link_directly(blob, path)
             if stat is None:
                 temporary = f"{PARTIALS}/{os.path.basename(path)}.{token()}"
-                stat = link_or_copy(blob, self.tree, temporary, stopped, link=not is_users)
+                stat = link_or_copy(blob, self.tree, temporary, cancel, link=not is_users)
                 self.before_publish(path, stat.st_mtime_ns)
                 rename_over(self.tree, temporary, path)
                 self.tree.unlink(temporary)  # rename(2) of two links to one file does nothing
             return local_blob(self.tree, path, stat, blob.xxh3, blob.digest)
 
     def _link_directly(self, blob: LocalBlob, path: str) -> os.stat_result | None:
-        """Give `blob` the name `path` too if it has not; None if these disks cannot, or another file lies there.
+        """Make `path` a hard link of `blob`; return its stat, None if these disks cannot, or another file lies there.
 
-        A kill leaves nothing that way. A second name in our folder would stay: it is not told from the user's.
+        No temporary is made: one that a kill left could not be told from a file of the user's, as both have two names.
         """
         there = self.tree.lstat(path)
         if there is not None and not blob.is_file(there):
             return None
         self.before_publish(path, blob.mtime_ns)
         if there is not None:
-            blob.stat()  # where it was found another file may be by now: then everything is looked at again
+            blob.stat()  # raises Vanished where another file is by now
             return there
         with contextlib.suppress(FileExistsError):
             return link_blob(blob, self.tree, path)
@@ -240,7 +241,7 @@ class HubLayout:
         """Whether a link of a snapshot to a blob lies there."""
         return self._blob_of_link(path) is not None
 
-    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], stopped: Callable[[], bool]) -> str:
+    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], cancel: CancelToken) -> str:
         """Return "": a link is shown."""
         return ""
 
@@ -268,10 +269,10 @@ class HubLayout:
 
     def _show_file(self, path: str, blob: LocalBlob, *, is_over: bool, is_last: bool) -> os.stat_result:
         if blob.ours and is_last:
-            return show_file_itself(self.tree, blob.path, path, blob.size, is_over=is_over)
+            return show_file(self.tree, blob.path, path, blob.size, is_over=is_over)
         temporary = f"{PARTIALS}/put.{token()}"  # huggingface_hub's blob stays; another path may need it once more
-        link_or_copy(blob, self.tree, temporary, lambda: False)
-        stat = show_file_itself(self.tree, temporary, path, blob.size, is_over=is_over)
+        link_or_copy(blob, self.tree, temporary, NEVER)
+        stat = show_file(self.tree, temporary, path, blob.size, is_over=is_over)
         self.tree.unlink(temporary)
         return stat
 
@@ -289,51 +290,6 @@ class HubLayout:
 
     def _link_text(self, planned: PlannedFile) -> str:
         return os.path.relpath(f"/{self.blob_path(planned.content_id)}", os.path.dirname(f"/{planned.path}"))
-
-    # Refs
-
-    def read_ref(self, revision: str) -> str:
-        """Return the commit that refs/REVISION names, "" without one."""
-        return self._read_short(f"refs/{revision}").strip()
-
-    def point_ref(self, revision: str, commit: str) -> None:
-        """Write refs/REVISION as huggingface_hub does: no ref for a full commit."""
-        if is_commit(revision) or self.read_ref(revision) == commit:
-            return
-        temporary = f"{PARTIALS}/ref.{token()}"
-        descriptor = self.tree.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
-        with open(descriptor, "w", encoding="ascii") as out:
-            out.write(commit)
-        self.tree.rename(temporary, f"refs/{revision}")
-
-    def drop_refs(self, paths: Collection[str]) -> None:
-        """Remove the refs to snapshots that hold nothing but `paths`: scan_cache_dir() warns of one to nothing."""
-        leaving = set(paths)
-        snapshots = {"/".join(path.split("/")[:2]) for path in leaving}
-        for path in list(self.tree.files_below("refs")):
-            snapshot = f"snapshots/{self._read_short(path).strip()}"
-            if snapshot in snapshots and set(self.tree.files_below(snapshot)) <= leaving:
-                with contextlib.suppress(OSError):
-                    self.tree.unlink(path)
-                    self.tree.remove_empty_parents(path)
-
-    def refuse_foreign_ref(self, plan: Plan, *, replace: bool) -> None:
-        """Refuse a file at refs/REVISION that is none of huggingface_hub's: those hold a commit, and no line end."""
-        path = f"refs/{plan.request.revision}"
-        if is_commit(plan.request.revision) or replace:
-            return
-        stat = self.tree.lstat(path)
-        if stat is not None and stat.st_size and not is_commit(self._read_short(path)):
-            raise ForeignFile(
-                f"{self.tree.path / path}: found a file that is no ref of the Hub's cache", hint=MOVE_AWAY
-            )
-
-    def _read_short(self, path: str) -> str:
-        try:
-            with open(self.tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                return file.read(1000).decode("ascii")
-        except (OSError, UnicodeDecodeError):
-            return ""
 
     # The root
 

@@ -23,7 +23,7 @@ _FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(record_fil
 
 
 def known_roots(settings: Settings, project: Project) -> set[str]:
-    """Return the absolute paths of the roots that this project has used, as far as they were noted."""
+    """Return the absolute paths of the roots that this project has used; none where the note cannot be read."""
     try:
         value = read_record(FileTree(settings.state_dir), f"{project.id}.json")
         return set() if value is None else set(record_file.check_fields(value, _FIELDS, "it", more=True)["roots"])

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, Plan, PlannedFile
+from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob
 from truss_cache_tasks.store.locks import LockFile, OnWait
 from truss_cache_tasks.store.names import LOCKS
+from truss_cache_tasks.store.refs import Refs
 from truss_cache_tasks.store.tree import FileTree
 
 
@@ -78,9 +80,7 @@ class BlobLayout(Protocol):
     def before_publish(self, blob: str, mtime_ns: int, /) -> None:
         """Note that the file that is about to be renamed to `blob` is ours, where its name does not say so."""
 
-    def adopt_blob(
-        self, planned: PlannedFile, blob: LocalBlob, stopped: Callable[[], bool], on_wait: OnWait, /
-    ) -> LocalBlob:
+    def adopt_blob(self, planned: PlannedFile, blob: LocalBlob, cancel: CancelToken, on_wait: OnWait, /) -> LocalBlob:
         """Return `blob` where a path of this root can show it: the hub cache links to blobs of the same repo alone.
 
         Raises:
@@ -96,7 +96,8 @@ class BlobLayout(Protocol):
     def unlisted_candidates(self, planned: PlannedFile, /) -> Iterator[Candidate]:
         """Yield the files that no manifest lists and that may hold the bytes of `planned`.
 
-        A path that shows a file is one where the store tells a digest of what is shown; what is not ours stays so.
+        A file at the planned path is one of them if the store tells a digest that it can be compared with; such a file
+        is not ours.
         """
 
     def release_blobs(self, blobs: Iterable[LocalBlob], /) -> None:
@@ -147,9 +148,7 @@ class PathLayout(Protocol):
     def is_replaceable_link(self, path: str, /) -> bool:
         """Whether a link lies at `path` that may be replaced even if we did not make it: to a blob of its repo."""
 
-    def stage(
-        self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], stopped: Callable[[], bool], /
-    ) -> str:
+    def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], cancel: CancelToken, /) -> str:
         """Give `blob` a name in our folder, from which `show` makes it visible; "" where a link to it is shown.
 
         Args:
@@ -167,7 +166,7 @@ class PathLayout(Protocol):
             is_last: no other path of the plan needs these bytes any more.
 
         Raises:
-            Vanished: the disk is not as it was looked at. Taken: something came to the path meanwhile.
+            Vanished: the disk is not as it was looked at. Taken: another process put something there.
         """
 
     def record_of_blob(self, planned: PlannedFile, blob: LocalBlob, /, *, is_made: bool) -> tuple[str, bool]:
@@ -177,30 +176,15 @@ class PathLayout(Protocol):
         """Take a path of ours out of sight; the bytes stay, as a blob."""
 
     def keep_bytes(self, record: FileRecord, /) -> None:
-        """Keep the bytes that a path shows and that are about to be replaced, where the disk has hard links."""
+        """Keep the bytes of a path that is about to be replaced as a blob, where the disk has hard links."""
 
 
-class RefLayout(Protocol):
-    """refs/REVISION of the hub cache; elsewhere none is due."""
-
-    def read_ref(self, revision: str, /) -> str | None:
-        """Return the commit that refs/REVISION names, "" without one; None where no ref is due."""
-
-    def point_ref(self, revision: str, commit: str, /) -> None:
-        """Write refs/REVISION as huggingface_hub does: no ref for a full commit."""
-
-    def drop_refs(self, paths: Collection[str], /) -> None:
-        """Remove the refs to snapshots that hold nothing but `paths`, before these go."""
-
-    def refuse_foreign_ref(self, plan: Plan, /, *, replace: bool) -> None:
-        """Raise ForeignFile for a file at refs/REVISION that is no ref of the hub cache."""
-
-
-class RootLayout(BlobLayout, PathLayout, RefLayout, Protocol):
+class RootLayout(BlobLayout, PathLayout, Protocol):
     """How files are laid out below one root.
 
     Attributes:
         tree: the root's files.
+        refs: its refs/REVISION.
         paths_name_bytes: a path always shows the same bytes (`snapshots/{commit}/...`): entries cannot collide, and
             files of an earlier revision stay beside the new ones.
         maker: who made the files that we did not make.
@@ -208,6 +192,7 @@ class RootLayout(BlobLayout, PathLayout, RefLayout, Protocol):
     """
 
     tree: FileTree
+    refs: Refs
     paths_name_bytes: bool
     maker: str
     top: str

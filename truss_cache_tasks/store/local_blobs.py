@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +14,7 @@ from truss_cache_tasks.model.listing import Digest
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest, digest_text, parse_digest
 from truss_cache_tasks.model.status import same_mtime
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob, local_blob
 from truss_cache_tasks.store.disk import disk_errors, hash_file
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
@@ -23,7 +24,7 @@ Recorded = dict[ContentId, list[tuple[FoundFile, FileRecord]]]  # by content id
 
 
 def find_local_blobs(
-    roots: Sequence[CacheRoot], wanted: Sequence[PlannedFile], *, rehash: bool, stopped: Callable[[], bool]
+    roots: Sequence[CacheRoot], wanted: Sequence[PlannedFile], *, rehash: bool, cancel: CancelToken
 ) -> dict[ContentId, LocalBlob]:
     """Find what of `wanted` is on this disk already, whichever entry, revision, edit or tool brought it.
 
@@ -36,7 +37,7 @@ def find_local_blobs(
         rehash: believe no stat.
 
     Returns:
-        0..N blobs by content id.
+        The blobs that were found, by content id.
     """
     recorded = _recorded(roots, wanted)
     found: dict[ContentId, LocalBlob] = {}
@@ -51,7 +52,7 @@ def find_local_blobs(
         return found
     from concurrent.futures import ThreadPoolExecutor  # a no-op hashes nothing, and saves its imports
 
-    check = partial(_find_by_hash, roots, recorded, rehash, stopped)
+    check = partial(_find_by_hash, roots, recorded, rehash, cancel)
     with ThreadPoolExecutor(os.cpu_count()) as pool, disk_errors("cannot read the cache"):
         for planned, blob in zip(doubtful, pool.map(check, doubtful), strict=True):
             if blob is not None:
@@ -104,7 +105,7 @@ def _find_by_hash(
     roots: Sequence[CacheRoot],
     recorded: Recorded,
     rehash: bool,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
     planned: PlannedFile,
 ) -> LocalBlob | None:
     """Hash every file that may hold these bytes, until one is right."""
@@ -116,12 +117,12 @@ def _find_by_hash(
     for file, record in records:
         if not rehash and not file.is_same_file(shown) and (blob := _believed(file, record)):
             return blob
-        if (found := _hashed(file, record.size, None, stopped)) and found[1] == record.xxh3:
+        if (found := _hashed(file, record.size, None, cancel)) and found[1] == record.xxh3:
             return local_blob(file.tree, file.path, found[0], found[1], record.digest, ours=record.made_blob)
     want = planned.file.digest
     for file, expected, digest, ours in _unlisted(roots, planned):
         as_stored = None if planned.file.encoding else want  # a name of ours may come from elsewhere too
-        if found := _hashed(file, None if expected else planned.file.size, as_stored, stopped):
+        if found := _hashed(file, None if expected else planned.file.size, as_stored, cancel):
             stat, xxh3 = found
             if xxh3 == (expected or xxh3):
                 return local_blob(file.tree, file.path, stat, xxh3, digest or digest_text(want), ours=ours)
@@ -133,7 +134,7 @@ def _unlisted(roots: Iterable[CacheRoot], planned: PlannedFile) -> Iterator[Cand
 
 
 def _hashed(
-    file: FoundFile, size: int | None, want: Digest | None, stopped: Callable[[], bool]
+    file: FoundFile, size: int | None, want: Digest | None, cancel: CancelToken
 ) -> tuple[os.stat_result, str] | None:
     """Return (stat, xxh3) of a file that is there with this size (None: any) and digest, else None."""
     try:
@@ -145,7 +146,7 @@ def _hashed(
         if size is not None and stat.st_size != size:
             return None
         hasher = Hasher(stat.st_size, want)
-        hash_file(descriptor, hasher, stopped)
+        hash_file(descriptor, hasher, cancel)
         return (stat, hasher.xxh3()) if hasher.matches else None
     except OSError:
         return None
@@ -153,7 +154,7 @@ def _hashed(
         os.close(descriptor)
 
 
-def find_bad_files(root: CacheRoot, manifest: Manifest, stopped: Callable[[], bool]) -> list[str]:
+def find_bad_files(root: CacheRoot, manifest: Manifest, cancel: CancelToken) -> list[str]:
     """Re-hash every file on all cores; return one line for each that is missing or has other bytes.
 
     A file is compared with our xxh3-128, and with the store's own digest where the manifest keeps one whole.
@@ -161,15 +162,15 @@ def find_bad_files(root: CacheRoot, manifest: Manifest, stopped: Callable[[], bo
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = pool.map(partial(_fault, root, stopped), manifest.files)
+        faults = pool.map(partial(_fault, root, cancel), manifest.files)
         return [f"{file.path}: {fault}" for file, fault in zip(manifest.files, faults, strict=True) if fault]
 
 
-def _fault(root: CacheRoot, stopped: Callable[[], bool], record: FileRecord) -> str:
+def _fault(root: CacheRoot, cancel: CancelToken, record: FileRecord) -> str:
     want = parse_digest(record.digest)
     hasher = Hasher(record.size, want)
     try:
-        if missing := _hash_shown(root, record.path, hasher, stopped):
+        if missing := _hash_shown(root, record.path, hasher, cancel):
             return missing
     except OSError as exc:
         return f"cannot be read ({exc.strerror})"
@@ -182,8 +183,8 @@ def _fault(root: CacheRoot, stopped: Callable[[], bool], record: FileRecord) -> 
     return "" if hasher.matches else f"its {want} does not match"
 
 
-def _hash_shown(root: CacheRoot, path: str, hasher: Hasher, stopped: Callable[[], bool]) -> str:
-    """Hash what `path` shows; return what lies there instead of a file, or of a link to a blob, "" for nothing else."""
+def _hash_shown(root: CacheRoot, path: str, hasher: Hasher, cancel: CancelToken) -> str:
+    """Hash the file that `path` shows and return ""; where it shows none, return what lies there instead."""
     found = root.layout.find_bytes(path)
     if found is None:
         if root.tree.lstat(path) is None:
@@ -191,7 +192,7 @@ def _hash_shown(root: CacheRoot, path: str, hasher: Hasher, stopped: Callable[[]
         return "no file" if root.tree.readlink(path) is None else "leads to no file of this cache"
     descriptor = found.tree.open(found.path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        hash_file(descriptor, hasher, stopped)
+        hash_file(descriptor, hasher, cancel)
     finally:
         os.close(descriptor)
     return ""

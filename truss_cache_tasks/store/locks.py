@@ -7,13 +7,13 @@ import errno
 import fcntl
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from stat import S_ISREG
 
-from truss_cache_tasks.errors import DiskError, Stopped
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.disk import disk_errors, token
 from truss_cache_tasks.store.tree import FileTree
 
@@ -87,19 +87,15 @@ def _release(descriptor: int, lock: LockFile) -> None:
 
 
 @contextlib.contextmanager
-def locked(
-    lock: LockFile, stopped: Callable[[], bool] = lambda: False, on_wait: OnWait = lambda _lock: None
-) -> Iterator[None]:
-    """Hold the lock for the block; waits for its holder, and raises Stopped when told to stop meanwhile.
+def locked(lock: LockFile, cancel: CancelToken = NEVER, on_wait: OnWait = lambda _lock: None) -> Iterator[None]:
+    """Hold the lock for the block; wait for its holder. Raises Stopped when cancelled meanwhile.
 
     Args:
         on_wait: called once, when the lock was held by another for a second.
     """
     wait, waited = _FIRST_WAIT_S, 0.0
     while (release := try_lock(lock)) is None:
-        if stopped():
-            raise Stopped(f"stopped while waiting for {lock}")
-        time.sleep(wait)
+        cancel.wait(wait)
         if waited < _REPORTED_AFTER_S <= waited + wait:
             on_wait(lock)
         waited += wait
@@ -144,7 +140,7 @@ def sweep_locks(tree: FileTree, folder: str, shape: re.Pattern[str]) -> None:
 
 @lru_cache(64)
 def locks_work(tree: FileTree, folder: str) -> bool:
-    """Whether a lock below this root excludes a second holder: some network and FUSE disks say yes to both.
+    """Whether a lock below this root excludes a second holder: some network and FUSE disks grant it to both.
 
     Args:
         folder: of our own, where a file may be made to try it.

@@ -75,7 +75,7 @@ def _file_to_json(file: FileRecord) -> dict[str, Any]:
 def from_json(value: Any) -> Manifest:
     """Return the manifest. Raises Unreadable for another format, and for any field that is not as it must be.
 
-    A manifest may come from anywhere: no path leads out of the root, and no number is one that a disk cannot have.
+    A manifest may come from anywhere: its paths stay below the root, and its numbers are ones that a disk can have.
     """
     found = record_file.check_fields(
         record_file.check_format(value), _MANIFEST, "the manifest", optional=("hidden",), more=True
@@ -167,7 +167,7 @@ def write_manifest(root: CacheRoot, manifest: Manifest) -> None:
 
 
 def note_hidden(root: CacheRoot, paths: Mapping[str, str]) -> None:
-    """Note in every manifest of this root which of its files are no longer visible: other bytes there are not its.
+    """Note in every manifest of this root which of its files are not visible any more: other bytes are at their paths.
 
     Args:
         paths: path -> xxh3 of what is, or is about to be, visible there; "" for nothing.

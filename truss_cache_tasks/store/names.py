@@ -12,7 +12,7 @@
     partials/put.{token}        a file, link (`link.`) or ref (`ref.`) that gets its final name in the next step
     locks/{name}.lock           flock(2) files, empty: `root`, `entry-{key}`, `{id}`, `try.{token}`
 {hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, held while a blob of its cache is written
-{hub}/.locks/models--org--name/removed          an empty repo folder on its way out
+{hub}/.locks/models--org--name/removed.{token}  an empty repo folder on its way out
 
 {id} is 40 or 64 hex digits, {token} 8. The JSON files are replaced by way of {name}.{token}.tmp beside them.
 """

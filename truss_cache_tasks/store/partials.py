@@ -7,17 +7,18 @@ import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from stat import S_ISREG
 
-from truss_cache_tasks.errors import IntegrityError, Stopped
+from truss_cache_tasks.errors import IntegrityError
 from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.model.listing import Digest
 from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import digest_text
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.blob import LocalBlob, local_blob, rename_over
-from truss_cache_tasks.store.disk import disk_errors, token
+from truss_cache_tasks.store.disk import disk_errors, token, write_all
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import locks_work, try_lock
 from truss_cache_tasks.store.names import JOURNAL, LOCKS, PARTIAL, PARTIALS, TEMPORARIES, is_temporary
@@ -28,7 +29,7 @@ _CHUNK = 1 << 20  # bytes decoded at a time
 
 @dataclass
 class Partial:
-    """A temporary on its way to become a blob: descriptors for `transfer`, a path for this package alone."""
+    """A file on its way to become a blob: descriptors for `transfer`, a path for this package alone."""
 
     descriptor: int
     tree: FileTree
@@ -53,7 +54,7 @@ class Partial:
         return there is not None and (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def close(self) -> None:
-        """Give the descriptors back, once."""
+        """Close the descriptors. A second call does nothing."""
         for descriptor in (self.descriptor, self._journal):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -65,33 +66,33 @@ class Partial:
             self.tree.unlink(_journal_of(self.path))
 
     def discard(self) -> None:
-        """Remove what is there."""
+        """Remove the partial and its journal."""
         self.close()
         self.drop_journal()
         self.tree.unlink(self.path)
 
     def leave(self) -> None:
-        """Leave the parts that are whole for the next run; remove what holds none."""
+        """Close the partial: leave one that has whole parts for the next run, remove any other."""
         self.close()
         if not _is_resumable(self.tree, self.path):
             self.discard()
 
 
 def open_partial(root: CacheRoot, planned: PlannedFile) -> Partial:
-    """Open a temporary for these bytes, the one that a dead run left if it holds whole parts.
+    """Open a partial for these bytes: the one that a dead run left, if it has whole parts, else a new one.
 
-    The caller holds the blob's lock: any temporary that is there is a dead run's.
+    The caller holds the blob's lock, so any partial that is there is a dead run's.
     """
     name = root.layout.blob_id(planned.content_id)
     with disk_errors(f"cannot write below {root.path}"):
         path = f"{PARTIALS}/{name}.{token()}"
         left = [f"{PARTIALS}/{one}" for one in root.tree.names(PARTIALS) if one.startswith(f"{name}.")]
-        dead = [one for one in left if PARTIAL.fullmatch(os.path.basename(one)) and _is_ours(root.tree, one)]
+        dead = [one for one in left if PARTIAL.fullmatch(os.path.basename(one)) and is_left_by_a_run(root.tree, one)]
         if dead and locks_work(root.tree, LOCKS):
             resumed = _resume(root.tree, dead, path)
             for one in dead:
                 root.tree.unlink(one)
-                if _is_ours(root.tree, _journal_of(one)):
+                if is_left_by_a_run(root.tree, _journal_of(one)):
                     root.tree.unlink(_journal_of(one))
             if resumed is not None:
                 return Partial(resumed, root.tree, path, has_journal=True)
@@ -102,9 +103,10 @@ def open_partial(root: CacheRoot, planned: PlannedFile) -> Partial:
 
 
 def _resume(tree: FileTree, dead: Iterable[str], path: str) -> int | None:
-    """Rename what a dead run left to `path`, and open it; None where nothing is there that resumes.
+    """Rename the first partial of `dead` that can be resumed to `path`; return a descriptor, None where there is none.
 
-    It is locked itself too: where locks do not work, its writer may be alive, and must stay the only one.
+    The file itself is locked too: where the locks of blobs do not work, its writer may be alive, and must stay the
+    only one.
     """
     for one in dead:
         if not _is_resumable(tree, one):
@@ -128,7 +130,7 @@ def publish(
     digest: Digest | None,
     *,
     xxh3: str,
-    stopped: Callable[[], bool] = lambda: False,
+    cancel: CancelToken = NEVER,
 ) -> LocalBlob | None:
     """Make a complete, verified and synced partial a blob; its name survives a power cut after `sync_names`.
 
@@ -139,7 +141,7 @@ def publish(
     """
     if planned.file.encoding:
         stored = partial
-        partial, xxh3 = _decode(root, planned, stored, stopped)
+        partial, xxh3 = _decode(root, planned, stored, cancel)
         stored.discard()
     confirmed = digest_text(digest, planned.file.encoding)
     with disk_errors(f"cannot publish {planned.file.path}"):
@@ -165,7 +167,7 @@ def sync_names(root: CacheRoot, blobs: Iterable[LocalBlob]) -> None:
             root.tree.sync_folder(folder)  # gone: another project's clean took them, which the commit will find
 
 
-def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, stopped: Callable[[], bool]) -> tuple[Partial, str]:
+def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, cancel: CancelToken) -> tuple[Partial, str]:
     """Decode the gzip bytes of a whole partial into another one, which is synced; return it and its xxh3-128.
 
     Raises:
@@ -186,10 +188,9 @@ def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, stopped: Cal
             gzip.GzipFile(fileobj=source, mode="rb") as content,
         ):
             while chunk := content.read(_CHUNK):
-                if stopped():
-                    raise Stopped(f"stopped while decoding {planned.file.path}")
+                cancel.check()
                 hasher.update(chunk)
-                _write(decoded.descriptor, chunk)
+                write_all(decoded.descriptor, chunk)
             sync(decoded.descriptor)
     except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
         decoded.discard()
@@ -203,14 +204,8 @@ def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, stopped: Cal
     return decoded, hasher.xxh3()
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
 def left_bytes(root: CacheRoot, files: Iterable[PlannedFile]) -> int:
-    """Bytes of these files' disk space that temporaries of dead runs hold already."""
+    """Return how many bytes of these files' disk space the partials of dead runs hold already."""
     left: Counter[str] = Counter()
     with contextlib.suppress(OSError):
         for name in root.tree.names(PARTIALS):
@@ -220,10 +215,10 @@ def left_bytes(root: CacheRoot, files: Iterable[PlannedFile]) -> int:
 
 
 def dead_partials(root: CacheRoot) -> Iterator[tuple[str, str]]:
-    """Yield (blob id, path) of every temporary and journal whose blob's lock is free, with that lock held meanwhile."""
+    """Yield (blob id, path) of every partial and journal whose blob's lock is free, with that lock held meanwhile."""
     for name in sorted(root.tree.names(PARTIALS)):
         found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
-        if found is None or not _is_ours(root.tree, f"{PARTIALS}/{name}"):
+        if found is None or not is_left_by_a_run(root.tree, f"{PARTIALS}/{name}"):
             continue
         if release := try_lock(root.layout.blob_lock(found[1])):
             try:
@@ -232,13 +227,8 @@ def dead_partials(root: CacheRoot) -> Iterator[tuple[str, str]]:
                 release()
 
 
-def is_left_by_a_run(root: CacheRoot, path: str) -> bool:
-    """Whether this is a file that a run of this user can have left: regular, with one name."""
-    return _is_ours(root.tree, path)
-
-
 def sweep_partials(root: CacheRoot, *, older_than_s: float) -> None:
-    """Remove the temporaries of dead runs, save those that resume, until they were not written to for so long.
+    """Remove the partials of dead runs, save those that can be resumed and were written to not longer ago than this.
 
     The caller holds the root's lock.
     """
@@ -250,7 +240,7 @@ def sweep_partials(root: CacheRoot, *, older_than_s: float) -> None:
 
 
 def sweep_temporaries(root: CacheRoot) -> None:
-    """Remove the temporaries of dead writers of records and links. The caller holds the root's lock."""
+    """Remove the temporaries of dead writers of records, links and refs. The caller holds the root's lock."""
     for folder in TEMPORARIES:
         path = f"{RECORDS}/{folder}".rstrip("/")
         for name in root.tree.names(path):
@@ -263,13 +253,18 @@ def _journal_of(path: str) -> str:
     return f"{path}.parts"
 
 
-def _is_ours(tree: FileTree, path: str) -> bool:
+def is_left_by_a_run(tree: FileTree, path: str) -> bool:
     """Whether this is a file that a run of this user can have left: regular, with one name."""
     stat = tree.lstat(path)
     return stat is not None and S_ISREG(stat.st_mode) and stat.st_nlink == 1 and stat.st_uid == os.geteuid()
 
 
 def _is_resumable(tree: FileTree, path: str) -> bool:
-    """Whether this is a temporary of ours, and its journal lists whole parts."""
+    """Whether this is a partial of ours, and its journal lists whole parts."""
     journal = tree.lstat(_journal_of(path))
-    return journal is not None and journal.st_size > 0 and _is_ours(tree, path) and _is_ours(tree, _journal_of(path))
+    return (
+        journal is not None
+        and journal.st_size > 0
+        and is_left_by_a_run(tree, path)
+        and is_left_by_a_run(tree, _journal_of(path))
+    )

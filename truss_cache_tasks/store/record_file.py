@@ -24,7 +24,7 @@ _LONGEST_NAME = 255  # bytes, or characters of two bytes, on every disk that the
 
 
 class Unreadable(Exception):
-    """A record that is there and cannot be used; the text says why. It is a miss with a reason, never a crash."""
+    """A record that is there and cannot be used; the text says why. Readers take it for missing, and say why."""
 
 
 class NewerFormat(Unreadable):
@@ -69,7 +69,7 @@ _MEMO_SIZE = 512
 
 
 def read_once(parse: Callable[[FileTree, str], T], tree: FileTree, path: str) -> T:
-    """Return `parse(tree, path)`, which is asked once as long as the file is the same.
+    """Return `parse(tree, path)`, which is computed once as long as the file is the same.
 
     A config of thousands of entries asks the same few records for each. Ours are replaced, never written to.
     """
@@ -150,42 +150,42 @@ def shown(value: Any) -> str:
 
 
 def is_text(value: Any) -> bool:
-    """A string."""
+    """Whether it is a string."""
     return isinstance(value, str)
 
 
 def is_object(value: Any) -> bool:
-    """A JSON object."""
+    """Whether it is a JSON object."""
     return isinstance(value, dict)
 
 
 def is_bool(value: Any) -> bool:
-    """True or false."""
+    """Whether it is true or false."""
     return isinstance(value, bool)
 
 
 def is_integer(value: Any) -> bool:
-    """A whole number that the disk's own numbers can be equal to."""
+    """Whether it is an integer of 64 bits, as the numbers of a disk are."""
     return type(value) is int and -(1 << 63) <= value < 1 << 63
 
 
 def is_size(value: Any) -> bool:
-    """Bytes of a file."""
+    """Whether it can be the size of a file in bytes."""
     return is_integer(value) and value >= 0
 
 
 def is_key(value: Any) -> bool:
-    """A request key: it becomes a file name."""
+    """Whether it is a request key: it becomes a file name."""
     return isinstance(value, str) and _KEY.fullmatch(value) is not None
 
 
 def is_keys(value: Any) -> bool:
-    """A list of request keys."""
+    """Whether it is a list of request keys."""
     return isinstance(value, list) and all(map(is_key, value))
 
 
 def is_form(value: Any) -> bool:
-    """The canonical form of a request, of whatever schema: scalars and lists of strings by name."""
+    """Whether it can be the canonical form of a request, of any schema: scalars and lists of strings by name."""
     return isinstance(value, dict) and all(
         field is None or isinstance(field, str | int) or (isinstance(field, list) and all(map(is_text, field)))
         for field in value.values()
@@ -193,7 +193,7 @@ def is_form(value: Any) -> bool:
 
 
 def is_path(value: Any) -> bool:
-    """A path of a file that stays below its root and out of our own folder, with names that some disk can have."""
+    """Whether it is a path below a root and outside our own folder, with names that some disk can have."""
     if not isinstance(value, str) or "\0" in value:
         return False
     parts = value.casefold().split("/")
@@ -201,10 +201,10 @@ def is_path(value: Any) -> bool:
 
 
 def is_path_or_none(value: Any) -> bool:
-    """A path, or "" for none (of the root itself)."""
+    """Whether it is a path, or "" for none (of the root itself)."""
     return value == "" or is_path(value)
 
 
 def is_root(value: Any) -> bool:
-    """The absolute path of a cache root."""
+    """Whether it is an absolute path, as of a cache root."""
     return isinstance(value, str) and value.startswith("/") and "\0" not in value

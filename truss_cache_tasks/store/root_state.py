@@ -18,6 +18,7 @@ from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.records import Claims, FileRecord, Manifest, Pin, Project
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.status import Evidence
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.claims import AllClaims
 from truss_cache_tasks.store.disk import is_writable
@@ -136,11 +137,11 @@ class NestedStates:
 
     def own_paths(self) -> set[str]:
         """Return the paths below the root that are ours, by any record."""
-        return self._seen(RootState.own_paths)
+        return self._collect(RootState.own_paths)
 
     def shown_paths(self) -> set[str]:
         """Return the paths below the root that any manifest shows."""
-        return self._seen(RootState.shown_paths)
+        return self._collect(RootState.shown_paths)
 
     def paths_in_use(self, project: Project, but: Collection[tuple[Path, str]]) -> set[str]:
         """Return the paths below the root that a living claim of any project lists.
@@ -155,19 +156,19 @@ class NestedStates:
                 paths |= set(state.root.tree.files_below(""))
             return paths
 
-        return self._seen(in_use)
+        return self._collect(in_use)
 
     def note_hidden(self, paths: Mapping[str, str]) -> None:
-        """Note in all roots which paths show no more what their manifests list; see `manifest.note_hidden`."""
+        """Note in all roots which files are not visible any more; see `manifest.note_hidden`."""
         for state in self.around if paths else ():
-            there = _path_between(state.root, self.own.root)
+            there = _translator(state.root, self.own.root)
             note_hidden(state.root, {seen: xxh3 for path, xxh3 in paths.items() if (seen := there(path)) is not None})
 
-    def _seen(self, paths_of: Callable[[RootState], set[str]]) -> set[str]:
-        """Return the paths that each root has, relative to this one's; what does not lie below it is left out."""
+    def _collect(self, paths_of: Callable[[RootState], set[str]]) -> set[str]:
+        """Return `paths_of` every state, relative to the root itself; paths that are not below it are left out."""
         found: set[str] = set()
         for state in self.around:
-            here = _path_between(self.own.root, state.root)
+            here = _translator(self.own.root, state.root)
             found.update(seen for path in paths_of(state) if (seen := here(path)) is not None)
         return found
 
@@ -186,14 +187,14 @@ def read_states(root: CacheRoot, paths: Iterable[str]) -> NestedStates:
 def locked_states(
     root: CacheRoot,
     paths: Callable[[RootState], Collection[str]],
-    stopped: Callable[[], bool] = lambda: False,
+    cancel: CancelToken = NEVER,
     on_wait: OnWait = lambda _lock: None,
 ) -> Iterator[NestedStates]:
     """Hold the locks of the roots in which any of these paths lies; return their states, as they are under the locks.
 
-    Outermost first, so that no two processes wait for each other. A root that came, or whose records list further
-    paths, while a lock was waited for needs its lock too: then once more. One whose lock cannot be taken, other than
-    that of `root`, is not locked.
+    The locks are taken outermost first, so that no two processes wait for each other. If a root was made, or records
+    list further paths, while a lock was waited for, all locks are released and taken once more. A root other than
+    `root` whose lock cannot be taken is not locked.
 
     Args:
         paths: relative to `root`; asked again under the locks.
@@ -204,10 +205,10 @@ def locked_states(
         with ExitStack() as locks:
             for one in around:
                 if one is root:
-                    locks.enter_context(locked(one.lock("root"), stopped, on_wait))
+                    locks.enter_context(locked(one.lock("root"), cancel, on_wait))
                 elif is_writable(one.records):
-                    with suppress(DiskError):  # the cause keeps other processes from its lock too
-                        locks.enter_context(locked(one.lock("root"), stopped, on_wait))
+                    with suppress(DiskError):  # what refuses this lock refuses it to other processes too
+                        locks.enter_context(locked(one.lock("root"), cancel, on_wait))
             root.tree.look_anew()
             state = RootState(root)
             now = _roots_around(root, paths(state))
@@ -231,8 +232,8 @@ def _is_same_folder(one: Path, other: Path) -> bool:
     return one == other or os.path.realpath(one) == os.path.realpath(other)
 
 
-def _path_between(here: CacheRoot, there: CacheRoot) -> Callable[[str], str | None]:
-    """Return what turns a path relative to `there` into one relative to `here`; None for one that lies not below it."""
+def _translator(here: CacheRoot, there: CacheRoot) -> Callable[[str], str | None]:
+    """Return a function that makes a path relative to `there` one relative to `here`, None for one not below it."""
     if here is there:
         return lambda path: path
     top, other = (os.path.realpath(root.path).rstrip("/") for root in (here, there))
@@ -272,7 +273,7 @@ def gather_evidence(
         fingerprint=fingerprint,
         known_fingerprints=claims.fingerprints(root, key),
         pin=(pin.commit, pin.by) if pin else None,
-        ref=root.layout.read_ref(request.revision) if moving else None,
+        ref=root.layout.refs.read(request.revision) if moving else None,
         writable=is_writable(root.records),
     )
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
-from truss_cache_tasks.errors import DiskError, ForeignFile
+from truss_cache_tasks.errors import Collision, DiskError, ForeignFile
 from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import Plan, PlannedFile
+from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes
 from truss_cache_tasks.model.records import FileRecord
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import LocalBlob, Taken
 from truss_cache_tasks.store.disk import MOVE_AWAY, disk_error, disk_errors, hash_file, longest_name
 from truss_cache_tasks.store.layout import CacheRoot
@@ -46,7 +47,7 @@ def check_paths(
     *,
     leaving: Collection[str] = (),
     replace: bool,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
 ) -> CheckedPaths:
     """Tell which paths are to be shown, and refuse the plan if anything lies there that is not ours. Changes nothing.
 
@@ -61,7 +62,7 @@ def check_paths(
         DiskError: a folder lies where a file is to be, or reverse; LinkedFolder: a link where a folder is to be.
     """
     _refuse_long_names(root, plan)
-    root.layout.refuse_foreign_ref(plan, replace=replace)
+    root.layout.refs.refuse_foreign(plan, replace=replace)
     _refuse_bad_folders(root, plan, leaving)
     made = {folder for paths in (owned, leaving) for path in paths for folder in folders_of(path)}
     right: dict[str, os.stat_result] = {}
@@ -77,7 +78,7 @@ def check_paths(
                     f"{root.path / path}: found a folder, expected a file", hint="Move it away: it is not replaced."
                 )
             to_show[path] = None
-        elif _is_right(root, planned, blobs.get(planned.content_id), lying, stopped, is_owned=path in owned):
+        elif _is_right(root, planned, blobs.get(planned.content_id), lying, cancel, is_owned=path in owned):
             right[path] = lying
         elif path in owned or replace or root.layout.is_replaceable_link(path):
             to_show[path] = lying
@@ -87,6 +88,16 @@ def check_paths(
                 hint=MOVE_AWAY,
             )
     return CheckedPaths(right, to_show)
+
+
+def refuse_case_clashes(root: CacheRoot, plan: Plan) -> None:
+    """Raise Collision if two paths of the plan differ by case alone, and the disk does not tell them apart."""
+    clash = case_clashes(plan.files)
+    if clash and root.records.exists() and root.records.with_name(root.records.name.upper()).exists():
+        raise Collision(
+            f"{plan.request.source}: {clash[0]!r} and {clash[1]!r} are one file on this disk, which is case-insensitive",
+            hint="Drop one of them with ignore_patterns, or use a case-sensitive disk.",
+        )
 
 
 def _refuse_long_names(root: CacheRoot, plan: Plan) -> None:
@@ -104,7 +115,7 @@ def _refuse_bad_folders(root: CacheRoot, plan: Plan, leaving: Collection[str]) -
         stat = root.tree.lstat(folder)
         if stat is not None and not S_ISDIR(stat.st_mode) and folder not in leaving:
             with disk_errors(f"cannot write below {root.path}"):
-                root.tree.children(folder)  # says what it is instead
+                root.tree.children(folder)  # raises the error that names what lies there
 
 
 def _is_right(
@@ -112,7 +123,7 @@ def _is_right(
     planned: PlannedFile,
     blob: LocalBlob | None,
     lying: os.stat_result,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
     *,
     is_owned: bool,
 ) -> bool:
@@ -128,10 +139,10 @@ def _is_right(
         return True
     if is_owned or lying.st_size != blob.size:
         return False
-    descriptor = root.tree.open(planned.path, os.O_RDONLY)
+    descriptor = root.tree.open(planned.path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         hasher = Hasher(lying.st_size, None)
-        hash_file(descriptor, hasher, stopped)
+        hash_file(descriptor, hasher, cancel)
     finally:
         os.close(descriptor)
     return hasher.xxh3() == blob.xxh3
@@ -143,7 +154,7 @@ def staged_paths(
     plan: Plan,
     blobs: Mapping[ContentId, LocalBlob],
     checked: CheckedPaths,
-    stopped: Callable[[], bool],
+    cancel: CancelToken,
 ) -> Iterator[Mapping[str, str]]:
     """Give the bytes of every path that is to come a name in our folder, for the block; return these by path.
 
@@ -155,7 +166,7 @@ def staged_paths(
     try:
         for planned in plan.files:
             if planned.path in checked.to_show:
-                staged[planned.path] = root.layout.stage(planned, blobs[planned.content_id], in_use, stopped)
+                staged[planned.path] = root.layout.stage(planned, blobs[planned.content_id], in_use, cancel)
                 in_use.add(staged[planned.path])
         yield staged
     finally:
@@ -179,8 +190,8 @@ def show_paths(
     Args:
         blobs: by content id, complete.
         checked: of `check_paths`, under the same lock.
-        unshown: paths where nothing lay: each is taken out before it is shown, and put back if something came there
-            that is not ours.
+        unshown: paths where nothing lay: each is removed from the set before it is shown, and added again if another
+            process put something there.
 
     Raises:
         Vanished: the disk is not as it was looked at.
@@ -245,7 +256,7 @@ def _record(
 def hide_paths(root: CacheRoot, records: Iterable[FileRecord]) -> set[str]:
     """Take these paths out of sight, save what is not ours, and return them. The bytes stay, as blobs."""
     records = [record for record in records if record.made_link]
-    root.layout.drop_refs({record.path for record in records})
+    root.layout.refs.drop({record.path for record in records})
     hidden = set()
     for record in records:
         stat = root.tree.lstat(record.path)
@@ -267,8 +278,8 @@ def remove_paths(root: CacheRoot, paths: Iterable[str]) -> None:
         root.tree.remove_empty_parents(path, root.layout.top)
 
 
-def in_the_way(hidden: Iterable[FileRecord], plan: Plan) -> list[FileRecord]:
+def in_the_way(records: Iterable[FileRecord], plan: Plan) -> list[FileRecord]:
     """Return the records whose paths must go before the plan's can come: a file where it needs a folder, or reverse."""
     wanted = {planned.path for planned in plan.files}
     folders = {folder for path in wanted for folder in folders_of(path)}
-    return [r for r in hidden if r.path in folders or any(folder in wanted for folder in folders_of(r.path))]
+    return [r for r in records if r.path in folders or any(folder in wanted for folder in folders_of(r.path))]

@@ -1,7 +1,7 @@
-"""Plan -> bytes: the only mover of bytes. It opens no path but a `file://` source and renames nothing.
+"""Fetches the bytes of files into descriptors. It opens no path but that of a `file://` source, and renames nothing.
 
-`pull` moves files, `probe` proves that one may be read, `stop` ends all of it. Importing this loads no library: the
-engine comes with the first pull, urllib3 with the first http(s) location.
+`pull` fetches files, `probe` proves that one may be read, `stop` ends both. Importing this loads no library: the
+scheduler is imported by the first pull, urllib3 by the first http(s) location.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the classes of a call when the first is used: a no-op uses none, and making them takes 5 ms."""
+    """Import the classes of `__all__` when one is first used: a no-op uses none, and making them takes 5 ms."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from truss_cache_tasks.network import settings
@@ -53,14 +53,14 @@ def pull(
     limits: Limits | None = None,
     network: Network | None = None,
 ) -> Generator[Done | Failed]:
-    """Move the bytes of `jobs` into their partials; yield each job's end, in the order in which they finish.
+    """Fetch the bytes of `jobs` into their partials; yield each job's result, in the order in which they finish.
 
     Args:
         jobs: taken one by one, in the caller's thread and inside `next()` of the result, and only when fewer than
             `limits.files` were taken and not yet yielded: taking one may open a temporary or wait for a lock.
         reporter: told, from worker threads, of Received, Retrying, Verified and Warned.
         cancel: asked some times a second in the caller's thread; what it raises ends this pull alone.
-        limits: how much at once, and for how long; None for the defaults.
+        limits: how much is done at once, and for how long; None for the defaults.
         network: proxies and certificates; None for no proxy and the system's certificates.
 
     Yields:
@@ -70,8 +70,8 @@ def pull(
 
     Raises:
         Stopped: `cancel` was cancelled. Or `stop()` was called and jobs may be left that were not taken; those that ran
-            came as Failed(Stopped).
-        Exception: whatever `jobs`, `reporter` or a callable of a job raises that is no CacheTaskError.
+            were yielded as Failed(Stopped).
+        Exception: what `jobs`, `reporter` or a callable of a job raises, if that is no CacheTaskError.
 
     May be called from many threads at once; closing the iterator cancels its jobs.
     """

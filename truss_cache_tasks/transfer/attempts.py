@@ -1,11 +1,13 @@
-"""Attempts at one file until one succeeds: where it can be read now, and what follows each failure.
+"""Attempts to read one file until one succeeds: where it can be read now, and what follows each failure.
 
 A failed attempt ends in one of these ways, by the table of `network.retry`:
 
 1. The location may be out of date: the next attempt follows at once, at a fresh one.
-2. The response cannot be right: the bytes in question come again, once.
-3. The failure is transient: the next attempt follows after a wait, within a RetryBudget.
-4. All else is final; the source explains what a server refused.
+2. The response cannot be right: the bytes in question are fetched again, once.
+3. The server has not all the bytes that were listed (416): the next attempt follows at once; the second time it is
+   final.
+4. The failure is transient: the next attempt follows after a wait, within a RetryBudget.
+5. All else is final; the source explains what a server refused.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ from truss_cache_tasks.errors import (
     TransientError,
 )
 from truss_cache_tasks.events import Reporter
-from truss_cache_tasks.model.hashing import Piece
 from truss_cache_tasks.model.listing import Location, RemoteFile
 from truss_cache_tasks.network.cancel import WorkerToken
 from truss_cache_tasks.network.retry import (
@@ -46,22 +47,22 @@ from truss_cache_tasks.transfer.limits import Limits
 
 _EARLY_S = 5.0  # a location this near to its expiry is asked for again
 _POLL_S = 0.05
-_REDIRECT_FAILURES = 3  # of what redirects led to, before each part asks the long way
+_REDIRECT_FAILURES = 3  # of targets of redirects; after these each part asks the location itself
 
 
 class LocationCache:
-    """Where one file can be read now, for all threads that fetch its parts: asked for once, and when it went stale."""
+    """Keeps where one file can be read now, for all threads that fetch its parts; asks again when that is stale."""
 
     def __init__(self, locate: Callable[[], Location]) -> None:
         self._locate = locate
         self._lock = threading.Lock()
         self._location: Location | None = None
-        self._redirected: Location | None = None  # where its redirects lead to: one resolve serves all parts
-        self._failures = 0  # of such
-        self._renewed_at = -1  # bytes of the file that were there when a refused location was dropped
+        self._redirected: Location | None = None  # where its redirects led to, for all parts
+        self._failures = 0  # of targets of redirects
+        self._had = -1  # bytes of the file that were there when a refused location was last dropped
 
     def get(self, token: WorkerToken) -> Location:
-        """Return the location, asking for it if need be. Raises what `locate` raises, or Stopped."""
+        """Return the location, and ask for it first if there is none or it expires. Raises as `locate`, or Stopped."""
         while not self._lock.acquire(timeout=_POLL_S):  # another part's thread is asking
             token.check()
         try:
@@ -76,13 +77,13 @@ class LocationCache:
             self._lock.release()
 
     def follow(self, redirected: Location) -> None:
-        """Send the next parts straight to where the redirects led."""
+        """Return `redirected`, where the redirects led, from `get` from now on."""
         with self._lock:
             if self._location is not None and self._failures < _REDIRECT_FAILURES:
                 self._redirected = redirected
 
     def drop_redirect(self, failed: Location) -> bool:
-        """Drop what redirects led to, if that failed; return whether `get` answers otherwise than `failed` now."""
+        """Drop the target of redirects if `failed` is that; return whether `get` returns another one than `failed`."""
         with self._lock:
             if self._redirected is failed:
                 self._redirected = None
@@ -90,24 +91,24 @@ class LocationCache:
             return failed is not self._location
 
     def drop(self, refused: Location, have: int) -> bool:
-        """Drop the location that was refused; return whether `get` answers with another one.
+        """Drop the location that was refused; return whether `get` returns another one from now on.
 
-        A credential that expired on the way looks like a wrong one, so a fresh one is asked for: once, and once more
-        whenever the last one brought bytes.
+        A credential that expired meanwhile looks like a wrong one, so a fresh location is asked for: once, and once
+        more whenever the last one brought bytes.
 
         Args:
             have: bytes of the file that are there.
         """
         with self._lock:
             if self._location is not refused:
-                return True  # another part met the same, and was faster
-            if have <= self._renewed_at:
+                return True  # the worker of another part dropped it
+            if have <= self._had:
                 return False
-            self._renewed_at, self._location = have, None
+            self._had, self._location = have, None
             return True
 
     def relocate(self, refused: Location, rule: StatusRule, have: int) -> bool:
-        """Drop a location that is out of date by `rule`; return whether `get` answers with another one."""
+        """Drop a location that is out of date by `rule`; return whether `get` returns another one from now on."""
         if rule.relocate is Relocate.NEVER:
             return False
         if self.drop_redirect(refused):
@@ -117,16 +118,11 @@ class LocationCache:
 
 
 class Task(Protocol):
-    """What is attempted, and what of it survives a failed attempt."""
+    """What is attempted."""
 
     @property
     def have(self) -> int:
         """Bytes of the file that are there."""
-        ...
-
-    @property
-    def piece(self) -> Piece:
-        """What of the file the last attempt was for."""
         ...
 
     def attempt(self, location: Location, /) -> None:
@@ -137,15 +133,19 @@ class Task(Protocol):
         """Forget the bytes that `bad` names. Raises its error if that was done before."""
         ...
 
+    def repeat_once(self, error: CacheTaskError, /) -> None:
+        """Allow that the last attempt is repeated. Raises `error` if that was allowed before."""
+        ...
+
 
 def run_attempts(
     task: Task, file: RemoteFile, locations: LocationCache, explain: Explain | None, context: TransferContext
 ) -> None:
-    """Return once an attempt of `task` succeeded.
+    """Attempt `task` until an attempt succeeds.
 
     Raises:
         Stopped: the worker is cancelled.
-        CacheTaskError: the first error that trying again cannot help, or the last one of a spent budget.
+        CacheTaskError: the first error that trying again cannot help, or the last one once the budget is spent.
     """
     token = context.token
     budget = RetryBudget(context.limits, token, reporter=context.reporter, path=file.path)
@@ -161,9 +161,9 @@ def run_attempts(
         except HttpStatusError as exc:
             assert location is not None  # only an attempt is answered
             rule = rule_for(exc.status)
-            if rule.action is Action.REFETCH:  # the file is shorter than listed, or the server errs this once
+            if rule.action is Action.REPEAT_ONCE:
                 locations.drop_redirect(location)
-                task.refetch(_out_of_range(file, exc, task.piece))
+                task.repeat_once(_out_of_range(file, exc))
                 continue
             if locations.relocate(location, rule, task.have):
                 continue
@@ -174,12 +174,12 @@ def run_attempts(
         except TransientError as exc:
             if location is not None:
                 locations.drop_redirect(location)
-            budget.wait(exc, task.have)
+            budget.wait(exc, task.have, exc.retry_after_s)
 
 
-def _out_of_range(file: RemoteFile, refused: HttpStatusError, piece: Piece) -> BadResponse:
+def _out_of_range(file: RemoteFile, refused: HttpStatusError) -> SourceChanged:
     said = f"{file.path}: {refused.host} answers 416: it has not all of the {file.size} bytes that were listed"
-    return BadResponse(SourceChanged(said, hint=RUN_AGAIN), [piece])
+    return SourceChanged(said, hint=RUN_AGAIN)
 
 
 def _explained(
@@ -199,7 +199,7 @@ def _explained(
     return AccessDenied(said, hint="Check the credential and what it may read.")
 
 
-# -- the proof that one file can be read now, at the price of one answer's headers
+# -- the proof that one file can be read now, by the headers of one answer
 
 
 def prove_access(
@@ -211,7 +211,7 @@ def prove_access(
     limits: Limits,
     network: Network,
 ) -> None:
-    """See `transfer.probe`."""
+    """Return if `file` can be read now; see `transfer.probe`."""
     process = this_process()
     token = process.new_token()
     try:
@@ -222,9 +222,10 @@ def prove_access(
 
 
 class _Probe:
+    """The Task that asks for the first byte of a file."""
+
     have = 0
-    piece = Piece(0, 1)
-    _was_bad = False
+    _is_repeated = False
 
     def __init__(self, file: RemoteFile, context: TransferContext) -> None:
         self._file = file
@@ -241,6 +242,9 @@ class _Probe:
             prove(self._file, location, context)
 
     def refetch(self, bad: BadResponse, /) -> None:
-        if self._was_bad:
-            raise bad.error from bad
-        self._was_bad = True
+        raise bad.error from bad
+
+    def repeat_once(self, error: CacheTaskError, /) -> None:
+        if self._is_repeated:
+            raise error
+        self._is_repeated = True

@@ -1,8 +1,8 @@
-"""What a location answers, http(s) or `file:`: a Body, or one of three errors.
+"""What a read of a location gives, http(s) or `file:`: a Body, or one of three errors.
 
-TransientError is retried; BadResponse costs the bytes in question once more; HttpStatusError follows the table of
-`network.retry`. Any other error is final. LocalBody is the Body of a `file:` location, the one path that transfer/
-opens.
+TransientError is retried; after BadResponse the bytes in question are fetched once more; HttpStatusError follows the
+table of `network.retry`. Any other error is final. LocalBody is the Body of a `file:` location, which is the only path
+that transfer/ opens.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Body(Protocol):
     """The bytes of one answer, in order."""
 
     start: int  # offset of the first byte in the file: the one asked for, or 0
-    end: int  # where the bytes that were promised end: the end that was asked for, or the file's
-    reached: Location | None  # where redirects led to, None without one
-    headers: Mapping[str, str]  # of the answer, of any case
-    validator: str | None  # what names this version of the file, for the next answer to agree with
+    end: int  # offset after the last byte that was promised: the end that was asked for, or the file's
+    reached: Location | None  # where redirects led to; None without a redirect
+    headers: Mapping[str, str]  # of the answer, with names in any case
+    validator: str | None  # names this version of the file; the next answer has to have the same
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Put the next bytes into `buffer`; return how many, 0 at the end.
@@ -41,7 +41,7 @@ class Body(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the connection back, or drop it if bytes are left on it."""
+        """Give the connection back, or close it if bytes are left on it."""
         ...
 
 
@@ -49,8 +49,8 @@ class BadResponse(Exception):
     """Bytes or an answer that cannot be right.
 
     Attributes:
-        error: raised where the same happens again.
-        pieces: of the file, that are to come again; () for all of it.
+        error: what the file fails with if this happens again.
+        pieces: of the file, that have to be fetched again; () for all of it.
     """
 
     def __init__(self, error: CacheTaskError, pieces: Sequence[Piece] = ()) -> None:
@@ -60,7 +60,7 @@ class BadResponse(Exception):
 
 
 class HttpStatusError(Exception):
-    """The server answers, and does not give the file.
+    """The server answered with a status that is no success.
 
     Attributes:
         headers: with names in any case.
@@ -81,7 +81,7 @@ def is_local(location: Location) -> bool:
 
 
 def host_of(location: Location) -> str:
-    """Return the host and port that are asked first, redirects or not: what one ConcurrencyLimiter is for."""
+    """Return the host and port of the location itself, before any redirect; each has one ConcurrencyLimiter."""
     return urlsplit(location.url).netloc
 
 
@@ -107,7 +107,7 @@ class LocalBody:
             raise
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """The next bytes; see Body."""
+        """Put the next bytes into `buffer`; see Body."""
         try:
             size = os.preadv(self._descriptor, [buffer], self._at)
         except OSError as exc:
@@ -116,7 +116,7 @@ class LocalBody:
         return size
 
     def finish(self) -> None:
-        """The file must still be the one that was listed."""
+        """Raise SourceChanged unless the file is still the one that was listed."""
         self._compare()
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class LocalBody:
 
 
 def _open(path: str, root: str | None) -> int:
-    """Open `path` for reading; where `root` is given, no component below it may be a link by now."""
+    """Open `path` for reading; fail if a component below `root`, where that is given, is a link by now."""
     # O_NONBLOCK: a FIFO at this path must not hold the worker
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     if root is None:
@@ -153,7 +153,7 @@ def _translate(file: RemoteFile, exc: OSError) -> CacheTaskError:
     match exc:
         case FileNotFoundError() | NotADirectoryError() | IsADirectoryError():
             return SourceChanged(f"{file.path}: the source file is gone since it was listed", hint=RUN_AGAIN)
-        case OSError(errno=errno.ELOOP):  # a link is there now
+        case OSError(errno=errno.ELOOP):  # O_NOFOLLOW met a link
             return SourceChanged(f"{file.path}: the source file changed after it was listed", hint=RUN_AGAIN)
         case PermissionError():
             return AccessDenied(said, hint="Make the file readable for this user.")

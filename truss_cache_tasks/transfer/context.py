@@ -22,14 +22,14 @@ _POLL_S = 0.05
 
 
 class ProcessState:
-    """One for each process: a fork begins another, since sockets and threads are the parent's.
+    """What all pulls of one process share. A forked process gets a new one: sockets and threads are the parent's.
 
     Attributes:
         stopping: only ever turns True; read without a lock, on purpose.
         tokens: of all workers. A signal handler copies the set without a lock: adding and discarding are one step each.
-        pools: urllib3 PoolManagers by proxy and CA bundle.
-        scheduler: of the first pull on.
-        lock: of `pools`, `scheduler` and the rate.
+        pools: urllib3 PoolManagers by proxy, CA bundle and whether TLS is needed.
+        scheduler: None until the first pull.
+        lock: protects `pools`, `scheduler` and `_paid_until`.
     """
 
     def __init__(self) -> None:
@@ -39,11 +39,11 @@ class ProcessState:
         self.pools: dict[Any, Any] = {}
         self.scheduler: Any = None
         self.lock = threading.Lock()
-        self._slots = threading.Condition()  # of the next two
-        self._in_use = 0
+        self._slots = threading.Condition()  # protects the next two
+        self._in_use = 0  # connections
         self._limiters: dict[str, ConcurrencyLimiter] = {}  # by host
-        self._buffers: list[memoryview] = []  # that are in no use now; `pop` and `append` are one step each
-        self._free_at = 0.0  # when the bytes taken so far are paid for
+        self._buffers: list[memoryview] = []  # that nothing uses now; `pop` and `append` are one step each
+        self._paid_until = 0.0  # when the bytes that came so far are within `max_rate`
 
     def stop(self) -> None:
         """End every job soon. Takes no lock: it runs in signal handlers."""
@@ -60,7 +60,7 @@ class ProcessState:
         return token
 
     def allowed(self, host: str | None) -> int:
-        """Return how many connections `host` may have; None is a host that is not known yet: one, which finds out.
+        """Return how many connections `host` may have; None, for a host that the first worker has to learn, may have 1.
 
         Reads without the lock, on purpose: a limiter may allow more or fewer a moment later anyway.
         """
@@ -71,7 +71,7 @@ class ProcessState:
 
     @contextmanager
     def slot(self, host: str, limits: Limits, token: WorkerToken) -> Iterator[Callable[[int], None]]:
-        """Hold one of the host's connections, waiting until one is free; yield what is told of the bytes it brings."""
+        """Wait for one of the host's connections and hold it; yield a function to call with each number of bytes."""
         with self._slots:
             limiter = self._limiters.setdefault(host, ConcurrencyLimiter(limits.window_s))
             while self._in_use >= limits.connections or limiter.in_use >= limiter.allowed:
@@ -91,11 +91,11 @@ class ProcessState:
             with self._slots:
                 self._in_use -= 1
                 limiter.in_use -= 1
-                self._slots.notify(1 if len(self._limiters) == 1 else len(self._limiters))
+                self._slots.notify(len(self._limiters))  # some wait for other hosts; one that is missed polls
 
     @contextmanager
     def buffer(self, size: int) -> Iterator[memoryview]:
-        """Lend memory for the block: there is as much as was in use at once, however many threads wait for a turn."""
+        """Lend `size` bytes of memory for the block. They are kept: there is as much as was ever in use at once."""
         try:
             lent = self._buffers.pop()
         except IndexError:
@@ -119,12 +119,12 @@ class ProcessState:
             return
         now = time.monotonic()
         with self.lock:
-            start = max(now, self._free_at)
-            self._free_at = start + size / limits.max_rate
+            start = max(now, self._paid_until)
+            self._paid_until = start + size / limits.max_rate
         token.wait(start - now)
 
     def close(self) -> None:
-        """Close the connections that are kept warm."""
+        """Close the connections that are kept for reuse."""
         for pool in self.pools.values():
             pool.clear()
 
@@ -163,15 +163,15 @@ def stop() -> None:
 
 
 def reset() -> None:
-    """Undo `stop`, and close the connections that are kept warm."""
+    """Undo `stop`, and close the connections that are kept for reuse."""
     global _process
     _process.close()
     _process = ProcessState()
 
 
-def _begin_again() -> None:
+def _reset_after_fork() -> None:
     global _process
     _process = ProcessState()
 
 
-os.register_at_fork(after_in_child=_begin_again)
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -4,12 +4,12 @@ The order of steps of a worker (`DownloadWorker.attempt`):
 
 1. Get ready: learn which digest is wanted, cut the file into parts, resume what an earlier run left.
 2. Take a part, the first that is free, and ask for its bytes.
-3. Check the answer: it may bring the whole file instead of the part.
-4. Read, write and hash chunk by chunk; nothing may follow the last one.
+3. Check the answer: it may hold the whole file instead of the part.
+4. Read, write and hash chunk by chunk; check that nothing follows the last one.
 5. Note the part in the journal. The worker that completes the last part compares the digest and syncs the file.
 
-Until the first answer came a file has one worker, which learns the validator, the redirect, and whether ranges are
-given; then one for each part, as far as connections allow. Starting over sends all workers but one away.
+Until the first answer a file has one worker, which learns the validator, the redirect, and whether the server gives
+ranges; then one for each part, as far as connections allow. Starting over cancels all workers but one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 
-from truss_cache_tasks.errors import Stopped, TransientError
+from truss_cache_tasks.errors import CacheTaskError, Stopped, TransientError
 from truss_cache_tasks.events import Received
 from truss_cache_tasks.model.hashing import Piece
 from truss_cache_tasks.model.listing import Location
@@ -39,18 +39,18 @@ class Download:
 
     Attributes:
         partial: its bytes.
-        end: how it ended, None before that; an error counts, also one that came after the result.
+        end: its result or error, None before that. An error that comes after the result replaces it.
     """
 
     def __init__(
         self, job: Job, context: TransferContext, on_work: Callable[[], None], on_host: Callable[[str], None]
     ) -> None:
-        """Begin with nothing there.
+        """Begin without a byte.
 
         Args:
             context: of the pull; each worker gets a token of its own.
             on_work: called when further workers can be of use.
-            on_host: told the host that is asked next.
+            on_host: called with the host that is asked next.
         """
         self.job = job
         self.locations = LocationCache(job.locate)
@@ -61,9 +61,10 @@ class Download:
         self._lock = threading.Lock()  # of what workers share, in the partial too
         self.partial = PartialFile(job, context.limits, self._lock)
         self._workers: set[DownloadWorker] = set()
-        self._is_open = False  # an answer came, so further workers may begin
-        self._is_closed = False  # no further worker
-        self._refetched: set[Piece] = set()  # that came again; a second time is an error
+        self._is_open = False  # an answer came: further workers may begin
+        self._is_closed = False  # no further worker may begin
+        self._refetched: set[Piece] = set()  # that were fetched again; a second time is an error
+        self._repeated: set[Piece] = set()  # parts whose request was repeated after a 416; a second time is an error
 
     # -- for the scheduler
 
@@ -74,13 +75,13 @@ class Download:
 
     @property
     def waiting(self) -> int:
-        """How many of them wait, and use no connection meanwhile. Read without the lock, as `workers`."""
+        """How many of its workers wait, and use no connection meanwhile. Read without the lock, as `workers`."""
         return sum(worker.context.token.is_waiting for worker in tuple(self._workers))
 
     def wanted(self) -> int:
         """Return how many further workers could begin now."""
         if self._workers and len(self.partial.parts) <= 1 and not self._is_open:
-            return 0  # read without the lock, on purpose: the usual small file, whose worker is at it
+            return 0  # read without the lock, on purpose: the usual small file has all the workers that it needs
         with self._lock:
             current = [worker for worker in self._workers if not worker.superseded]
             if self._is_closed or self.end is not None:
@@ -115,7 +116,7 @@ class Download:
         return None if left else self.end
 
     def close(self) -> None:
-        """Cancel all workers, and wait for their writes: the descriptor is its owner's again."""
+        """Cancel all workers and wait for their writes. After this the caller may close the descriptor."""
         with self._lock:
             self._is_closed = True
             left = tuple(self._workers)
@@ -126,7 +127,7 @@ class Download:
     # -- for its workers
 
     def assign_part(self, worker: DownloadWorker) -> Part | None:
-        """Give `worker` a part if it has none; the first that is free. None if there is none."""
+        """Return the part of `worker`; give it the first free one if it has none. None if none is free."""
         with self._lock:
             if worker.part is None and not worker.superseded:
                 worker.part = next(iter(self.partial.free_parts()), None)
@@ -135,15 +136,15 @@ class Download:
             return worker.part
 
     def answered(self, worker: DownloadWorker, location: Location, body: Body) -> None:
-        """Take note of an answer; the worker's part is another one if it holds other bytes than were asked for."""
+        """Take note of an answer. If it holds the whole file and not the worker's part, start over with one part."""
         part, partial = worker.current_part, self.partial
-        if (body.start, body.end) != (part.at, part.end):  # the whole file: ranges are ignored here
+        if (body.start, body.end) != (part.at, part.end):  # this server ignores ranges
             partial.is_uncut = True
             self.start_over(worker, [partial.whole])
-            worker.check()  # another worker met the same, and goes on with its answer
+            worker.check()  # fails if another worker got such an answer too, and started over with that
         partial.validator = location.validator or body.validator or partial.validator
-        if location.digest_of is not None and (body.start, body.end) == partial.whole:
-            partial.expect(location.digest_of(body.headers))
+        if location.digest_from_headers is not None and (body.start, body.end) == partial.whole:
+            partial.expect(location.digest_from_headers(body.headers))
         if body.reached is not None and len(partial.parts) > 1:
             self.locations.follow(body.reached)
         if not self._is_open:
@@ -154,13 +155,13 @@ class Download:
     def chunk_written(self, worker: DownloadWorker, chunk: memoryview, buffer: memoryview) -> None:
         """Take note of `chunk`, the next bytes of the worker's part, which are written; `buffer` is scratch memory."""
         part, partial = worker.current_part, self.partial
-        partial.hash_chunk(part, chunk)  # first: a worker that sees the part complete may compare the file
+        partial.hash_chunk(part, chunk)  # before `part.at` grows: once the part is complete, its digests are used
         with self._lock:
             worker.check()
             offset, size = part.at, len(chunk)
             part.at += size
             partial.have += size
-        # At once: what is counted is told, also if the worker is sent away now.
+        # Before anything can raise: `have` counts these bytes, and the Reporter has to know of all that it counts.
         self._context.reporter(Received(path=self.job.file.path, size=size))
         partial.hash_in_order(part, chunk, offset, buffer, worker.context.token.check)
 
@@ -191,14 +192,23 @@ class Download:
             self._refetched.update(pieces)
         self.start_over(worker, pieces)
 
+    def repeat_once(self, worker: DownloadWorker, error: CacheTaskError) -> None:
+        """Take note that the rest of the worker's part is asked for again; the second time raise `error`."""
+        with self._lock:
+            worker.check()
+            piece = Piece(worker.current_part.start, worker.current_part.end)
+            if piece in self._repeated:
+                raise error
+            self._repeated.add(piece)
+
     def start_over(self, worker: DownloadWorker, pieces: Sequence[Piece]) -> None:
         """Forget the bytes of the parts that hold bytes of `pieces`.
 
         1. Take all parts away, so that no worker gets one, and mark the other workers as superseded.
-        2. Cancel these and wait for their writes. Where parts are kept they have nothing left to do: a file is compared
-           once all of it is there.
-        3. Forget the lost parts in the journal.
-        4. Put the parts back, and give `worker` the first that is to come again.
+        2. Cancel these and wait for their writes. This loses no work where parts are kept: those are complete, since
+           pieces are found wrong once all of the file is there.
+        3. Revoke the lost parts in the journal.
+        4. Put the parts back, the lost ones without a byte, and give `worker` the first of these.
         """
         partial = self.partial
         with self._lock:
@@ -207,7 +217,7 @@ class Download:
             for other in others:
                 other.superseded = True
             worker.part = None
-            parts, lost, size = partial.take_apart(pieces)
+            parts, lost, size = partial.remove_parts(pieces)
             if len(lost) == len(parts):
                 self._is_open = False
         if size:
@@ -215,7 +225,7 @@ class Download:
         _cancel(others)
         partial.forget(parts, lost, worker.context.token)
         with self._lock:
-            partial.put_together(parts, lost)
+            partial.restore_parts(parts, lost)
             worker.part = next(part for part in partial.parts if not part.taken)
             worker.part.taken = True
         self._on_work()
@@ -237,12 +247,12 @@ class DownloadWorker:
         self._download = download
 
     def run(self) -> None:
-        """Bring one part of the file, and finish the file if that was the last one. Raises CacheTaskError."""
+        """Fetch one part of the file, and finish the file if that was the last one. Raises CacheTaskError."""
         download = self._download
         run_attempts(self, download.job.file, download.locations, download.job.explain, self.context)
 
     def check(self) -> None:
-        """Raise Stopped if it is to end. With the file's lock held: else it may be superseded right after."""
+        """Raise Stopped if it is superseded or cancelled. Hold the file's lock, so that it stays true afterwards."""
         if self.superseded:
             raise Stopped("the file starts over")
         self.context.token.check()
@@ -250,7 +260,7 @@ class DownloadWorker:
     @property
     def current_part(self) -> Part:
         """The part that it has."""
-        assert self.part is not None, "what is asked for was assigned"
+        assert self.part is not None, "a part is assigned before its bytes are asked for"
         return self.part
 
     # -- as a Task of `attempts`
@@ -260,17 +270,16 @@ class DownloadWorker:
         """Bytes of the file that are there."""
         return self._download.partial.have
 
-    @property
-    def piece(self) -> Piece:
-        """The part, as a piece of the file."""
-        return Piece(self.current_part.start, self.current_part.end)
-
     def refetch(self, bad: BadResponse, /) -> None:
-        """See Download.refetch."""
+        """Start over with the bytes in question, once; see Download.refetch."""
         self._download.refetch(self, bad)
 
+    def repeat_once(self, error: CacheTaskError, /) -> None:
+        """Allow one more request for the rest of the part; see Download.repeat_once."""
+        self._download.repeat_once(self, error)
+
     def attempt(self, location: Location, /) -> None:
-        """Go on from where the last attempt ended, to the part's end."""
+        """Fetch the rest of the part, from where the last attempt ended; the steps are those of the module."""
         download, process, token = self._download, self.context.process, self.context.token
         partial = download.partial
         host = host_of(location)
@@ -280,7 +289,7 @@ class DownloadWorker:
                 partial.prepare(location, token, buffer, self.context.reporter)
         try:
             with self._slot(location, host) as received:
-                part = download.assign_part(self)  # only now: the parts of a file begin in order
+                part = download.assign_part(self)  # with a connection in hand, so that parts begin in order
                 if part is not None and not (part.complete and download.job.file.size):
                     if partial.is_unversioned(location):
                         download.start_over(self, [partial.whole])
@@ -297,7 +306,7 @@ class DownloadWorker:
             download.part_completed(self, buffer)
 
     def _slot(self, location: Location, host: str) -> AbstractContextManager[Callable[[int], None]]:
-        if is_local(location):  # a disk is no host: as many as there are threads
+        if is_local(location):  # a disk has no limit of connections
             return nullcontext(lambda _size: None)
         return self.context.process.slot(host, self.context.limits, self.context.token)
 
@@ -322,9 +331,9 @@ class DownloadWorker:
     def _copy(self, body: Body, buffer: memoryview, received: Callable[[int], None]) -> None:
         file, part, limits = self._download.job.file, self.current_part, self.context.limits
         limit = limits.buffer
-        if limits.max_rate is not None:  # waits of an eighth of a second at most, so that it flows
+        if limits.max_rate is not None:  # in steps of an eighth of a second at most, so that no read waits long
             limit = max(1, min(limit, limits.max_rate // 8))
-        floor = RateFloor(limits.floor, limits.floor_s)  # of the reads alone, without waits for the disk and the rate
+        floor = RateFloor(limits.floor, limits.floor_s)  # times reads alone, not the waits for the disk and the rate
         while part.at < part.end:
             began = time.monotonic()
             size = body.readinto(buffer[: min(limit, part.end - part.at)])

@@ -1,4 +1,4 @@
-"""Bytes of an http(s) location: one GET, its redirects, and the checks that make its answer trustworthy."""
+"""Reads the bytes of an http(s) location: one GET, its redirects, and the checks of its answer."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from truss_cache_tasks.version import USER_AGENT
 _REDIRECTS = {301, 302, 303, 307, 308}
 # What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
 _PUBLIC_HEADERS = {"accept", "accept-encoding", "if-match", "range", "user-agent"}
-_EXPLANATION = 4096  # bytes of a refusal's body that are handed on
-_SHORT = 16384  # bytes of a redirect's body that are read rather than paid for with a new connection
+_EXPLANATION = 4096  # bytes of a refusal's body that are passed to the source
+_SHORT = 16384  # bytes of a redirect's body that are read, since that takes less than a new connection
 
 
 class HttpBody:
@@ -51,12 +51,12 @@ class HttpBody:
         self._limits = limits
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """The next bytes; see Body."""
+        """Put the next bytes into `buffer`; see Body."""
         with network_errors(self._file.path, self._host):
             return self._answer.readinto(buffer, self._limits.stall_s, self._limits.overhead)
 
     def finish(self) -> None:
-        """Nothing may follow."""
+        """Check that nothing follows the last byte."""
         self._answer.begin(self._limits.stall_s, self._limits.overhead)
         with network_errors(self._file.path, self._host):
             beyond = self._answer.read() if self._answer.is_at_end else self._answer.read(1)
@@ -64,7 +64,7 @@ class HttpBody:
             raise _bad(self._file, f"{self._host} sent more than the {self._file.size} bytes that were listed")
 
     def close(self) -> None:
-        """Give the connection back, or drop it."""
+        """Give the connection back, or close it if bytes are left on it."""
         self._answer.close()
 
 
@@ -77,11 +77,11 @@ def open_body(
     *,
     has_digest: bool = False,
 ) -> HttpBody:
-    """Ask for the bytes of `file` from `span[0]` up to `span[1]`.
+    """Ask for the bytes of `file` from `span[0]` up to `span[1]`; return the body of the answer.
 
     Args:
-        validator: what an earlier answer of this file said, where the location itself promises nothing.
-        has_digest: the bytes will be compared with a digest that is known by now.
+        validator: of an earlier answer of this file, used where the location itself has none.
+        has_digest: whether the bytes will be compared with a digest that is known by now.
 
     Raises:
         TransientError, BadResponse, HttpStatusError: see `body`.
@@ -102,10 +102,10 @@ def open_body(
 
 
 def prove(file: RemoteFile, location: Location, context: TransferContext) -> None:
-    """Ask for the first byte and read none. Raises as `open_body` does."""
+    """Ask for the first byte and read none. Raises TransientError and HttpStatusError as `open_body` does."""
     answer, host, _ = _get(file, location, {"Range": "bytes=0-0"}, context)
     try:
-        empty = answer.status == 416 and file.size == 0  # there is no first byte, and the server would give it
+        empty = answer.status == 416 and file.size == 0  # an empty file has no first byte; the server grants access
         if answer.status not in (200, 206) and not empty:
             raise _refusal(file, answer, host, context)
     finally:
@@ -115,9 +115,9 @@ def prove(file: RemoteFile, location: Location, context: TransferContext) -> Non
 def _get(
     file: RemoteFile, location: Location, headers: Mapping[str, str], context: TransferContext
 ) -> tuple[Answer, str, Location | None]:
-    """Return the first answer that is no redirect, its host, and where redirects led to.
+    """Follow redirects; return the answer that is none, its host, and where the redirects led to.
 
-    Range is kept on the way, credentials are not.
+    The Range goes to each host; credentials do not go to another origin.
     """
     url, limits = location.url, context.limits
     sent = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT, **location.headers, **headers}
@@ -138,7 +138,7 @@ def _get(
                 return answer, host, None
             kept = {name: value for name, value in sent.items() if name.lower() != "range"}
             return answer, host, replace(location, url=url, headers=kept)
-        _pass_over(answer, limits)
+        _discard(answer, limits)
         try:
             followed = urljoin(url, target)
             leaves, scheme = _origin(followed) != _origin(url), urlsplit(followed).scheme
@@ -152,8 +152,8 @@ def _get(
     raise PermanentError(f"{file.path}: {host} redirects more than {limits.redirects} times")
 
 
-def _pass_over(answer: Answer, limits: Limits) -> None:
-    """Drop an answer, but read a short body first: that keeps the connection for the next request."""
+def _discard(answer: Answer, limits: Limits) -> None:
+    """Read the body of `answer` if it is short, so that the connection can be used again; close it otherwise."""
     length = answer.headers.get("Content-Length", "")
     answer.begin(limits.skip_s, _SHORT)
     with suppress(http.client.HTTPException, OSError):
@@ -168,14 +168,14 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _refusal(file: RemoteFile, answer: Answer, host: str, context: TransferContext) -> HttpStatusError:
-    """Return the refusal that `answer` is, with as much of its body as comes in time."""
+    """Return `answer` as an error, with as much of its body as comes in time."""
     limits, body = context.limits, bytearray()
     answer.begin(limits.stall_s, limits.refusal + limits.overhead)
-    with network_errors(file.path, host), suppress(TimeoutError, AnswerTooLong):  # the status says enough
+    with network_errors(file.path, host), suppress(TimeoutError, AnswerTooLong):  # the status is enough
         while len(body) < limits.refusal and (piece := answer.read1(limits.refusal - len(body))):
             body += piece
         if answer.is_at_end:
-            answer.read()  # so it sees that the connection is free
+            answer.read()  # so that http.client notes that the connection is free
     context.token.check()
     return HttpStatusError(host, answer.status, answer.headers, bytes(body[:_EXPLANATION]))
 
@@ -183,13 +183,13 @@ def _refusal(file: RemoteFile, answer: Answer, host: str, context: TransferConte
 def _check_version(
     file: RemoteFile, location: Location, validator: str | None, answer: Answer, host: str, *, may_lack: bool
 ) -> str | None:
-    """Return what the answer says of its version, None if nothing.
+    """Return the validator of the answer, None if it has none.
 
     Args:
-        may_lack: the header that tells it need not be there. Emulators and proxies strip it.
+        may_lack: whether the header may be missing: emulators and proxies strip it.
 
     Raises:
-        BadResponse: it is another version. It may be a stray replica of the server, so the file comes once more.
+        BadResponse: it is of another version. One replica of the server may be stale, so the file is fetched once more.
     """
     name, seen = location.validator_header, answer.headers.get(location.validator_header)
     wanted = location.validator or validator
@@ -205,14 +205,14 @@ def _check_version(
 
 
 def _strong(validator: str) -> str:
-    # Some proxies weaken an ETag, some stores send it bare; the digest of the bytes decides.
+    # Some proxies make an ETag weak, some stores send it without quotes; the bytes are compared with a digest anyway.
     return validator.removeprefix("W/").strip('"')
 
 
 def _check_range(file: RemoteFile, span: tuple[int, int], answer: Answer, host: str) -> tuple[int, int]:
     """Return the span that the answer holds: the one asked for, or the whole file where the server ignores ranges.
 
-    A range is one by its Content-Range, be its status 200: `rclone serve s3` answers so.
+    An answer with a Content-Range is a range even if its status is 200: `rclone serve s3` answers so.
     """
     given = whole = (0, file.size)
     said = answer.headers.get("Content-Range", "")

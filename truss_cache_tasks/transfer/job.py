@@ -11,7 +11,7 @@ from truss_cache_tasks.model.listing import Digest, Location, RemoteFile
 
 
 class Partial(Protocol):
-    """A temporary that `store/` opened for writing; it stays `store/`'s to close, publish or drop."""
+    """A temporary that `store/` opened for writing, and that `store/` closes, publishes or drops."""
 
     @property
     def descriptor(self) -> int:
@@ -20,9 +20,7 @@ class Partial(Protocol):
 
     @property
     def journal(self) -> int | None:
-        """A descriptor that reads and appends, for a file that comes in parts: what is in it stands for bytes that
-        are in the partial. None where nothing is to be kept.
-        """
+        """A descriptor for the list of complete parts, which reads and appends; None where no part is kept."""
         ...
 
 
@@ -31,17 +29,17 @@ Explain = Callable[[RemoteFile, int, Mapping[str, str], bytes], CacheTaskError]
 
 @dataclass(frozen=True)
 class Job:
-    """One file to move.
+    """One file to fetch.
 
     Args:
         file: what is wanted; exactly `file.size` bytes.
-        locate: asked when its turn comes, and again when the location expires or its credential is refused; in a worker
-            thread. What it raises fails the job, save TransientError, which is retried.
+        locate: called in a worker thread when the job begins, and again when the location expires or its credential is
+            refused. What it raises fails the job, except TransientError, which is retried.
         partial: where the bytes go, from offset 0.
         explain: makes the error of a refused GET: (file, status, headers of any case, at most the first 4 KiB of the
             body) -> the error. A TransientError is retried. None for a plain message.
-        accept_unverified: bytes that came equal twice and are not those of a guessed digest (`Digest.is_guess`) are
-            taken without a digest.
+        accept_unverified: whether bytes are taken without a digest if the store's is a guess (`Digest.is_guess`) and
+            two whole fetches brought the same other bytes.
     """
 
     file: RemoteFile
@@ -68,7 +66,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """`job` will not come; its partial holds nothing that counts, save what its journal lists."""
+    """`job` ended without its file. Of its partial only the parts that its journal lists may be resumed."""
 
     job: Job
     error: CacheTaskError

@@ -1,20 +1,20 @@
-"""How many connections one host gets: more while that brings more bytes, fewer when it says so or loses some."""
+"""Decides how many connections one host gets: more while that brings more bytes, fewer after an overload."""
 
 from __future__ import annotations
 
 import math
 
 FIRST = 4  # two cores on loopback: 4 threads cost the least CPU, 8 half as much again for the GIL
-_WORTH_IT = 1.1  # by what factor more connections must be faster
+_WORTH_IT = 1.1  # the factor by which more connections must be faster
 _GROWTH = 1.5
 _SHRINKAGE = 0.7
 _REST = 8  # windows without an experiment after one that failed, or after an overload
 
 
 class ConcurrencyLimiter:
-    """Decides once a window how many connections a host may have.
+    """Decides how many connections a host may have, once in each window of time.
 
-    The caller holds a lock around each call, and says what time it is.
+    The caller holds a lock around each call, and passes the time.
 
     >>> limiter = ConcurrencyLimiter(window_s=1)
     >>> for now in range(6):  # each window brings as much a connection as the one before
@@ -34,9 +34,9 @@ class ConcurrencyLimiter:
         self._bytes = 0
         self._was_full = True  # all through the window
         self._rate = 0.0  # that the last tried number of connections brought
-        self._before = FIRST  # the number that an experiment goes back to
-        self._rest = 0
-        self._is_settling = False
+        self._before = FIRST  # the number to go back to if more are not faster
+        self._rest = 0  # windows without an experiment that are left
+        self._is_settling = False  # connections were added, and this window does not count
         self._overloaded_at = -math.inf
 
     def received(self, size: int, now: float, *, most: int, is_full: bool) -> None:
@@ -44,7 +44,7 @@ class ConcurrencyLimiter:
 
         Args:
             most: connections that the caller permits.
-            is_full: all that are allowed are in use; else the window tells nothing about more of them.
+            is_full: whether all that are allowed are in use; else the window does not tell whether more would help.
         """
         self._was_full = self._was_full and is_full
         if self._began is None:  # these bytes came before the first window
@@ -67,7 +67,7 @@ class ConcurrencyLimiter:
         self._before, self._rest, self._rate, self._is_settling = self.allowed, _REST, 0.0, False
 
     def _decide(self, rate: float, most: int) -> None:
-        if self._is_settling:  # new connections have to find their pace
+        if self._is_settling:  # new connections are slow at first
             self._is_settling = False
             return
         if self._rest:

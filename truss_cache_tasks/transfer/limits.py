@@ -1,4 +1,4 @@
-"""What one pull may use, and how long it may wait: every number of the engine, so that tests set their own."""
+"""What one pull may use, and how long it may wait: all numbers that a test may want to set."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from truss_cache_tasks.network.retry import RetryLimits
 
 @dataclass(frozen=True)
 class Limits(RetryLimits):
-    """How much at once, and for how long; how often it is tried again is of RetryLimits. Seconds, bytes.
+    """How much is done at once, and for how long; RetryLimits says how often. Times in seconds, sizes in bytes.
 
     Args:
         files: jobs of one pull that are taken and not yet yielded.
         connections: requests at once, over all pulls of the process.
-        part_min, part_max: how long a part of a file is that is cut into parts; one of up to `part_min` is not cut.
-        ahead: how far a part may lie beyond the bytes that are hashed, so that these are still in the page cache.
-        window_s: how often the number of a host's connections is thought over.
-        max_rate: bytes a second of the whole process, or None.
-        buffer: bytes that a worker holds in memory.
-        connect_s: to connect, TLS included.
+        window_s: how often the number of a host's connections is decided again.
+        part_min, part_max: the shortest and the longest part; a file of up to `part_min` is not cut into parts.
+        ahead: how far a part may begin beyond the bytes that are hashed in order, so that its bytes are still in the
+            page cache when their turn comes.
+        max_rate: bytes a second of the whole process, or None for no limit.
+        buffer: memory of a worker.
+        connect_s: to connect, TLS and a proxy's CONNECT included.
         answer_s: from the request to the end of the answer's headers.
         overhead: of an answer's headers, and of what comes beside each piece of its body: chunk sizes, trailers.
-        stall_s: without one byte of the body; of a refusal's body, from its first byte to its last.
-        refusal: of a refusal's body that are read.
-        skip_s: for the body of a redirect; a new connection takes less.
+        stall_s: without one byte of the body; for a refusal, from the first byte of its body to the last.
+        refusal: that are read of a refusal's body.
+        skip_s: to read the body of a redirect; longer is not worth it, as a new connection takes less.
         floor, floor_s: a connection that brings less than `floor` bytes a second for `floor_s` is replaced.
         redirects: followed for one request.
-        stop_s: that the end of a pull waits for a thread that does not end.
+        stop_s: for which the end of a pull waits for its threads.
     """
 
     files: int = 16

@@ -1,4 +1,4 @@
-"""The partial of one file: the descriptor that takes its bytes, and what is known of these while they come."""
+"""The partial of one file: the descriptor that its bytes are written to, its parts, its journal and its verifier."""
 
 from __future__ import annotations
 
@@ -24,15 +24,12 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errn
 
 @contextmanager
 def disk_errors(file: RemoteFile) -> Iterator[None]:
-    """Translate an OSError of the block to a DiskError.
-
-    Never around the network: a full disk is not to be tried again.
-    """
+    """Translate an OSError of the block to a DiskError, which is final. Put no call of the network into the block."""
     try:
         yield
     except OSError as exc:
         said = (exc.strerror or str(exc)).lower()
-        hint = "Free space on the cache's disk." if exc.errno in _FULL else "Look after the cache's disk."
+        hint = "Free space on the cache's disk." if exc.errno in _FULL else "Check the cache's disk."
         raise DiskError(f"{file.path}: cannot write to the cache: {said}", hint=hint) from exc
 
 
@@ -40,7 +37,7 @@ def disk_errors(file: RemoteFile) -> Iterator[None]:
 
 
 def allocate(descriptor: int, size: int) -> None:
-    """Reserve `size` bytes, so that a full disk is known now; where the disk cannot do that, it is known later."""
+    """Reserve `size` bytes, so that a full disk fails now; a disk that cannot reserve fails at a later write."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:
@@ -59,30 +56,31 @@ def write(descriptor: int, chunk: memoryview, offset: int) -> None:
 
 
 def sync(descriptor: int, size: int) -> None:
-    """Make the file exactly `size` bytes long, and its bytes survive a power cut."""
+    """Make the file exactly `size` bytes long, and sync it."""
     if os.fstat(descriptor).st_size != size:
         os.ftruncate(descriptor, size)
     try:
         os.fsync(descriptor)
-    except OSError as exc:  # EINVAL of some FUSE: this disk has none
+    except OSError as exc:  # some FUSE disks have no fsync, and fail with EINVAL
         if exc.errno not in _UNSUPPORTED:
             raise
 
 
 class PartialFile:
-    """The bytes of one file: those that are there, and how the rest comes.
+    """The bytes of one file: those that are there, and how the file is cut into parts.
 
-    Everything that workers share is written under `lock`, which is their Download's too. What is read without it, on
-    purpose: `is_ready` and `is_uncut`, which the first worker alone writes; `have` and `validator`, which may be older
-    than they seem, as a worker asks for bytes that another one is about to give up; `parts` before the file is open.
+    Everything that workers share is written under `lock`, which is that of the Download. Read without it, on purpose:
+    `is_ready` and `is_uncut`, which only the first worker writes; `have` and `validator`, which another worker may be
+    about to reset (then this one is superseded, and may not write); `parts`, while the file has one worker.
 
     Attributes:
-        parts: all of the file, in order; none before it is ready, and while it starts over.
+        parts: all of the file, in order; [] before it is ready, and while it starts over.
         have: bytes that are there.
         validator: of the answers that brought them.
-        is_ready: it is known which digest is wanted, and how the file is cut.
-        is_uncut: it comes in one part: nothing could tell whether parts belong together, or ranges are ignored.
-        is_compared: a worker compares the bytes with the digest, or has done it.
+        is_ready: whether it is known which digest is wanted and how the file is cut.
+        is_uncut: whether it has to come in one part: nothing could tell whether parts are of one version, or the server
+            ignores ranges.
+        is_compared: whether a worker compares the bytes with the digest, or has done it.
     """
 
     def __init__(self, job: Job, limits: Limits, lock: threading.Lock) -> None:
@@ -109,11 +107,11 @@ class PartialFile:
         return self._verifier.want is not None
 
     def is_unversioned(self, location: Location) -> bool:
-        """Return whether nothing could tell that the rest belongs to the version of the bytes that are there."""
+        """Return whether nothing could tell that the rest is of the same version as the bytes that are there."""
         return bool(self.have) and self.validator is None and not (self.has_digest or location.pins_version)
 
     def expect(self, want: Digest | None) -> None:
-        """Compare the bytes, none of which came yet, with what their answer says; unless it was known before."""
+        """Compare the bytes, none of which came yet, with `want`, unless a digest is known already."""
         if want is not None and not self.has_digest:
             with self._lock:
                 self._verifier.expect(want)
@@ -121,15 +119,15 @@ class PartialFile:
     # -- before the first byte
 
     def prepare(self, location: Location, token: WorkerToken, buffer: memoryview, reporter: Reporter) -> None:
-        """Get ready for the first part, once a location is there; `buffer` is scratch memory."""
+        """Decide which digest is wanted, cut the file, resume what an earlier run left; `buffer` is scratch memory."""
         file = self._job.file
         want = file.digest or location.digest
         if want is None and location.validator is None and not location.pins_version:
             self.is_uncut = True
         parts = self._cut()
-        if want is None and location.look is not None and len(parts) > 1:
+        if want is None and location.fetch_digest is not None and len(parts) > 1:
             with token.waiting():
-                want = location.look()
+                want = location.fetch_digest()
         self._verifier.expect(want)
         if len(parts) > 1:
             with disk_errors(file), token.writing:
@@ -144,7 +142,12 @@ class PartialFile:
             reporter(Received(path=file.path, size=self.have, resumed=True))
 
     def _resume(
-        self, parts: Sequence[Part], location: Location, check: Callable[[], None], buffer: memoryview, tell: Reporter
+        self,
+        parts: Sequence[Part],
+        location: Location,
+        check: Callable[[], None],
+        buffer: memoryview,
+        reporter: Reporter,
     ) -> None:
         partial = self._job.partial
         if partial.journal is None:
@@ -155,13 +158,13 @@ class PartialFile:
             self._journal, partial.descriptor, parts, location.validator, begin=begin, buffer=buffer, check=check
         )
         if dropped is not None:
-            tell(Warned(message=f"{self._job.file.path}: {dropped}"))
+            reporter(Warned(message=f"{self._job.file.path}: {dropped}"))
 
     def _cut(self) -> list[Part]:
         size = self._job.file.size
         return cut(size, size if self.is_uncut else part_size(size, self._limits))
 
-    # -- while they come
+    # -- while bytes come
 
     def free_parts(self) -> list[Part]:
         """Return the parts that a worker can begin now. With the lock held."""
@@ -199,12 +202,12 @@ class PartialFile:
             check()
             self._journal.note(entry)
 
-    # -- when all are there
+    # -- when all parts are complete
 
     def take_complete(self) -> list[Part]:
         """Return all parts once, to the first caller when all are complete; else []. With the lock held."""
         if self.is_compared or not self.parts or not all(part.complete for part in self.parts):
-            return []  # without parts it is about to start over
+            return []  # without parts the file is starting over
         self.is_compared = True
         return self.parts
 
@@ -234,11 +237,11 @@ class PartialFile:
 
     # -- when bytes are to come again
 
-    def take_apart(self, pieces: Sequence[Piece]) -> tuple[list[Part], list[Part], int]:
-        """Take the parts away, and forget the bytes of those that hold bytes of `pieces`. With the lock held.
+    def remove_parts(self, pieces: Sequence[Piece]) -> tuple[list[Part], list[Part], int]:
+        """Remove all parts, and count the bytes of those that hold bytes of `pieces` as lost. With the lock held.
 
         Returns:
-            All parts; those that are lost; and how many bytes were there of these.
+            All parts; those that are lost; and how many bytes these had.
         """
         parts, self.parts = self.parts, []
         found = {part for piece in pieces for part in overlapping(parts, *piece)}
@@ -250,18 +253,18 @@ class PartialFile:
         return parts, lost, size
 
     def forget(self, parts: Sequence[Part], lost: Sequence[Part], token: WorkerToken) -> None:
-        """Take the lines of `lost` back in the journal."""
+        """Revoke the lines of `lost` in the journal."""
         if self._journal is None:
             return
         with disk_errors(self._job.file), token.writing:
             token.check()
-            if len(lost) == len(parts):  # lines of another version would not do
+            if len(lost) == len(parts):  # what comes now may be another version, and a journal is of one
                 self._journal.clear()
                 return
             for part in lost:
                 self._journal.forget(part.start, part.end, self.validator or "")
 
-    def put_together(self, parts: Sequence[Part], lost: Sequence[Part]) -> None:
+    def restore_parts(self, parts: Sequence[Part], lost: Sequence[Part]) -> None:
         """Put the parts back, those that are `lost` as they were before any byte came. With the lock held."""
         again = set(lost)
         if len(lost) == len(parts):

@@ -11,17 +11,17 @@ from typing import Protocol, TypeVar
 from truss_cache_tasks.model.hashing import Span
 from truss_cache_tasks.transfer.limits import Limits
 
-_NO_XXH3 = "0" * 32  # of no bytes
-_PARTS = 32  # of a file, where the bounds of a part's length leave a choice
+_NO_XXH3 = "0" * 32  # of a part that is revoked; no bytes have it
+_PARTS = 32  # of a file, as far as the bounds of a part's length allow
 
 
 class Part:
     """The bytes `start` to `end` of a file.
 
     Attributes:
-        at: the bytes before it are written. Grows in the one worker that has the part, under the lock of its Download;
-            read without it, on purpose: it only grows, and other workers wait for `complete`.
-        taken: a worker has it, or had it.
+        at: offset up to which the bytes are written. Grows in the one worker that has the part, under the lock of its
+            Download; read without it, on purpose: it only grows, and other workers wait for `complete`.
+        taken: whether a worker has it, or had it.
         span: the digests of the bytes that are written.
     """
 
@@ -38,7 +38,7 @@ class Part:
         return self.at == self.end
 
     def again(self) -> Part:
-        """Return it as it was before any byte came."""
+        """Return the same part without a byte."""
         return Part(self.start, self.end)
 
 
@@ -105,17 +105,17 @@ class JournalEntry:
 
 
 class Journal:
-    """The lines behind one descriptor, which appends: one line a part, once the part is written.
+    """The file that lists complete parts, one line each, by a descriptor that appends.
 
-    A line has start, end, xxh3-128 and validator. A part that is to come again gets a line with an xxh3 that no bytes
-    have. Nothing is synced: after a power cut the xxh3 tells what was lost.
+    A line has start, end, xxh3-128 and validator. A later line with an xxh3 that no bytes have revokes a part. Nothing
+    is synced: after a power cut the xxh3 shows which parts were lost.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def read(self) -> list[JournalEntry]:
-        """Return what is noted; of a part that is noted twice the later entry. A torn last line is cut off."""
+        """Return the last entry of each part, and remove an incomplete last line from the file."""
         text = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         whole = text[: text.rfind(b"\n") + 1]
         if whole != text:
@@ -129,11 +129,11 @@ class Journal:
         os.write(self._descriptor, line.encode("latin-1", "replace"))
 
     def forget(self, start: int, end: int, validator: str) -> None:
-        """Append a line that takes back what is noted of a part."""
+        """Append a line that revokes a part."""
         self.note(JournalEntry(start, end, _NO_XXH3, validator))
 
     def clear(self) -> None:
-        """Forget all lines."""
+        """Remove all lines."""
         os.ftruncate(self._descriptor, 0)
 
 
@@ -159,19 +159,19 @@ def resume(
     buffer: memoryview,
     check: Callable[[], None],
 ) -> tuple[str | None, str | None]:
-    """Mark those of `parts` complete that the journal lists and whose bytes are still right.
+    """Mark those of `parts` complete that the journal lists and whose bytes still have the listed xxh3.
 
-    Where the journal tells of another version, it is cleared.
+    A journal of another version is cleared.
 
     Args:
         descriptor: of the partial.
         validator: that the location promises, or None.
-        begin: makes the digests of the part at an offset.
+        begin: returns the new Span of the part that begins at an offset.
         buffer: scratch memory.
         check: called now and then; may raise.
 
     Returns:
-        The validator of what was resumed, or None; and what was dropped and why, in a few words, or None.
+        The validator of what was resumed, or None; and a sentence that says what was dropped and why, or None.
     """
     entries = journal.read()
     wanted = validator or (entries[-1].validator if entries else "")
@@ -190,7 +190,7 @@ def resume(
 def _read_again(
     entry: JournalEntry, span: Span, descriptor: int, buffer: memoryview, check: Callable[[], None]
 ) -> Span | None:
-    """Feed the bytes of `entry` to `span`, and return it if they are still right."""
+    """Add the bytes of `entry` to `span`, and return it if they still have the listed xxh3; else None."""
     while span.size < entry.end - entry.start:
         check()
         at = entry.start + span.size

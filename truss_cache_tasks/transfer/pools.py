@@ -1,4 +1,4 @@
-"""The connections that a process keeps warm, by proxy and set of certificates."""
+"""The pools of connections that a process keeps for reuse, by proxy and set of certificates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HOSTS = 64  # hosts whose connections are kept
 
 
 def pool_for(url: str, context: TransferContext) -> ConnectionPool:
-    """Return the process's pool for the host of `url`, by proxy and set of certificates.
+    """Return the process's pool of connections to the host of `url`.
 
     Raises:
         ConfigError: the proxy's URL or the CA bundle cannot be used.
@@ -55,7 +55,7 @@ def _make_pool(proxy: str | None, trust: ssl.SSLContext | None, connections: int
 
 
 def load_trust(ca_bundle: str | None) -> ssl.SSLContext:
-    """Return the certificates that are trusted: those of the file or folder `ca_bundle`, or None for the system's.
+    """Return a TLS context that trusts the file or folder `ca_bundle`; None for the system's certificates.
 
     Raises:
         ConfigError: they cannot be read.
@@ -75,13 +75,13 @@ def load_trust(ca_bundle: str | None) -> ssl.SSLContext:
 
 
 def _has_roots(trust: ssl.SSLContext) -> bool:
-    """Whether the system has certificates of authorities, as a file or as a folder that is read on demand."""
+    """Return whether the system has certificates of authorities: a file, or a folder that is read on demand."""
     folder = ssl.get_default_verify_paths().capath
     return trust.cert_store_stats()["x509_ca"] > 0 or bool(folder and os.listdir(folder))
 
 
 def _add_certifi(trust: ssl.SSLContext) -> None:
-    """Trust Mozilla's list where the system (a slim image) has none, if requests or another brought it."""
+    """Trust Mozilla's list if it is installed (requests needs it): for systems without one, as slim images are."""
     try:
         import certifi
     except ImportError:

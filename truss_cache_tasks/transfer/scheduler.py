@@ -1,4 +1,4 @@
-"""The threads of a process, which it gives to the files of all its pulls: jobs in, results out."""
+"""Assigns the worker threads of a process to the files of all its pulls: jobs in, results out."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from truss_cache_tasks.transfer.download import Download, DownloadWorker
 from truss_cache_tasks.transfer.job import Done, Failed, Job
 from truss_cache_tasks.transfer.limits import Limits
 
-_POLL_S = 0.1  # how often a waiting pull looks whether the process is to stop
-_LOST_S = 1.0  # after which an idle thread looks by itself: a signal handler that raises may have cost it its call
+_POLL_S = 0.1  # how often a waiting pull checks whether the process is to stop
+_IDLE_S = 1.0  # after which an idle thread looks for work by itself: a handler that raised may have cost it its notify
 
 
 def run(
     jobs: Iterable[Job], reporter: Reporter, cancel: CancelToken, limits: Limits, network: Network
 ) -> Generator[Done | Failed]:
-    """See `transfer.pull`."""
+    """Yield the results of `jobs` as they finish; see `transfer.pull`."""
     process = this_process()
     pull = _Pull(
         TransferContext(limits=limits, network=network, reporter=reporter, process=process, token=WorkerToken())
     )
     scheduler = _scheduler_of(process)
-    more = True
+    has_more = True
     try:
         scheduler.open(pull)
         supply = iter(jobs)
         while True:
-            while more and not process.stopping and len(pull.running) < limits.files:
+            while has_more and not process.stopping and len(pull.running) < limits.files:
                 cancel.check()
                 try:
                     job = next(supply)
                 except StopIteration:
-                    more = False
+                    has_more = False
                 else:
                     scheduler.take(pull, job)
             if not pull.running:
                 break
             yield scheduler.result(pull, cancel)
-        if more:
+        if has_more:
             raise Stopped("stopped before all files were asked for", hint=RESUME)
     finally:
         scheduler.close(pull)
@@ -65,26 +65,35 @@ def _scheduler_of(process: ProcessState) -> _Scheduler:
 
 
 class _Pull:
-    """The files of one call of `pull`, and how they ended."""
+    """The files of one call of `pull`, and their results.
+
+    Attributes:
+        running: taken and not yet yielded.
+        waiting: a heap of those that no thread began, the largest first.
+        begun: those that a thread began.
+        ended: those that ended, with a result or an error.
+        host: that one of the files was last read from; None before that.
+        gives_up_at: when running files are given up, once the process is to stop; None before that.
+    """
 
     def __init__(self, context: TransferContext) -> None:
         self.context = context
-        self.running: list[Download] = []  # taken and not yet yielded
-        self.waiting: list[tuple[int, int, Download]] = []  # a heap of those that no thread began, the largest first
+        self.running: list[Download] = []
+        self.waiting: list[tuple[int, int, Download]] = []
         self.begun: list[Download] = []
         # SimpleQueue, not Queue: a signal handler may interrupt `get`, which then holds no lock.
         self.ended: queue.SimpleQueue[tuple[Download, Done | BaseException]] = queue.SimpleQueue()
-        self.host: str | None = None  # that one of its files was last read from
-        self.gives_up_at: float | None = None  # once the process is to stop
+        self.host: str | None = None
+        self.gives_up_at: float | None = None
 
     @property
     def at_work(self) -> int:
-        """Threads that are at its files, and do not wait."""
+        """How many threads work at its files and do not wait."""
         return sum(download.workers - download.waiting for download in self.begun)
 
     @property
     def wanted(self) -> int:
-        """Threads that could begin something now."""
+        """How many further threads could begin now."""
         return len(self.waiting) + sum(download.wanted() for download in self.begun)
 
     def drop(self, download: Download) -> None:
@@ -101,26 +110,26 @@ class _WorkerPool:
 
     def __init__(self) -> None:
         self.threads: list[threading.Thread] = []
-        self.idle = 0  # those that are at no file: they wait, or look for one
+        self.idle = 0  # how many have no file: they wait, or look for one
         self.is_over = False
 
 
 class _Scheduler:
-    """One for each process: gives its threads parts of files, whichever pull they belong to.
+    """Gives the threads of the process parts of files, whichever pull they belong to. One for each process.
 
-    A file that no thread is at comes first: of a pull that has no thread at all, else the largest of all pulls. Then
-    the one that has the fewest threads. A host has no more threads than connections.
+    In this order: a file that no thread began, of a pull without any thread; the largest file that no thread began; the
+    file with the fewest threads. A host has no more threads than connections.
     """
 
     def __init__(self, process: ProcessState) -> None:
         self._process = process
         self._pulls: list[_Pull] = []
         self._pool = _WorkerPool()
-        self._numbers = itertools.count()  # the first of equals goes first
-        # Of all of the above and of the pulls' files. `with` takes the lock itself, never the condition: that enters in
-        # Python, and a signal handler that raises there would leave it locked for ever.
+        self._numbers = itertools.count()  # so that of files of one size the one that was taken first begins first
+        # Protects all of the above and the pulls' files. `with` takes the lock itself and never the condition: the
+        # `__enter__` of that is Python code, and a signal handler that raises in it would leave it locked for ever.
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)  # workers alone wait for it
+        self._changed = threading.Condition(self._lock)  # only workers wait for it
 
     # -- for the thread that called `pull`
 
@@ -130,7 +139,7 @@ class _Scheduler:
             self._pulls.append(pull)
 
     def take(self, pull: _Pull, job: Job) -> None:
-        """Begin `job` as soon as its turn comes."""
+        """Add `job` to the files of `pull` that wait for a thread."""
         download = Download(job, pull.context, self._wake, partial(self._set_host, pull))
         with self._lock:
             pull.running.append(download)
@@ -138,9 +147,11 @@ class _Scheduler:
         self._wake()
 
     def result(self, pull: _Pull, cancel: CancelToken) -> Done | Failed:
-        """Return the end of the next job of `pull`.
+        """Return the result of the next job of `pull` that ends.
 
-        Raises what a worker met that is no CacheTaskError, and Stopped when `cancel` is cancelled.
+        Raises:
+            Stopped: `cancel` was cancelled.
+            Exception: what a worker raised, if that is no CacheTaskError.
         """
         while True:
             try:
@@ -148,7 +159,7 @@ class _Scheduler:
             except queue.Empty:
                 if not self._process.stopping:
                     cancel.check()
-                    self._wake()  # some may wait now
+                    self._wake()  # workers that wait meanwhile leave room for others
                     continue
                 pull.gives_up_at = pull.gives_up_at or time.monotonic() + pull.context.limits.stop_s
                 if time.monotonic() < pull.gives_up_at:
@@ -158,7 +169,7 @@ class _Scheduler:
                 with self._lock:
                     pull.drop(download)
             if download not in pull.running:
-                continue  # given up before
+                continue  # it was given up and yielded before
             pull.running.remove(download)
             if isinstance(end, Done):
                 return end
@@ -191,9 +202,9 @@ class _Scheduler:
     # -- for the workers
 
     def _wake(self) -> None:
-        """Begin or wake threads for what can be done now."""
+        """Notify idle threads, or start new ones, for all that can be done now."""
         with self._lock:
-            wanted = sum(min(self._room(there), sum(pull.wanted for pull in there)) for there in self._by_host())
+            wanted = sum(min(self._room(group), sum(pull.wanted for pull in group)) for group in self._by_host())
             pool = self._pool
             self._changed.notify(wanted)
             for _ in range(wanted - pool.idle):
@@ -213,19 +224,19 @@ class _Scheduler:
             return
         with self._lock:
             pull.host = host
-        self._wake()  # as many may begin as that host gives connections
+        self._wake()  # the host may allow more connections than an unknown one
 
     def _by_host(self) -> Iterable[list[_Pull]]:
-        """Return the pulls that share a host's connections; one that does not know its host yet is by itself."""
-        found: dict[str | _Pull, list[_Pull]] = {}
+        """Return the pulls in groups that share a host's connections; one without a known host is a group by itself."""
+        groups: dict[str | _Pull, list[_Pull]] = {}
         for pull in self._pulls:
-            found.setdefault(pull.host if pull.host is not None else pull, []).append(pull)
-        return found.values()
+            groups.setdefault(pull.host if pull.host is not None else pull, []).append(pull)
+        return groups.values()
 
-    def _room(self, there: Sequence[_Pull]) -> int:
-        """How many further threads may be at files of these pulls, which share a host; 0 at least."""
-        most = max(pull.context.limits.connections for pull in there)
-        return max(0, min(most, self._process.allowed(there[0].host)) - sum(pull.at_work for pull in there))
+    def _room(self, group: Sequence[_Pull]) -> int:
+        """Return how many further threads may work at files of `group`, whose pulls share a host; 0 at least."""
+        most = max(pull.context.limits.connections for pull in group)
+        return max(0, min(most, self._process.allowed(group[0].host)) - sum(pull.at_work for pull in group))
 
     def _work(self, pool: _WorkerPool) -> None:
         while (begun := self._next(pool)) is not None:
@@ -234,7 +245,7 @@ class _Scheduler:
             try:
                 worker.context.token.check()
                 worker.run()
-            except BaseException as exc:  # nothing may end a thread but `_next`: the caller waits for this job's end
+            except BaseException as exc:  # the thread has to go on: the caller waits for the result of this job
                 failure = exc
             end = download.remove_worker(worker, failure)
             with self._lock:
@@ -255,11 +266,12 @@ class _Scheduler:
                     pool.idle -= 1
                     pull, download = chosen
                     return pull, download, download.add_worker()
-                self._changed.wait(_LOST_S)
+                self._changed.wait(_IDLE_S)
             return None
 
     def _choose(self) -> tuple[_Pull, Download] | None:
-        pulls = [pull for there in self._by_host() if self._room(there) for pull in there]
+        """Return the file that the next thread works at, in the order that the class tells; None if there is none."""
+        pulls = [pull for group in self._by_host() if self._room(group) for pull in group]
         fresh = [pull for pull in pulls if pull.waiting]
         if fresh:
             pull = min(fresh, key=lambda pull: (pull.at_work > 0, pull.waiting[0]))

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from truss_cache_tasks.errors import RUN_AGAIN, IntegrityError
 from truss_cache_tasks.model.hashing import (
     BLOCK,
-    InOrder,
     Piece,
+    SequentialDigests,
     Span,
-    combined,
-    combines,
-    joined,
+    combine_crcs,
+    find_wrong_pieces,
+    is_crc,
+    join_digests,
     pieces_of,
-    wrong_pieces,
     xxh3,
 )
 from truss_cache_tasks.model.listing import Digest, RemoteFile
@@ -29,20 +29,20 @@ _ACCEPT = "Add --accept-unverified (TRUSS_CACHE_ACCEPT_UNVERIFIED=1) to take the
 
 
 class OrderedHasher:
-    """Feeds `digests` the bytes that they want, each once and in order, from whichever thread has them.
+    """Hashes the bytes of a file in order, each once, from all threads that receive them.
 
-    SHA-256, SHA-1 and MD5 want a file's bytes in order. A part that comes next is hashed from memory; what came before
-    its turn is read back while the page cache has it (about 0.2 CPU seconds a GiB: docs/adr/0007).
+    SHA-256, SHA-1 and MD5 need a file's bytes in order. Bytes that come next are hashed from memory; bytes that came
+    earlier than their turn are read back from the page cache (about 0.2 CPU seconds a GiB: docs/adr/0007).
     """
 
-    def __init__(self, digests: InOrder, descriptor: int) -> None:
+    def __init__(self, digests: SequentialDigests, descriptor: int) -> None:
         self.digests = digests
         self._descriptor = descriptor
         self._lock = threading.Lock()
 
     @property
     def at(self) -> int:
-        """Offset of the byte that is wanted next; the file's size at the end.
+        """Offset of the byte that is hashed next; the file's size at the end.
 
         Read without the lock, on purpose: it only grows, and a thread that finds it too small looks again under it.
         """
@@ -55,13 +55,13 @@ class OrderedHasher:
 
     def update(self, chunk: memoryview, offset: int) -> None:
         """Hash `chunk` if it comes next."""
-        if self.at != offset:  # most often, where a file has several connections: not worth a lock
+        if self.at != offset:  # usual where a file has several connections, so asked without the lock first
             return
         with self._lock:
             self.digests.update(chunk, offset)
 
     def catch_up(self, end: int, buffer: memoryview, check: Callable[[], None]) -> None:
-        """Hash what is written up to `end`, which is known to be whole.
+        """Hash the bytes up to `end`, all of which are written.
 
         Args:
             buffer: scratch memory.
@@ -77,9 +77,9 @@ class OrderedHasher:
 
 
 class Verifier:
-    """Knows which digest is wanted, and whether the bytes have it. Called from all threads of the file.
+    """Compares the bytes of one file with the digest that is wanted. Called from all threads of the file.
 
-    Reads back what it has to hash late, so that most methods may raise an OSError of the disk.
+    It reads back bytes that could not be hashed when they came, so most methods may raise an OSError of the disk.
     """
 
     def __init__(self, file: RemoteFile, descriptor: int, limits: Limits, *, accept_unverified: bool) -> None:
@@ -93,12 +93,12 @@ class Verifier:
         self._hasher: OrderedHasher | None = None  # where the wanted digest takes the bytes in order
         self._pieces: list[Piece] = []
         self._ends: list[int] = []
-        self._raws: dict[Piece, bytes] = {}  # what ordered hashers found, the latest
+        self._raws: dict[Piece, bytes] = {}  # the latest digest of each piece that was hashed in order
         self._file = file
         self._descriptor = descriptor
         self._block = min(BLOCK, limits.part_min)
         self._accept_unverified = accept_unverified
-        self._refuted_by: str | None = None  # xxh3-128 of the last bytes that a guessed digest is not of
+        self._refuted_by: str | None = None  # xxh3-128 of the last bytes that did not have a guessed digest
 
     def expect(self, want: Digest | None) -> None:
         """Compare the bytes, none of which came yet, with `want`."""
@@ -108,21 +108,21 @@ class Verifier:
         self._hash_in_order(self._pieces)
 
     def forget(self, lost: Iterable[Part]) -> None:
-        """Hash all pieces that hold bytes of `lost` again, when these come. With the file's lock held."""
+        """Expect all pieces that hold bytes of `lost` to be hashed again. With the file's lock held."""
         again = {piece for part in lost for piece in overlapping(self._pieces, part.start, part.end)}
-        empty = {piece for piece in self._pieces if piece.start == piece.end}  # these cost nothing
+        empty = {piece for piece in self._pieces if piece.start == piece.end}  # hold no bytes of a part; cost nothing
         self._hash_in_order(sorted(again | empty))
 
     def _hash_in_order(self, pieces: Sequence[Piece]) -> None:
-        if self.want is not None and not combines(self.want):
-            self._hasher = OrderedHasher(InOrder(self.want, self._file.size, pieces), self._descriptor)
+        if self.want is not None and not is_crc(self.want):
+            self._hasher = OrderedHasher(SequentialDigests(self.want, self._file.size, pieces), self._descriptor)
 
     def new_span(self, start: int) -> Span:
-        """Begin the digests of the part that begins at `start`."""
+        """Return the digests, without a byte yet, of the part that begins at `start`."""
         return Span(self.want, self._block, start, self._ends)
 
     def hashed_to(self, at: int) -> int:
-        """Return up to where the bytes are hashed, before `at` or beyond; `at` itself where no order is wanted."""
+        """Return the offset up to which bytes are hashed in order; `at` where the digest needs no order."""
         return at if self._hasher is None else self._hasher.at
 
     def update(self, part: Part, chunk: memoryview, offset: int, buffer: memoryview, check: Callable[[], None]) -> None:
@@ -130,13 +130,13 @@ class Verifier:
         hasher = self._hasher
         if hasher is None:
             return
-        if part.start <= hasher.at < offset:  # its turn came while it was under way
+        if part.start <= hasher.at < offset:  # the part's turn came while its bytes were coming
             hasher.catch_up(offset + len(chunk), buffer, check)
         else:
             hasher.update(chunk, offset)
 
     def catch_up(self, parts: Sequence[Part], buffer: memoryview, check: Callable[[], None]) -> None:
-        """Hash what became the prefix by a part's last bytes, unless another thread is at it; see `compare`."""
+        """Hash the complete parts that come next, unless another thread is hashing; `compare` does the rest."""
         hasher = self._hasher
         while hasher is not None and not hasher.is_busy and (end := prefix(parts, hasher.at)) > hasher.at:
             hasher.catch_up(end, buffer, check)
@@ -144,7 +144,7 @@ class Verifier:
     def compare(self, parts: Sequence[Part], buffer: memoryview, check: Callable[[], None]) -> str:
         """Return the xxh3-128 of the file, whose `parts` are all complete.
 
-        Afterwards `want` is None where it was a guess that two whole fetches refuted, and the job accepts that.
+        Afterwards `want` is None if it was a guess, two whole fetches had the same other bytes, and the job accepts it.
 
         Args:
             buffer: scratch memory.
@@ -156,16 +156,16 @@ class Verifier:
         spans = [part.span or self.new_span(part.start) for part in parts]
         if self.want is not None:
             raws = self._raws_of(self.want, spans, buffer, check)
-            got = joined(self.want, raws)
+            got = join_digests(self.want, raws)
             if got != self.want:
                 self._refuse(self.want, got, raws, xxh3(spans))
         return xxh3(spans)
 
     def _refuse(self, want: Digest, got: Digest, raws: Sequence[bytes], ours: str) -> None:
-        """Raise BadResponse; or forget `want` where it is a guess that the same bytes refuted twice, if the job may.
+        """Raise BadResponse; but forget `want` if it is a guess, the same bytes came twice, and the job accepts that.
 
         Args:
-            raws: of the pieces, as they came.
+            raws: the digests of the pieces that came.
             ours: xxh3-128 of the bytes.
         """
         before, self._refuted_by = self._refuted_by, ours
@@ -183,13 +183,13 @@ class Verifier:
     ) -> list[bytes]:
         hasher = self._hasher
         if hasher is None:
-            return combined(want, self._pieces, spans)
+            return combine_crcs(want, self._pieces, spans)
         hasher.catch_up(self._file.size, buffer, check)
         self._raws |= hasher.digests.raws
         return [self._raws[piece] for piece in self._pieces]
 
     def _mismatch(self, want: Digest, got: Digest, raws: Sequence[bytes]) -> BadResponse:
-        numbers, where = wrong_pieces(want, raws), ""
+        numbers, where = find_wrong_pieces(want, raws), ""
         if numbers:
             first = numbers[0]
             start, end = self._pieces[first]

@@ -9,9 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from recorder import Recorder
 from trusses import BIN, Ran, Truss, tree
 
 from scenarios.buckets.stores import Folder
+from truss_cache_tasks.app.workspace import open_workspace
+from truss_cache_tasks.events import Committed, Event, Planned, Relisting
+from truss_cache_tasks.operations.fetch import fetch
+from truss_cache_tasks.operations.run import RunContext
 
 
 def fetched(ran: Ran) -> int:
@@ -120,3 +125,24 @@ def test_a_file_that_this_user_may_not_read_is_denied(source: Folder, truss: Tru
     ran = truss.cli()
     assert ran.code == 1
     assert "a.bin" in ran.err
+
+
+def test_files_that_came_before_the_source_was_listed_again_are_counted(
+    on_disk: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    on_disk.put("m/a.bin", b"a" * 5000)
+    on_disk.put("m/b.bin", b"b")
+    (tmp_path / "config.yaml").write_text(f"model_cache:\n  - repo_id: file://{on_disk.root}/m\n")
+    recorder = Recorder()
+
+    def change_b_once(event: Event) -> None:
+        recorder(event)
+        if isinstance(event, Planned) and len(recorder.of(Planned)) == 1:
+            on_disk.put("m/b.bin", b"another b")
+
+    (context,) = open_workspace(tmp_path / "config.yaml", tmp_path / "cache").contexts
+    fetch(context, RunContext(id="run", reporter=change_b_once))
+    assert len(recorder.of(Relisting)) == 1
+    (committed,) = recorder.of(Committed)
+    assert (committed.fetched_files, committed.fetched_size) == (2, 5009)

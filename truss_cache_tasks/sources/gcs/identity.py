@@ -18,7 +18,7 @@ from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 from truss_cache_tasks.network.settings import Network
 
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
-METADATA_S = 1.0  # is there a metadata server? One question; google.auth asks three times for 3 s
+METADATA_S = 1.0  # for the one request that finds out whether there is a metadata server; google.auth waits 3 x 3 s
 
 # google.auth.default() reads the process's environment; these decide what it finds
 AMBIENT_VARIABLES = (
@@ -29,7 +29,7 @@ _ambient_lock = threading.Lock()
 
 
 class Identity:
-    """Credentials of google.auth with the place they come from; refreshed under a lock, shared by entries."""
+    """Credentials of google.auth, and where they were found. Entries share one; it refreshes under a lock."""
 
     def __init__(self, credentials: Any, origin: str, request: Any) -> None:
         self.credentials = credentials
@@ -60,10 +60,10 @@ def identify(credential: Credential | NoCredential, network: Network) -> Identit
 
 
 def _from_key(credential: Credential, network: Network) -> Identity:
-    """Return the identity of a service account. Its JSON was checked when it was read, the RSA key in it was not.
+    """Return the identity of a service account. Its JSON was checked when it was read; its private key is checked here.
 
     Raises:
-        CredentialError: the private key is none.
+        CredentialError: the private key is not a readable RSA key.
     """
     from google.oauth2 import service_account
 
@@ -132,7 +132,7 @@ def make_transport(network: Network, *, seeking: bool = False) -> Any:
 
     from truss_cache_tasks.sources.gcs.session import bounded_session
 
-    network = replace(network, cancel=NEVER)  # identities are shared by entries
+    network = replace(network, cancel=NEVER)  # entries share an identity: the end of one must not cancel it
     shortly = replace(network.limits, connect_s=METADATA_S, head_s=METADATA_S)
     ask = Request(bounded_session(network))
     seek = Request(bounded_session(replace(network, limits=shortly)))
@@ -155,7 +155,7 @@ def make_transport(network: Network, *, seeking: bool = False) -> Any:
 
 
 def _unless_busy(url: str, response: Any) -> Any:
-    """Return `response`, or raise what google's libraries would try again by rules of their own."""
+    """Return `response`; raise TransientError for a status that google's libraries would retry by their own rules."""
     if not is_transient_status(response.status):
         return response
     error = TransientError(f"{urlsplit(url).netloc}: the token server answered {response.status}", hint=RUN_LATER)
@@ -164,7 +164,7 @@ def _unless_busy(url: str, response: Any) -> Any:
 
 
 class _NoMetadataServer:
-    """The answer of a metadata server that is not there; google.auth tries other errors again, with pauses."""
+    """Stands for the answer of an absent metadata server: google.auth does not retry a 404, but all other errors."""
 
     status = 404
     headers: Mapping[str, str] = {}

@@ -133,7 +133,7 @@ def _reason_and_message(body: bytes) -> tuple[str, str]:
 
 
 def _what_happened(exc: BaseException | None) -> str:
-    """Return what happened, in words without a URL."""
+    """Return what happened in a few words, without a URL."""
     text = f"{type(exc).__name__} {exc}"
     if find_cause(exc, TooSlow):
         return "does not answer in time"

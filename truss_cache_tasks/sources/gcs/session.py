@@ -1,4 +1,4 @@
-"""requests' sessions, each of whose requests is an Exchange. Importing it imports requests."""
+"""Sessions of requests, each of whose requests is bounded as an Exchange. Importing this imports requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from truss_cache_tasks.version import USER_AGENT
 
 
 def bounded_session(network: Network) -> requests.Session:
-    """Return a session with requests' own proxies, and the certificates that the bytes trust too."""
+    """Return a session with requests' own proxies, and the certificates that transfers trust too."""
     session = requests.Session()
     session.headers.update({"Accept-Encoding": "gzip", "User-Agent": USER_AGENT})
     session.max_redirects = network.limits.redirects
@@ -45,7 +45,7 @@ class _BoundedAdapter(HTTPAdapter):
     def send(self, request: Any, *args: Any, **options: Any) -> requests.Response:
         """Send, and read the whole body.
 
-        `verify` is ours: a session puts REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE of the process above what it was told.
+        `verify` is set here, since a session prefers REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE to its own setting.
         """
         limits = self._limits
         ours = {"stream": True, "timeout": (limits.connect_s, limits.head_s), "verify": self._verify}

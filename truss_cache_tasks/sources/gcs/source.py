@@ -18,12 +18,12 @@ from truss_cache_tasks.model.listing import (
     Digest,
     Listing,
     Location,
-    Pages,
+    PaginationGuard,
     Pins,
     RemoteFile,
     listed_digest,
     listed_file,
-    shown,
+    quoted,
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
@@ -53,7 +53,7 @@ class GcsSource:
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Return the objects under the prefix, or the one object of this name (`sources/objects.py` has the rules).
 
-        Pinned files are found among all generations of the bucket, and read as such, also where they were replaced.
+        Pinned files are looked up among all generations of the bucket, so a pin holds after its file was replaced.
         """
         if pins.files is None:
             return under_prefix(self._objects(), self._source)
@@ -67,7 +67,7 @@ class GcsSource:
     def locate(self, file: RemoteFile) -> Location:
         """Return the media URL of exactly this generation. Sends no request, except for a token that is due."""
         identity = self._identity()
-        # A stored gzip object comes as it is stored; without this header GCS decodes it, and ranges do not work
+        # Without this header GCS decodes an object that is stored as gzip, and then ranges do not work
         headers, expires = {"Accept-Encoding": "gzip"}, None
         with translate_errors(self._asked()):
             endpoint = self._endpoint(identity)
@@ -85,7 +85,7 @@ class GcsSource:
         )
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
-        """Return what a refused GET of `file` means."""
+        """Return the error for a refused GET of `file`."""
         asked = self._asked(file)
         if status in (404, 412):
             return SourceChanged(
@@ -103,14 +103,14 @@ class GcsSource:
         from truss_cache_tasks.sources.gcs.session import bounded_session
 
         store = str(self._source)
-        pages = Pages(store)
+        pages = PaginationGuard(store)
         token: str | None = None
         with bounded_session(self._network) as session:
             while True:
                 items, token = self._network.with_retries(partial(self._page, session, token, versions))
                 found = [_remote_file(store, item) for item in items]
                 yield from found
-                pages.take((f"{file.key}@{file.version}" for file in found), token)
+                pages.check((f"{file.key}@{file.version}" for file in found), token)
                 if token is None:
                     return
 
@@ -148,10 +148,10 @@ class GcsSource:
             ) from exc
         items = page.get("items", []) if isinstance(page, dict) else page
         if not isinstance(page, dict) or not isinstance(items, list):
-            raise wrong_answer(str(self._source), f"a page that is {shown(page)}", "an object with a list of items")
+            raise wrong_answer(str(self._source), f"a page that is {quoted(page)}", "an object with a list of items")
         following = page.get("nextPageToken") or None
         if following is not None and not isinstance(following, str):
-            raise wrong_answer(str(self._source), f"nextPageToken {shown(following)}", "text")
+            raise wrong_answer(str(self._source), f"nextPageToken {quoted(following)}", "text")
         return items, following
 
     def _endpoint(self, identity: Identity | None) -> str:
@@ -179,12 +179,12 @@ class GcsSource:
 
 
 def _remote_file(store: str, item: object) -> RemoteFile:
-    """Read an item of a listing; the JSON API has its numbers as text."""
+    """Return an item of a listing as a RemoteFile. Numbers are texts in the JSON API."""
     if not isinstance(item, dict):
-        raise wrong_answer(store, f"an item is {shown(item)}", "an object")
+        raise wrong_answer(store, f"an item is {quoted(item)}", "an object")
     name, size, generation = item.get("name"), item.get("size", "0"), item.get("generation")
     if not isinstance(generation, str) or not _NUMBER.fullmatch(generation):
-        raise wrong_answer(store, f"path {shown(name)}: generation {shown(generation)}", "a number as text")
+        raise wrong_answer(store, f"path {quoted(name)}: generation {quoted(generation)}", "a number as text")
     return listed_file(
         store,
         path=name,
@@ -197,7 +197,7 @@ def _remote_file(store: str, item: object) -> RemoteFile:
 
 
 def _digest(store: str, name: object, crc32c: object) -> Digest | None:
-    """Read base64 of four big-endian bytes.
+    """Return the digest of a `crc32c` field, which is base64 of four big-endian bytes; None where there is none.
 
     >>> str(_digest("gs://b", "w.bin", "4waSgw=="))
     'crc32c e3069283'

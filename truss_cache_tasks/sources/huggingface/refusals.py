@@ -1,4 +1,4 @@
-"""The errors for what the Hub answers: pure, so that a refused API call and refused bytes read alike."""
+"""The errors for what the Hub answers, the same for API calls and for bytes. No I/O."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Refusals:
         return PermanentError(f"{self.repo}: huggingface_hub is offline (HF_HUB_OFFLINE)", hint=hint)
 
     def not_a_hub(self) -> PermanentError:
-        """Return the error for an answer that a Hub does not give."""
+        """Return the error for an answer that is not that of a Hub."""
         hint = "Check HF_ENDPOINT, and the network for a login page."
         return PermanentError(f"{self.repo}: the answer is not that of a Hub", hint=hint)
 

@@ -1,4 +1,4 @@
-"""huggingface_hub's own session, and one GET through it, bounded as an Exchange, its redirects among them."""
+"""huggingface_hub's own session, and one GET through it with its redirects, all bounded as one Exchange."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Answer:
         status: of HTTP.
         headers: of any case.
         body: decoded.
-        following: the URL of the next page, as the header Link names it, if it does.
+        following: the URL of the next page, as the header Link names it; None without one.
     """
 
     status: int
@@ -34,9 +34,9 @@ class Answer:
 
 
 def open_session(network: Network) -> Any:
-    """Return huggingface_hub's session, which reads proxies and certificates when it is made, by the first call.
+    """Return huggingface_hub's session, which the first call makes; proxies and certificates are read then alone.
 
-    Of the variables for certificates it knows SSL_CERT_FILE alone; the others stand in for it meanwhile.
+    For certificates it reads only SSL_CERT_FILE, so that is set to the bundle of `network` meanwhile.
 
     Raises:
         ConfigError: the certificates or the proxy cannot be used.
@@ -58,8 +58,8 @@ def open_session(network: Network) -> Any:
 def _certificates(bundle: str | None) -> Iterator[None]:
     """Let SSL_CERT_FILE name `bundle` in the block; None leaves it as it is.
 
-    The one place where this package writes to the process's environment: huggingface_hub has no other way to tell the
-    default session of its users, which is not ours to replace, what it shall trust.
+    Nothing else in this package writes to the process's environment. There is no other way to set what the default
+    session of huggingface_hub trusts, and that session is shared with all its users in this process.
     """
     if bundle is None:
         yield
@@ -106,7 +106,7 @@ def _read(response: Any, exchange: Exchange) -> Answer:
 
     def chunks() -> Any:
         for chunk in response.iter_raw():
-            exchange.came(len(chunk))
+            exchange.received(len(chunk))
             yield chunk
 
     encoding = response.headers.get("Content-Encoding", "")

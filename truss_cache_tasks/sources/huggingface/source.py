@@ -1,4 +1,4 @@
-"""Hugging Face Hub: one call for the commit, its tree page by page; the bytes come from the resolve URL.
+"""Hugging Face Hub: one call resolves the commit, then its tree is listed; bytes are read from the resolve URL.
 
 The calls go through huggingface_hub's own HTTP session (its proxies, certificates, `HF_HUB_OFFLINE`, and what the user
 gave `set_client_factory`), bounded as an `Exchange`; not through `HfApi.list_repo_tree`: that one has no time limit,
@@ -22,12 +22,12 @@ from truss_cache_tasks.model.listing import (
     UNPINNED,
     Listing,
     Location,
-    Pages,
+    PaginationGuard,
     Pins,
     RemoteFile,
     listed_digest,
     listed_file,
-    shown,
+    quoted,
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
@@ -45,7 +45,7 @@ _LONGEST_REF = 255  # characters that a name on a disk can have
 
 
 class HuggingFaceSource:
-    """One model repo at the Hub, seen with the entry's token."""
+    """One model repo at the Hub, as the entry's token may see it."""
 
     def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
         self._request, self._network = request, network
@@ -62,7 +62,7 @@ class HuggingFaceSource:
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Resolve the revision (one call, none for a full commit) and list the whole tree of that commit.
 
-        A commit names all its files, so that of `pins` nothing else is read.
+        A commit names all its files, so only the revision of `pins` is read.
         """
         commit = pins.revision or self._resolve(self._request.revision)
         files = tuple(self._files(commit))
@@ -89,7 +89,7 @@ class HuggingFaceSource:
             )
         return self._refusals.refusal(status, headers, file.path)
 
-    # Asking
+    # Requests
 
     def _resolve(self, revision: str) -> str:
         if _COMMIT.fullmatch(revision):
@@ -99,13 +99,13 @@ class HuggingFaceSource:
             raise self._refusals.not_a_hub()
         commit = answer["sha"]
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes a folder's name
-            raise wrong_answer(self._repo, f"commit {shown(commit)}", "40 lower-case hex digits")
+            raise wrong_answer(self._repo, f"commit {quoted(commit)}", "40 lower-case hex digits")
         return commit
 
     def _files(self, commit: str) -> Iterator[RemoteFile]:
         whole = {"recursive": "true", "expand": "false"}
         query: Mapping[str, str] | None = whole
-        pages = Pages(self._repo, first=frozenset(whole.items()))
+        pages = PaginationGuard(self._repo, first=frozenset(whole.items()))
         while query is not None:
             items, following = self._ask(f"tree/{commit}", query, commit)
             if not isinstance(items, list):
@@ -113,7 +113,7 @@ class HuggingFaceSource:
             found = [_item(self._repo, item) for item in items]
             yield from [_remote_file(self._repo, item) for item in found if item["type"] == "file"]
             query = None if following is None else {**following, **whole}
-            pages.take((item["path"] for item in found), None if query is None else frozenset(query.items()))
+            pages.check((item["path"] for item in found), None if query is None else frozenset(query.items()))
 
     def _ask(self, what: str, query: Mapping[str, str], revision: str) -> tuple[Any, Mapping[str, str] | None]:
         """GET `what` of this repo from the API; return its JSON, and the query of the next page if there is one."""
@@ -158,7 +158,7 @@ class HuggingFaceSource:
         if revision != asked:
             return self._refusals.lost_commit(revision, asked)
         names: list[str] = []
-        with contextlib.suppress(CacheTaskError):  # a courtesy: the answer is known already
+        with contextlib.suppress(CacheTaskError):  # only for the hint: the error is known already
             refs, _ = self._read(self._get("refs", {"include_prs": "1"} if asked.startswith("refs/") else {}))
             names = _names_of_refs(refs)
         near = difflib.get_close_matches(asked, names, n=1)
@@ -174,7 +174,7 @@ def _endpoint(network: Network) -> str:
 
 
 def _names_of_refs(refs: object) -> list[str]:
-    """Return the names of what `refs` lists, as far as it is what the Hub answers and they can be shown."""
+    """Return the names of branches, tags and pull requests in `refs`; skip all that is malformed or unprintable."""
     kinds = [refs.get(kind) for kind in ("branches", "tags", "pullRequests")] if isinstance(refs, dict) else []
     found = [
         ref.get("name") for kind in kinds if isinstance(kind, list) for ref in kind[:1000] if isinstance(ref, dict)
@@ -183,19 +183,19 @@ def _names_of_refs(refs: object) -> list[str]:
 
 
 def _item(repo: str, item: object) -> Mapping[str, Any]:
-    """Return an item of a tree, which has a type and a path, whatever these are."""
+    """Return an item of a tree, whose type and path are texts; what these hold is not checked here."""
     if not isinstance(item, dict) or not isinstance(item.get("type"), str) or not isinstance(item.get("path"), str):
-        raise wrong_answer(repo, f"an item of the tree is {shown(item)}", "an object with type and path")
+        raise wrong_answer(repo, f"an item of the tree is {quoted(item)}", "an object with type and path")
     return item
 
 
 def _remote_file(repo: str, item: Mapping[str, Any]) -> RemoteFile:
-    """Read a tree item; an LFS file (Xet-backed ones are that too) has the sha256 of its bytes, others git's own."""
+    """Return a tree item as a RemoteFile. An LFS file (Xet-backed ones are too) has a sha256, others git's SHA-1."""
     path, lfs = item["path"], item.get("lfs")
     if lfs is None:
         digest = listed_digest(repo, path, "git-sha1", item.get("oid"))
     elif isinstance(lfs, dict):
         digest = listed_digest(repo, path, "sha256", lfs.get("oid"))
     else:
-        raise wrong_answer(repo, f"path {shown(path)}: lfs {shown(lfs)}", "an object")
+        raise wrong_answer(repo, f"path {quoted(path)}: lfs {quoted(lfs)}", "an object")
     return listed_file(repo, path=path, size=item.get("size"), version=digest.value, key=path, digest=digest)

@@ -27,15 +27,15 @@ _HEADERS = {
 def digest_of_head(
     head: Mapping[str, Any], bucket: str, look_at_parts: Callable[[int], Sequence[Mapping[str, Any]]]
 ) -> Digest | None:
-    """Return the digest of an object, or None where S3 offers nothing that can be checked.
+    """Return the digest of an object, or None where S3 tells nothing that bytes can be compared with.
 
-    One that is made of the ETag is a guess.
+    A digest that is read out of the ETag is a guess.
 
     Args:
         head: what HeadObject with ChecksumMode=ENABLED answered.
         bucket: its name: directory buckets (`--x-s3`) have ETags that are no digest at all.
-        look_at_parts: asked for the Size, and the checksums by the names of a HEAD, of each of N parts, where only a
-            composite checksum, or an MD5 of the parts' MD5s (`md5-N`), is there; () if they are not known.
+        look_at_parts: called with N where there is only a composite checksum, or an MD5 of the MD5s of N parts; returns
+            Size and checksums, named as in a HEAD, of each part, or () if they are not known.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
     """
@@ -90,7 +90,7 @@ def _parts(algorithm: str, kind: str, suffix: str, etag: str) -> int | None:
 
 
 def _hides_md5(head: Mapping[str, Any], bucket: str) -> bool:
-    """Whether the ETag is of no MD5: that of an encrypted object, or one in a directory bucket."""
+    """Return whether the ETag is no MD5: the object is encrypted, or in a directory bucket."""
     encrypted = str(head.get("ServerSideEncryption", "")).startswith("aws:") or "SSECustomerAlgorithm" in head
     return encrypted or bucket.endswith("--x-s3")
 

@@ -21,9 +21,9 @@ class Identity:
     """A credential and where it came from.
 
     Attributes:
-        origin: for people; "" for anonymous.
-        credentials: botocore's, perhaps refreshing themselves; None for anonymous.
-        session: botocore's, bound to them; makes clients under `SESSIONS` only.
+        origin: for messages; "" for anonymous.
+        credentials: botocore's, which may refresh themselves; None for anonymous.
+        session: botocore's, with these credentials; hold `SESSIONS` while it makes a client.
         region: as configured beside the credential or in the environment.
     """
 
@@ -76,7 +76,7 @@ def _with_keys(origin: str, key: str, secret: str, token: str | None, region: st
 
 
 def _chain(env: Mapping[str, str], region: str) -> Identity:
-    """Return what boto3's chain finds; the variables of `env` go first, as they do there."""
+    """Return what boto3's chain finds. Keys in `env` come first, as in that chain."""
     key, secret = env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")
     if key and secret:
         token = env.get("AWS_SESSION_TOKEN") or env.get("AWS_SECURITY_TOKEN")

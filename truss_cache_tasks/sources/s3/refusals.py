@@ -48,7 +48,7 @@ BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Th
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked and by whom: everything that a refusal can be explained with.
+    """What was asked and by whom, for the error of a refusal.
 
     Attributes:
         source: the entry's URI.
@@ -178,7 +178,7 @@ def translate_errors(asked: Asked) -> Iterator[None]:
     try:
         yield
     except aws.ClientError as error:
-        # Not `from error`: its text is the server's, who may quote the key that it got.
+        # Not `from error`: its text is the server's, which may quote the key that it got.
         if error.operation_name not in CALLS:  # of the token service, for a role
             raise credential_error(error) from None
         raise _refusal_of_client(asked, error.response) from None

@@ -1,14 +1,14 @@
-"""botocore's client, each of whose requests is an Exchange. Importing it imports botocore."""
+"""botocore's client, each of whose requests is bounded as an Exchange. Importing this imports botocore."""
 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import botocore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies
 
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.request import SourceRef
@@ -17,13 +17,13 @@ from truss_cache_tasks.network.exchange import UnreadableAnswer
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity
 
-CONNECTIONS = 32  # that are kept: as many as there are threads that look at objects
+CONNECTIONS = 32  # that are kept for reuse: as many as there are threads that ask about objects
 
 _REDIRECTS = (301, 302, 307)
 
 
 def open_client(identity: Identity, network: Network, source: SourceRef) -> Any:
-    """Return botocore's client for `source`, whose requests are bounded, and repeated by our rules alone.
+    """Return botocore's client for `source`; its requests are bounded, and botocore does not repeat them.
 
     Raises:
         ConfigError: the endpoint, the region or the certificates cannot be used.
@@ -36,7 +36,7 @@ def open_client(identity: Identity, network: Network, source: SourceRef) -> Any:
     )
     try:
         with SESSIONS:
-            # As awscli does it. No object's time is read, and dateutil takes longer for a page than S3 does.
+            # As awscli does. Nothing here reads the time of an object, and parsing it takes longer than S3 does.
             parsers = identity.session.get_component("response_parser_factory")
             parsers.set_parser_defaults(timestamp_parser=lambda text: text)
             client = identity.session.create_client(
@@ -59,33 +59,33 @@ def _endpoint(network: Network) -> str | None:
 
 
 class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no types
-    """Sends as botocore's own session does, with its proxies and certificates, over bounded connections."""
+    """Sends as botocore's own session does, by the proxies of `network`, over bounded connections."""
 
     def __init__(self, endpoint: str, verify: str | bool, network: Network) -> None:
         """Begin.
 
         Args:
-            endpoint: URL that decides about the proxy, as for botocore's own.
+            endpoint: URL whose proxy is used for all requests, as botocore does.
             verify: certificates, as botocore takes them.
         """
+        proxy = network.proxy_for(endpoint)  # botocore would read the environment, and ignore ALL_PROXY
         super().__init__(
             verify=verify,
-            proxies=get_environ_proxies(endpoint),
+            proxies={urlsplit(endpoint).scheme: proxy} if proxy else {},
             timeout=(network.limits.connect_s, network.limits.head_s),
             max_pool_connections=CONNECTIONS,
         )
-        self._pool_classes_by_scheme.update(
-            bounded_pools(network.limits, network.cancel)
-        )  # of all its pools, also behind proxies
+        # Of all pools that this session makes, also those of proxies.
+        self._pool_classes_by_scheme.update(bounded_pools(network.limits, network.cancel))
 
     def plug_into(self, client: Any) -> None:
-        """Let `client` of botocore send its requests here."""
+        """Let `client`, which is botocore's, send its requests by this session."""
         client.meta.events.register("before-send.s3", self._answer)
 
     def _answer(self, request: Any, event_name: str, **_: Any) -> Any:
         response = self.send(request)
         is_lost = response.status_code in _REDIRECTS and "x-amz-bucket-region" not in response.headers
-        # At any redirect botocore asks HeadBucket for the region; at one of that, the same again, without end.
+        # At a redirect botocore asks HeadBucket for the region. If that is redirected, it asks again, without end.
         if is_lost and event_name.endswith(".HeadBucket"):
             raise UnreadableAnswer("a redirect that names no region", "one that does")
         return response

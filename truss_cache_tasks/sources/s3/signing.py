@@ -1,6 +1,6 @@
-"""AWS Signature Version 4 of a GET in headers, for as many files as a prefix has.
+"""Signs GETs by AWS Signature Version 4, in headers.
 
-botocore signs the listings; one signature of its takes 0.2 ms, which is more than reading a small object does
+botocore signs the listings. For objects it takes too long: 0.2 ms a signature, more than to read a small object
 (docs/adr/0009). https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 """
 
@@ -27,7 +27,7 @@ class Keys(Protocol):
 
 
 def signed_headers(url: str, headers: Mapping[str, str], region: str, keys: Keys, now: float) -> dict[str, str]:
-    """Return `headers` and those that sign a GET of `url` with them. Others, such as Range, may be added unsigned.
+    """Return `headers` with those that sign a GET of `url`. Others, such as Range, may be added unsigned.
 
     Args:
         url: quoted as S3 wants it; its query, if it has one, is one `name=value`.

@@ -19,11 +19,11 @@ from truss_cache_tasks.model.listing import (
     FilePin,
     Listing,
     Location,
-    Pages,
+    PaginationGuard,
     Pins,
     RemoteFile,
     listed_file,
-    shown,
+    quoted,
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
@@ -35,9 +35,9 @@ from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity, identify
 from truss_cache_tasks.sources.s3.refusals import Asked, refusal_of_body, translate_errors
 from truss_cache_tasks.sources.s3.signing import signed_headers
 
-SIGNED_FOR_S = 600  # S3 takes a signed header for 15 minutes; clocks differ, and a request may wait its turn
-CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}  # a whole answer tells them, one of a range does not
-HEADS = 8  # requests side by side where only they know the parts of an object, or a pinned version
+SIGNED_FOR_S = 600  # S3 accepts a signature for 15 minutes; clocks differ, and a request may have to wait
+CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}  # asks for checksums; only an answer with the whole object has them
+HEADS = 8  # requests at once, for the parts of an object or for pinned files
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class S3Source:
             return under_prefix(below, self._source)
 
     def locate(self, file: RemoteFile) -> Location:
-        """Sign a GET of `file` anew at each call; `look` asks once (HEAD), and may raise SourceChanged."""
+        """Return a GET of `file` that is signed now; its `look` sends one HEAD, and may raise SourceChanged."""
         assert self._bucket is not None, "what is located was listed"
         url = f"{self._bucket.url}/{urllib.parse.quote(file.key, safe='/~')}"
         if file.version_id:
@@ -105,8 +105,8 @@ class S3Source:
             validator=etag,
             pins_version=bool(file.version_id),
             expires=expires,
-            look=partial(self._look, file),
-            digest_of=partial(self._digest_of, file),
+            fetch_digest=partial(self._fetch_digest, file),
+            digest_from_headers=partial(self._digest_from_headers, file),
         )
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
@@ -117,14 +117,14 @@ class S3Source:
 
     def _objects(self, prefix: str) -> Iterator[RemoteFile]:
         store = str(self._source)
-        pages = Pages(store)
+        pages = PaginationGuard(store)
         cursor: dict[str, str] = {}
         while True:
             page = self._page(Prefix=prefix, **cursor)
             found = self._files(page)
             yield from found
             token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
-            pages.take((file.key for file in found), token)
+            pages.check((file.key for file in found), token)
             if token:
                 cursor = {"ContinuationToken": token}
             elif page.get("IsTruncated"):
@@ -133,7 +133,7 @@ class S3Source:
                 return
 
     def _itself(self, key: str) -> Iterator[RemoteFile]:
-        """Yield the object named `key`, if there is one: of all keys that begin so it sorts first."""
+        """Yield the object named `key`, if there is one: of all keys with this prefix it sorts first."""
         page = self._page(Prefix=key, MaxKeys=1)
         yield from (found for found in self._files(page) if found.key == key)
 
@@ -150,9 +150,8 @@ class S3Source:
         return [_remote_file(str(self._source), found) for found in page.get("Contents", ())]
 
     def _pinned(self, pins: Sequence[FilePin]) -> list[RemoteFile]:
-        self._page(
-            Prefix=f"{self._source.prefix}/" if self._source.prefix else "", MaxKeys=1
-        )  # finds the bucket's region
+        # HEADs follow: this first listing makes botocore find the bucket's region.
+        self._page(Prefix=f"{self._source.prefix}/" if self._source.prefix else "", MaxKeys=1)
         with ThreadPoolExecutor(HEADS) as pool:
             found = list(pool.map(self._find, pins))
         return check_pins([file for file in found if file], pins, self._source)
@@ -171,7 +170,7 @@ class S3Source:
 
     # Looking at one object
 
-    def _look(self, file: RemoteFile) -> Digest | None:
+    def _fetch_digest(self, file: RemoteFile) -> Digest | None:
         if file in self._digests:
             return self._digests[file]
         client, _ = self._client()
@@ -179,7 +178,7 @@ class S3Source:
         etag = _plain(head.get("ETag"))
         if etag != file.version or head.get("ContentLength") != file.size:
             raise SourceChanged(
-                f"s3://{self._source.root}/{file.key}: replaced since it was listed (ETag {shown(etag)}, "
+                f"s3://{self._source.root}/{file.key}: replaced since it was listed (ETag {quoted(etag)}, "
                 f"listed {file.version})",
                 hint=RUN_AGAIN,
             )
@@ -187,8 +186,8 @@ class S3Source:
         self._digests[file] = digest
         return digest
 
-    def _digest_of(self, file: RemoteFile, headers: Mapping[str, str]) -> Digest | None:
-        """Read what a whole GET says as HEAD says it; a composite checksum costs requests for the parts."""
+    def _digest_from_headers(self, file: RemoteFile, headers: Mapping[str, str]) -> Digest | None:
+        """Return the digest that the headers of a whole GET tell; for a composite one its parts are asked for too."""
         client, _ = self._client()
         head = {**head_of_answer(headers), "ContentLength": file.size}
         return digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
@@ -209,13 +208,17 @@ class S3Source:
         return head
 
     def _look_at_parts(self, client: Any, file: RemoteFile, count: int) -> Sequence[Mapping[str, Any]]:
-        """Return the exact Size of each of the `count` parts of `file`, () if they cannot be learnt.
+        """Return the exact Size of each of the `count` parts of `file`; () if they cannot be learnt.
 
-        Beside it stand the checksums of the part where the store tells them: S3 itself does, either way.
+        With it come the checksums of the part where the store tells them, as S3 does.
 
-        Equal sizes are not assumed: a wrong guess would call good bytes corrupt. The first HEAD shows whether the store
-        knows parts at all (one that does not might answer `?attributes` with the whole object). GetObjectAttributes
-        tells a thousand parts at once, but is a permission of its own and not everywhere; more HEADs need none.
+        1. HEAD of the first part: shows whether the store knows parts at all. One that does not may answer
+           GetObjectAttributes with the whole object.
+        2. GetObjectAttributes: tells a thousand parts at once, but needs a permission of its own, and not every store
+           has it.
+        3. HEAD of each other part: needs no further permission.
+
+        Equal sizes are not assumed: with wrong sizes good bytes would be taken for corrupt ones.
         """
         from botocore.exceptions import ClientError
 
@@ -237,7 +240,7 @@ class S3Source:
                 return [first, *pool.map(look, range(2, count + 1))]
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-                    raise  # for now, not for ever: without sizes the file would stay unverified
+                    raise  # transient: to go on without sizes would leave the file unverified
                 return ()
 
     def _where(self, file: RemoteFile) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Does a value under `secrets:` look like a real secret, or like the placeholder of a template?"""
+"""Tell a real secret under `secrets:` from the placeholder of a template."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _PLACEHOLDER = re.compile(
 )
 _TEMPLATE = re.compile(r"[<>{}$*…]|\.\.\.")
 _KNOWN = re.compile(r"(hf_|api_org_|ghp_|github_pat_|sk-|AKIA|ASIA|ya29\.|glpat-|xox[abp]-)[\w.-]{8,}")
-_SHORTEST = 16  # characters of an unknown kind of secret
+_SHORTEST = 16  # characters of a secret without a known prefix
 
 
 def looks_real(text: str) -> bool:
-    """Tell a likely secret from a placeholder; when in doubt, a placeholder: a warning that cries wolf is not read.
+    """Return whether `text` is likely a secret and no placeholder. False when in doubt, to avoid false warnings.
 
     >>> looks_real("hf_" + "aB3" * 11), looks_real("hf_xxxxxxxxxxxxxxxx"), looks_real("ENTER HF API KEY HERE")
     (True, False, False)
@@ -32,6 +32,6 @@ def looks_real(text: str) -> bool:
 
 
 def _spelled_out(body: str) -> bool:
-    """Tell `your_token_here` from random characters, which mix digits or both cases."""
+    """Return whether `body` is words like `your_token_here`: random characters have digits or both cases."""
     one_case = body == body.lower() or body == body.upper()
     return one_case and not re.search(r"\d", body) and bool(_PLACEHOLDER.search(body))

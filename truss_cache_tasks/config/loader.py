@@ -1,4 +1,4 @@
-"""config.yaml -> Config: the one way in."""
+"""Load a config.yaml into a Config."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from truss_cache_tasks.config.collisions import refuse_collisions
-from truss_cache_tasks.config.document import duplicates, find_config, read_document
+from truss_cache_tasks.config.document import find_config, find_duplicate_keys, read_document
 from truss_cache_tasks.config.entries import Config, Entry
 from truss_cache_tasks.config.fields import Value, printable
-from truss_cache_tasks.config.literals import looks_real
-from truss_cache_tasks.config.model_cache import Context, read_model
+from truss_cache_tasks.config.model_cache import ConfigContext, read_model
 from truss_cache_tasks.config.names import name_entries
+from truss_cache_tasks.config.placeholders import looks_real
 from truss_cache_tasks.config.settings import HUB_VARIABLES
 from truss_cache_tasks.config.weights import read_weights
 
 _LISTS = ("model_cache", "hf_cache", "weights")
 _READ = (*_LISTS, "data_dir", "environment_variables")
-# Typing mistakes of the keys that would otherwise make a config silently empty.
-_ALMOST = {"modelcache": "model_cache", "modelcaches": "model_cache", "hfcache": "hf_cache", "weight": "weights"}
+# A misspelt key would otherwise give an empty config without a word; keys without `-`, `_` and spaces.
+_MISSPELT = {"modelcache": "model_cache", "modelcaches": "model_cache", "hfcache": "hf_cache", "weight": "weights"}
 
 
 def load_config(path: str | Path) -> Config:
@@ -36,7 +36,7 @@ def load_config(path: str | Path) -> Config:
     if root is None:
         return Config(file, ())
     members = root.members(strict=_READ.__contains__)
-    context = Context(file, _data_dir(members.get("data_dir"), file.parent), _hub_env(members, file.parent))
+    context = ConfigContext(file, _data_dir(members.get("data_dir"), file.parent), _hub_env(members, file.parent))
     entries = _entries(members, context)
     refuse_collisions(entries)
     context.warnings += _warnings(root, members)
@@ -45,7 +45,7 @@ def load_config(path: str | Path) -> Config:
     return Config(file, named, tuple(context.warnings))
 
 
-def _entries(members: dict[str, Value], context: Context) -> list[Entry]:
+def _entries(members: dict[str, Value], context: ConfigContext) -> list[Entry]:
     models, alias, weights = (members.get(name) for name in _LISTS)
     if models and alias:
         alias.fail(f"`model_cache` on line {models.line} is the same thing", "Keep `model_cache`, remove `hf_cache`.")
@@ -58,7 +58,7 @@ def _entries(members: dict[str, Value], context: Context) -> list[Entry]:
 
 
 def _items(value: Value | None, example: str, *, one: bool) -> list[Value]:
-    """Return the items of a list; with `one`, a mapping is one item (the Truss guide writes it so)."""
+    """Return the items of a list; with `one`, a mapping counts as a list of one item, as in the Truss guide."""
     if value is None or value.is_null:
         return []
     if one and value.is_mapping:
@@ -69,7 +69,7 @@ def _items(value: Value | None, example: str, *, one: bool) -> list[Value]:
 
 
 def _data_dir(value: Value | None, folder: Path) -> Path:
-    """Return the Truss's data folder, absolute; Truss's default is `data`."""
+    """Return the absolute path of the Truss's data folder; Truss's default is `data`."""
     if value is None or value.is_null:
         return folder / "data"
     return Path(os.path.normpath(folder / value.string()))
@@ -90,17 +90,17 @@ def _hub_env(members: dict[str, Value], folder: Path) -> tuple[tuple[str, str], 
 
 def _warnings(root: Value, members: dict[str, Value]) -> list[str]:
     found = []
-    for line, key, first in duplicates(root, skip=_LISTS):
+    for line, key, first in find_duplicate_keys(root, skip=_LISTS):
         found.append(f"{root.file}:{line}: {printable(key)}: given twice, first on line {first}; the last one wins")
     for name, member in members.items():
-        meant = _ALMOST.get(name.lower().replace("-", "").replace("_", "").replace(" ", ""))
+        meant = _MISSPELT.get(name.lower().replace("-", "").replace("_", "").replace(" ", ""))
         if meant and name not in _READ:
             found.append(f"{member.where}: not read; did you mean {meant}?")
     return found + _literal_secrets(members.get("secrets"))
 
 
 def _literal_secrets(secrets: Value | None) -> list[str]:
-    """Warn of values that look real. They are never used, and never shown."""
+    """Return a warning for each value under `secrets:` that looks like a real secret; none shows the value."""
     if secrets is None or not secrets.is_mapping:
         return []
     message = "looks like a real secret; it is never used from here, keep it out of the file and write null"
