@@ -131,6 +131,13 @@ def test_a_row_that_would_take_another_ones_place_is_refused() -> None:
     assert find_store("shelf") is None
 
 
+@pytest.mark.parametrize("folder", ["/srv", "../up", "a/../b", "a//b", "a/", "."])
+def test_a_row_whose_folder_is_not_below_the_model_cache_is_refused(folder: str) -> None:
+    with pytest.raises(ValueError, match="is no folder of the model cache"):
+        register_store(dataclasses.replace(SHELF, cache_folder=folder))
+    assert find_store("shelf") is None
+
+
 class ShelfPlace:
     """The contract's view of one shelf."""
 

@@ -264,11 +264,13 @@ def register_store(store: Store) -> None:
     """Add a row, from now on and for the whole process, before a config is read that uses it.
 
     Raises:
-        ValueError: a scheme or the kind is taken, or its URIs name no buckets: the layouts of repos and folders are
-            those of the Hub and of `file://`.
+        ValueError: a scheme or the kind is taken; `cache_folder` is no folder below the model cache; or its URIs name
+            no buckets: the layouts of repos and folders are those of the Hub and of `file://`.
     """
     if not store.is_bucket:
         raise ValueError(f"{store.scheme}://: a registered store has URIs that name a bucket and a prefix")
+    if store.folder and not {"", ".", ".."}.isdisjoint(store.folder.split("/")):
+        raise ValueError(f"{store.scheme}://: cache_folder {store.folder!r} is no folder of the model cache")
     for scheme in store.schemes:
         if scheme in _rows:
             raise ValueError(f"{scheme}:// is registered already, for {_rows[scheme].opens}")
