@@ -90,7 +90,7 @@ def fetch(
         names: which entries, by name; None: all.
         reporter: called with every event of `truss_cache_tasks.events`, from several threads; those about one entry
             have its name. An exception that it raises ends the run of that entry, and is raised here after the other
-            entries ended.
+            entries ended. It must not fetch that entry itself: it would wait for its own lock.
         model_cache_dir: in place of /app/model_cache; TRUSS_MODEL_CACHE_DIR takes precedence.
 
     Returns:
