@@ -95,7 +95,7 @@ def refuse_case_clashes(root: CacheRoot, plan: Plan) -> None:
     clash = case_clashes(plan.files)
     if clash and root.records.exists() and root.records.with_name(root.records.name.upper()).exists():
         raise Collision(
-            f"{plan.request.source}: {clash[0]!r} and {clash[1]!r} are one file on this disk, which is case-insensitive",
+            f"{plan.request.source}: {clash[0]!r} and {clash[1]!r} are one file on this case-insensitive disk",
             hint="Drop one of them with ignore_patterns, or use a case-sensitive disk.",
         )
 
