@@ -1,1 +1,1 @@
-"""Request + Listing -> Plan: values in, values out, no I/O at all."""
+"""Values and rules, without I/O: requests and keys, listings, patterns, plans, digests, records, status."""

@@ -1,8 +1,8 @@
 """Compute the store's digest of a file and our xxh3-128, in one pass over chunks in memory.
 
-Our xxh3-128 of a file is that of the joined xxh3-128 of its blocks, so that parts that come in any order are hashed
-once; for a file of at most one block it is the plain one. The CRC of a file follows from those of its parts too. Every
-other digest takes the bytes in order.
+Our xxh3-128 of a file is the xxh3-128 of the joined xxh3-128 of its blocks. So each part is hashed once, in whatever
+order the parts come. For a file of at most one block it is the plain xxh3-128 of the bytes. The CRC of a file follows
+from those of its parts too. Every other digest takes the bytes in order.
 
 The store's digest is of the whole file or, as S3's composite ones, of the joined raw digests of its consecutive pieces;
 a CRC's raw digest is its big-endian bytes
@@ -45,7 +45,7 @@ class Piece(NamedTuple):
 def pieces_of(want: Digest, size: int) -> list[Piece]:
     """Return the 1..N consecutive pieces of a file of `size` bytes that the digest `want` is computed from.
 
-    Bytes beyond the last part count as one more piece, so that they never match.
+    Bytes beyond the last part count as one more piece, so that a file that is too long never matches.
 
     >>> pieces_of(Digest("crc32", "", (3, 3)), 7)
     [Piece(start=0, end=3), Piece(start=3, end=6), Piece(start=6, end=7)]
@@ -74,7 +74,7 @@ def find_wrong_pieces(want: Digest, raws: Sequence[bytes]) -> list[int]:
 
 
 class Span:
-    """Hashes consecutive bytes of a file, which begin at a block: the xxh3-128 of each block, and CRCs.
+    """Hashes consecutive bytes of a file, the first of which begins a block: the xxh3-128 of each block, and CRCs.
 
     What comes before and after these bytes does not matter; `xxh3` and `combine_crcs` join spans to a file.
     """
@@ -155,7 +155,7 @@ def combine_crcs(want: Digest, pieces: Iterable[Piece], spans: Iterable[Span]) -
     """Return the raw CRC of each of `pieces`, computed from the CRCs of the spans.
 
     Args:
-        want: a CRC; its algorithm counts.
+        want: a CRC; only its algorithm is used.
         pieces: all of a file, in order.
         spans: all of the file, in order; each was made with the `ends` of these pieces.
     """
@@ -180,7 +180,7 @@ class SequentialDigests:
         """Begin before the first piece.
 
         Args:
-            want: its algorithm counts.
+            want: only its algorithm is used.
             size: of the file.
             pieces: some or all of it, in order.
 
@@ -265,7 +265,7 @@ class Hasher:
         return self.seen == self.size and self.digest() == self.want
 
 
-_CRCS = {"crc32": ">I", "crc32c": ">I", "crc64nvme": ">Q"}  # and the struct formats of their raw digests
+_CRCS = {"crc32": ">I", "crc32c": ">I", "crc64nvme": ">Q"}  # algorithm -> struct format of its raw digest
 
 
 def _crc_function(name: str) -> Callable[[Any, int], int]:

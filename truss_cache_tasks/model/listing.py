@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from truss_cache_tasks.errors import WrongAnswer
 
-DIGITS = {"sha256": 64, "git-sha1": 40, "sha1": 40, "md5": 32, "crc32": 8, "crc32c": 8, "crc64nvme": 16}  # of hex
+DIGITS = {"sha256": 64, "git-sha1": 40, "sha1": 40, "md5": 32, "crc32": 8, "crc32c": 8, "crc64nvme": 16}  # hex digits
 _MOST_PAGES_WITHOUT_NEWS = 1000  # in a row; the filter of a store may empty some pages, but not so many
 
 _VERSION = re.compile(r"[!-~]+")  # becomes part of headers and URLs
@@ -157,7 +157,7 @@ class Location:
         return f"Location({self.url.partition('?')[0]!r}, headers=***)"
 
 
-# Checks of what a server said
+# Checks of a server's answer
 
 
 def listed_file(

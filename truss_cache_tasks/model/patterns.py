@@ -27,7 +27,7 @@ def select(
         paths: N relative POSIX paths, in any order.
         allow: patterns, any of which keeps a path; None keeps all N, [] keeps 0.
         ignore: patterns, any of which drops a path that `allow` kept.
-        prefix: of a bucket entry; a pattern that literally begins with it and `/` is read on the full key.
+        prefix: of a bucket entry; a pattern that literally begins with it and `/` is matched on the full key.
         dialect: what `*` crosses; in both, a trailing `/` means the whole folder.
 
     Returns:

@@ -24,7 +24,7 @@ class PlannedFile:
     Attributes:
         file: as the store lists it.
         path: where it will be visible, relative to the cache root, POSIX, safe.
-        content_id: names these bytes: equal ids are equal bytes (never the other way round).
+        content_id: names these bytes: equal ids are equal bytes (equal bytes may have different ids).
         origin: the object that they come from, without its version.
     """
 
@@ -91,7 +91,7 @@ def content_id(source: SourceRef, file: RemoteFile) -> ContentId:
         return ContentId(f"{file.digest.algorithm}:{file.digest.value}")
     if file.encoding:
         return ContentId(f"{origin(source, file)}@{file.version} decoded")
-    if source.store.is_local:  # the same words mean another file beside another config
+    if source.store.is_local:  # the same URI beside another config may name another file
         return ContentId(f"file:{hashlib.sha256(file.key.encode()).hexdigest()[:16]}@{file.version}")
     return ContentId(f"{origin(source, file)}@{file.version}")
 

@@ -24,7 +24,10 @@ def digest_text(digest: Digest | None, encoding: str = "") -> str:
 
 
 def parse_digest(text: str) -> Digest | None:
-    """Return the digest that `digest_text` wrote; None for "" and for one that the visible bytes alone do not have."""
+    """Return the digest that `digest_text` wrote; None for "", and for `-composite` and `-gzip` ones.
+
+    The visible bytes alone do not have those: the first needs the sizes of the parts, the second is of other bytes.
+    """
     algorithm, _, value = text.partition(":")
     return Digest(algorithm, value) if value and not algorithm.endswith(("-composite", "-gzip")) else None
 
@@ -109,7 +112,7 @@ class Claim:
 
     Attributes:
         request: the request key; `form` its canonical form, so that a change can be named.
-        fingerprint: of the credential file that got it, or None.
+        fingerprint: of the credential file that the files were read with, or None.
         when: seconds since the epoch, UTC.
         config, host: whose claim it is, for people.
         cleaned: `clean` removed its bytes: the next run resolves again and re-hashes what it reuses.

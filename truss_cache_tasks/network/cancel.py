@@ -1,4 +1,7 @@
-"""Tokens that cancel work: checked before each step and during each wait. A no-op imports this, and not `retry`."""
+"""Tokens that cancel work: checked before each step and during each wait.
+
+A run without work imports this module, and not `retry`.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class StopPoll:
         self.check()
 
 
-NEVER = StopPoll()  # cancels nothing
+NEVER = StopPoll()  # is never cancelled
 
 
 class Breakable(Protocol):
@@ -105,7 +108,7 @@ class WorkerToken:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Mark the thread as waiting for the block, so that another one may work meanwhile."""
+        """Mark the thread as waiting while the block runs, so that another thread may work meanwhile."""
         self.is_waiting = True
         try:
             yield

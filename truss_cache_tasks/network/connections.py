@@ -152,7 +152,7 @@ class _BoundedResponse(_LimitedResponse):
     def begin(self) -> None:
         super().begin()
         while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
-            self.headers = None  # type: ignore[assignment]  # else http.client takes them for read, and does nothing
+            self.headers = None  # type: ignore[assignment]  # while they are set, http.client's `begin` does nothing
             super().begin()
         self._exchange.begin_body(self.status)
 
@@ -174,7 +174,7 @@ class _BreakableConnection(_TunnellingConnection):
     """
 
     token: WorkerToken | None = None  # of the worker that it serves
-    is_answering = False  # a request was sent, and its answer is not given back
+    is_answering = False  # a request was sent, and its Answer is not closed yet
     _second: socket.socket | None = None
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -187,7 +187,7 @@ class _BreakableConnection(_TunnellingConnection):
         sock = connect(self._dns_host, self.port, self.timeout, self.socket_options or (), self.token)
         try:
             self._second = sock.dup()
-            self.token.check()  # a cancel that came before there was a second descriptor
+            self.token.check()  # a cancel before there was a second descriptor shut nothing down
         except BaseException:
             sock.close()
             raise
@@ -211,7 +211,7 @@ class _BreakableConnection(_TunnellingConnection):
             super().close()
         finally:
             # http.client closes a connection as soon as it reads `Connection: close`, and the answer still reads the
-            # socket. Until that answer is given back, a cancel needs the second descriptor.
+            # socket. Until that Answer is closed, a cancel needs the second descriptor.
             if not self.is_answering:
                 second, self._second = self._second, None
                 if second is not None:
@@ -248,7 +248,7 @@ class ConnectionPool(HTTPConnectionPool):
         parts, target = parse_url(url), request_target(url)
         tunnels = connection_requires_http_tunnel(self.proxy, self.proxy_config, parts.scheme)
         if self.proxy is not None and not tunnels:
-            # http.client would make the Host of the target, with the user and the password that its URL may have.
+            # http.client would take the Host from the target, together with a user and a password in its URL.
             headers = {"Host": parts.netloc or "", **headers, **self.proxy_headers}
             target = f"{parts.scheme}://{parts.netloc}{target}"
         connection: _BreakableConnection = self._get_conn()  # type: ignore[assignment]  # ours, by ConnectionCls
@@ -300,7 +300,7 @@ class Answer:
         """Begin where the headers end.
 
         Args:
-            sock: of the connection, which no longer has it where the server closes it after the body.
+            sock: of the connection. `connection.sock` is None by now where the server closes it after the body.
         """
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers  # type: ignore[assignment]  # has all of a Mapping
@@ -333,7 +333,7 @@ class Answer:
         """Put the next bytes into `buffer`; return how many, 0 at the end.
 
         Args:
-            stall_s: that a read may last without one byte, in seconds.
+            stall_s: seconds that a read may last without one byte.
             overhead: bytes that may come beside those of the body: chunk sizes.
         """
         response = self._response

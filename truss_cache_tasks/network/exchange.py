@@ -52,7 +52,7 @@ class ExchangeLimits:
     retry: RetryLimits = field(default_factory=RetryLimits)
 
     def body(self, status: int) -> int:
-        """Return how long the body of an answer with `status` may be."""
+        """Return how many bytes the body of an answer with `status` may have."""
         return self.page if 200 <= status < 300 else self.refusal
 
 
@@ -70,7 +70,7 @@ class UnreadableAnswer(Exception):
 
 
 class Exchange:
-    """The clock and the counter of one request, and of those that it is redirected to."""
+    """Limits the time and the bytes of one request and of the requests that its redirects lead to."""
 
     def __init__(self, limits: ExchangeLimits, cancel: CancelToken) -> None:
         self.limits = limits
@@ -90,7 +90,7 @@ class Exchange:
         self._in_body = True
         self._phase_ends = now + self.limits.stall_s
         most = self._most = self.limits.body(status)
-        self._room = most + most // 8 + 8192  # on the wire: chunks have lengths, and a buffer reads ahead
+        self._room = most + most // 8 + 8192  # on the wire: chunk sizes come too, and a buffer reads ahead
         self._last_read, self._floor = now, RateFloor(self.limits.floor, self.limits.floor_s)
 
     def left_s(self) -> float:
@@ -121,7 +121,7 @@ class Exchange:
             self._watch_floor(size)
 
     def received_unknown(self) -> None:
-        """Take note of a read of the head whose size is not known, so that a head of endless reads is refused too."""
+        """Take note of a read of the head whose size is not known, so that a head without an end is refused too."""
         if not self._in_body:
             self.received(_UNKNOWN_READ)
 
@@ -247,7 +247,7 @@ def decode_body(chunks: Iterable[bytes], encoding: str, most: int) -> bytes:
 
 
 def _inflated(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
-    """Yield what `chunks` unpack to, in pieces of up to `most` + 1 bytes."""
+    """Yield what `chunks` unpack to, in pieces of at most `most` + 1 bytes, and of at most 1 MiB + 1."""
     inflate = zlib.decompressobj(wbits=31)
     try:
         for chunk in chunks:

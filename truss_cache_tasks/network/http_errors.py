@@ -23,7 +23,7 @@ def network_errors(subject: str, host: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UnicodeError, urllib3.exceptions.LocationValueError) as exc:  # an empty or too long label, a blank
+    except (UnicodeError, urllib3.exceptions.LocationValueError) as exc:  # an empty or too long label, or a blank
         raise PermanentError(f"{subject}: {host[:60]}: no host can have this name", hint="Check the endpoint.") from exc
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
         causes = tuple(_causes(exc))
@@ -57,7 +57,7 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 def _words(causes: tuple[BaseException, ...]) -> str:
-    """Return what happened in a few words: by the innermost cause that `_WORDS` or the system names."""
+    """Return what happened in a few words: those of the innermost cause that has some, in `_WORDS` or in `strerror`."""
     for cause in reversed(causes):
         for kind, words in _WORDS.items():
             if isinstance(cause, kind):

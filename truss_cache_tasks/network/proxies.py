@@ -25,6 +25,6 @@ def proxy_status(error: BaseException | None) -> int | None:
 
 
 def proxy_refuses(what: str, status: int) -> PermanentError:
-    """Return the error for the refusal of a proxy: 407, or 401 of some."""
+    """Return the error for the refusal of a proxy; most answer 407, some 401."""
     hint = "Check the proxy and its password in HTTPS_PROXY."
     return PermanentError(f"{what}: the proxy refuses ({status})", hint=hint)

@@ -37,9 +37,9 @@ class Action(Enum):
 
 
 class Relocate(IntEnum):
-    """Which locations a status may mean to be out of date: those are asked for again at once, before the action.
+    """Which locations may be out of date after a status. These are asked for again at once, before the action.
 
-    Each member holds for the locations of the members before it, too.
+    Each member includes the locations of the members before it.
     """
 
     NEVER = 0
@@ -64,7 +64,7 @@ class StatusRule:
 
 
 STATUS_RULES: Mapping[int, StatusRule] = {
-    400: StatusRule(action=Action.EXPLAIN, relocate=Relocate.EXPIRING),  # S3 says ExpiredToken so
+    400: StatusRule(action=Action.EXPLAIN, relocate=Relocate.EXPIRING),  # S3's status for ExpiredToken
     401: StatusRule(action=Action.EXPLAIN, relocate=Relocate.ANY),
     403: StatusRule(action=Action.EXPLAIN, relocate=Relocate.EXPIRING),
     404: StatusRule(action=Action.EXPLAIN, relocate=Relocate.REDIRECTED),
@@ -170,7 +170,7 @@ class RetryBudget:
             retry_after: seconds that the server asks for.
         """
         limits = self._limits
-        self._cancel.check()  # first: a connection that was shut down by a cancel fails in some way too
+        self._cancel.check()  # first: a cancel shuts the connection down, and `error` may be of that
         now = time.monotonic()
         if not self._failures or have - self._had >= limits.progress:
             self._failures, self._had, self._began = 0, have, now

@@ -69,7 +69,7 @@ class BufferReader:
         """Begin where no other buffer holds bytes of the body.
 
         Args:
-            stall_s: that a read may last without a byte, in seconds.
+            stall_s: seconds that a read may last without one byte.
         """
         sock.settimeout(stall_s)
         self._sock = sock

@@ -36,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the classes of `__all__` when one is first used: a no-op uses none, and making them takes 5 ms."""
+    """Import the classes of `__all__` on first use: a run without work uses none, and defining them takes 5 ms."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from truss_cache_tasks.network import settings
@@ -56,21 +56,21 @@ def pull(
     """Fetch the bytes of `jobs` into their partials; yield each job's result, in the order in which they finish.
 
     Args:
-        jobs: taken one by one, in the caller's thread and inside `next()` of the result, and only when fewer than
-            `limits.files` were taken and not yet yielded: taking one may open a temporary or wait for a lock.
+        jobs: taken one by one, in the caller's thread, inside `next()` of the result, and only while fewer than
+            `limits.files` jobs are taken and not yet yielded. Taking one may open a partial or wait for a lock.
         reporter: told, from worker threads, of Received, Retrying, Verified and Warned.
-        cancel: asked some times a second in the caller's thread; what it raises ends this pull alone.
+        cancel: checked several times a second in the caller's thread; what `check` raises ends this pull only.
         limits: how much is done at once, and for how long; None for the defaults.
         network: proxies and certificates; None for no proxy and the system's certificates.
 
     Yields:
         One Done or Failed for each job that was taken. After Done the partial is exactly `file.size` bytes long and has
         the store's digest, and is synced. A partial is never written to after its job was yielded, nor after the
-        iterator ended or was closed; no thread is left then, save one that hangs inside `Job.locate`.
+        iterator ended or was closed; then no thread is left, except one that hangs in `Job.locate`.
 
     Raises:
-        Stopped: `cancel` was cancelled. Or `stop()` was called and jobs may be left that were not taken; those that ran
-            were yielded as Failed(Stopped).
+        Stopped: `cancel` was cancelled, or `stop()` was called before all of `jobs` was taken. After `stop()`, the jobs
+            that ran are yielded first, as Failed(Stopped).
         Exception: what `jobs`, `reporter` or a callable of a job raises, if that is no CacheTaskError.
 
     May be called from many threads at once; closing the iterator cancels its jobs.

@@ -47,7 +47,7 @@ from truss_cache_tasks.transfer.limits import Limits
 
 _EARLY_S = 5.0  # a location this near to its expiry is asked for again
 _POLL_S = 0.05
-_REDIRECT_FAILURES = 3  # of targets of redirects; after these each part asks the location itself
+_REDIRECT_FAILURES = 3  # of redirects' targets; after these, each part asks the location itself
 
 
 class LocationCache:
@@ -77,7 +77,7 @@ class LocationCache:
             self._lock.release()
 
     def follow(self, redirected: Location) -> None:
-        """Return `redirected`, where the redirects led, from `get` from now on."""
+        """Let `get` return `redirected`, where the redirects led, from now on."""
         with self._lock:
             if self._location is not None and self._failures < _REDIRECT_FAILURES:
                 self._redirected = redirected
@@ -118,7 +118,7 @@ class LocationCache:
 
 
 class Task(Protocol):
-    """What is attempted."""
+    """The work that `run_attempts` repeats."""
 
     @property
     def have(self) -> int:
@@ -211,7 +211,7 @@ def prove_access(
     limits: Limits,
     network: Network,
 ) -> None:
-    """Return if `file` can be read now; see `transfer.probe`."""
+    """Raise an error unless `file` can be read now; see `transfer.probe`."""
     process = this_process()
     token = process.new_token()
     try:

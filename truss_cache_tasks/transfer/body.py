@@ -1,4 +1,4 @@
-"""What a read of a location gives, http(s) or `file:`: a Body, or one of three errors.
+"""What a read of a location, http(s) or `file:`, returns or raises: a Body, or one of three errors.
 
 TransientError is retried; after BadResponse the bytes in question are fetched once more; HttpStatusError follows the
 table of `network.retry`. Any other error is final. LocalBody is the Body of a `file:` location, which is the only path
@@ -32,7 +32,7 @@ class Body(Protocol):
         """Put the next bytes into `buffer`; return how many, 0 at the end.
 
         Raises:
-            TransientError: the connection failed, or the end came before it was announced.
+            TransientError: the connection failed, or the body ended before its announced end.
         """
         ...
 

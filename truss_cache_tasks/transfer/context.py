@@ -1,4 +1,4 @@
-"""What the code of a pull works with: a TransferContext, and the ProcessState that all pulls of a process share."""
+"""The TransferContext that each worker is given, and the ProcessState that all pulls of a process share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ProcessState:
         self._in_use = 0  # connections
         self._limiters: dict[str, ConcurrencyLimiter] = {}  # by host
         self._buffers: list[memoryview] = []  # that nothing uses now; `pop` and `append` are one step each
-        self._paid_until = 0.0  # when the bytes that came so far are within `max_rate`
+        self._paid_until = 0.0  # from then on, the bytes received so far are within `max_rate`
 
     def stop(self) -> None:
         """End every job soon. Takes no lock: it runs in signal handlers."""
@@ -52,15 +52,15 @@ class ProcessState:
             token.cancel()
 
     def new_token(self) -> WorkerToken:
-        """Return the token of one worker, which `stop` cancels; discard it from `tokens` in the end."""
+        """Return the token of one worker, which `stop` cancels. When the worker ends, discard it from `tokens`."""
         token = WorkerToken()
         self.tokens.add(token)
-        if self.stopping:  # asked after the add: whichever comes first, the work ends
+        if self.stopping:  # checked after the add: an earlier `stop` is seen here, a later one finds the token
             token.cancel()
         return token
 
     def allowed(self, host: str | None) -> int:
-        """Return how many connections `host` may have; None, for a host that the first worker has to learn, may have 1.
+        """Return how many connections `host` may have; 1 for None, a host that is not known before the first request.
 
         Reads without the lock, on purpose: a limiter may allow more or fewer a moment later anyway.
         """
@@ -91,11 +91,11 @@ class ProcessState:
             with self._slots:
                 self._in_use -= 1
                 limiter.in_use -= 1
-                self._slots.notify(len(self._limiters))  # some wait for other hosts; one that is missed polls
+                self._slots.notify(len(self._limiters))  # they wait for different hosts; one that is not notified polls
 
     @contextmanager
     def buffer(self, size: int) -> Iterator[memoryview]:
-        """Lend `size` bytes of memory for the block. They are kept: there is as much as was ever in use at once."""
+        """Lend `size` bytes of memory for the block; keep them for later: as many buffers as were ever lent at once."""
         try:
             lent = self._buffers.pop()
         except IndexError:
@@ -108,7 +108,7 @@ class ProcessState:
             self._buffers.append(lent)
 
     def overloaded(self, host: str) -> None:
-        """Take note that `host` has too many connections, or loses them."""
+        """Allow `host` fewer connections: it answered that it has too many, or one of them was lost."""
         with self._slots:
             if host in self._limiters:
                 self._limiters[host].overloaded(time.monotonic())
@@ -157,7 +157,7 @@ def this_process() -> ProcessState:
 def stop() -> None:
     """Make every pull of this process end soon: running jobs come as Failed(Stopped), no further one begins.
 
-    Safe in a signal handler. It lasts: a pull that begins later raises Stopped at once.
+    Safe in a signal handler. It stays so until `reset`: a pull that begins later raises Stopped at once.
     """
     _process.stop()
 

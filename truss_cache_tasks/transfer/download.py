@@ -63,7 +63,7 @@ class Download:
         self._workers: set[DownloadWorker] = set()
         self._is_open = False  # an answer came: further workers may begin
         self._is_closed = False  # no further worker may begin
-        self._refetched: set[Piece] = set()  # that were fetched again; a second time is an error
+        self._refetched: set[Piece] = set()  # pieces that were fetched again; a second time is an error
         self._repeated: set[Piece] = set()  # parts whose request was repeated after a 416; a second time is an error
 
     # -- for the scheduler
@@ -141,7 +141,7 @@ class Download:
         if (body.start, body.end) != (part.at, part.end):  # this server ignores ranges
             partial.is_uncut = True
             self.start_over(worker, [partial.whole])
-            worker.check()  # fails if another worker got such an answer too, and started over with that
+            worker.check()  # raises if another worker got such an answer first, and superseded this one
         partial.validator = location.validator or body.validator or partial.validator
         if location.digest_from_headers is not None and (body.start, body.end) == partial.whole:
             partial.expect(location.digest_from_headers(body.headers))
@@ -161,7 +161,7 @@ class Download:
             offset, size = part.at, len(chunk)
             part.at += size
             partial.have += size
-        # Before anything can raise: `have` counts these bytes, and the Reporter has to know of all that it counts.
+        # Before anything can raise: the Reporter must be told of all bytes that `have` counts.
         self._context.reporter(Received(path=self.job.file.path, size=size))
         partial.hash_in_order(part, chunk, offset, buffer, worker.context.token.check)
 
@@ -205,8 +205,8 @@ class Download:
         """Forget the bytes of the parts that hold bytes of `pieces`.
 
         1. Take all parts away, so that no worker gets one, and mark the other workers as superseded.
-        2. Cancel these and wait for their writes. This loses no work where parts are kept: those are complete, since
-           pieces are found wrong once all of the file is there.
+        2. Cancel these and wait for their writes. Where parts are kept this loses no work: then single pieces are
+           wrong, which is found only when all parts are complete.
         3. Revoke the lost parts in the journal.
         4. Put the parts back, the lost ones without a byte, and give `worker` the first of these.
         """
@@ -252,7 +252,7 @@ class DownloadWorker:
         run_attempts(self, download.job.file, download.locations, download.job.explain, self.context)
 
     def check(self) -> None:
-        """Raise Stopped if it is superseded or cancelled. Hold the file's lock, so that it stays true afterwards."""
+        """Raise Stopped if it is superseded or cancelled. It cannot become superseded while the file's lock is held."""
         if self.superseded:
             raise Stopped("the file starts over")
         self.context.token.check()
@@ -289,7 +289,7 @@ class DownloadWorker:
                 partial.prepare(location, token, buffer, self.context.reporter)
         try:
             with self._slot(location, host) as received:
-                part = download.assign_part(self)  # with a connection in hand, so that parts begin in order
+                part = download.assign_part(self)  # after it got a connection, so that parts begin in order
                 if part is not None and not (part.complete and download.job.file.size):
                     if partial.is_unversioned(location):
                         download.start_over(self, [partial.whole])
@@ -331,7 +331,7 @@ class DownloadWorker:
     def _copy(self, body: Body, buffer: memoryview, received: Callable[[int], None]) -> None:
         file, part, limits = self._download.job.file, self.current_part, self.context.limits
         limit = limits.buffer
-        if limits.max_rate is not None:  # in steps of an eighth of a second at most, so that no read waits long
+        if limits.max_rate is not None:  # what comes in an eighth of a second at this rate, so that no wait is long
             limit = max(1, min(limit, limits.max_rate // 8))
         floor = RateFloor(limits.floor, limits.floor_s)  # times reads alone, not the waits for the disk and the rate
         while part.at < part.end:

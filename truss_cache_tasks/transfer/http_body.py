@@ -115,7 +115,7 @@ def prove(file: RemoteFile, location: Location, context: TransferContext) -> Non
 def _get(
     file: RemoteFile, location: Location, headers: Mapping[str, str], context: TransferContext
 ) -> tuple[Answer, str, Location | None]:
-    """Follow redirects; return the answer that is none, its host, and where the redirects led to.
+    """Send a GET and follow redirects; return the final answer, its host, and where the redirects led to, or None.
 
     The Range goes to each host; credentials do not go to another origin.
     """
@@ -142,7 +142,7 @@ def _get(
         try:
             followed = urljoin(url, target)
             leaves, scheme = _origin(followed) != _origin(url), urlsplit(followed).scheme
-        except ValueError:  # a port or an address that is none
+        except ValueError:  # an invalid port or address
             scheme = ""
         if scheme not in ("http", "https"):
             raise PermanentError(f"{file.path}: {host} redirects to something that is no http(s) URL")

@@ -11,7 +11,7 @@ from truss_cache_tasks.model.listing import Digest, Location, RemoteFile
 
 
 class Partial(Protocol):
-    """A temporary that `store/` opened for writing, and that `store/` closes, publishes or drops."""
+    """A file that `store/` opened for writing, and that `store/` closes, publishes or drops."""
 
     @property
     def descriptor(self) -> int:
@@ -20,7 +20,7 @@ class Partial(Protocol):
 
     @property
     def journal(self) -> int | None:
-        """A descriptor for the list of complete parts, which reads and appends; None where no part is kept."""
+        """A descriptor of the list of complete parts, for reading and appending; None where no part is kept."""
         ...
 
 
@@ -38,8 +38,8 @@ class Job:
         partial: where the bytes go, from offset 0.
         explain: makes the error of a refused GET: (file, status, headers of any case, at most the first 4 KiB of the
             body) -> the error. A TransientError is retried. None for a plain message.
-        accept_unverified: whether bytes are taken without a digest if the store's is a guess (`Digest.is_guess`) and
-            two whole fetches brought the same other bytes.
+        accept_unverified: whether the file is accepted unverified if the store's digest is a guess (`Digest.is_guess`)
+            and two complete fetches brought equal bytes that have another digest.
     """
 
     file: RemoteFile
@@ -54,8 +54,8 @@ class Done:
     """All bytes of `job` are in its partial.
 
     Args:
-        digest: the store's digest that the bytes were compared with, equal; None where the store offers none, or one
-            was a guess that turned out wrong (`Job.accept_unverified`).
+        digest: the store's digest, which the bytes have; None where the store offers none, or where its digest was a
+            guess that turned out wrong (`Job.accept_unverified`).
         xxh3: our own xxh3-128 of the bytes, hex.
     """
 
@@ -66,7 +66,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """`job` ended without its file. Of its partial only the parts that its journal lists may be resumed."""
+    """The fetch of `job` failed. Of its partial only the parts that its journal lists may be resumed."""
 
     job: Job
     error: CacheTaskError

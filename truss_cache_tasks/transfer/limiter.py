@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-FIRST = 4  # two cores on loopback: 4 threads cost the least CPU, 8 half as much again for the GIL
-_WORTH_IT = 1.1  # the factor by which more connections must be faster
+FIRST = 4  # measured with two cores on loopback: 4 threads take the least CPU, 8 take half as much again (the GIL)
+_WORTH_IT = 1.1  # more connections are kept if they are faster by this factor
 _GROWTH = 1.5
 _SHRINKAGE = 0.7
-_REST = 8  # windows without an experiment after one that failed, or after an overload
+_REST = 8  # windows in which no more connections are tried, after a try that was not faster or an overload
 
 
 class ConcurrencyLimiter:
@@ -32,10 +32,10 @@ class ConcurrencyLimiter:
         self._window_s = window_s
         self._began: float | None = None
         self._bytes = 0
-        self._was_full = True  # all through the window
-        self._rate = 0.0  # that the last tried number of connections brought
+        self._was_full = True  # whether all allowed connections were in use during the whole window
+        self._rate = 0.0  # bytes a second with the number tried last; 0.0 accepts any
         self._before = FIRST  # the number to go back to if more are not faster
-        self._rest = 0  # windows without an experiment that are left
+        self._rest = 0  # windows that are left of _REST
         self._is_settling = False  # connections were added, and this window does not count
         self._overloaded_at = -math.inf
 

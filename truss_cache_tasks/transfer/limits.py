@@ -14,21 +14,23 @@ class Limits(RetryLimits):
     Args:
         files: jobs of one pull that are taken and not yet yielded.
         connections: requests at once, over all pulls of the process.
-        window_s: how often the number of a host's connections is decided again.
+        window_s: after how long the number of a host's connections is decided again.
         part_min, part_max: the shortest and the longest part; a file of up to `part_min` is not cut into parts.
         ahead: how far a part may begin beyond the bytes that are hashed in order, so that its bytes are still in the
             page cache when their turn comes.
         max_rate: bytes a second of the whole process, or None for no limit.
-        buffer: memory of a worker.
+        buffer: memory that a worker reads into.
         connect_s: to connect, TLS and a proxy's CONNECT included.
         answer_s: from the request to the end of the answer's headers.
-        overhead: of an answer's headers, and of what comes beside each piece of its body: chunk sizes, trailers.
-        stall_s: without one byte of the body; for a refusal, from the first byte of its body to the last.
-        refusal: that are read of a refusal's body.
-        skip_s: to read the body of a redirect; longer is not worth it, as a new connection takes less.
+        overhead: that an answer's headers may have; also what each read of a body may bring beside the body itself:
+            chunk sizes, trailers.
+        stall_s: for which no byte of the body may come; for an error response, from the first byte of its body to the
+            last.
+        refusal: that are read of the body of an error response.
+        skip_s: to read the body of a redirect; after that, a new connection takes less time than the rest of the body.
         floor, floor_s: a connection that brings less than `floor` bytes a second for `floor_s` is replaced.
         redirects: followed for one request.
-        stop_s: for which the end of a pull waits for its threads.
+        stop_s: how long the end of a pull waits for its threads.
     """
 
     files: int = 16

@@ -111,7 +111,7 @@ class PartialFile:
         return bool(self.have) and self.validator is None and not (self.has_digest or location.pins_version)
 
     def expect(self, want: Digest | None) -> None:
-        """Compare the bytes, none of which came yet, with `want`, unless a digest is known already."""
+        """Set the digest to compare with, unless one is known already. Call it before the first byte comes."""
         if want is not None and not self.has_digest:
             with self._lock:
                 self._verifier.expect(want)
@@ -205,14 +205,14 @@ class PartialFile:
     # -- when all parts are complete
 
     def take_complete(self) -> list[Part]:
-        """Return all parts once, to the first caller when all are complete; else []. With the lock held."""
+        """Return all parts to the first caller after all became complete, [] to any other. With the lock held."""
         if self.is_compared or not self.parts or not all(part.complete for part in self.parts):
             return []  # without parts the file is starting over
         self.is_compared = True
         return self.parts
 
     def catch_up(self, buffer: memoryview, check: Callable[[], None]) -> None:
-        """Hash what became the prefix by complete parts; see Verifier.catch_up."""
+        """Hash the complete parts that follow the hashed prefix; see Verifier.catch_up."""
         with disk_errors(self._job.file):
             self._verifier.catch_up(self.parts, buffer, check)
 
@@ -235,7 +235,7 @@ class PartialFile:
         reporter(Verified(path=file.path, size=file.size, digest=_as_text(digest)))
         return Done(self._job, digest, xxh3)
 
-    # -- when bytes are to come again
+    # -- when bytes are fetched again
 
     def remove_parts(self, pieces: Sequence[Piece]) -> tuple[list[Part], list[Part], int]:
         """Remove all parts, and count the bytes of those that hold bytes of `pieces` as lost. With the lock held.
@@ -258,7 +258,7 @@ class PartialFile:
             return
         with disk_errors(self._job.file), token.writing:
             token.check()
-            if len(lost) == len(parts):  # what comes now may be another version, and a journal is of one
+            if len(lost) == len(parts):  # what comes now may be of another version; a journal has one
                 self._journal.clear()
                 return
             for part in lost:

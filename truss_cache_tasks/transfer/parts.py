@@ -12,7 +12,7 @@ from truss_cache_tasks.model.hashing import Span
 from truss_cache_tasks.transfer.limits import Limits
 
 _NO_XXH3 = "0" * 32  # of a part that is revoked; no bytes have it
-_PARTS = 32  # of a file, as far as the bounds of a part's length allow
+_PARTS = 32  # of a file, unless `part_min` or `part_max` leads to fewer or more
 
 
 class Part:
@@ -78,7 +78,7 @@ def overlapping(stretches: Sequence[S], start: int, end: int) -> Sequence[S]:
 
 
 def prefix(parts: Sequence[Part], at: int) -> int:
-    """Return where the complete ones of `parts` end that follow `at` without a gap."""
+    """Return the offset where the complete parts that follow `at` without a gap end; `at` if there are none."""
     for part in parts:
         if part.start <= at < part.end and part.complete:
             at = part.end
@@ -107,8 +107,8 @@ class JournalEntry:
 class Journal:
     """The file that lists complete parts, one line each, by a descriptor that appends.
 
-    A line has start, end, xxh3-128 and validator. A later line with an xxh3 that no bytes have revokes a part. Nothing
-    is synced: after a power cut the xxh3 shows which parts were lost.
+    A line has start, end, xxh3-128 and validator. A later line with an xxh3 of zeros, which no bytes have, revokes a
+    part. Nothing is synced: after a power cut the xxh3 shows which parts were lost.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -28,7 +28,7 @@ def pool_for(url: str, context: TransferContext) -> ConnectionPool:
     with process.lock:
         key = (proxy, network.ca_bundle, tls)
         if key not in process.pools:
-            trust = load_trust(network.ca_bundle) if tls else None  # 20 ms, which plain http need not pay
+            trust = load_trust(network.ca_bundle) if tls else None  # takes 20 ms; plain http needs none
             process.pools[key] = _make_pool(proxy, trust, context.limits.connections)
         pool: ConnectionPool = process.pools[key].connection_from_url(url)
         return pool
@@ -81,7 +81,7 @@ def _has_roots(trust: ssl.SSLContext) -> bool:
 
 
 def _add_certifi(trust: ssl.SSLContext) -> None:
-    """Trust Mozilla's list if it is installed (requests needs it): for systems without one, as slim images are."""
+    """Trust Mozilla's list, for systems without one (slim images), if certifi is installed, as it is with requests."""
     try:
         import certifi
     except ImportError:

@@ -22,7 +22,7 @@ from truss_cache_tasks.transfer.job import Done, Failed, Job
 from truss_cache_tasks.transfer.limits import Limits
 
 _POLL_S = 0.1  # how often a waiting pull checks whether the process is to stop
-_IDLE_S = 1.0  # after which an idle thread looks for work by itself: a handler that raised may have cost it its notify
+_IDLE_S = 1.0  # after which an idle thread looks for work by itself: a signal handler may raise before a notify
 
 
 def run(
@@ -73,7 +73,7 @@ class _Pull:
         begun: those that a thread began.
         ended: those that ended, with a result or an error.
         host: that one of the files was last read from; None before that.
-        gives_up_at: when running files are given up, once the process is to stop; None before that.
+        gives_up_at: when running files are given up after `stop`; None before that.
     """
 
     def __init__(self, context: TransferContext) -> None:
@@ -106,7 +106,7 @@ class _Pull:
 
 
 class _WorkerPool:
-    """The threads that serve pulls until there is none; the next pulls get another pool."""
+    """The threads that serve pulls until no pull is left; later pulls get a new pool."""
 
     def __init__(self) -> None:
         self.threads: list[threading.Thread] = []
@@ -115,19 +115,20 @@ class _WorkerPool:
 
 
 class _Scheduler:
-    """Gives the threads of the process parts of files, whichever pull they belong to. One for each process.
+    """Assigns the threads of the process to the files of all pulls. A process has one scheduler.
 
-    In this order: a file that no thread began, of a pull without any thread; the largest file that no thread began; the
-    file with the fewest threads. A host has no more threads than connections.
+    A free thread gets the first of these that there is: a file that no thread began, of a pull without a thread at
+    work; the largest file that no thread began; the file with the fewest threads. A host has no more threads than
+    connections.
     """
 
     def __init__(self, process: ProcessState) -> None:
         self._process = process
         self._pulls: list[_Pull] = []
         self._pool = _WorkerPool()
-        self._numbers = itertools.count()  # so that of files of one size the one that was taken first begins first
-        # Protects all of the above and the pulls' files. `with` takes the lock itself and never the condition: the
-        # `__enter__` of that is Python code, and a signal handler that raises in it would leave it locked for ever.
+        self._numbers = itertools.count()  # of files of equal size, the one that was taken first begins first
+        # Protects all of the above and the pulls' files. `with` gets the lock itself, never the condition, because
+        # Condition.__enter__ is Python code: a signal handler that raises in it would leave the lock held for ever.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # only workers wait for it
 
@@ -159,7 +160,7 @@ class _Scheduler:
             except queue.Empty:
                 if not self._process.stopping:
                     cancel.check()
-                    self._wake()  # workers that wait meanwhile leave room for others
+                    self._wake()  # workers that wait by now use no connection, so others may begin
                     continue
                 pull.gives_up_at = pull.gives_up_at or time.monotonic() + pull.context.limits.stop_s
                 if time.monotonic() < pull.gives_up_at:
@@ -212,7 +213,7 @@ class _Scheduler:
                 thread = threading.Thread(target=self._work, args=(pool,), name=name, daemon=True)
                 try:
                     thread.start()
-                except RuntimeError:  # this user may have no more of them
+                except RuntimeError:  # this user's limit of threads is reached
                     if pool.threads:
                         return
                     raise
@@ -270,7 +271,7 @@ class _Scheduler:
             return None
 
     def _choose(self) -> tuple[_Pull, Download] | None:
-        """Return the file that the next thread works at, in the order that the class tells; None if there is none."""
+        """Return the file that the next thread works at, in the order of the class docstring; None if there is none."""
         pulls = [pull for group in self._by_host() if self._room(group) for pull in group]
         fresh = [pull for pull in pulls if pull.waiting]
         if fresh:

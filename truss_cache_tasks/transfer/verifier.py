@@ -44,7 +44,7 @@ class OrderedHasher:
     def at(self) -> int:
         """Offset of the byte that is hashed next; the file's size at the end.
 
-        Read without the lock, on purpose: it only grows, and a thread that finds it too small looks again under it.
+        Read without the lock, on purpose: it only grows. A thread that finds it too small looks again under the lock.
         """
         return self.digests.at
 
@@ -55,7 +55,7 @@ class OrderedHasher:
 
     def update(self, chunk: memoryview, offset: int) -> None:
         """Hash `chunk` if it comes next."""
-        if self.at != offset:  # usual where a file has several connections, so asked without the lock first
+        if self.at != offset:  # checked without the lock first: usual where a file has several connections
             return
         with self._lock:
             self.digests.update(chunk, offset)
@@ -101,7 +101,7 @@ class Verifier:
         self._refuted_by: str | None = None  # xxh3-128 of the last bytes that did not have a guessed digest
 
     def expect(self, want: Digest | None) -> None:
-        """Compare the bytes, none of which came yet, with `want`."""
+        """Set the digest to compare with. Call it before the first byte is hashed."""
         self.want = want
         self._pieces = pieces_of(want, self._file.size) if want is not None else []
         self._ends = [piece.end for piece in self._pieces]
@@ -110,7 +110,7 @@ class Verifier:
     def forget(self, lost: Iterable[Part]) -> None:
         """Expect all pieces that hold bytes of `lost` to be hashed again. With the file's lock held."""
         again = {piece for part in lost for piece in overlapping(self._pieces, part.start, part.end)}
-        empty = {piece for piece in self._pieces if piece.start == piece.end}  # hold no bytes of a part; cost nothing
+        empty = {piece for piece in self._pieces if piece.start == piece.end}  # no part overlaps them
         self._hash_in_order(sorted(again | empty))
 
     def _hash_in_order(self, pieces: Sequence[Piece]) -> None:
@@ -126,7 +126,7 @@ class Verifier:
         return at if self._hasher is None else self._hasher.at
 
     def update(self, part: Part, chunk: memoryview, offset: int, buffer: memoryview, check: Callable[[], None]) -> None:
-        """Hash `chunk`, which is written at `offset` of `part`, if its turn has come; see `compare` for the rest."""
+        """Hash `chunk`, which is written at `offset` of `part`, if its turn has come; `compare` hashes the rest."""
         hasher = self._hasher
         if hasher is None:
             return
@@ -144,7 +144,8 @@ class Verifier:
     def compare(self, parts: Sequence[Part], buffer: memoryview, check: Callable[[], None]) -> str:
         """Return the xxh3-128 of the file, whose `parts` are all complete.
 
-        Afterwards `want` is None if it was a guess, two whole fetches had the same other bytes, and the job accepts it.
+        Afterwards `want` is None if it was a guess, two fetches brought equal bytes with another digest, and the job
+        accepts that.
 
         Args:
             buffer: scratch memory.
