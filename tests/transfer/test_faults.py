@@ -305,6 +305,16 @@ def test_a_200_with_the_content_range_of_other_bytes_is_the_whole_file_or_wrong(
     assert type(failure(pull_one(job_for(url, BODY), SMALL))) is IntegrityError
 
 
+def test_a_length_of_thousands_of_digits_is_a_wrong_answer(server: FaultServer) -> None:
+    digits = "9" * 5000  # more than Python makes a number of
+    url = server.add("/length", BODY, *["no-length"] * 9)
+    server.files["/length"].headers["Content-Length"] = digits
+    assert isinstance(failure(pull_one(job_for(url, BODY), FAST)), CacheTaskError)
+    url = server.add("/range", BODY, *["cut:300000", "ignore-range"] * 2)
+    server.files["/range"].headers["Content-Range"] = f"bytes {digits}-{digits}/{digits}"
+    assert whole(pull_one(job_for(url, BODY), SMALL))
+
+
 @pytest.mark.parametrize("fault", ["503", "cut:0", "reset:0", "hang-up"])
 def test_the_budget_of_attempts_ends_it(server: FaultServer, fault: str) -> None:
     error = failure(pull_one(job_for(server.add("/w", BODY, *[fault] * 9), BODY), replace(FAST, attempts=4)))

@@ -157,7 +157,7 @@ def _discard(answer: Answer, limits: Limits) -> None:
     length = answer.headers.get("Content-Length", "")
     answer.begin(limits.skip_s, _SHORT)
     with suppress(http.client.HTTPException, OSError):
-        if length.isdecimal() and int(length) <= _SHORT:
+        if length.isdecimal() and _announced(length) <= _SHORT:
             answer.read(_SHORT + 1)
     answer.close()
 
@@ -216,7 +216,7 @@ def _check_range(file: RemoteFile, span: tuple[int, int], answer: Answer, host: 
     """
     given = whole = (0, file.size)
     said = answer.headers.get("Content-Range", "")
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", said.strip())
+    match = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", said.strip())
     if span != whole and match is not None and int(match[1]) == span[0] and match[3] in ("*", str(file.size)):
         given = span
     elif answer.status == 206:
@@ -226,9 +226,14 @@ def _check_range(file: RemoteFile, span: tuple[int, int], answer: Answer, host: 
     length = answer.headers.get("Content-Length", "")
     left = given[1] - given[0]
     # A range may be answered with less than was asked for (RFC 9110, 14.2), a whole file may not.
-    if length.isdecimal() and (int(length) > left or (given == whole and int(length) < left)):
-        raise _bad(file, f"{host} announces {int(length)} bytes, expected {left}")
+    if length.isdecimal() and (_announced(length) > left or (given == whole and _announced(length) < left)):
+        raise _bad(file, f"{host} announces {_announced(length)} bytes, expected {left}")
     return given
+
+
+def _announced(length: str) -> int:
+    """Return a Content-Length as a number, cut after 20 digits: Python refuses to read thousands of them."""
+    return int(length[:20])
 
 
 def _bad(file: RemoteFile, said: str) -> BadResponse:
