@@ -59,7 +59,8 @@ class _Parser(argparse.ArgumentParser):
         output.write(*self.format_help().splitlines())
 
 
-_formatter = partial(argparse.RawDescriptionHelpFormatter, width=80)  # asking for the terminal's imports shutil
+# A fixed width: to ask the terminal for its width, argparse imports shutil.
+_formatter = partial(argparse.RawDescriptionHelpFormatter, width=80)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +88,7 @@ def _run_command(argv: Sequence[str] | None) -> int:
     options, unknown = parser.parse_known_intermixed_args(arguments[:end])  # intermixed, for `why NAME --check NAME`
     if command.takes is None:
         unknown += arguments[end + 1 :]
-    else:  # here, as the second of its two passes takes for an option what followed `--`
+    else:  # added after parsing: the second of the parser's two passes takes what follows `--` for options
         options.names += arguments[end + 1 :]
     options.command = name
     if unknown:
@@ -171,7 +172,7 @@ def _open(
     try:
         contexts = workspace.choose(options.names or None)
     except ConfigError as error:
-        if options.command is None:  # a misspelt command was taken for an entry
+        if options.command is None:  # the name may be a misspelt command
             error.hint = f"{error.hint} The commands: {', '.join(COMMANDS)}."
         raise
     workspace.warn()
@@ -196,7 +197,7 @@ def _entries(count: int) -> str:
 
 def _fetch_all(stale: Sequence[EntryContext], run_id: str, *, force: bool) -> dict[str, int]:
     """Fetch these entries side by side; return the exit status of each that failed, by name."""
-    from truss_cache_tasks.app.fetch import fetch_side_by_side, fetch_with_display  # a no-op fetches nothing
+    from truss_cache_tasks.app.fetch import fetch_side_by_side, fetch_with_display  # not needed if all are fresh
 
     def fetch_one(context: EntryContext) -> Outcome:
         try:

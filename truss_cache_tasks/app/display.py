@@ -24,7 +24,7 @@ class EntryDisplay:
         write: Callable[..., object] = notify,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin without any event.
+        """Start the clock; write nothing before the first event.
 
         Args:
             label: the name at the start of each line.
@@ -36,7 +36,7 @@ class EntryDisplay:
         self._clock = clock
         self._received = 0  # bytes
         self._began = clock()
-        self._next_retry = self._began  # no line about a retry before
+        self._next_retry = self._began  # the time from which a line about a retry may be written
         self._closed = threading.Event()
         self._lock = threading.Lock()
 
@@ -69,7 +69,7 @@ class EntryDisplay:
         self._write(*(f"{self._label}: {line}" for line in lines))
 
     def _is_time_for_a_retry(self) -> bool:
-        """Return whether the last line about a retry is 5 s old: a failing server fails many files at once."""
+        """Return True at most once in 5 s, since a failing server causes retries of many files at once."""
         with self._lock:
             now = self._clock()
             if now < self._next_retry:

@@ -15,7 +15,7 @@ from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.fetch import Outcome, fetch
 from truss_cache_tasks.operations.run import RunContext
 
-_SIDE_BY_SIDE = 4  # entries at once; they share the engine's connections
+_SIDE_BY_SIDE = 4  # entries at once; they share the connections of the process
 _GRACE_S = 1.0  # for the threads to release their partials and locks after an interrupt
 
 
@@ -53,7 +53,7 @@ def fetch_side_by_side(
     """
     work = deque(contexts)
     ended: dict[str, Outcome | BaseException] = {}
-    idle: SimpleQueue[threading.Thread] = SimpleQueue()  # of threads that have nothing left to do
+    idle: SimpleQueue[threading.Thread] = SimpleQueue()  # threads that have ended their work
 
     def fetch_all() -> None:
         while True:
@@ -72,7 +72,7 @@ def fetch_side_by_side(
         for thread in threads:
             thread.start()
             running += 1
-        while running:  # `join` only what has ended: in Python 3.11 an interrupted `join` marks a thread as ended
+        while running:  # `join` only these: in Python 3.11 an interrupted `join` marks a running thread as ended
             idle.get().join()
             running -= 1
     except BaseException:

@@ -22,7 +22,7 @@ Write = Callable[..., object]  # of lines, as output.write
 
 
 def why(chosen: Chosen, write: Write, *, check: bool) -> int:
-    """Write whether each entry is fresh; of a stale one each reason, and what a run would do.
+    """Write whether each entry is fresh; for a stale one also each reason, and what a run would do.
 
     Returns:
         1 with `check` if a run would have to read the store of any entry, else 0.

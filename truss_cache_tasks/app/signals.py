@@ -24,7 +24,10 @@ _MOST_TERMINATES = 30
 
 
 class Interrupted(SystemExit):
-    """Ends the process with 128 + the signal's number. doit rebuilds a child's in the parent, from its text."""
+    """Ends the process with 128 + the signal's number.
+
+    If a child of `-P process` raises it, doit makes it again in the parent, from its text.
+    """
 
     def __init__(self, code: int | str) -> None:
         super().__init__(int(code))
@@ -57,7 +60,7 @@ class _Handler:
         self._before = before if callable(before) and before is not signal.default_int_handler else None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Cancel all work, write the message, call the handler before, and raise Interrupted."""
+        """Cancel all work, write the message, call the previous handler, and raise Interrupted."""
         first, _state["stopped"] = not _state["stopped"], True
         child = _is_child()
         if child and not first:
@@ -68,7 +71,7 @@ class _Handler:
         try:
             if first and not child:
                 _notify()
-                atexit.register(_end_children)  # runs before multiprocessing's own, which waits without end
+                atexit.register(_end_children)  # runs before multiprocessing's own, which waits for children forever
             if self._before is not None:
                 self._before(number, frame)
         finally:

@@ -42,7 +42,7 @@ class Workspace:
         settings: of the environment, and of the call or command line.
         model_cache: absolute path of the model cache.
         contexts: of the entries, in the order of the file.
-        project: what claims are made for.
+        project: the one that the claims are made for.
         warnings: of the config; written once, before the first status is read.
         run_id: `RunContext.id` of what this process runs.
         verdicts: by the entry's name, of those whose status was read.
@@ -80,10 +80,10 @@ class Workspace:
         return status
 
     def is_forced(self, context: EntryContext) -> bool:
-        """Return whether doit runs with `-a`, which forces the entry, as far as it shows for a stale entry.
+        """Return whether this stale entry is known to be forced by `doit run -a`, of which doit itself does not tell.
 
-        It shows where another entry with the same pin moved it in this run although it was fresh: only `-a` runs a
-        fresh entry. doit itself does not tell.
+        It is known if another entry with the same pin moved the pin in this run, although that entry was fresh:
+        only `-a` runs a fresh entry.
         """
         moving = pin_name(context.entry.request)
         try:
@@ -145,13 +145,13 @@ def open_workspace(
     accept_unverified: bool = False,
     follow_links: bool = False,
 ) -> Workspace:
-    """Return the workspace of a config, by the environment. Reads no cache and sends no request.
+    """Return the workspace of a config, with the settings of the environment. Reads no cache and sends no request.
 
     Args:
         path: the config as it was loaded, its file or folder, or None for TRUSS_CONFIG, else the current folder.
         model_cache: `model_cache_dir` of `cache_tasks` or `fetch`; TRUSS_MODEL_CACHE_DIR takes precedence.
         started: what relative paths in our variables are relative to; None: the current folder.
-        replace, accept_unverified, follow_links: True sets the one of Settings, which its variable may also do.
+        replace, accept_unverified, follow_links: True sets the field of that name in Settings, as its variable does.
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
@@ -185,7 +185,7 @@ def open_workspace(
 
 
 def _refuse_own_source(contexts: Iterable[EntryContext]) -> None:
-    """Raise ConfigError for a `file://` entry whose cache folder is in its source, which `clean` would remove."""
+    """Raise ConfigError for a `file://` entry whose cache folder is in its source: `clean` would remove files of it."""
     for context in contexts:
         source = context.entry.request.source
         if not source.store.is_local:

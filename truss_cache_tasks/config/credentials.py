@@ -183,7 +183,7 @@ def _mapping(text: str, origin: str) -> dict[str, Any]:
         found = json.loads(text)
     except json.JSONDecodeError as why:
         _fail(origin, f"is not JSON (line {why.lineno}, column {why.colno})", "Put the credential file there whole.")
-    except (ValueError, RecursionError):  # a number of 5000 digits; brackets 10,000 deep
+    except (ValueError, RecursionError):  # a number with too many digits; nested too deeply
         _fail(origin, "is JSON that no credential file holds", "Put the credential file there whole.")
     if not isinstance(found, dict):
         _fail(origin, "is JSON, but no object", 'Write {"KEY": "VALUE", ...}.')
@@ -191,7 +191,10 @@ def _mapping(text: str, origin: str) -> dict[str, Any]:
 
 
 def _fields(text: str, spec: JsonCredential, origin: str) -> dict[str, Secret]:
-    """Return the fields of a credential file that the source gets. `aws_region` takes precedence over `region`."""
+    """Return the fields of a credential file that the source gets.
+
+    A field may be written without the store's prefix; `aws_region` takes precedence over `region`.
+    """
     found = _mapping(text, origin)
     for name, value in spec.fixed:
         if found.get(name, value) != value:

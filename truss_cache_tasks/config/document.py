@@ -18,7 +18,7 @@ NAMES = ("config.yaml", "config.yml")
 
 _LARGEST = 16 << 20  # bytes of a config file; 10,000 entries are 2 MB
 _MOST_NODES = 1_000_000  # with every alias expanded; 1000 entries have 15,000
-_DEEPEST = 100  # nodes inside nodes; real configs have 10, and resolving merges recurses
+_DEEPEST = 100  # levels of nesting, as resolving merges is recursive; real configs have 10
 # libyaml's loader where PyYAML was built with it: 1000 entries take it 45 ms, the Python one 400.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -197,7 +197,7 @@ def _yaml_hint(text: str, mark: object) -> str:
 
 
 def _refuse_depth(root: Node, file: str) -> None:
-    """Raise ConfigError for too deep a nesting as written: level by level, each node once, aliases not expanded."""
+    """Raise ConfigError if the file as written, with no alias expanded, is nested too deeply. Visit each node once."""
     level = {id(root): root}
     seen: set[int] = set()
     for _ in range(_DEEPEST):

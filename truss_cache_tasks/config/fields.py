@@ -34,7 +34,7 @@ class Value:
     """A node of the file, with its line and its field name.
 
     Attributes:
-        file: the config file as the user knows it.
+        file: the path of the config file, as messages show it.
         field: `model_cache[1].revision`.
         node: the composed YAML node; scalars keep the characters that the user wrote.
     """
@@ -200,7 +200,7 @@ class Value:
 
         Args:
             known: the allowed keys.
-            hints: by keys that belong elsewhere: the hint that says where.
+            hints: for keys that belong elsewhere, the hint that says where.
         """
         members = self.members()
         for name, value in members.items():

@@ -1,4 +1,4 @@
-"""Read the environment into Settings: our variables, and those of huggingface_hub. The only parser of it."""
+"""Read the environment into Settings: our variables, and those of huggingface_hub. No other module parses them."""
 
 from __future__ import annotations
 
@@ -128,13 +128,13 @@ class Settings:
     @property
     def network(self) -> Network:
         """The network settings of sources and transfers, by the process's variables."""
-        from truss_cache_tasks.network.settings import Network  # a no-op uses no network
+        from truss_cache_tasks.network.settings import Network  # not needed by a run that sends no request
 
         return Network.from_env(self.environment, follow_links=self.follow_links)
 
     @property
     def sends_implicit_token(self) -> bool:
-        """Whether HF_TOKEN and the login token are used, by huggingface_hub's switch and its words for true."""
+        """Whether HF_TOKEN and the login token may be used: not if HF_HUB_DISABLE_IMPLICIT_TOKEN is true."""
         return self.environment.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE
 
     def _hub_home(self, variables: Mapping[str, str]) -> str:

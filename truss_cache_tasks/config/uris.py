@@ -14,11 +14,12 @@ _UNSUPPORTED = ("azure", "az", "r2", "cw", "https")
 # The rule of huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a test compares the two.
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-# git check-ref-format: what no branch or tag is called; it also keeps refs/{revision} inside its folder.
+# What git check-ref-format refuses in a branch or tag. Without '..', refs/{revision} also stays inside its folder.
 _NO_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^@$")
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
-# `user:password@`; the password may hold a '/' (secret keys of S3 do), the folder of a file:// may hold all of it.
+# `user:password@`. A password may hold a '/', as secret keys of S3 do. The path of a file:// may hold '/', ':' and
+# '@', so its own pattern matches no '/'.
 _USERINFO = re.compile(r"[^/@]*:.*@", re.DOTALL)
 _LOCAL_USERINFO = re.compile(r"[^/@]*:[^/@]*@")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}@")
@@ -78,7 +79,7 @@ def parse_uri(text: str) -> ParsedSource:
 
 
 def is_repo_id(text: str) -> bool:
-    """Tell whether huggingface_hub takes `text` for a repo id."""
+    """Return whether huggingface_hub accepts `text` as a repo id."""
     try:
         check_repo_id(text)
     except InvalidText:
@@ -161,7 +162,7 @@ def _folder(store: Store, rest: str) -> SourceRef:
 
 
 def _refuse_credentials(scheme: str, rest: str) -> None:
-    """Refuse `user:password@`, and `user@` where no revision could be meant, repeating nothing of it."""
+    """Raise InvalidText for `user:password@`, and for `user@` if it cannot be a revision. Repeat neither."""
     hint = "Credentials do not belong into a URI: remove all up to its '@', and see the README for where they go."
     if not _SCHEME.fullmatch(scheme):
         raise InvalidText("what is before the '://' is no scheme", _hint_of_schemes())

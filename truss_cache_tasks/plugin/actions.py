@@ -32,7 +32,7 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
 
     def execute(self, out: Any = None, err: Any = None) -> TaskFailed | TaskError | None:
         """Make the entry fresh, and return doit's error if that fails. `doit run -a` forces it (`EntryUptodate`)."""
-        from truss_cache_tasks.app.fetch import fetch_with_display  # a no-op fetches nothing
+        from truss_cache_tasks.app.fetch import fetch_with_display  # not needed if all are fresh
 
         meta = self.task.meta[META]
         try:
@@ -77,7 +77,7 @@ class CleanAction(PythonAction):  # type: ignore[misc]  # doit is untyped
         self.name = name
 
     def _clean(self, dryrun: bool) -> None:
-        """Have a parameter `dryrun`, so that doit passes it; `execute` does the work."""
+        """Do nothing: doit passes `dryrun` only to an action whose function has this parameter. See `execute`."""
 
     def execute(self, out: Any = None, err: Any = None) -> None:
         """Clean, and write what was removed.
@@ -85,7 +85,7 @@ class CleanAction(PythonAction):  # type: ignore[misc]  # doit is untyped
         Raises:
             InvalidTask: something could not be removed: the one error of a clean action that doit does not ignore.
         """
-        from truss_cache_tasks.app.reports import format_cleaned, format_left  # a no-op cleans nothing
+        from truss_cache_tasks.app.reports import format_cleaned, format_left  # not needed by `doit run`
 
         signals.install()
         done = self.workspace.cleaned  # of all clean actions so far; the lines are about this one

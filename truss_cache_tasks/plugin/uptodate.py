@@ -1,4 +1,4 @@
-"""`uptodate` of our tasks: by the claim and manifest on disk. doit's database is only corrected."""
+"""Decide by the claim and the manifest on disk whether a task is up to date. doit's database is only corrected."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class GroupUptodate:
         self.workspace.warn()
         verdicts = [
             self.workspace.is_fresh(context) for context in self.workspace.contexts
-        ]  # all, also after a stale one
+        ]  # a list, so that the status of every entry is read, also after a stale one
         return all(verdicts)
 
     def __repr__(self) -> str:

@@ -30,20 +30,20 @@ from truss_cache_tasks.sources.objects import check_pins
 
 
 class LocalSource:
-    """A folder (every file below it) or one file. Nothing is hidden from the patterns, dot files included."""
+    """Every file below a folder, or one file. Dot files are listed too: only patterns select by name."""
 
     def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
         self._as_written = str(request.source)
         self._request = request
         self._follow_links = network.follow_links
-        # abspath and not resolve(): a link named in the config may be moved to other weights
+        # abspath and not resolve(): a link that the config names may be changed to lead to other weights
         self._root = os.path.abspath(network.base / request.source.root)
 
     def listing(self, pins: Pins = UNPINNED) -> Listing:
-        """Return every regular file, links to files and folders followed; sockets, pipes and devices left out.
+        """Return every regular file. Links to files and folders are followed; sockets, pipes and devices are left out.
 
-        Each folder is listed once, below its own path where it has one in the source; a link to a folder that is listed
-        already is left out with a warning.
+        Each folder is listed once: below its own path if it is in the source, else below that of one link to it. Other
+        links to it are left out with a warning.
 
         Raises:
             NotFound, NothingSelected, AccessDenied, LeadsOut; CacheTaskError for a name that is not UTF-8.
@@ -51,7 +51,7 @@ class LocalSource:
         listing = self._listing()
         if pins.files is None:
             return listing
-        # Messages and pins name a file by its path; a pin may have the key of a listing too.
+        # A pin names a file by its path, or by the key that a listing gave it. Compare paths, which messages show.
         paths = {file.key: file.path for file in listing.files}
         keys = {file.path: file.key for file in listing.files}
         wanted = [replace(pin, key=paths.get(pin.key, pin.key)) for pin in pins.files]
@@ -117,7 +117,7 @@ class LocalSource:
             raise _refused(path, exc) from exc
 
     def _walk(self, warnings: list[str]) -> Iterator[RemoteFile]:
-        """Yield every file: first those of all folders, then those below links to folders that are not among these."""
+        """Yield every file: first those in the folders of the source, then those in folders that only links lead to."""
         folders, links = [""], deque[str]()  # relative, "" or with a final slash
         listed: set[tuple[int, int]] = set()
         while folders or links:
@@ -144,7 +144,10 @@ class LocalSource:
         return "links to a folder around it" if around else "links to a folder that is listed already"
 
     def _items(self, below: str, warnings: list[str]) -> Iterator[tuple[str, str, os.stat_result, bool]]:
-        """Yield (path, whole path, what it leads to, is it a link) of the files and folders in `below`, by name."""
+        """Yield (path, absolute path, stat, whether it is a link) of each file and folder in `below`, sorted by name.
+
+        The stat of a link is that of the file or folder that it leads to.
+        """
         folder = os.path.join(self._root, below)
         try:
             with os.scandir(folder) as found:
@@ -175,7 +178,7 @@ class LocalSource:
         if _is_below(real, os.path.realpath(self._root)):
             return True
         request = self._request
-        if stat.S_ISDIR(seen.st_mode):  # some file in it may be selected, unless all are ignored
+        if stat.S_ISDIR(seen.st_mode):  # its files are not known; one may be selected, unless all are ignored
             chosen = select([f"{path}/any"], None, request.ignore, dialect=request.dialect)
         else:
             chosen = select([path], request.allow, request.ignore, dialect=request.dialect)
@@ -201,7 +204,7 @@ def _file(path: str, full: str, seen: os.stat_result) -> RemoteFile:
 
 
 def _version(seen: os.stat_result) -> str:
-    """Return a name of these bytes. The ctime is in it, as another file may have the same mtime (SOURCE_DATE_EPOCH)."""
+    """Return a version that changes with the bytes. It has the ctime, as mtimes can be equal (SOURCE_DATE_EPOCH)."""
     return f"{seen.st_mtime_ns}-{seen.st_size}-{seen.st_ctime_ns}"
 
 

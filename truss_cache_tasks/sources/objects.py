@@ -14,14 +14,14 @@ def under_prefix(objects: Iterable[RemoteFile], source: SourceRef) -> Listing:
     """Return the Listing of what `source` names among `objects`.
 
     Args:
-        objects: N >= 0 of a bucket, in any order, at least those whose keys begin with `source.prefix`; siblings
-            (`m-hf/x` beside `m`) are dropped here. `path` is not read, only rewritten.
+        objects: of a bucket, in any order: all whose keys begin with `source.prefix`, and any others, which are dropped
+            here, as siblings are (`m-hf/x` beside `m`). Their `path` is not read, but replaced.
         source: a bucket (`root`) and a prefix without slashes at its ends, "" for the whole bucket.
 
     A key that ends in `/` is a folder marker, whatever its size; any other zero-byte object is a file.
 
     Raises:
-        NothingSelected: nothing is there, or folder markers alone, and the message says which.
+        NothingSelected: there is no object, or there are only folder markers; the message says which.
 
     >>> def at(key): return RemoteFile("", 1, "v", key)
     >>> found = under_prefix([at("m/a.bin"), at("m/b/"), at("m-hf/x")], SourceRef("s3", "b", "m"))
@@ -68,7 +68,7 @@ def check_pins(
     A file whose pin has no digest keeps that of the store.
 
     Args:
-        found: files of which one at most has the key of a pin.
+        found: files of the store; at most one for each key of a pin.
         known: what else the store has under these keys, for the message.
 
     Raises:

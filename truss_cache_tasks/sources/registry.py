@@ -1,4 +1,4 @@
-"""Opens the source of a request: the class that its store's row (model/stores.py) names."""
+"""Open the source of a request: import the class that its store's row (model/stores.py) names, and call it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from truss_cache_tasks.sources.base import Source
 
 
 def open_source(request: Request, credential: Credential | NoCredential, network: Network) -> Source:
-    """Return the source of `request`. The vendor's SDK is imported here, only when something is to be asked.
+    """Return the source of `request`.
+
+    Its module is imported at this call and not before, so that a run that sends no request does not load it.
 
     Raises:
         ConfigError: a variable in `network`, such as an endpoint, is wrong.

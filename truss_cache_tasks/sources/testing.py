@@ -30,7 +30,7 @@ from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, Not
 from truss_cache_tasks.model.listing import Digest, FilePin, Listing, Location, Pins, RemoteFile
 from truss_cache_tasks.sources.base import Source
 
-DATA = bytes(range(256)) * 300  # 76,800 bytes: no two offsets of one range look alike within 256
+DATA = bytes(range(256)) * 300  # 76,800 bytes, each unlike the 255 before it: a range that is off by a few shows
 
 PLAIN_NAMES = ("model.safetensors", "fp16/model.bin", "a/b/c/d.json", ".gitattributes")
 ODD_NAMES = (
@@ -45,16 +45,16 @@ class Place(Protocol):
     secrets: tuple[str, ...]  # values (tokens, keys) that may show up in no text; () where there are none
 
     def put(self, path: str, data: bytes) -> None:
-        """Store `data` at `path` below the place; over an existing path it is a change that the store can see."""
+        """Store `data` at `path` below the place. A file that is there is replaced, and gets another version."""
 
     def delete(self, path: str) -> None:
         """Remove `path`."""
 
     def source(self, **fields: Any) -> Source:
-        """Return a source of this place with a good credential; `fields` are those of Request, `allow` and `ignore`."""
+        """Return a source of this place with a good credential; `fields` are `allow` and `ignore` of its Request."""
         ...
 
-    # Only where the flag of the same word is on:
+    # A word before the colon is a flag of SourceContract: the method is called only if it is on.
 
     def put_beside(self, suffix: str, data: bytes) -> None:
         """`prefixes`: store an object whose full key is the place's prefix (no slash at its end) + `suffix`."""
@@ -68,7 +68,7 @@ class Place(Protocol):
         ...
 
     def missing(self) -> Source:
-        """Return a source, good credential and all, of a repo, bucket or folder that does not exist."""
+        """Return a source with a good credential, of a repo, bucket or folder that does not exist. Always needed."""
         ...
 
     def refused(self) -> Source:
@@ -82,7 +82,7 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a GET of a located file gave."""
+    """The answer to a GET of a located file."""
 
     status: int
     data: bytes
@@ -108,7 +108,7 @@ def read(location: Location, byte_range: str | None = None) -> Answer:
 
 
 def read_digest(location: Location, answer: Answer) -> Digest | None:
-    """Return the digest that the headers of a whole answer tell."""
+    """Return the digest in the headers of an answer with the whole file."""
     return location.digest_from_headers(answer.headers) if location.digest_from_headers is not None else None
 
 
@@ -172,13 +172,13 @@ def text_of(error: BaseException) -> str:
 
 
 class SourceContract:
-    """The tests. Class attributes say what the store can do at all; everything is on unless a subclass says not."""
+    """The tests. The class attributes say what the store can do; a subclass sets those that do not fit its store."""
 
     prefixes = True  # a bucket: keys beside the prefix, folder markers
     single = True  # a URI can name one object
     digests = True  # the store tells a digest of every file, in the listing or by locate
     credentials = True  # the server checks credentials, and knows public places
-    versions = False  # a file that was replaced can be read by its pin
+    versions = False  # an earlier version of a file can be read by its pin
     many = 2500  # files of the paging test: more than two pages of the store
     names: tuple[str, ...] = PLAIN_NAMES + ODD_NAMES
 

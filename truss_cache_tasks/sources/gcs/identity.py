@@ -1,4 +1,4 @@
-"""The identity that Google Cloud Storage is asked with: a key, application-default credentials, or anonymous."""
+"""Find the identity for Google Cloud Storage: a key, application-default credentials, or anonymous."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from truss_cache_tasks.network.settings import Network
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 METADATA_S = 1.0  # for the one request that finds out whether there is a metadata server; google.auth waits 3 x 3 s
 
-# google.auth.default() reads the process's environment; these decide what it finds
+# google.auth.default() reads these variables; its result is kept for each set of their values
 AMBIENT_VARIABLES = (
     "GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "HOME", "NO_GCE_CHECK", "GCE_METADATA_HOST", "GCE_METADATA_IP",
 )  # fmt: skip
@@ -29,7 +29,7 @@ _ambient_lock = threading.Lock()
 
 
 class Identity:
-    """Credentials of google.auth, and where they were found. Entries share one; it refreshes under a lock."""
+    """Credentials of google.auth, and where they were found. Entries share one, so `headers` holds a lock."""
 
     def __init__(self, credentials: Any, origin: str, request: Any) -> None:
         self.credentials = credentials
@@ -51,7 +51,7 @@ class Identity:
 
 
 def identify(credential: Credential | NoCredential, network: Network) -> Identity | None:
-    """Return who asks; None for anonymous.
+    """Return the identity for requests; None for anonymous.
 
     Raises:
         CredentialError: a key or an application-default credential cannot be used.
@@ -70,8 +70,8 @@ def _from_key(credential: Credential, network: Network) -> Identity:
     info = json.loads(credential.fields["json"].reveal())
     try:
         credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
-        credentials.sign_bytes(b"")  # a key of another kind loads, and fails only here
-    except Exception:  # google.auth, cryptography and its backends raise a dozen classes here, none fit to show
+        credentials.sign_bytes(b"")  # a key that is not RSA loads, and fails only here
+    except Exception:  # a dozen classes of google.auth and cryptography; no text is fit to show
         raise CredentialError(
             f"{credential.origin}: private_key is not a readable RSA key",
             hint="Download the key of the service account again.",
@@ -93,7 +93,7 @@ def _application_default(network: Network) -> Identity | None:
     from google.auth import compute_engine
     from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 
-    # gcloud's login is what a laptop has; its missing quota project matters to other services than this one
+    # google.auth warns that a login of gcloud has no quota project. Cloud Storage needs none.
     warnings.filterwarnings("ignore", "Your application has authenticated using end user credentials", UserWarning)
     named = network.variable("GOOGLE_APPLICATION_CREDENTIALS")
     try:
@@ -103,7 +103,7 @@ def _application_default(network: Network) -> Identity | None:
             raise CredentialError(
                 f"GOOGLE_APPLICATION_CREDENTIALS: {named} cannot be used as a credential", hint="Correct the variable."
             ) from exc
-        if "were not found" not in str(exc):  # the one message for "nothing anywhere"; the class is the same for all
+        if "were not found" not in str(exc):  # the message if there are none; other failures have the same class
             raise CredentialError(
                 "gcloud's application-default login cannot be used",
                 hint="Run `gcloud auth application-default login` again.",
@@ -124,15 +124,15 @@ def make_transport(network: Network, *, seeking: bool = False) -> Any:
     """Return google.auth's transport, bounded in time and size; a busy token server raises TransientError.
 
     Args:
-        seeking: credentials are looked for. A metadata server that does not answer its first request within a second
-            counts as absent, and is not asked again.
+        seeking: whether it is used to search for credentials: then a metadata server that does not answer the first
+            request within a second counts as absent, and is not asked again.
     """
     from google.auth.exceptions import TransportError
     from google.auth.transport.requests import Request
 
     from truss_cache_tasks.sources.gcs.session import bounded_session
 
-    network = replace(network, cancel=NEVER)  # entries share an identity: the end of one must not cancel it
+    network = replace(network, cancel=NEVER)  # entries share it: cancelling one must not cancel the others
     shortly = replace(network.limits, connect_s=METADATA_S, head_s=METADATA_S)
     ask = Request(bounded_session(network))
     seek = Request(bounded_session(replace(network, limits=shortly)))
@@ -164,7 +164,7 @@ def _unless_busy(url: str, response: Any) -> Any:
 
 
 class _NoMetadataServer:
-    """Stands for the answer of an absent metadata server: google.auth does not retry a 404, but all other errors."""
+    """The answer in place of an absent metadata server: 404 is the one error that google.auth does not retry."""
 
     status = 404
     headers: Mapping[str, str] = {}

@@ -25,14 +25,14 @@ from truss_cache_tasks.network.retry import is_transient_status
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked and by whom: everything that a refusal is explained with.
+    """What an error message says about the request that failed.
 
     Attributes:
         what: the URI of the bucket that was listed, or of the object that was read.
-        permission: that the request needs.
+        permission: the one that the request needs.
         origin: where the credential was found; "" for none.
-        looked_at: the places where one was looked for.
-        redirects: that a request follows.
+        looked_at: the places where a credential was looked for.
+        redirects: how many of them a request follows.
     """
 
     what: str
@@ -82,7 +82,10 @@ def _denied(asked: Asked, status: int, says: str) -> AccessDenied:
 
 @contextlib.contextmanager
 def translate_errors(asked: Asked) -> Iterator[None]:
-    """Translate what google's libraries raise in the block, which holds calls of theirs alone."""
+    """Translate the exceptions of google's libraries and of requests that are raised in the block into ours.
+
+    The block holds no other code, since each ValueError or TypeError in it becomes the error for a malformed answer.
+    """
     import requests
     from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 
@@ -103,7 +106,8 @@ def translate_errors(asked: Asked) -> Iterator[None]:
     except RefreshError as exc:
         if exc.retryable:
             raise TransientError(f"{what}: the token server is out of order", hint=RUN_LATER) from exc
-        # With a parsed answer the text is `invalid_grant: Invalid JWT Signature.`; else it is a page of anything
+        # Of an answer that google.auth could parse, args[0] is such as `invalid_grant: Invalid JWT Signature.`. Of any
+        # other it is the only argument, and may be a whole page
         why = f" ({str(exc.args[0])[:200]})" if len(exc.args) > 1 else ""
         raise AccessDenied(
             f"{what}: the token server refuses {who}{why}",

@@ -1,4 +1,4 @@
-"""Sessions of requests, each of whose requests is bounded as an Exchange. Importing this imports requests."""
+"""Open a session of `requests` that bounds each request as an Exchange. Importing this module imports `requests`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from truss_cache_tasks.version import USER_AGENT
 
 
 def bounded_session(network: Network) -> requests.Session:
-    """Return a session with requests' own proxies, and the certificates that transfers trust too."""
+    """Return a session with the proxies that `requests` chooses, and the certificates that transfers use."""
     session = requests.Session()
     session.headers.update({"Accept-Encoding": "gzip", "User-Agent": USER_AGENT})
     session.max_redirects = network.limits.redirects
@@ -43,9 +43,9 @@ class _BoundedAdapter(HTTPAdapter):
         return manager
 
     def send(self, request: Any, *args: Any, **options: Any) -> requests.Response:
-        """Send, and read the whole body.
+        """Send the request and read the whole body of its answer.
 
-        `verify` is set here, since a session prefers REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE to its own setting.
+        `verify` is set here, because REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE would override that of the session.
         """
         limits = self._limits
         ours = {"stream": True, "timeout": (limits.connect_s, limits.head_s), "verify": self._verify}

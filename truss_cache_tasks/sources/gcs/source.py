@@ -48,7 +48,7 @@ class GcsSource:
         self._credential = credential
         self._network = network
         self._lock = threading.Lock()
-        self._found: tuple[Identity | None] | None = None
+        self._found: tuple[Identity | None] | None = None  # None: not looked for yet; (None,): anonymous
 
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Return the objects under the prefix, or the one object of this name (`sources/objects.py` has the rules).
@@ -65,7 +65,7 @@ class GcsSource:
         return under_prefix(check_pins(found, pins.files, self._source, known), self._source)
 
     def locate(self, file: RemoteFile) -> Location:
-        """Return the media URL of exactly this generation. Sends no request, except for a token that is due."""
+        """Return the media URL of exactly this generation. Sends no request, except to refresh an expired token."""
         identity = self._identity()
         # Without this header GCS decodes an object that is stored as gzip, and then ranges do not work
         headers, expires = {"Accept-Encoding": "gzip"}, None
@@ -95,7 +95,7 @@ class GcsSource:
         return refusal(asked, status, body)
 
     def _objects(self, *, versions: bool = False) -> Iterator[RemoteFile]:
-        """Yield every object whose name begins with the prefix, siblings too, in the order of their names.
+        """Yield the object named like the prefix, those below it, and some siblings (`m-hf/x` beside `m`), by name.
 
         Args:
             versions: every generation of each, replaced and deleted ones too, as far as the bucket keeps them.
@@ -119,9 +119,9 @@ class GcsSource:
         prefix, identity = self._source.prefix, self._identity()
         query: dict[str, str | int | None] = {
             "prefix": prefix or None,
-            "endOffset": prefix + "0" if prefix else None,  # "0" follows "/": not a page of `m2/...` for `m`
+            "endOffset": prefix + "0" if prefix else None,  # "0" follows "/": for `m`, `m2/...` is not listed
             "fields": FIELDS,
-            "maxResults": 1000,  # the store's most, and its default; emulators differ
+            "maxResults": 1000,  # the store's maximum and default; emulators have others
             "prettyPrint": "false",
             "pageToken": token,
             "versions": "true" if versions else None,
@@ -205,6 +205,6 @@ def _digest(store: str, name: object, crc32c: object) -> Digest | None:
     if crc32c is None:
         return None
     value = crc32c
-    with contextlib.suppress(ValueError):  # then `listed_digest` refuses it, and shows it as it is
+    with contextlib.suppress(ValueError):  # `listed_digest` refuses what is not base64, and shows it
         value = base64.b64decode(crc32c, validate=True).hex() if isinstance(crc32c, str) else crc32c
     return listed_digest(store, name, "crc32c", value)

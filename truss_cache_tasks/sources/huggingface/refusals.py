@@ -23,7 +23,7 @@ _RESOLVE = "Run the command again with -a: it resolves the revision anew."
 
 @dataclass(frozen=True)
 class Refusals:
-    """The errors for what the Hub refuses about one repo to one token.
+    """Makes the errors for requests about one repo, with one token or none, that the Hub refuses.
 
     Attributes:
         repo: `org/name`.
@@ -74,14 +74,19 @@ class Refusals:
         return error
 
     def no_revision(self, revision: str, near: str | None, names: tuple[str, ...]) -> NotFound:
-        """Return the error for a revision that does not resolve; the repo has `near` and `names` instead."""
+        """Return the error for a revision that does not exist.
+
+        Args:
+            near: the most similar name in the repo; None if none is similar.
+            names: some names that the repo has.
+        """
         hint = "Check `revision`."
         if names:
             hint = f"Did you mean '{near}'?" if near else f"It has {', '.join(names)}, and commits."
         return NotFound(f"{self.repo}: no revision '{revision}'", hint=hint)
 
     def lost_commit(self, commit: str, revision: str) -> NotFound:
-        """Return the error for a pinned commit that the repo has no more."""
+        """Return the error for a pinned commit that is no longer in the repo."""
         return NotFound(
             f"{self.repo}: commit {commit}, which stands for revision '{revision}', is gone",
             hint=_RESOLVE,
@@ -93,7 +98,7 @@ class Refusals:
         if "Timeout" in kind or isinstance(error, TooSlow):
             why = find_cause(error, TooSlow) or "no answer in time"
             return TransientError(f"{host}: {why}", hint=f"Check the network. {RUN_AGAIN}")
-        if isinstance(error, UnicodeError):  # of the codec for names of hosts
+        if isinstance(error, UnicodeError):  # of Python's codec for host names (idna)
             return PermanentError(f"{host}: names a host that none can be called", hint="Check HF_ENDPOINT.")
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             hint = "Let SSL_CERT_FILE name the bundle that has its CA."
@@ -106,7 +111,7 @@ class Refusals:
         )
 
     def offline(self) -> PermanentError:
-        """Return the error for a call that huggingface_hub's own switch forbids."""
+        """Return the error for a call that is not sent, because HF_HUB_OFFLINE is set."""
         hint = "Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to fetch."
         return PermanentError(f"{self.repo}: huggingface_hub is offline (HF_HUB_OFFLINE)", hint=hint)
 

@@ -1,4 +1,4 @@
-"""huggingface_hub's own session, and one GET through it with its redirects, all bounded as one Exchange."""
+"""Open huggingface_hub's own session, and send a GET by it; the GET and its redirects are bounded as one Exchange."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.network.exchange import Exchange, ReadTimeout, UnreadableAnswer, decode_body
 from truss_cache_tasks.network.settings import Network
 
-_MAKING = threading.Lock()  # of huggingface_hub's session
+_MAKING = threading.Lock()  # held while SSL_CERT_FILE is set for huggingface_hub's session
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole answer.
+    """An answer with its whole body.
 
     Attributes:
-        status: of HTTP.
-        headers: of any case.
-        body: decoded.
+        status: the HTTP status.
+        headers: with names in any case.
+        body: without its Content-Encoding.
         following: the URL of the next page, as the header Link names it; None without one.
     """
 
@@ -34,9 +34,9 @@ class Answer:
 
 
 def open_session(network: Network) -> Any:
-    """Return huggingface_hub's session, which the first call makes; proxies and certificates are read then alone.
+    """Return huggingface_hub's session. The first call makes it, and only then are proxies and certificates read.
 
-    For certificates it reads only SSL_CERT_FILE, so that is set to the bundle of `network` meanwhile.
+    The session reads its certificates from SSL_CERT_FILE alone, so this is set to the bundle of `network` meanwhile.
 
     Raises:
         ConfigError: the certificates or the proxy cannot be used.
@@ -47,11 +47,11 @@ def open_session(network: Network) -> Any:
     try:
         with _MAKING, _certificates(bundle if bundle and os.path.isfile(bundle) else None):
             return get_session()
-    except (ImportError, ValueError) as exc:  # a SOCKS proxy and no library for it; no URL of a proxy
+    except (ImportError, ValueError) as exc:  # no library for a SOCKS proxy; a proxy that is no URL
         raise ConfigError(
             f"the proxy variables name a proxy that cannot be used ({type(exc).__name__})",
             hint="Set HTTPS_PROXY to http://host:port or https://host:port.",
-        ) from None  # its text is the variable
+        ) from None  # the text of `exc` holds the variable, which may hold a password
 
 
 @contextlib.contextmanager
@@ -79,14 +79,15 @@ def get(session: Any, url: str, query: Mapping[str, str], headers: Mapping[str, 
 
     Raises:
         UnreadableAnswer: an answer is too large, in an unknown encoding, or the last of too many redirects.
-        TooSlow: its time is over.
+        TooSlow: a time limit of `exchange` is over.
         Exception: what the client raises.
     """
     limits = exchange.limits
     waits = {"connect": limits.connect_s, "read": ReadTimeout(exchange), "write": limits.head_s, "pool": limits.head_s}
-    sent = {"Accept-Encoding": "gzip", **headers}  # a client may know encodings that we do not bound
+    sent = {"Accept-Encoding": "gzip", **headers}  # a client may ask for encodings that decode_body refuses
     request = session.build_request("GET", url, params=dict(query), headers=sent, extensions={"timeout": waits})
-    options: dict[str, Any] = {"stream": True, "follow_redirects": False}  # following, it reads bodies without end
+    # Redirects are followed below: the client would read their bodies without a limit.
+    options: dict[str, Any] = {"stream": True, "follow_redirects": False}
     for _ in range(limits.redirects + 1):
         exchange.begin_head()
         response = session.send(request, **options)
@@ -96,7 +97,8 @@ def get(session: Any, url: str, query: Mapping[str, str], headers: Mapping[str, 
             response.close()
         if response.next_request is None:
             return answer
-        request, options["auth"] = response.next_request, None  # the client has dropped what another host may not see
+        # The client removed Authorization if the host is another one; with `auth` None it adds no other.
+        request, options["auth"] = response.next_request, None
     raise UnreadableAnswer(f"more than {limits.redirects} redirects", "the answer itself")
 
 

@@ -1,9 +1,10 @@
 """Hugging Face Hub: one call resolves the commit, then its tree is listed; bytes are read from the resolve URL.
 
-The calls go through huggingface_hub's own HTTP session (its proxies, certificates, `HF_HUB_OFFLINE`, and what the user
-gave `set_client_factory`), bounded as an `Exchange`; not through `HfApi.list_repo_tree`: that one has no time limit,
-sleeps as long as a 429 asks, sends the token to whatever host a page's `Link` names, and asks `/api/agent-harnesses` on
-the way (2.4.0).
+The calls go through huggingface_hub's own HTTP session, bounded as an `Exchange`. So they use its proxies, its
+certificates, `HF_HUB_OFFLINE`, and the client that the user gave `set_client_factory`.
+
+`HfApi.list_repo_tree` (2.4.0) is not used: it has no time limit, sleeps as long as a 429 asks, sends the token to any
+host that a page's `Link` names, and also sends a request to `/api/agent-harnesses`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _LONGEST_REF = 255  # characters that a name on a disk can have
 
 
 class HuggingFaceSource:
-    """One model repo at the Hub, as the entry's token may see it."""
+    """The files of one model repo at the Hub, read with the entry's token or without one."""
 
     def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
         self._request, self._network = request, network
@@ -98,7 +99,7 @@ class HuggingFaceSource:
         if not isinstance(answer, dict) or "sha" not in answer:
             raise self._refusals.not_a_hub()
         commit = answer["sha"]
-        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes a folder's name
+        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes the name of a folder
             raise wrong_answer(self._repo, f"commit {quoted(commit)}", "40 lower-case hex digits")
         return commit
 
@@ -124,11 +125,11 @@ class HuggingFaceSource:
         return self._read(self._network.with_retries(lambda: self._get(what, query, revision)))
 
     def _get(self, what: str, query: Mapping[str, str], revision: str = "") -> Answer:
-        """GET `what` of this repo once. Raises what the answer means, if it is a refusal."""
+        """GET `what` of this repo once. Raise the error that explains a refusal."""
         from huggingface_hub.errors import HfHubHTTPError
 
         session = open_session(self._network)
-        http_error = HfHubHTTPError.__bases__[0]  # of httpx, or of httpx2: that changed within huggingface_hub
+        http_error = HfHubHTTPError.__bases__[0]  # of httpx or httpx2, by huggingface_hub's version
         library: Any = sys.modules[http_error.__module__.partition(".")[0]]
         url = f"{self._endpoint}/api/models/{self._repo}/{what}"
         try:
@@ -147,10 +148,10 @@ class HuggingFaceSource:
 
     def _read(self, answer: Answer) -> tuple[Any, Mapping[str, str] | None]:
         try:
-            # Only the cursor is taken: the page may name another host (a mirror's upstream), the token is not for it.
+            # Only the query is used: the URL may have another host (a mirror's upstream), which must not get the token.
             query = None if answer.following is None else dict(parse_qsl(urlsplit(answer.following).query))
             return json.loads(answer.body), query
-        except (ValueError, RecursionError) as exc:  # no URL, no JSON, brackets 100,000 deep
+        except (ValueError, RecursionError) as exc:  # not a URL, not JSON, nested too deeply
             raise self._refusals.not_a_hub() from exc
 
     def _no_revision(self, revision: str) -> NotFound:
@@ -183,7 +184,7 @@ def _names_of_refs(refs: object) -> list[str]:
 
 
 def _item(repo: str, item: object) -> Mapping[str, Any]:
-    """Return an item of a tree, whose type and path are texts; what these hold is not checked here."""
+    """Return `item` of a tree if its type and path are strings, else raise. What they hold is checked elsewhere."""
     if not isinstance(item, dict) or not isinstance(item.get("type"), str) or not isinstance(item.get("path"), str):
         raise wrong_answer(repo, f"an item of the tree is {quoted(item)}", "an object with type and path")
     return item

@@ -1,4 +1,4 @@
-"""The digest that a HEAD of an S3 object tells: a full or composite checksum, else the ETag's MD5 where it is one."""
+"""Read the digest of an S3 object from a HEAD: a full or composite checksum, else the ETag if it is an MD5."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from truss_cache_tasks.model.listing import Digest
 
-# In the order of preference, with the bytes of each. CRCs are an order of magnitude cheaper to check than SHA.
+# The algorithms of checksums, the preferred first, and the length of each in bytes. A CRC takes a tenth of the time of
+# a SHA.
 WIDTHS = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha256": 32, "sha1": 20}
 
-_MD5 = re.compile(r"([0-9a-f]{32})(?:-([1-9][0-9]{0,4}))?")  # of the bytes, or of the MD5s of as many parts
-_COUNT = re.compile(r"[1-9][0-9]{0,4}")  # of parts: 10,000 at most
+_MD5 = re.compile(r"([0-9a-f]{32})(?:-([1-9][0-9]{0,4}))?")  # of the bytes; with -N, of the MD5s of N parts
+_COUNT = re.compile(r"[1-9][0-9]{0,4}")  # number of parts; S3 allows 10,000
 
 _HEADERS = {
     "ETag": "etag",
@@ -27,15 +28,15 @@ _HEADERS = {
 def digest_of_head(
     head: Mapping[str, Any], bucket: str, look_at_parts: Callable[[int], Sequence[Mapping[str, Any]]]
 ) -> Digest | None:
-    """Return the digest of an object, or None where S3 tells nothing that bytes can be compared with.
+    """Return the digest of an object, or None if S3 gives nothing that bytes can be compared with.
 
-    A digest that is read out of the ETag is a guess.
+    A digest that is taken from the ETag is a guess (`is_guess`).
 
     Args:
         head: what HeadObject with ChecksumMode=ENABLED answered.
-        bucket: its name: directory buckets (`--x-s3`) have ETags that are no digest at all.
-        look_at_parts: called with N where there is only a composite checksum, or an MD5 of the MD5s of N parts; returns
-            Size and checksums, named as in a HEAD, of each part, or () if they are not known.
+        bucket: its name; in a directory bucket (`--x-s3`) an ETag is no digest.
+        look_at_parts: called with the number of parts, if there is only a composite checksum or an MD5 of the parts'
+            MD5s. Returns Size and checksums of each part, named as in a HEAD, or () if they are not known.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
     """
@@ -66,7 +67,7 @@ def digest_of_head(
 
 
 def _part_values(algorithm: str, parts: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    if algorithm not in WIDTHS:  # of MD5s only the joined one is told
+    if algorithm not in WIDTHS:  # S3 gives the MD5 of the MD5s, not those of the parts
         return ()
     values = [_hex(str(part.get(f"Checksum{algorithm.upper()}", "")), WIDTHS[algorithm]) for part in parts]
     told = tuple(value for value in values if value is not None)
@@ -74,13 +75,13 @@ def _part_values(algorithm: str, parts: Sequence[Mapping[str, Any]]) -> tuple[st
 
 
 def head_of_answer(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of a GET, of any case, by the names that botocore gives them in the answer to a HEAD."""
+    """Return the headers of a GET (names in any case) under the names that botocore gives to those of a HEAD."""
     sent = {name.lower(): value for name, value in headers.items()}
     return {name: sent[header] for name, header in _HEADERS.items() if header in sent}
 
 
 def _parts(algorithm: str, kind: str, suffix: str, etag: str) -> int | None:
-    """Return of how many parts' digests a checksum is made: 0 for the whole object, None if the store does not say."""
+    """Return the number of parts of a composite checksum; 0 if it is not composite, None if the store does not say."""
     multipart = re.fullmatch(r"[0-9a-f]{32}-([0-9]+)", etag)
     if suffix:
         return int(suffix) if _COUNT.fullmatch(suffix) else None

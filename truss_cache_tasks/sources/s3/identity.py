@@ -1,4 +1,4 @@
-"""The identity that S3 is asked with: a credential file or secret, else boto3's own chain, else anonymous."""
+"""Find the identity for requests to S3: a credential file or secret, else boto3's own chain, else anonymous."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.refusals import credential_error
 from truss_cache_tasks.version import USER_AGENT
 
-FALLBACK_REGION = "us-east-1"  # answers for buckets of every region with where they are
+FALLBACK_REGION = "us-east-1"  # its answer about a bucket elsewhere names that bucket's region
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,15 +36,15 @@ class Identity:
         return f"Identity({self.origin or 'anonymous'!r})"
 
 
-SESSIONS = threading.RLock()  # botocore's sessions are not made for threads; its clients are
+SESSIONS = threading.RLock()  # held while a botocore session is used: only its clients are thread-safe
 _chains: dict[tuple[tuple[str, str], ...], Identity] = {}
 
 
 def identify(credential: Credential | NoCredential, network: Network) -> Identity:
-    """Return who asks: the credential that was found, else what boto3's chain finds, else anonymous.
+    """Return the identity for requests: of the credential, else of what boto3's chain finds, else anonymous.
 
-    boto3's chain may ask the metadata server (1 s, once): it is resolved once a process for each environment, and only
-    where no file or secret was found.
+    The chain is searched only if there is no credential, and once a process for each environment, because it may ask
+    the metadata server (one attempt, 1 s).
 
     Raises:
         CredentialError: a file, a profile or a token service cannot be used.
@@ -65,7 +65,7 @@ def identify(credential: Credential | NoCredential, network: Network) -> Identit
 
 def _with_keys(origin: str, key: str, secret: str, token: str | None, region: str) -> Identity:
     if not all(value.isascii() and value.isprintable() and value for value in (key, secret, token or "-")):
-        # Here, because in a header it would fail as a network error that quotes the value.
+        # Checked here: in a header such a value would cause a network error whose text quotes it.
         raise CredentialError(
             f"{origin}: a key is empty or holds a character that no AWS key has (a line break, a typographic quote)",
             hint="Copy the keys again, without what surrounds them.",
@@ -105,7 +105,7 @@ def _ask_chain(env: Mapping[str, str], region: str) -> Identity:
 
 
 def _new_session() -> Any:
-    from botocore.session import Session  # boto3 around it takes longer to import (docs/adr/0020)
+    from botocore.session import Session  # not boto3, which takes longer to import (docs/adr/0020)
 
     session = Session()
     session.user_agent_name, session.user_agent_version = USER_AGENT.split("/")

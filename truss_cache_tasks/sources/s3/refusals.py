@@ -26,7 +26,8 @@ from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_c
 from truss_cache_tasks.network.proxies import is_permanent, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 
-CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")  # all that we ask of S3
+# The operations of S3 that are called. An error of any other one comes from the token service.
+CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")
 BAD_KEYS = {
     "InvalidAccessKeyId": "the access key is unknown there",
     "SignatureDoesNotMatch": "the secret key does not match the access key",
@@ -48,15 +49,15 @@ BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Th
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked and by whom, for the error of a refusal.
+    """What an error message says about the request that failed.
 
     Attributes:
         source: the entry's URI.
-        what: the URI of the object that was read, or the entry's where it was listed.
-        action: `s3:ListBucket`, `s3:GetObject` or `s3:GetObjectVersion`, the permission that the call needs.
+        what: the URI of the object that was read; the entry's URI for a listing.
+        action: the permission that the request needs: `s3:ListBucket`, `s3:GetObject` or `s3:GetObjectVersion`.
         origin: where the credential was found; "" for none.
         endpoint: host and port.
-        region: that the client was made for.
+        region: the one that the client was made for.
     """
 
     source: SourceRef
@@ -82,8 +83,8 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
     """Return the error for an answer of S3.
 
     Args:
-        status: of HTTP.
-        code: S3's own `Code`, or the status as text where the answer had no body (HEAD).
+        status: the HTTP status.
+        code: S3's own `Code`, or the status as text if the answer had no body (HEAD).
         message: S3's `Message`, read only for the action and resource that it names.
         region: where the bucket is, if the answer says.
     """
@@ -157,7 +158,7 @@ def _denied(asked: Asked, code: str, message: str) -> AccessDenied:
 
 
 def refusal_of_body(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
-    """Return the error for a raw answer: XML with Code and Message, or anything else that a proxy sent."""
+    """Return the error for an answer with this body: XML with Code and Message, or what a proxy sent instead."""
     text = body[:65536].decode("utf-8", "replace")
 
     def element(name: str) -> str:
@@ -171,15 +172,15 @@ def refusal_of_body(asked: Asked, status: int, headers: Mapping[str, str], body:
 
 @contextmanager
 def translate_errors(asked: Asked) -> Iterator[None]:
-    """Translate what botocore raises inside the block."""
+    """Translate the exceptions of botocore that are raised inside the block into ours."""
     from botocore import exceptions as aws
     from botocore.parsers import ResponseParserError
 
     try:
         yield
     except aws.ClientError as error:
-        # Not `from error`: its text is the server's, which may quote the key that it got.
-        if error.operation_name not in CALLS:  # of the token service, for a role
+        # Not `from error`: its text is the server's, which may quote the access key.
+        if error.operation_name not in CALLS:  # a call of the token service, to assume a role
             raise credential_error(error) from None
         raise _refusal_of_client(asked, error.response) from None
     except aws.ParamValidationError as error:
@@ -204,7 +205,7 @@ def translate_errors(asked: Asked) -> Iterator[None]:
         raise PermanentError(
             f"{asked.what}: {asked.endpoint} does not answer as S3 does",
             hint="Check AWS_ENDPOINT_URL_S3, and any proxy on the way.",
-        ) from None  # its text is the whole answer
+        ) from None  # the text of the error is the whole answer
     except aws.BotoCoreError as error:
         raise credential_error(error) from error
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:  # of botocore's parsers

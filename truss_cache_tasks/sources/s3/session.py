@@ -1,4 +1,4 @@
-"""botocore's client, each of whose requests is bounded as an Exchange. Importing this imports botocore."""
+"""Open a botocore client that bounds each request as an Exchange. Importing this module imports botocore."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from truss_cache_tasks.network.exchange import UnreadableAnswer
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity
 
-CONNECTIONS = 32  # that are kept for reuse: as many as there are threads that ask about objects
+CONNECTIONS = 32  # kept for reuse: one for each thread that may send a HEAD
 
 _REDIRECTS = (301, 302, 307)
 
@@ -29,14 +29,14 @@ def open_client(identity: Identity, network: Network, source: SourceRef) -> Any:
         ConfigError: the endpoint, the region or the certificates cannot be used.
     """
     config = Config(
-        # By name: botocore's default still pre-signs with version 2.
+        # Version 4 is set, because botocore pre-signs with version 2 by default.
         signature_version="s3v4" if identity.credentials is not None else botocore.UNSIGNED,
         retries={"mode": "standard", "total_max_attempts": 1},
         response_checksum_validation="when_required",
     )
     try:
         with SESSIONS:
-            # As awscli does. Nothing here reads the time of an object, and parsing it takes longer than S3 does.
+            # Times stay text, as in awscli: nothing here reads them, and parsing them takes longer than S3's answer.
             parsers = identity.session.get_component("response_parser_factory")
             parsers.set_parser_defaults(timestamp_parser=lambda text: text)
             client = identity.session.create_client(
@@ -59,14 +59,14 @@ def _endpoint(network: Network) -> str | None:
 
 
 class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no types
-    """Sends as botocore's own session does, by the proxies of `network`, over bounded connections."""
+    """botocore's own HTTP session, with the proxies of `network`, and with connections that bound each request."""
 
     def __init__(self, endpoint: str, verify: str | bool, network: Network) -> None:
-        """Begin.
+        """Choose proxy, certificates and limits; connect later.
 
         Args:
             endpoint: URL whose proxy is used for all requests, as botocore does.
-            verify: certificates, as botocore takes them.
+            verify: `verify` of botocore: the path of a bundle, or True for its own certificates.
         """
         proxy = network.proxy_for(endpoint)  # botocore would read the environment, and ignore ALL_PROXY
         super().__init__(
@@ -75,17 +75,17 @@ class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no t
             timeout=(network.limits.connect_s, network.limits.head_s),
             max_pool_connections=CONNECTIONS,
         )
-        # Of all pools that this session makes, also those of proxies.
+        # For all pools that this session makes, also those of proxies.
         self._pool_classes_by_scheme.update(bounded_pools(network.limits, network.cancel))
 
     def plug_into(self, client: Any) -> None:
-        """Let `client`, which is botocore's, send its requests by this session."""
+        """Make `client`, which is botocore's, send its requests through this session."""
         client.meta.events.register("before-send.s3", self._answer)
 
     def _answer(self, request: Any, event_name: str, **_: Any) -> Any:
         response = self.send(request)
         is_lost = response.status_code in _REDIRECTS and "x-amz-bucket-region" not in response.headers
-        # At a redirect botocore asks HeadBucket for the region. If that is redirected, it asks again, without end.
+        # After a redirect botocore asks HeadBucket for the region. If that is redirected too, it asks again, forever.
         if is_lost and event_name.endswith(".HeadBucket"):
             raise UnreadableAnswer("a redirect that names no region", "one that does")
         return response

@@ -1,4 +1,4 @@
-"""Signs GETs by AWS Signature Version 4, in headers.
+"""Sign GETs with AWS Signature Version 4, in headers.
 
 botocore signs the listings. For objects it takes too long: 0.2 ms a signature, more than to read a small object
 (docs/adr/0009). https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
@@ -14,12 +14,12 @@ from functools import lru_cache
 from typing import Protocol
 from urllib.parse import urlsplit
 
-_EMPTY = hashlib.sha256(b"").hexdigest()  # of the body of a GET
+_EMPTY = hashlib.sha256(b"").hexdigest()  # of the body of a GET, which is empty
 _PORTS = {"http": ":80", "https": ":443"}
 
 
 class Keys(Protocol):
-    """What botocore calls frozen credentials."""
+    """What signing reads of botocore's frozen credentials."""
 
     access_key: str
     secret_key: str
@@ -27,7 +27,7 @@ class Keys(Protocol):
 
 
 def signed_headers(url: str, headers: Mapping[str, str], region: str, keys: Keys, now: float) -> dict[str, str]:
-    """Return `headers` with those that sign a GET of `url`. Others, such as Range, may be added unsigned.
+    """Return `headers` and those that sign a GET of `url`. The caller may add others unsigned, such as Range.
 
     Args:
         url: quoted as S3 wants it; its query, if it has one, is one `name=value`.

@@ -1,4 +1,4 @@
-"""S3 and what speaks its protocol: botocore lists and looks at objects; we sign the GETs that read their bytes."""
+"""S3 and stores with its API. botocore sends listings and HEADs; the GETs of bytes are signed by `signing.py`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HEADS = 8  # requests at once, for the parts of an object or for pinned files
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Where the listing found the bucket: the URL above its keys, and the region to sign for."""
+    """The URL that a key is appended to, and the region to sign for, as the listing found them."""
 
     url: str
     region: str
@@ -66,10 +66,10 @@ class S3Source:
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Return every object below the prefix.
 
-        A pinned file is asked for one by one (HEAD), by its version id where the pin has one.
+        Each pinned file is looked up by a HEAD of its own, of its version id if the pin has one.
 
         Raises:
-            NothingSelected: nothing is there, or folder markers alone.
+            NothingSelected: there is no object, or there are only folder markers.
         """
         if pins.files is not None:
             return under_prefix(self._pinned(pins.files), self._source)
@@ -85,7 +85,7 @@ class S3Source:
             return under_prefix(below, self._source)
 
     def locate(self, file: RemoteFile) -> Location:
-        """Return a GET of `file` that is signed now; its `look` sends one HEAD, and may raise SourceChanged."""
+        """Return a GET of `file`, signed now. Its `fetch_digest` sends HEADs, and may raise SourceChanged."""
         assert self._bucket is not None, "what is located was listed"
         url = f"{self._bucket.url}/{urllib.parse.quote(file.key, safe='/~')}"
         if file.version_id:
@@ -94,7 +94,7 @@ class S3Source:
         headers, expires = CHECKSUMS, None
         _, identity = self._client()
         if identity.credentials is not None:
-            with translate_errors(self._asked(file)), SESSIONS:  # a credential that refreshes itself does so once
+            with translate_errors(self._asked(file)), SESSIONS:  # only one thread refreshes an expired credential
                 keys = identity.credentials.get_frozen_credentials()
             now = time.time()
             headers = signed_headers(url, CHECKSUMS, self._bucket.region, keys, now)
@@ -150,7 +150,7 @@ class S3Source:
         return [_remote_file(str(self._source), found) for found in page.get("Contents", ())]
 
     def _pinned(self, pins: Sequence[FilePin]) -> list[RemoteFile]:
-        # HEADs follow: this first listing makes botocore find the bucket's region.
+        # A listing before the HEADs, because botocore finds the bucket's region by it.
         self._page(Prefix=f"{self._source.prefix}/" if self._source.prefix else "", MaxKeys=1)
         with ThreadPoolExecutor(HEADS) as pool:
             found = list(pool.map(self._find, pins))
@@ -187,7 +187,7 @@ class S3Source:
         return digest
 
     def _digest_from_headers(self, file: RemoteFile, headers: Mapping[str, str]) -> Digest | None:
-        """Return the digest that the headers of a whole GET tell; for a composite one its parts are asked for too."""
+        """Return the digest in the headers of a GET of the whole file; for a composite one, ask for its parts too."""
         client, _ = self._client()
         head = {**head_of_answer(headers), "ContentLength": file.size}
         return digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
@@ -202,7 +202,7 @@ class S3Source:
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (400, 403):
                     raise
-                # The refusal of a HEAD has no body; that of a GET says why.
+                # A refused HEAD has no body that says why. Send a GET, which is refused with a body.
                 client.get_object(**where, Range="bytes=0-0")["Body"].close()
                 raise
         return head
@@ -210,11 +210,11 @@ class S3Source:
     def _look_at_parts(self, client: Any, file: RemoteFile, count: int) -> Sequence[Mapping[str, Any]]:
         """Return the exact Size of each of the `count` parts of `file`; () if they cannot be learnt.
 
-        With it come the checksums of the part where the store tells them, as S3 does.
+        Each part also has its checksums, if the store gives them, as S3 does.
 
         1. HEAD of the first part: shows whether the store knows parts at all. One that does not may answer
            GetObjectAttributes with the whole object.
-        2. GetObjectAttributes: tells a thousand parts at once, but needs a permission of its own, and not every store
+        2. GetObjectAttributes: lists a thousand parts at once, but needs a permission of its own, and not every store
            has it.
         3. HEAD of each other part: needs no further permission.
 
@@ -266,7 +266,7 @@ class S3Source:
     def _note_bucket(self, http_response: Any, context: Mapping[str, Any], **_: Any) -> None:
         """Keep the URL that botocore chose and the region that it signed for, after it followed a redirect, if any.
 
-        (`generate_presigned_url` would tell another: the global endpoint, whatever the region.)
+        `generate_presigned_url` is not used for this: its URL is that of the global endpoint, for any region.
         """
         region = str(context.get("signing", {}).get("region") or context.get("client_region"))
         self._bucket = _Bucket(http_response.url.partition("?")[0].rstrip("/"), region)
@@ -284,7 +284,7 @@ class S3Source:
 
 
 def _action(file: RemoteFile | None) -> str:
-    """Return the permission that reading `file` needs, or listing where there is none."""
+    """Return the permission to read `file`; without a file, the permission to list."""
     if file is None:
         return "s3:ListBucket"
     return "s3:GetObjectVersion" if file.version_id else "s3:GetObject"
