@@ -1,1 +1,1 @@
-"""The order of the steps, one module an operation: what a run, a forecast, a verify and a clean do, and when."""
+"""The order of the steps of a run, a forecast, a verification and a clean: one module for each."""

@@ -31,7 +31,7 @@ from truss_cache_tasks.store.manifest import read_manifest
 from truss_cache_tasks.store.record_file import Unreadable
 from truss_cache_tasks.store.root_state import RootState, gather_evidence
 
-HUB_SUFFIX = "+hub"  # ends the name of the claim in the hub cache of an entry whose own root has plain files
+HUB_SUFFIX = "+hub"  # an entry with plain files of a Hub repo has a second claim, in the hub cache: its name and this
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,10 @@ def hub_request(request: Request) -> Request | None:
 
 
 def read_status(context: EntryContext) -> Status:
-    """Read the status of one entry, offline and by stat alone. A DiskError makes it stale, and its run raises it."""
+    """Read the status of one entry offline, by stat alone.
+
+    Where that raises a DiskError, the entry is stale: its run raises the error again.
+    """
     root, request = context.root, context.entry.request
     try:
         with disk_errors(f"cannot look at {root.path}"), root.tree.kept_open():
@@ -139,9 +142,9 @@ def read_entry_manifest(context: EntryContext) -> Manifest | None:
 
 
 def read_hub_manifest(context: EntryContext, manifest: Manifest) -> Manifest | None:
-    """Return the entry's manifest in its hub root, only with files that are not hard links of its plain files.
+    """Return the entry's manifest in its hub root, without the files that are hard links of its plain files.
 
-    None where there are no such files. One that is missing is left out too: the entry does not need it (docs/adr/0003).
+    A file that is missing there is left out too: the entry does not need it (docs/adr/0003). None if no file is left.
 
     Args:
         manifest: of the plain files.

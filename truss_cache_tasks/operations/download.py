@@ -26,7 +26,7 @@ from truss_cache_tasks.store.locks import locked, try_lock
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.partials import Partial
 
-ATTEMPTS = 100  # on a disk where other processes remove what was found, before it is an error
+ATTEMPTS = 100  # to keep what was found or fetched, while other processes remove it; then it is an error
 
 
 class BlobFetcher:
@@ -50,7 +50,7 @@ class BlobFetcher:
 
         Args:
             root: whose blobs the files become.
-            rehash: believe no stat of what another process brought meanwhile.
+            rehash: hash what another process brought meanwhile, also where its stat is as recorded.
         """
         missing = list({file.content_id: file for file in files if file.content_id not in blobs}.values())
         check_space(root, missing, blobs.values())
@@ -101,9 +101,9 @@ class _Pull:
     """One call of `transfer.pull`: takes a lock and opens a partial for each job, publishes what is done.
 
     Attributes:
-        fetched: what came, by content id.
+        fetched: the published blobs, by content id.
         busy: files whose lock another process holds.
-        lost: files that came, and whose partial another process took: where locks do not work.
+        lost: files that were fetched, but whose partial another process took; only where locks do not work.
         error: the first failure; no further job is begun after it.
     """
 
@@ -136,7 +136,7 @@ class _Pull:
         """Fetch `missing` into `fetched`, save what is `busy` or `lost`.
 
         Raises:
-            CacheTaskError: the first failure, after all ended; `fetched` has what came all the same.
+            CacheTaskError: the first failure, after all jobs have ended; `fetched` has the files that were published.
         """
         limits = transfer.Limits(connections=self.settings.connections or 32, max_rate=self.settings.max_rate)
         network = self.settings.network
@@ -187,7 +187,7 @@ class _Pull:
             )
 
     def _finish(self, outcome: transfer.Done | transfer.Failed) -> None:
-        """Publish the partial of a file that came; leave or discard that of one that failed."""
+        """Publish the partial of a complete file; leave or discard that of a file that failed."""
         assert isinstance(outcome.job, _Job)
         planned, partial, release = self._open.pop(outcome.job.content_id)
         with contextlib.ExitStack() as ends:
@@ -216,7 +216,7 @@ class _Job(transfer.Job):
 
 
 def check_space(root: CacheRoot, missing: Sequence[PlannedFile], blobs: Iterable[LocalBlob]) -> None:
-    """Refuse to begin what does not fit on the disk: what is fetched, and what is copied from other disks."""
+    """Raise DiskError if what is to be fetched, and copied from other disks, does not fit on the disk."""
     coming = sum(planned.file.size for planned in missing) - partials.left_bytes(root, missing)
     here = disk.device_of(root.path)
     needed = coming + sum(blob.size for blob in blobs if blob.device != here)

@@ -2,10 +2,10 @@
 
 1. Read the status, without a lock. Fresh: done.
 2. Wait for another process that fetches this entry; read the status again under the entry's lock.
-3. Claim what is whole, or put it right from bytes that are on this disk. Neither asks a server.
-4. List the source at the pinned revision, and plan. If another run moves the pin meanwhile: once more.
-5. Find what is on this disk; look at all paths; fetch what is missing; commit. If blobs vanish meanwhile: once more.
-   An entry with plain files of a Hub repo does this for the hub cache first, where its files are then linked from.
+3. Claim an entry that is whole, or repair it from bytes that are on this disk. Neither sends a request.
+4. List the source at the pinned revision, and plan. Repeat this if another run moves the pin meanwhile.
+5. Find what is on this disk; look at all paths; fetch what is missing; commit. Repeat this if blobs vanish meanwhile.
+   An entry with plain files of a Hub repo does this for the hub cache first; its files become hard links of the blobs.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def fetch(context: EntryContext, run: RunContext, *, force: bool = False) -> Out
     """Make the entry fresh: do the least that its status asks for, or with `force` re-hash and resolve everything.
 
     Raises:
-        CacheTaskError: one cause and one remedy; what was good before is still in place.
+        CacheTaskError: with one cause and one hint. Files that were good before are still in place.
     """
     run = run.for_entry(context.name)
     status = read_status(context)
     run.report(_started(status, force=force))
     try:
         if not force and status.fresh_manifest is not None:
-            outcome = Outcome(status.fresh_manifest, how="fresh")  # without a lock: nothing may be writable
+            outcome = Outcome(status.fresh_manifest, how="fresh")  # without a lock: the disk may be read-only
         else:
             outcome = _fetch_stale(context, run, force=force)
     except CacheTaskError as error:
@@ -81,7 +81,7 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
         _opened_roots(context),
         _wait_for_other_process(context, context.root, run),
     ):
-        status = read_status(context)  # again: another process may have made it fresh, or taken it away
+        status = read_status(context)  # again: another process may have fetched or cleaned it
         if not force and status.verdict.need is Need.CLAIM:
             status = _claim(context, run)
             if status.manifest is not None and status.verdict.need <= Need.CLAIM:
@@ -95,7 +95,10 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
 
 @contextlib.contextmanager
 def _opened_roots(context: EntryContext) -> Iterator[None]:
-    """Make the entry's root, and keep its folders open, for the block. If the block fails, remove what stayed empty."""
+    """Make the folders of the entry's root, and keep its roots open for the block.
+
+    If the block fails, remove the folders that stayed empty.
+    """
     if not disk.is_writable(context.root.records):
         raise DiskError(
             f"the cache folder {context.root.path} is not writable",
@@ -117,9 +120,9 @@ def _opened_roots(context: EntryContext) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunContext) -> Iterator[None]:
-    """Hold the lock of the entry in `root` for the block, which waits for another process that fetches it.
+    """Wait for another process that fetches this entry, and hold the entry's lock in `root` for the block.
 
-    If the block fails, the note of its fetch is removed where nothing is left of what it lists.
+    If the block fails, and nothing is left of what the note of its fetch lists, remove the note.
     """
     key = request_key(context.request_in(root))
     with locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for("entry", str(root.path))):
@@ -131,7 +134,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 
 
 def _claim(context: EntryContext, run: RunContext) -> Status:
-    """Claim what is whole, if it still is once the root's lock is held: another project's clean may come before."""
+    """Claim an entry that is whole, if it still is under the root's lock: another project may clean it before that."""
     remember_roots(context.settings, context.project, run.warn)
     claimant = _claimant(context, context.root, run, resolved=False)
     reread = partial(read_status, context)
@@ -139,7 +142,7 @@ def _claim(context: EntryContext, run: RunContext) -> Status:
 
 
 def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest | None:
-    """Put visible files and records right from bytes that are here, asking no server; None if bytes are missing."""
+    """Repair visible files and records from bytes on this disk, without a request; None if bytes are missing."""
     assert status.manifest is not None
     root, plan = context.root, replay(context.entry.request, status.manifest)
     if context.is_replaced(plan, status.manifest, context.other_entries(root)):
@@ -159,7 +162,7 @@ def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, for
         raise PermanentError(
             f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
         )
-    fetcher = BlobFetcher(context, _open_source(context, run), run)  # one for both: it counts all files that come
+    fetcher = BlobFetcher(context, _open_source(context, run), run)  # one for both attempts: it counts all files
     online = _OnlineFetch(fetcher, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
     try:
         return online.retry_if_pin_moved(resolve=force)
@@ -170,7 +173,7 @@ def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, for
 
 
 def _open_source(context: EntryContext, run: RunContext) -> Source:
-    from truss_cache_tasks.sources.registry import open_source  # a no-op opens none
+    from truss_cache_tasks.sources.registry import open_source  # imported here: a run of a fresh entry opens no source
 
     settings, entry = context.settings, context.entry
     network = replace(settings.network, base=entry.config.parent, cancel=run.cancel, reporter=run.reporter)
@@ -181,10 +184,10 @@ class _OnlineFetch:
     """One online fetch of one entry.
 
     Attributes:
-        rehash: believe no stat.
-        prove: it is to be proved that the credential file gives access to these bytes; a file that comes proves it.
-        pins: by the path of a root, as they were when the revision was listed.
-        resolved: this fetch asked what the revision stands for.
+        rehash: hash every file, also one whose stat is as recorded.
+        prove: prove that the credential file gives access to these bytes; a fetched file proves it.
+        pins: the pin in each root when the revision was listed, by the root's path.
+        resolved: this fetch asked the source what the revision stands for.
     """
 
     def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool) -> None:
@@ -198,7 +201,7 @@ class _OnlineFetch:
         self.resolved = False
 
     def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
-        """List and fetch; once more, at the pinned commit, if another run moves the pin meanwhile.
+        """List and fetch; if another run moves the pin meanwhile, do it again at the new commit.
 
         Args:
             resolve: ask what the revision stands for, unless this very run did already.
@@ -216,7 +219,7 @@ class _OnlineFetch:
                 moved_to = exc.commit
 
     def _fetch_listed(self, listing: Listing) -> Outcome:
-        """Plan, refuse what cannot be shown, and fetch the files: into the hub cache first, if that is due."""
+        """Plan, refuse what cannot be shown, and fetch the files; into the hub cache first, if `_fills_hub_first`."""
         root = self.context.root
         plan = make_plan(self.context.entry.request, listing)
         refuse_case_clashes(root, plan)
@@ -234,7 +237,7 @@ class _OnlineFetch:
         return Outcome(manifest, self.fetcher.files, self.fetcher.size)
 
     def _fills_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
-        """Whether the hub cache gets the files first: one on the same disk, writable, not pinned to another commit."""
+        """Whether the hub cache gets the files first: if it is on the same disk, writable, and its pin agrees."""
         pin = self.pins[hub_root.path]
         agreed = pin is None or self.resolved or pin.commit == listing.revision
         one_disk = disk.device_of(hub_root.path) == disk.device_of(self.context.root.path)
@@ -250,7 +253,7 @@ class _OnlineFetch:
     def _retry_if_blobs_vanished(
         self, root: CacheRoot, plan: Plan, blobs: dict[ContentId, LocalBlob], conflicts: Conflicts
     ) -> Manifest:
-        """Look at the paths, fetch what is missing, commit; once more if a blob vanished meanwhile.
+        """Look at the paths, fetch what is missing, and commit; do it again if a blob vanished meanwhile.
 
         Args:
             blobs: what is on this disk already, by content id.
@@ -273,14 +276,14 @@ class _OnlineFetch:
         return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, cancel=self.run.cancel)
 
     def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
-        """Refuse, before a byte comes, what `commit` would refuse: files that are not ours at our paths."""
+        """Refuse, before a byte is fetched, what `commit` would refuse: foreign files at our paths."""
         paths = {file.path for file in plan.files}
         owned, replace = read_states(root, paths).own_paths(), self.context.settings.replace
         leaving = owned - paths  # the commit hides those that are in the way
         check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, cancel=self.run.cancel)
 
     def _prove_access(self, plan: Plan) -> None:
-        """Ask for the first byte of a file, if a proof of access is due and no file came."""
+        """Request the first byte of a file, if access must be proved and no file was fetched."""
         if not self.prove or self.fetcher.files:
             return
         file = min((planned.file for planned in plan.files), key=lambda file: (file.size == 0, file.size))
@@ -323,7 +326,7 @@ def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolv
 
 
 def _is_cleaned(context: EntryContext) -> bool:
-    """Whether a clean took this entry's bytes, or would have if no other claim had held them: no stat is believed."""
+    """Whether this entry was cleaned after its last commit: then all its files are hashed again."""
     found = [claims.claims_of(root, context.project).entries for root in context.roots]
     return any(claim.cleaned for entries in found for name, claim in entries.items() if name in context.claims)
 

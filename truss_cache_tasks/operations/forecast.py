@@ -42,7 +42,8 @@ def forecast(
     """Return what a run would do. Sends no request and writes nothing.
 
     Args:
-        hashing: re-hash the files that were touched, for an exact answer; else a run is said to read the store.
+        hashing: re-hash the files that were touched, for an exact answer; without it, the answer for an entry to
+            repair is that its run reads the store.
         cancel: ends the hashing early, with Stopped.
         shown: find_shown_files() of this entry's root, where it is known.
 

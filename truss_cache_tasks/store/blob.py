@@ -19,7 +19,7 @@ class Vanished(Exception):
 
 
 class Taken(Vanished):
-    """Another process put something at a path where nothing lay, before a file was shown there: it is not ours."""
+    """Another process put something at an empty path before we showed a file there: what is there is not ours."""
 
 
 class FoundFile(NamedTuple):
@@ -27,7 +27,7 @@ class FoundFile(NamedTuple):
 
     Args:
         tree, path: where it is; `stat` of it.
-        blob: the blob of the hub cache that was read on the way, relative to its root; "" for none.
+        blob: the blob of the hub cache that led to the file, relative to its root; "" for none.
     """
 
     tree: FileTree
@@ -49,8 +49,8 @@ class LocalBlob:
         size: bytes.
         xxh3: our xxh3-128 of them.
         digest: `algorithm:hex` of the store's digest that confirmed them once; "" is unverified.
-        device, inode, mtime_ns: of the file: another one of its name is another file.
-        ours: we brought them; what huggingface_hub left is not ours to remove.
+        device, inode, mtime_ns: of the file, to tell it from another one that gets its name.
+        ours: we made the file; one that huggingface_hub or the user made is never removed.
     """
 
     tree: FileTree
@@ -88,7 +88,7 @@ class LocalBlob:
 def local_blob(
     tree: FileTree, path: str, stat: os.stat_result, xxh3: str, digest: str, *, ours: bool = True
 ) -> LocalBlob:
-    """Return the blob that is the file `path`, by its `stat`; its bytes have this xxh3-128."""
+    """Return the LocalBlob of the file `path`, which has this `stat` and this xxh3-128."""
     return LocalBlob(tree, path, stat.st_size, xxh3, digest, stat.st_dev, stat.st_ino, stat.st_mtime_ns, ours)
 
 
@@ -97,10 +97,10 @@ def link_or_copy(
 ) -> os.stat_result:
     """Make `path`, where nothing lies, the same bytes as `blob`: hard link, else reflink, else copy.
 
-    A copy is hashed before it is believed, a hard link is compared with the file that was looked at.
+    The bytes of a copy are hashed and compared; a hard link must be of the very file that was looked at.
 
     Args:
-        link: it may be a hard link; not of a file of the user's, who may write to it.
+        link: it may be a hard link. False for a file of the user, who may write to it.
 
     Raises:
         Vanished: `blob` is not there any more.

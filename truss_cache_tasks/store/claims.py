@@ -43,7 +43,7 @@ _PIN = {
     "run": record_file.is_text,
 }
 
-# By id() of the claims of one file. The value holds these claims too, so that the id is of no other object meanwhile
+# By id() of the Claims of one file. The value holds that object too, so that no other object can get its id
 _aligned: dict[int, tuple[Claims, Project, Claims]] = {}
 _indexed: dict[int, tuple[Claims, dict[str, set[str]]]] = {}
 _MEMO_SIZE = 256
@@ -101,7 +101,7 @@ class AllClaims:
     Args:
         by_project: project id -> its claims; none where the file cannot be used.
         unreadable: ids of the projects whose file cannot be used.
-        is_complete: the names of all files are known.
+        is_complete: the folder of the claims files could be listed.
     """
 
     by_project: Mapping[str, Claims]
@@ -144,10 +144,11 @@ def write_claims(root: CacheRoot, project: str, claims: Claims) -> None:
 
 
 def aligned(claims: Claims, project: Project) -> Claims:
-    """Return `claims` as the config stands now: each under the entry that asks its request, gone entries dropped.
+    """Return `claims` as the config stands now: each under the entry that has its request.
 
-    A claim belongs to its request: entries that were swapped or renamed keep theirs. What a gone entry or an earlier
-    request of an entry held goes into `former`. Claims that another config made under this project's id stay.
+    A claim belongs to its request: entries that were renamed, or swapped names, keep theirs. The claims of entries that
+    left the config are dropped, and their request keys go into `former`; so does the request that an entry had before
+    it took over another claim. Claims that another config made under this project's id stay.
     """
     entries, asked = claims.entries, project.entries
     if not entries:
@@ -169,7 +170,9 @@ def aligned(claims: Claims, project: Project) -> Claims:
         else:
             kept[name] = claim
     kept.update({name: entries[other] for name, other in moves.items()})
-    for name in moved & asked.keys() - moves.keys():  # swapped and edited: it keeps the request that no entry asks now
+    # Here another entry took the claim of `name`, and its new request has no claim (swapped, then edited). It keeps the
+    # claim that no entry took: the one at the end of the chain of moves
+    for name in moved & asked.keys() - moves.keys():
         last = name
         while following := next((to for to, source in moves.items() if source == last), None):
             last = following
@@ -180,7 +183,7 @@ def aligned(claims: Claims, project: Project) -> Claims:
 
 
 def add_claim(claims: Claims, name: str, claim: Claim, project: Project) -> Claims:
-    """Return `claims` with `claim` under `name`; what it asked before is remembered, gone entries are dropped."""
+    """Return `claims` with `claim` under `name`; earlier requests go into `former`, gone entries are dropped."""
     now = aligned(claims, project)
     old = now.entries.get(name)
     before = () if old is None else (*old.former, old.request)

@@ -49,7 +49,7 @@ class Cleaned:
     """What a clean removed (or would remove), over one invocation.
 
     Args:
-        size: bytes that the disk gets back; what several entries share is counted once.
+        size: bytes that are freed on the disk; what several entries share is counted once.
         files: how many files and links.
         kept: what stays, a line each, and why.
         left: what could not be removed, a line each.
@@ -60,12 +60,12 @@ class Cleaned:
     kept: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     seen: set[Path] = field(default_factory=set, repr=False)
-    gone: set[tuple[Path, str]] = field(default_factory=set, repr=False)  # (root, claim) that a dry run passed
+    gone: set[tuple[Path, str]] = field(default_factory=set, repr=False)  # (root, claim) that was cleaned, or would be
     keys: set[tuple[Path, str]] = field(default_factory=set, repr=False)  # (root, request key) likewise
     links: Counter[tuple[int, int]] = field(default_factory=Counter, repr=False)  # (device, inode) -> names removed
 
     def keep(self, line: str) -> None:
-        """Name what stays, once."""
+        """Add a line about what stays, once."""
         if line not in self.kept:
             self.kept.append(line)
 
@@ -73,7 +73,8 @@ class Cleaned:
 def clean_root(root: CacheRoot, project: Project, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
     """Invalidate these claims of `project` in this root; None: all of its config, and what gone entries left behind.
 
-    Removes what it can, and adds what it did to `done`. The claims stay, marked cleaned, unless nothing else does.
+    Removes what it can, and adds what it did to `done`. The claims stay, marked as cleaned,
+    as long as the root has other records.
     """
     with disk_errors(f"cannot clean {root.path}"), root.tree.kept_open():
         if not dry:
@@ -108,7 +109,7 @@ def roots_of(root: CacheRoot, project: str) -> set[str]:
 
 
 class _Clean:
-    """One clean of one root; what it decides, it decides under the locks that its caller holds."""
+    """One clean of one root; all of it under the locks that the caller holds (a dry run takes none)."""
 
     def __init__(self, states: NestedStates, project: Project, done: Cleaned, *, dry: bool) -> None:
         self.states = states
@@ -139,15 +140,15 @@ class _Clean:
         self._name_what_is_not_ours()
         if self.dry:
             return
-        is_whole = not self.done.left
+        removed_all = not self.done.left
         self.states.note_hidden(dict.fromkeys(filter(self._is_gone, removed), ""))
         self._drop_pins([mine.entries[name].form for name in chosen] + [manifest.request for manifest in cleaned])
-        if is_whole:
+        if removed_all:
             for note in notes:
                 reassign_note(self.root, note, ())
             for key in keys.difference(live):
                 remove_manifests(self.root, key)
-        self._write_claims(mine, chosen, everything=names is None, is_whole=is_whole)
+        self._write_claims(mine, chosen, everything=names is None, removed_all=removed_all)
         sweep_unowned(self.root)
         _remove_records(self.root)
         self.root.layout.remove_empty_root()
@@ -195,8 +196,8 @@ class _Clean:
 
         Args:
             live: keys of the manifests that a living claim holds.
-            notes: that stay.
-            removed: paths that went.
+            notes: those that stay.
+            removed: visible paths that were removed.
         """
         manifests, path = self.state.manifests.readable, self.root.path
         noted = {blob_id for note in notes for blob_id in note.blobs}
@@ -219,18 +220,18 @@ class _Clean:
             path = f"{PARTIALS}/{name}"
             found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
             is_dead = found and partials.is_left_by_a_run(self.root.tree, path) and self._is_unowned(found[1], kept)
-            if is_dead or is_temporary("partials", name):  # those are made under the root's lock alone
+            if is_dead or is_temporary("partials", name):  # temporaries are made only under the root's lock
                 self._unlink(path)
 
     def _name_what_is_not_ours(self) -> None:
-        """Name what lies in our folder and has no name of ours."""
+        """Add to `done.kept` what lies in our folder under a name that is not ours."""
         for path, is_folder in self.root.tree.walk(RECORDS):
             folder, _, name = path.removeprefix(f"{RECORDS}/").rpartition("/")
             if not is_name_of_ours(folder, name, is_folder=is_folder):
                 self.done.keep(f"{path}: not ours, though it lies in our folder")
 
     def _is_gone(self, path: str) -> bool:
-        """Whether nothing lies at `path`; what is behind a link cannot be told, and is not ours to look at."""
+        """Whether nothing lies at `path`; False if a link is on the way to it, because no link is followed."""
         try:
             return self.root.tree.lstat(path) is None
         except LinkedFolder:
@@ -264,19 +265,19 @@ class _Clean:
             done.size += stat.st_size
 
     def _drop_pins(self, forms: Iterable[Mapping[str, Any]]) -> None:
-        """Drop the pins that these canonical forms of requests resolve by."""
+        """Drop the pins of the requests with these canonical forms."""
         for form in forms:
             source = str(form.get("source", ""))
             name = f"{source.removeprefix('hf://')}@{form.get('revision', '')}"
             if source.startswith("hf://") and name in self.state.pins:
                 claims.write_pin(self.root, name, None)
 
-    def _write_claims(self, mine: Claims, chosen: Collection[str], *, everything: bool, is_whole: bool) -> None:
+    def _write_claims(self, mine: Claims, chosen: Collection[str], *, everything: bool, removed_all: bool) -> None:
         """Mark the chosen claims cleaned. What could not be removed stays in `former`, for the next clean."""
         entries = {n: replace(c, cleaned=True) if n in chosen else c for n, c in mine.entries.items()}
-        if is_whole:
+        if removed_all:
             entries = {n: replace(c, former=()) if n in chosen else c for n, c in entries.items()}
-        former = () if everything and is_whole else mine.former
+        former = () if everything and removed_all else mine.former
         claims.write_claims(self.root, self.project.id, Claims(entries, former, mine.roots))
 
 
@@ -291,7 +292,7 @@ def remove_empty_folders(root: CacheRoot) -> None:
 
 
 def _remove_records(root: CacheRoot) -> None:
-    """Remove our records when they are about nothing any more: no living claim, no manifest, no fetch."""
+    """Remove the claims and pins of a root that has no living claim, no manifest and no note of a fetch."""
     state = RootState(root)
     everyone = state.all_claims.by_project
     live = any(not claim.cleaned for theirs in everyone.values() for claim in theirs.entries.values())
@@ -307,7 +308,7 @@ def _remove_records(root: CacheRoot) -> None:
 
 
 def sweep(root: CacheRoot) -> None:
-    """Remove what no manifest, no note of a fetch and no living process owns, and partials of no use."""
+    """Remove what no manifest, no note of a fetch and no living process owns, and useless or old partials."""
     partials.sweep_partials(root, older_than_s=RESUMABLE_S)
     sweep_unowned(root)
 
@@ -325,7 +326,7 @@ def sweep_unowned(root: CacheRoot) -> None:
 
 
 def forget_empty_note(root: CacheRoot, key: str, claim: tuple[str, str]) -> None:
-    """Forget that this claim's fetch of a request noted anything, if nothing is left of it."""
+    """Remove this claim from the note of a request, if nothing is left of what the note lists."""
     coming = {found[1] for name in root.tree.names(PARTIALS) if (found := PARTIAL.fullmatch(name))}
     for note in read_notes(root):
         if note.key != key:

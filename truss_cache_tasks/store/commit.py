@@ -85,9 +85,9 @@ def commit(
 
     1. Decide again what was decided before the locks: the pin, the blobs, collisions with other entries.
     2. Look at every path, and refuse what is not ours.
-    3. Take out of sight what stands in the way, and give every file that is to come a name in our folder.
-    4. Note which paths are about to be shown; show each in one step, and look at it.
-    5. Take out of sight what this entry showed before.
+    3. Give every file that is to be shown a name in our folder.
+    4. Note which paths are about to be shown; hide what is in their way; show each in one step, and look at it.
+    5. Hide what this entry showed before.
     6. Write the manifest, the pin and the claim; forget the note; sweep what nothing owns any more.
 
     Args:
@@ -96,7 +96,7 @@ def commit(
 
     Raises:
         PinMoved: another run pinned another commit meanwhile.
-        Vanished: a blob is gone meanwhile (another project's `clean`), or the disk changes while it is looked at.
+        Vanished: a blob is gone (another project's `clean`), or the disk changed since it was looked at.
         Collision: another entry of this config put other bytes at one of these paths meanwhile.
         ForeignFile: a file that is not ours lies at one of these paths.
     """
@@ -126,7 +126,7 @@ def _refuse_changed(plan: Plan, blobs: Mapping[ContentId, LocalBlob], claimant: 
     root = states.own.root
     for blob in blobs.values():
         blob.stat()
-    # entries that run side by side could not see each other before
+    # again: entries that run side by side could not see each other's files before this lock
     others = OtherEntries(find_shown_files(root, claimant.project, states.around), (claimant.claim,))
     find_conflicts(root, plan, others).resolve(blobs)
 
@@ -147,7 +147,7 @@ def _show(
     leaving = unlisted.union(record.path for record in blocking if record.made_link)
     checked = check_paths(root, plan, blobs, owned, leaving=leaving, replace=claimant.replace, cancel=cancel)
     noted = {path for note in states.own.notes if note.key == key for path in note.paths}
-    unshown = {path for path, lying in checked.to_show.items() if lying is None}
+    unshown = {path for path, stat in checked.to_show.items() if stat is None}
     with disk_errors(f"cannot write below {root.path}"):
         with staged_paths(root, plan, blobs, checked, cancel) as staged:
             try:
@@ -163,13 +163,14 @@ def _show(
                 raise
         root.layout.refs.point(plan.request.revision, plan.revision)
     files = record_paths(root, plan, blobs, shown, owned.union(checked.to_show))
-    gone |= hide_paths(root, [record for record in former if record not in blocking])  # while records still say so
+    # before the new manifest is written: until then, the records say that these paths are ours
+    gone |= hide_paths(root, [record for record in former if record not in blocking])
     states.note_hidden(dict.fromkeys(gone - {planned.path for planned in plan.files}, ""))
     return files
 
 
 def _former_files(plan: Plan, claimant: Claimant, states: NestedStates) -> list[FileRecord]:
-    """Return what this entry showed and no claim shows from now on: narrowed patterns, another revision or folder.
+    """Return the files that this entry showed and no claim shows now: its patterns, folder or revision changed.
 
     A hub snapshot of the same request stays when its revision moved: a reader may have it open (`clean` takes it).
     """
@@ -187,7 +188,7 @@ def _former_files(plan: Plan, claimant: Claimant, states: NestedStates) -> list[
 
 
 def _unlisted_paths(plan: Plan, claimant: Claimant, states: NestedStates) -> set[str]:
-    """Return what an unfinished commit of this request, or of this claim, showed and no manifest lists."""
+    """Return the paths that an unfinished commit of this request, or claim, showed and that no manifest lists."""
     key = request_key(plan.request)
     notes = [note for note in states.own.notes if note.key == key or note.claims == {claimant.owner}]
     paths = {path for note in notes for path in note.paths} - {planned.path for planned in plan.files}
@@ -197,8 +198,8 @@ def _unlisted_paths(plan: Plan, claimant: Claimant, states: NestedStates) -> set
 def _note_replaced(plan: Plan, blobs: Mapping[ContentId, LocalBlob], states: NestedStates) -> None:
     """Keep the bytes of other requests that this plan replaces, and note in all manifests which files it hides.
 
-    Also of files that are not there now, or were replaced by hand: a record is believed by size and mtime, and the file
-    that comes may have both of the file that was recorded.
+    Files that are missing, or that the user replaced, are noted too: a record is trusted by size and mtime, and the new
+    file may have both.
     """
     state = states.own
     if state.root.layout.paths_name_bytes:
@@ -239,7 +240,10 @@ def _write_claim(root: CacheRoot, manifest: Manifest, claimant: Claimant) -> Non
 
 
 def _forget_notes(root: CacheRoot, key: str, claimant: Claimant) -> None:
-    """Forget the notes of this request and of earlier ones of this claim: the manifest owns what they list, or none."""
+    """Forget the notes of this request, and those that this claim made for earlier requests.
+
+    What they list is in the manifest now, or is not needed any more.
+    """
     for note in read_notes(root):  # anew: this commit has noted its paths
         if note.key == key or not note.key:
             reassign_note(root, note, ())
@@ -255,7 +259,7 @@ def claim_if_whole(
     cancel: CancelToken,
     on_wait: OnWait = lambda _lock: None,
 ) -> Status:
-    """Claim a manifest that is whole as it is, if it still is once the root's lock is held.
+    """Claim the manifest of an entry that is whole, if it still is under the root's lock.
 
     Returns:
         The status under the lock: its need is CLAIM or NOTHING if the manifest is claimed now.

@@ -1,4 +1,4 @@
-"""Find where entries of one config show other bytes at one path: two may share a path only with the same bytes."""
+"""Find paths at which two entries of one config show different bytes: they may share a path only with equal bytes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class OtherEntries:
 def find_shown_files(root: CacheRoot, project: Project, known: Iterable[RootState] = ()) -> ShownFiles:
     """Return what the entries that this config has now show in this root, and in the roots above and below it.
 
-    Nothing in the hub cache, where a path names its bytes: no entries can collide there.
+    Return nothing for the hub cache, where a path always shows the same bytes: no entries can collide there.
 
     Args:
         known: states of roots that were read already.
@@ -88,7 +88,7 @@ def find_shown_files(root: CacheRoot, project: Project, known: Iterable[RootStat
 
 @dataclass(frozen=True)
 class Conflicts:
-    """Files of a plan that lie at paths of other entries, and whose bytes must be seen: no digest tells them apart.
+    """Files of a plan at paths of other entries that must be compared by their bytes: no digest tells them apart.
 
     Args:
         undecided: these files; () where there is nothing to compare.

@@ -1,4 +1,4 @@
-"""What all of store/ does with files and disks. An OSError becomes a DiskError here, with a hint."""
+"""Copy and hash files, ask what a disk can do, and translate an OSError into a DiskError with a hint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_LINKS = frozenset(
     }
 )
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (btrfs, xfs)
-_CHUNK = 1 << 20  # bytes hashed or copied between two looks at the CancelToken
+_CHUNK = 1 << 20  # bytes hashed or copied between two checks of the CancelToken
 MOVE_AWAY = "Move it away, or let it be replaced: --replace (TRUSS_CACHE_REPLACE=1, cache_tasks(replace=True))."
 _ELSEWHERE = "or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR)."
 _HINTS = {
@@ -57,7 +57,7 @@ def disk_errors(what: str) -> Iterator[None]:
 def disk_error(what: str, exc: OSError) -> DiskError:
     """Return the DiskError for an OSError: `what` failed, why, and what to do."""
     hint = _HINTS.get(exc.errno or 0, f"Look at the disk. {RUN_AGAIN}")
-    path = exc.filename2 or exc.filename  # of a rename, where to
+    path = exc.filename2 or exc.filename  # of a rename: its destination
     name = f" ({path})" if path and str(path) not in what else ""
     return DiskError(f"{what}: {exc.strerror or exc}{name}", hint=hint)
 
@@ -66,8 +66,8 @@ def disk_error(what: str, exc: OSError) -> DiskError:
 def import_errors() -> Iterator[None]:
     """Translate a failed import: into an OSError where no file descriptor was free, else into a DiskError.
 
-    A module that another thread could import only in part, for the same reason, raises an ImportError that does not
-    tell the reason: its hint names both.
+    If another thread imports the same module and has no descriptor free, the ImportError here does not say so: the hint
+    of the DiskError names both causes.
     """
     try:
         yield

@@ -1,7 +1,7 @@
 """FetchNote: what an unfinished fetch may have left, `fetches/{key}.json`. Written before it can leave anything.
 
-A note owns blobs, partials and visible paths until a manifest lists them: whatever ends the fetch, the next run of the
-entry goes on with them, and `clean` finds them.
+A note owns blobs, partials and visible paths until a manifest lists them: however the fetch ends, the next run of the
+entry continues with them, and `clean` finds them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class FetchNote:
-    """What one request's fetches that did not end well, or did not end yet, may have left.
+    """What failed or unfinished fetches of one request may have left.
 
     Args:
         key: the request key; "" for what 0.1.0 noted.
@@ -105,7 +105,7 @@ def forget_paths(root: CacheRoot, key: str, paths: Collection[str]) -> None:
 
 
 def reassign_note(root: CacheRoot, note: FetchNote, claims: Collection[tuple[str, str]]) -> None:
-    """Make these the claims of a note; remove the note if there are none."""
+    """Replace the claims of a note by `claims`; remove the note if there are none."""
     if not note.key:
         root.tree.unlink(_LINKS)
     elif claims:

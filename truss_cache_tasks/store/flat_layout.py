@@ -1,4 +1,4 @@
-"""FlatLayout: of the model cache and of mounts. A path shows a file of its own; blobs wait in `.truss_cache/blobs`."""
+"""FlatLayout, of the model cache and of mounts: visible paths are plain files, other blobs are in our folder."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class FlatLayout:
         return False
 
     def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], cancel: CancelToken) -> str:
-        """Give `blob` a name in our folder. A blob of the staging folder has one already, which serves one path."""
+        """Give `blob` a name in our folder. A blob of the staging folder has one already, used for one path."""
         if blob.tree is self.tree and blob.path.startswith(f"{STAGING}/") and blob.path not in in_use:
             return blob.path
         staged = f"{PARTIALS}/put.{token()}"
@@ -206,7 +206,7 @@ def _blob_id(content_id: ContentId) -> str:
 
 
 def _folder_of(blob_id: str) -> str:
-    """Return the folder of this blob id: its lookup must not take longer the more files wait beside it."""
+    """Return the folder of this blob id: one of 256, because a lookup lists the whole folder."""
     return f"{STAGING}/{blob_id[:2]}"
 
 

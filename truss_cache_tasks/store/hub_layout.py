@@ -77,7 +77,7 @@ class HubLayout:
         return f"blobs/{self.blob_id(content_id)}"
 
     def before_publish(self, blob: str, mtime_ns: int) -> None:
-        """Mark `blob` as ours until a manifest says so: a kill must not make it huggingface_hub's."""
+        """Mark `blob` as ours until a manifest says so: if this run is killed, others still see whose it is."""
         descriptor = self.tree.open(_mark_of(blob), os.O_WRONLY | os.O_CREAT, make=True)
         try:
             os.utime(descriptor, ns=(mtime_ns, mtime_ns))
@@ -133,7 +133,7 @@ class HubLayout:
         return self._is_marked(f"blobs/{blob_id}")
 
     def may_have_arrived(self, blob_id: str, last_commit_ns: int) -> bool:
-        """Whether the blob is there: a commit shows nothing that is no blob."""
+        """Whether the blob is there: a path shows only links to blobs."""
         return self.tree.lstat(f"blobs/{blob_id}") is not None
 
     def unlisted_candidates(self, planned: PlannedFile) -> Iterator[Candidate]:
@@ -270,7 +270,7 @@ class HubLayout:
     def _show_file(self, path: str, blob: LocalBlob, *, is_over: bool, is_last: bool) -> os.stat_result:
         if blob.ours and is_last:
             return show_file(self.tree, blob.path, path, blob.size, is_over=is_over)
-        temporary = f"{PARTIALS}/put.{token()}"  # huggingface_hub's blob stays; another path may need it once more
+        temporary = f"{PARTIALS}/put.{token()}"  # the blob stays: huggingface_hub made it, or another path needs it
         link_or_copy(blob, self.tree, temporary, NEVER)
         stat = show_file(self.tree, temporary, path, blob.size, is_over=is_over)
         self.tree.unlink(temporary)
@@ -305,7 +305,7 @@ class HubLayout:
         """Remove empty `blobs` and `refs`, and `snapshots` and the repo's folder where nothing else is in it."""
         self.tree.remove_if_empty("blobs")
         self.tree.remove_if_empty("refs")
-        if self.tree.names("") == ["snapshots"]:  # beside anything else scan_cache_dir() misses it
+        if self.tree.names("") == ["snapshots"]:  # with anything else, scan_cache_dir() warns where it is missing
             self.tree.remove_if_empty("snapshots")
             os.rmdir(self.tree.path)
 
@@ -316,12 +316,12 @@ class HubLayout:
         rest = [path for path in rest if path != f"{LOCKS}/root.lock"]
         if rest or set(self.tree.names("")) - known or self.tree.path.is_symlink():
             return
-        with contextlib.suppress(OSError, DiskError):  # in one step, to where nothing scans
+        with contextlib.suppress(OSError, DiskError):  # renamed in one step, to where scan_cache_dir() does not look
             self.hub_tree.rename(self.tree.path.name, f"{self._locks}/removed.{token()}")
         self.sweep_removed_roots()
 
     def sweep_removed_roots(self) -> None:
-        """Remove the repo's folders that are on their way out."""
+        """Remove the folders that `remove_empty_root` moved away."""
         with contextlib.suppress(OSError, DiskError):
             for name in self.hub_tree.names(self._locks):
                 if REMOVED.fullmatch(name):

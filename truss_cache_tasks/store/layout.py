@@ -81,7 +81,7 @@ class BlobLayout(Protocol):
         """Note that the file that is about to be renamed to `blob` is ours, where its name does not say so."""
 
     def adopt_blob(self, planned: PlannedFile, blob: LocalBlob, cancel: CancelToken, on_wait: OnWait, /) -> LocalBlob:
-        """Return `blob` where a path of this root can show it: the hub cache links to blobs of the same repo alone.
+        """Return `blob` at a place where a path of this root can show it: links of a Hub repo lead only to its blobs.
 
         Raises:
             Vanished: it is not there any more.
@@ -101,7 +101,7 @@ class BlobLayout(Protocol):
         """
 
     def release_blobs(self, blobs: Iterable[LocalBlob], /) -> None:
-        """Remove what stood for these blobs until a manifest listed them. The caller holds the root's lock."""
+        """Remove the marks or staged names of blobs that a manifest lists now. The caller holds the root's lock."""
 
     def sweep_blobs(self, owned: Collection[str], /) -> None:
         """Remove the blobs of ours that nothing owns.
@@ -117,13 +117,13 @@ class BlobLayout(Protocol):
         removed_paths: Collection[str],
         is_unowned: Callable[[str], bool],
     ) -> Iterator[tuple[str, str]]:
-        """Yield (path, why it stays all the same, else "") of the blobs that a clean has to remove.
+        """Yield (path, "" or the reason why it must stay) of the blobs that a clean has to remove.
 
         Args:
-            cleaned: manifests that go.
+            cleaned: manifests that are removed.
             used: ids of blobs that something else needs.
-            removed_paths: visible paths that went, or would have gone.
-            is_unowned: whether nothing that stays lists, notes or fetches the blob of this id.
+            removed_paths: visible paths that were removed, or would be in a dry run.
+            is_unowned: whether no remaining manifest or note lists the blob of this id, and no process fetches it.
         """
 
 
@@ -133,7 +133,7 @@ class PathLayout(Protocol):
     def find_bytes(self, path: str, /) -> FoundFile | None:
         """Return where the bytes of a visible path are: there, or in the hub cache where its link leads.
 
-        None where nothing is there, or what leads elsewhere.
+        None where nothing is there, or a link that leads elsewhere.
         """
 
     def own_file(self, path: str, /) -> FoundFile | None:
@@ -143,13 +143,13 @@ class PathLayout(Protocol):
         """Return where a manifest says that the bytes of `record` are; None where they are not."""
 
     def has_planned_link(self, planned: PlannedFile, /) -> bool:
-        """Whether the very link lies at the planned path that shows the planned blob."""
+        """Whether the planned path is a link to the planned blob, as this layout makes it."""
 
     def is_replaceable_link(self, path: str, /) -> bool:
         """Whether a link lies at `path` that may be replaced even if we did not make it: to a blob of its repo."""
 
     def stage(self, planned: PlannedFile, blob: LocalBlob, in_use: Collection[str], cancel: CancelToken, /) -> str:
-        """Give `blob` a name in our folder, from which `show` makes it visible; "" where a link to it is shown.
+        """Give `blob` a name in our folder, from which `show` makes it visible; "" if paths show links.
 
         Args:
             in_use: names that were given already.
@@ -161,19 +161,19 @@ class PathLayout(Protocol):
         """Make `blob` visible in one step; return the stat of its bytes.
 
         Args:
-            staged: of `stage`.
+            staged: what `stage` returned.
             is_over: something lies at the path that is to be replaced; else nothing may be replaced.
-            is_last: no other path of the plan needs these bytes any more.
+            is_last: no later path of the plan needs these bytes.
 
         Raises:
-            Vanished: the disk is not as it was looked at. Taken: another process put something there.
+            Vanished: the disk has changed since it was looked at. Taken: another process put something there.
         """
 
     def record_of_blob(self, planned: PlannedFile, blob: LocalBlob, /, *, is_made: bool) -> tuple[str, bool]:
         """Return `blob` and `made_blob` of the record of a path that is shown."""
 
     def hide(self, record: FileRecord, /, *, is_regular: bool) -> None:
-        """Take a path of ours out of sight; the bytes stay, as a blob."""
+        """Make a path of ours invisible; the bytes stay, as a blob."""
 
     def keep_bytes(self, record: FileRecord, /) -> None:
         """Keep the bytes of a path that is about to be replaced as a blob, where the disk has hard links."""
@@ -188,7 +188,7 @@ class RootLayout(BlobLayout, PathLayout, Protocol):
         paths_name_bytes: a path always shows the same bytes (`snapshots/{commit}/...`): entries cannot collide, and
             files of an earlier revision stay beside the new ones.
         maker: who made the files that we did not make.
-        top: the visible folder that stays however empty it gets; "" for the root.
+        top: the visible folder that is kept even if it is empty; "" for the root.
     """
 
     tree: FileTree

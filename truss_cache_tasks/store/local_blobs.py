@@ -26,35 +26,34 @@ Recorded = dict[ContentId, list[tuple[FoundFile, FileRecord]]]  # by content id
 def find_local_blobs(
     roots: Sequence[CacheRoot], wanted: Sequence[PlannedFile], *, rehash: bool, cancel: CancelToken
 ) -> dict[ContentId, LocalBlob]:
-    """Find what of `wanted` is on this disk already, whichever entry, revision, edit or tool brought it.
+    """Find those of the `wanted` files that are on this disk already, whichever entry, revision or tool brought them.
 
-    Files recorded with the stat that they still have are believed, everything else is hashed, on all cores. What is
-    visible already counts before a better copy elsewhere, so that two owners of one path do not take turns to replace
-    it.
+    A file that still has the stat of its record is not hashed again; every other is, on all cores. A file that is at
+    the planned path already is preferred to a copy elsewhere: else two owners of one path would replace it in turns.
 
     Args:
         roots: cache roots to look in, the one where the files are to be visible first.
-        rehash: believe no stat.
+        rehash: hash every file, also one whose stat is as recorded.
 
     Returns:
         The blobs that were found, by content id.
     """
     recorded = _recorded(roots, wanted)
     found: dict[ContentId, LocalBlob] = {}
-    doubtful: list[PlannedFile] = []
+    to_hash: list[PlannedFile] = []
     for planned in wanted:
-        blob = None if rehash else _first_believed(recorded.get(planned.content_id, ()))
+        blob = None if rehash else _first_unchanged(recorded.get(planned.content_id, ()))
         if blob is not None and not _shows_another_file(roots[0], planned, blob):
             found[planned.content_id] = blob
         elif planned.content_id in recorded or any(True for _ in _unlisted(roots, planned)):
-            doubtful.append(planned)
-    if not doubtful:
+            to_hash.append(planned)
+    if not to_hash:
         return found
-    from concurrent.futures import ThreadPoolExecutor  # a no-op hashes nothing, and saves its imports
+    from concurrent.futures import ThreadPoolExecutor  # imported here: a run of a fresh entry hashes nothing
 
     check = partial(_find_by_hash, roots, recorded, rehash, cancel)
     with ThreadPoolExecutor(os.cpu_count()) as pool, disk_errors("cannot read the cache"):
-        for planned, blob in zip(doubtful, pool.map(check, doubtful), strict=True):
+        for planned, blob in zip(to_hash, pool.map(check, to_hash), strict=True):
             if blob is not None:
                 found[planned.content_id] = blob
     return found
@@ -84,11 +83,11 @@ def _recorded(roots: Iterable[CacheRoot], wanted: Iterable[PlannedFile]) -> Reco
     return found
 
 
-def _first_believed(records: Iterable[tuple[FoundFile, FileRecord]]) -> LocalBlob | None:
-    return next((blob for file, record in records if (blob := _believed(file, record))), None)
+def _first_unchanged(records: Iterable[tuple[FoundFile, FileRecord]]) -> LocalBlob | None:
+    return next((blob for file, record in records if (blob := _unchanged_blob(file, record))), None)
 
 
-def _believed(file: FoundFile, record: FileRecord) -> LocalBlob | None:
+def _unchanged_blob(file: FoundFile, record: FileRecord) -> LocalBlob | None:
     """Return the blob if the file still has the stat that it was recorded with."""
     if file.stat.st_size != record.size or not same_mtime(file.stat.st_mtime_ns, record.mtime_ns):
         return None
@@ -115,13 +114,14 @@ def _find_by_hash(
         ours = any(record.made_blob for file, record in records if file.is_same_file(shown))
         records = [(shown, replace(record, made_blob=ours)) for _, record in records[:1]] + records
     for file, record in records:
-        if not rehash and not file.is_same_file(shown) and (blob := _believed(file, record)):
+        if not rehash and not file.is_same_file(shown) and (blob := _unchanged_blob(file, record)):
             return blob
         if (found := _hashed(file, record.size, None, cancel)) and found[1] == record.xxh3:
             return local_blob(file.tree, file.path, found[0], found[1], record.digest, ours=record.made_blob)
     want = planned.file.digest
     for file, expected, digest, ours in _unlisted(roots, planned):
-        as_stored = None if planned.file.encoding else want  # a name of ours may come from elsewhere too
+        # a file whose name tells its xxh3 is compared with the digest too: another tool may have put it there
+        as_stored = None if planned.file.encoding else want
         if found := _hashed(file, None if expected else planned.file.size, as_stored, cancel):
             stat, xxh3 = found
             if xxh3 == (expected or xxh3):
@@ -157,7 +157,7 @@ def _hashed(
 def find_bad_files(root: CacheRoot, manifest: Manifest, cancel: CancelToken) -> list[str]:
     """Re-hash every file on all cores; return one line for each that is missing or has other bytes.
 
-    A file is compared with our xxh3-128, and with the store's own digest where the manifest keeps one whole.
+    A file is compared with our xxh3-128, and with the store's own digest where the manifest has one of the whole file.
     """
     from concurrent.futures import ThreadPoolExecutor
 

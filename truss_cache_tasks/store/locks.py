@@ -19,7 +19,7 @@ from truss_cache_tasks.store.tree import FileTree
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.25
-_REPORTED_AFTER_S = 1.0  # entries that run side by side wait for each other for less
+_REPORTED_AFTER_S = 1.0  # entries that run side by side often wait for less
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LockFile:
 
     Args:
         tree, path: where it is.
-        is_ours: it is unlinked on release, as filelock does it with its own; huggingface_hub's files (`.locks`) stay.
+        is_ours: unlink it on release; huggingface_hub's files (`.locks`) stay.
     """
 
     tree: FileTree
@@ -45,8 +45,8 @@ OnWait = Callable[[LockFile], object]
 def try_lock(lock: LockFile) -> Callable[[], None] | None:
     """Take the lock at once and return what releases it, or None if it is held.
 
-    The kernel releases it with its holder's death. A lock on a file without a name is no lock: open it anew. Nothing
-    is written into the file, whose owner may be another user.
+    The kernel releases the lock when its holder dies. If the file was unlinked before it was locked, other processes do
+    not see that lock: the file is opened again. Nothing is written into the file, as its owner may be another user.
 
     Raises:
         DiskError: what lies there is no regular file with one name: it may be a file of the user's.
@@ -130,7 +130,7 @@ def unlink_unless_locked(lock: LockFile, tree: FileTree, path: str) -> None:
 
 
 def sweep_locks(tree: FileTree, folder: str, shape: re.Pattern[str]) -> None:
-    """Remove the lock files that dead holders left in `folder` of ours."""
+    """Remove the lock files that killed processes left in `folder`, which is ours."""
     for name in tree.names(folder):
         if shape.fullmatch(name):
             with contextlib.suppress(DiskError):
@@ -143,7 +143,7 @@ def locks_work(tree: FileTree, folder: str) -> bool:
     """Whether a lock below this root excludes a second holder: some network and FUSE disks grant it to both.
 
     Args:
-        folder: of our own, where a file may be made to try it.
+        folder: one of ours, where a lock file is made to try it.
     """
     lock = LockFile(tree, f"{folder}/try.{token()}.lock")
     first = try_lock(lock)

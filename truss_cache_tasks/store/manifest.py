@@ -124,7 +124,7 @@ class Manifests:
         readable: those that can be used.
         keys: the request keys of all.
         unreadable: the request keys of current manifests that cannot be used.
-        are_all_readable: it is known what every one of them lists.
+        are_all_readable: every one could be read, so everything that they list is known.
     """
 
     readable: tuple[Manifest, ...]

@@ -12,7 +12,7 @@
     partials/put.{token}        a file, link (`link.`) or ref (`ref.`) that gets its final name in the next step
     locks/{name}.lock           flock(2) files, empty: `root`, `entry-{key}`, `{id}`, `try.{token}`
 {hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, held while a blob of its cache is written
-{hub}/.locks/models--org--name/removed.{token}  an empty repo folder on its way out
+{hub}/.locks/models--org--name/removed.{token}  an empty repo folder, while it is removed
 
 {id} is 40 or 64 hex digits, {token} 8. The JSON files are replaced by way of {name}.{token}.tmp beside them.
 """
@@ -39,7 +39,7 @@ JOURNAL = re.compile(rf"({BLOB_ID})\.{TOKEN}\.parts")
 STAGED = re.compile(r"([0-9a-f]{40})\.([0-9a-f]{32})\.([a-z0-9-]+)")
 MANIFEST = re.compile(r"([0-9a-f]{64})(?:\.[0-9a-f]{12})?\.json")
 LOCK = re.compile(rf"(?:root|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN})\.lock")
-REMOVED = re.compile(rf"removed\.{TOKEN}")  # a repo's folder on its way out, in huggingface_hub's folder of its locks
+REMOVED = re.compile(rf"removed\.{TOKEN}")  # a repo's folder while it is removed, in huggingface_hub's folder of locks
 
 RECORD_NAMES: dict[str, str] = {  # folder below ours -> the names of its JSON files
     "": r"pins\.json",
@@ -52,7 +52,7 @@ TEMPORARIES = {
     **{folder: re.compile(rf"(?:{names})\.{TOKEN}\.tmp") for folder, names in RECORD_NAMES.items()},
     "partials": re.compile(rf"(?:put|link|ref)\.{TOKEN}"),
 }
-TEMPORARIES[""] = re.compile(rf"{TEMPORARIES[''].pattern}|(?:link|ref)\.{TOKEN}")  # of 0.1.0
+TEMPORARIES[""] = re.compile(rf"{TEMPORARIES[''].pattern}|(?:link|ref)\.{TOKEN}")  # 0.1.0 made them there
 
 
 def is_name_of_ours(folder: str, name: str, *, is_folder: bool) -> bool:
@@ -79,12 +79,12 @@ def is_temporary(folder: str, name: str) -> bool:
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a Hub revision names itself: a full commit needs no pin and no ref."""
+    """Whether a Hub revision is a full commit, which needs no pin and no ref."""
     return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def pin_name(request: Request) -> str | None:
-    """Return the name under which a root keeps this request's pin; None where nothing can move."""
+    """Return the name under which a root keeps this request's pin; None where the revision cannot move."""
     if not request.source.store.is_hub or is_commit(request.revision):
         return None
     return f"{request.source.root}@{request.revision}"

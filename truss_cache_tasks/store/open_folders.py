@@ -22,8 +22,8 @@ from truss_cache_tasks.errors import DiskError, UnsafeName
 T = TypeVar("T")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_RACES = 10_000  # lost against a process that removes empty folders, before the error is believed
-_FEW, _KEPT = 8, 48  # descriptors that one thread keeps open for a root at most: where a process has few, and many
+_RACES = 10_000  # how often another process may remove a folder between two steps, before that is an error
+_FEW, _KEPT = 8, 48  # the most descriptors a thread keeps for a root: if a process may have few, or many
 
 
 class LinkedFolder(DiskError):
@@ -39,7 +39,7 @@ class OpenFolders:
 
     @contextlib.contextmanager
     def kept_open(self) -> Iterator[None]:
-        """Keep descriptors of folders open within the block, for this thread: a walk from the root is then one step."""
+        """Keep descriptors of folders open within the block, for this thread, so that fewer are opened again."""
         outer: dict[str, int] | None = getattr(self._local, "kept", None)
         if outer is not None:
             yield
@@ -54,7 +54,7 @@ class OpenFolders:
                 os.close(descriptor)
 
     def close_all(self) -> None:
-        """Close what this thread keeps open: a folder may have been moved away since, and another be there."""
+        """Close what this thread keeps open: a folder may have been moved away and replaced since."""
         kept: dict[str, int] = getattr(self._local, "kept", None) or {}
         while kept:
             os.close(kept.popitem()[1])
@@ -68,12 +68,12 @@ class OpenFolders:
             os.close(kept.pop(path))
 
     def at(self, path: str, act: Callable[[str, int], T], *, make: bool = False) -> T:
-        """Return `act` of the last name of `path` and a descriptor of its folder.
+        """Call `act` with the last name of `path` and a descriptor of its folder; return the result.
 
-        If another process removes the folder between its opening and its use, as it is empty, both are done once more.
+        If another process removes the folder, which is empty, after it was opened, open it and call `act` again.
 
         Args:
-            make: the folders on its way are made.
+            make: make the folders above the last name.
         """
         folder, _, name = path.rpartition("/")
         _check(name)
@@ -84,7 +84,7 @@ class OpenFolders:
                 try:
                     return act(name, descriptor)
                 except FileNotFoundError:
-                    if os.fstat(descriptor).st_nlink or not left:  # the folder is there: it is about something else
+                    if os.fstat(descriptor).st_nlink or not left:  # the folder is there: what is missing is the file
                         raise
                 finally:
                     if kept is None:
@@ -107,9 +107,9 @@ class OpenFolders:
                 os.close(descriptor)
 
     def _borrow(self, folder: str, kept: dict[str, int] | None, *, make: bool) -> int:
-        """Return a descriptor of `folder`: one of `kept`, where it stays open, else a new one.
+        """Return a descriptor of `folder`: it stays open in `kept`; without `kept`, the caller closes it.
 
-        What was returned last is closed last: a caller may use two at a time.
+        Of those in `kept`, the least recently used is closed first: a caller may use two at a time.
         """
         if kept is None:
             return self._walk_to(folder, {}, make=make)
@@ -165,7 +165,7 @@ class OpenFolders:
                     raise
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.root)) from exc
             except FileNotFoundError:
-                if not make or self.root.is_symlink():  # to nowhere
+                if not make or self.root.is_symlink():  # a link that leads to nothing
                     raise
                 os.makedirs(self.root, exist_ok=True)
         return os.open(self.root, flags)
@@ -182,7 +182,7 @@ class OpenFolders:
         return os.open(name, _FOLDER, dir_fd=folder)
 
     def _no_folder(self, folder: str) -> Exception:
-        """Return the error for the first thing on the way to `folder` that is none."""
+        """Return the error that names the first part of the path `folder` that is no folder."""
         parts = folder.split("/")
         for depth in range(1, len(parts) + 1):
             path = self.root / "/".join(parts[:depth])
@@ -203,7 +203,7 @@ class OpenFolders:
 @cache
 def _most_kept() -> int:
     """Return how many descriptors a thread may keep for a root: a process has few on some systems (macOS: 256)."""
-    import resource  # not by a no-op, which keeps few
+    import resource  # imported here: a run of a fresh entry keeps few descriptors
 
     return max(_FEW, min(_KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 32))
 

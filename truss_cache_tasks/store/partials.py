@@ -29,7 +29,7 @@ _CHUNK = 1 << 20  # bytes decoded at a time
 
 @dataclass
 class Partial:
-    """A file on its way to become a blob: descriptors for `transfer`, a path for this package alone."""
+    """A file that is being fetched: `transfer` gets its descriptors, only `store/` uses its path."""
 
     descriptor: int
     tree: FileTree
@@ -164,7 +164,7 @@ def sync_names(root: CacheRoot, blobs: Iterable[LocalBlob]) -> None:
     folders = {os.path.dirname(blob.path) for blob in blobs}
     for folder in sorted(folders | {os.path.dirname(folder) for folder in folders}):
         with disk_errors(f"cannot sync {root.path / folder}"), contextlib.suppress(FileNotFoundError):
-            root.tree.sync_folder(folder)  # gone: another project's clean took them, which the commit will find
+            root.tree.sync_folder(folder)  # missing: another project's clean removed it, and the commit will find that
 
 
 def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, cancel: CancelToken) -> tuple[Partial, str]:
@@ -228,7 +228,7 @@ def dead_partials(root: CacheRoot) -> Iterator[tuple[str, str]]:
 
 
 def sweep_partials(root: CacheRoot, *, older_than_s: float) -> None:
-    """Remove the partials of dead runs, save those that can be resumed and were written to not longer ago than this.
+    """Remove the partials of dead runs, except resumable ones that were written to within the last `older_than_s`.
 
     The caller holds the root's lock.
     """

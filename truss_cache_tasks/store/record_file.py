@@ -20,19 +20,19 @@ T = TypeVar("T")
 Check = Callable[[Any], bool]
 
 _KEY = re.compile("[0-9a-f]{64}")
-_LONGEST_NAME = 255  # bytes, or characters of two bytes, on every disk that there is
+_LONGEST_NAME = 255  # no disk allows more (counted in bytes, or in UTF-16 units)
 
 
 class Unreadable(Exception):
-    """A record that is there and cannot be used; the text says why. Readers take it for missing, and say why."""
+    """A record exists but cannot be used; the text says why. Readers treat it as missing."""
 
 
 class NewerFormat(Unreadable):
-    """Another version of ours wrote it: its readers can use it, so it must not be overwritten."""
+    """A newer version of this package wrote the record, and can use it: it must not be overwritten."""
 
 
 class Denied(Unreadable):
-    """The disk refuses to read it: what it says is unknown."""
+    """The record may not be read by this user: what it says is unknown."""
 
 
 def read_record(tree: FileTree, path: str) -> dict[str, Any] | None:
@@ -44,7 +44,7 @@ def read_record(tree: FileTree, path: str) -> dict[str, Any] | None:
         LinkedFolder: a link lies on the way to it.
     """
     try:
-        with open(tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO would be waited for
+        with open(tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # without O_NONBLOCK a FIFO blocks
             if not S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Unreadable("it cannot be read (it is no file)")
             text = file.read().decode()
@@ -69,9 +69,10 @@ _MEMO_SIZE = 512
 
 
 def read_once(parse: Callable[[FileTree, str], T], tree: FileTree, path: str) -> T:
-    """Return `parse(tree, path)`, which is computed once as long as the file is the same.
+    """Return `parse(tree, path)`, which is called again only if the stat of the file has changed.
 
-    A config of thousands of entries asks the same few records for each. Ours are replaced, never written to.
+    A config of thousands of entries reads the same few records for each entry. The stat is enough, because our records
+    are replaced and never written in place.
     """
     stat = tree.lstat(path)
     if stat is None:
@@ -91,7 +92,7 @@ def write_json(tree: FileTree, path: str, value: Any, *, indent: int | None = 1)
     """Replace the file at `path` by this JSON: whole or not at all, also after a power cut.
 
     Args:
-        indent: None for one line, which is made ten times as fast.
+        indent: None for one line, which is encoded ten times as fast.
     """
     with disk_errors(f"cannot write {tree.path / path}"):
         folder, _, name = path.rpartition("/")
@@ -129,7 +130,7 @@ def check_fields(
     Args:
         what: names `value` in the message.
         optional: fields that may be absent, there and in the result.
-        more: other fields are passed over, else refused.
+        more: ignore other fields; else they are refused.
     """
     if not isinstance(value, dict):
         raise Unreadable(f"{what} is {shown(value)}")
@@ -144,7 +145,7 @@ def check_fields(
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message repeats it."""
+    """Return the repr of a value for a message, cut at 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 

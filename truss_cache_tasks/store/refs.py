@@ -18,13 +18,13 @@ class Refs(Protocol):
     """The refs of one root."""
 
     def read(self, revision: str, /) -> str | None:
-        """Return the commit that refs/REVISION names, "" without one; None where no ref is due."""
+        """Return the commit that refs/REVISION names, "" without one; None where the root has no refs."""
 
     def point(self, revision: str, commit: str, /) -> None:
         """Write refs/REVISION as huggingface_hub does: no ref for a full commit."""
 
     def drop(self, paths: Collection[str], /) -> None:
-        """Remove the refs to snapshots that hold nothing but `paths`, before these go."""
+        """Remove the refs to snapshots that hold nothing but `paths`, before these are removed."""
 
     def refuse_foreign(self, plan: Plan, /, *, replace: bool) -> None:
         """Raise ForeignFile for a file at refs/REVISION that is no ref of the hub cache."""
@@ -51,7 +51,7 @@ class HubRefs:
         self.tree.rename(temporary, f"refs/{revision}")
 
     def drop(self, paths: Collection[str]) -> None:
-        """Remove the refs to snapshots that hold nothing but `paths`: scan_cache_dir() warns of one to nothing."""
+        """Remove the refs to snapshots that hold nothing but `paths`: scan_cache_dir() would warn of them."""
         leaving = set(paths)
         snapshots = {"/".join(path.split("/")[:2]) for path in leaving}
         for path in list(self.tree.files_below("refs")):
@@ -62,7 +62,7 @@ class HubRefs:
                     self.tree.remove_empty_parents(path)
 
     def refuse_foreign(self, plan: Plan, *, replace: bool) -> None:
-        """Refuse a file at refs/REVISION that is none of huggingface_hub's: those hold a commit, and no line end."""
+        """Raise ForeignFile for a file at refs/REVISION that is not a commit alone, as huggingface_hub writes it."""
         path = f"refs/{plan.request.revision}"
         if is_commit(plan.request.revision) or replace:
             return
@@ -84,10 +84,10 @@ class NoRefs:
     """Refs for a root that has none: nothing is read or written."""
 
     def read(self, revision: str) -> None:
-        """Return None: no ref is due."""
+        """Return None: the root has no refs."""
 
     def point(self, revision: str, commit: str) -> None:
-        """Do nothing: no ref is due."""
+        """Do nothing: the root has no refs."""
 
     def drop(self, paths: Collection[str]) -> None:
         """Do nothing: there are no refs."""

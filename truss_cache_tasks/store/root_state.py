@@ -34,7 +34,7 @@ from truss_cache_tasks.store.record_file import Unreadable
 class RootState:
     """The records of one cache root at one moment. Each kind is read once, when it is first asked for.
 
-    What is decided under the root's lock is decided from a state that was made under it, before anything is written.
+    A decision under the root's lock uses a state that was made under that lock, before anything was written.
     """
 
     def __init__(self, root: CacheRoot) -> None:
@@ -152,7 +152,8 @@ class NestedStates:
 
         def in_use(state: RootState) -> set[str]:
             paths = state.paths_in_use(project, {name for path, name in but if _is_same_folder(path, state.root.path)})
-            if state is not self.own and not state.manifests.are_all_readable:  # it may list any file that is there
+            # a manifest that cannot be read may list any file
+            if state is not self.own and not state.manifests.are_all_readable:
                 paths |= set(state.root.tree.files_below(""))
             return paths
 
@@ -193,7 +194,7 @@ def locked_states(
     """Hold the locks of the roots in which any of these paths lies; return their states, as they are under the locks.
 
     The locks are taken outermost first, so that no two processes wait for each other. If a root was made, or records
-    list further paths, while a lock was waited for, all locks are released and taken once more. A root other than
+    list further paths, during a wait for a lock, all locks are released and taken again. A root other than
     `root` whose lock cannot be taken is not locked.
 
     Args:

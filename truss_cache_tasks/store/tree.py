@@ -30,20 +30,20 @@ class FileTree:
         return f"FileTree({str(self.path)!r})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return FileTree, (self.path,)  # descriptors do not travel
+        return FileTree, (self.path,)  # a copy or a pickle opens descriptors of its own
 
     def kept_open(self) -> contextlib.AbstractContextManager[None]:
-        """Keep descriptors of folders open within the block, for this thread: a walk from the root is then one step."""
+        """Keep descriptors of folders open within the block, for this thread, so that fewer are opened again."""
         return self._folders.kept_open()
 
     def look_anew(self) -> None:
-        """Close what this thread keeps open: a folder may have been moved away since, and another be there."""
+        """Close what this thread keeps open: a folder may have been moved away and replaced since."""
         self._folders.close_all()
 
     # Looking
 
     def lstat(self, path: str) -> os.stat_result | None:
-        """Return the stat of what lies at `path`, a link's own; None where nothing does."""
+        """Return the stat of what lies at `path` (of a link, its own); None where nothing lies."""
         try:
             return self._folders.at(path, lambda name, folder: os.stat(name, dir_fd=folder, follow_symlinks=False))
         except OSError as exc:
@@ -103,7 +103,7 @@ class FileTree:
         """Return a descriptor of the file at `path`; never through a link.
 
         Args:
-            make: the folders on its way are made.
+            make: make the folders above it.
         """
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
         return self._folders.at(path, lambda name, folder: os.open(name, flags, 0o666, dir_fd=folder), make=make)
@@ -141,7 +141,7 @@ class FileTree:
     # Folders
 
     def make_folder(self, folder: str = "") -> None:
-        """Make this folder and those on its way."""
+        """Make this folder and those above it."""
         with self._folders.folder(folder, make=True):
             pass
 

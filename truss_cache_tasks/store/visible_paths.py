@@ -1,8 +1,8 @@
 """Look at the paths of a plan, show its blobs there, and hide paths again.
 
-The order makes it safe: look at every path and refuse what is not ours; give every file that is to come a name in our
-folder; note the paths; then show them one by one, each in one step. A path that shows something is never the source of
-another file once the first file is shown. `commit` has the whole order.
+The order makes it safe: look at every path and refuse what is not ours; give every file that is to be shown a name in
+our folder; note the paths; then show them one by one, each in one step. Once the first file is shown, no file is made
+from what a visible path shows. `commit` has the whole order.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def check_paths(
     replace: bool,
     cancel: CancelToken,
 ) -> CheckedPaths:
-    """Tell which paths are to be shown, and refuse the plan if anything lies there that is not ours. Changes nothing.
+    """Return which paths are to be shown; refuse the plan if anything lies there that is not ours. Changes nothing.
 
     Args:
-        blobs: by content id; a path whose bytes are not there yet is looked at as far as that goes.
+        blobs: by content id. Without its blob, a file at a path is compared by what the plan says, and not hashed.
         owned: the paths of this root that are ours.
         leaving: paths that are hidden first.
         replace: files that are not ours may be replaced; folders never are.
 
     Raises:
         ForeignFile: a file with other bytes that nothing of ours made lies at a path.
-        DiskError: a folder lies where a file is to be, or reverse; LinkedFolder: a link where a folder is to be.
+        DiskError: a folder lies where a file is to be, or the reverse; LinkedFolder: a link where a folder is to be.
     """
     _refuse_long_names(root, plan)
     root.layout.refs.refuse_foreign(plan, replace=replace)
@@ -69,19 +69,19 @@ def check_paths(
     to_show: dict[str, os.stat_result | None] = {}
     for planned in plan.files:
         path = planned.path
-        lying = root.tree.lstat(path) if path not in leaving else None
-        if lying is None:
+        there = root.tree.lstat(path) if path not in leaving else None
+        if there is None:
             to_show[path] = None
-        elif S_ISDIR(lying.st_mode):
+        elif S_ISDIR(there.st_mode):
             if path not in made or any(file not in leaving for file in root.tree.files_below(path)):
                 raise DiskError(
                     f"{root.path / path}: found a folder, expected a file", hint="Move it away: it is not replaced."
                 )
             to_show[path] = None
-        elif _is_right(root, planned, blobs.get(planned.content_id), lying, cancel, is_owned=path in owned):
-            right[path] = lying
+        elif _is_right(root, planned, blobs.get(planned.content_id), there, cancel, is_owned=path in owned):
+            right[path] = there
         elif path in owned or replace or root.layout.is_replaceable_link(path):
-            to_show[path] = lying
+            to_show[path] = there
         else:
             raise ForeignFile(
                 f"{root.path / path}: found a file that this cache did not make, expected nothing or the same bytes",
@@ -122,26 +122,26 @@ def _is_right(
     root: CacheRoot,
     planned: PlannedFile,
     blob: LocalBlob | None,
-    lying: os.stat_result,
+    there: os.stat_result,
     cancel: CancelToken,
     *,
     is_owned: bool,
 ) -> bool:
-    """Whether what lies at a path shows the planned bytes, or (without a blob) may; only a foreign file is hashed."""
-    if S_ISLNK(lying.st_mode):
+    """Whether the path shows the planned bytes; without a blob, whether it may. Only a foreign file is hashed."""
+    if S_ISLNK(there.st_mode):
         return root.layout.has_planned_link(planned)
-    if not S_ISREG(lying.st_mode):
+    if not S_ISREG(there.st_mode):
         return False
-    if blob is None:
-        can_be_told = planned.file.digest is not None or lying.st_size != planned.file.size
+    if blob is None:  # find_local_blobs has compared the file with the digest, where one is known: it has other bytes
+        can_be_told = planned.file.digest is not None or there.st_size != planned.file.size
         return bool(planned.file.encoding) or not can_be_told
-    if blob.is_file(lying):
+    if blob.is_file(there):
         return True
-    if is_owned or lying.st_size != blob.size:
+    if is_owned or there.st_size != blob.size:
         return False
     descriptor = root.tree.open(planned.path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        hasher = Hasher(lying.st_size, None)
+        hasher = Hasher(there.st_size, None)
         hash_file(descriptor, hasher, cancel)
     finally:
         os.close(descriptor)
@@ -156,10 +156,10 @@ def staged_paths(
     checked: CheckedPaths,
     cancel: CancelToken,
 ) -> Iterator[Mapping[str, str]]:
-    """Give the bytes of every path that is to come a name in our folder, for the block; return these by path.
+    """Give the blob of every path that is to be shown a name in our folder, for the block; yield these names by path.
 
     Raises:
-        Vanished: a blob is not as it was looked at.
+        Vanished: a blob has changed since it was looked at.
     """
     staged: dict[str, str] = {}
     in_use: set[str] = set()
@@ -194,15 +194,15 @@ def show_paths(
             process put something there.
 
     Raises:
-        Vanished: the disk is not as it was looked at.
+        Vanished: the disk has changed since it was looked at.
     """
     shown: dict[str, os.stat_result] = {}
     last = {planned.content_id: planned.path for planned in plan.files if planned.path in checked.to_show}
     for planned in plan.files:
         path, blob = planned.path, blobs[planned.content_id]
         unshown.discard(path)
-        if (lying := checked.right.get(path)) is not None:
-            shown[path] = lying if S_ISREG(lying.st_mode) else blob.stat()
+        if (there := checked.right.get(path)) is not None:
+            shown[path] = there if S_ISREG(there.st_mode) else blob.stat()
             continue
         root.tree.remove_empty_tree(path)
         is_over, is_last = checked.to_show[path] is not None, last[planned.content_id] == path
@@ -225,7 +225,7 @@ def record_paths(
 
     Args:
         shown: of `show_paths`.
-        ours: paths that are ours; what else lies there stays its maker's.
+        ours: paths that are ours; a file at any other path stays foreign.
     """
     return tuple(
         _record(root, planned, blobs[planned.content_id], shown[planned.path], is_made=planned.path in ours)
@@ -254,7 +254,7 @@ def _record(
 
 
 def hide_paths(root: CacheRoot, records: Iterable[FileRecord]) -> set[str]:
-    """Take these paths out of sight, save what is not ours, and return them. The bytes stay, as blobs."""
+    """Make those of these paths that are ours invisible; return the paths. The bytes stay, as blobs."""
     records = [record for record in records if record.made_link]
     root.layout.refs.drop({record.path for record in records})
     hidden = set()
@@ -279,7 +279,7 @@ def remove_paths(root: CacheRoot, paths: Iterable[str]) -> None:
 
 
 def in_the_way(records: Iterable[FileRecord], plan: Plan) -> list[FileRecord]:
-    """Return the records whose paths must go before the plan's can come: a file where it needs a folder, or reverse."""
+    """Return the records whose paths block those of the plan: a file where the plan needs a folder, or the reverse."""
     wanted = {planned.path for planned in plan.files}
     folders = {folder for path in wanted for folder in folders_of(path)}
     return [r for r in records if r.path in folders or any(folder in wanted for folder in folders_of(r.path))]
