@@ -168,6 +168,13 @@ def test_a_config_without_entries_says_so_once(two: Truss) -> None:
         assert (done.code, done.err) == (0, "warning: config.yaml: no model_cache entries, nothing to fetch\n")
 
 
+def test_a_character_that_stdout_does_not_have_is_printed_escaped(two: Truss) -> None:
+    (two.folder / "config.yaml").write_text("model_cache:\n  - repo_id: file://ж\n")
+    ran = two.cli("why", PYTHONIOENCODING="latin-1")
+    assert (ran.code, ran.err) == (0, "")
+    assert "\\u0436: stale" in ran.out
+
+
 def test_why_names_what_changed_and_what_a_run_would_do(two: Truss, hub: Hub) -> None:
     assert two.cli("why").out.count("not fetched yet") == 2
     assert two.cli("why", "--check").code == 1

@@ -90,6 +90,14 @@ def test_a_spent_budget_says_how_often_it_was_tried_and_tells_no_further_wait() 
     assert len(told) == 1
 
 
+def test_new_bytes_begin_a_new_row_of_attempts_also_after_a_file_started_over() -> None:
+    budget = RetryBudget(replace(QUICK, attempts=2, progress=10), NEVER)
+    budget.wait(TransientError("cut"), 1000)
+    with pytest.raises(TransientError):
+        budget.wait(TransientError("cut"), 0)  # starts over
+    budget.wait(TransientError("cut"), 10)
+
+
 def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
     doc = errors.__doc__ or ""
     drawn = re.findall(r"^([| `-]*)(\w+)", doc.partition("```text\n")[2].partition("```")[0], flags=re.M)

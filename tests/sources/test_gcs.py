@@ -194,6 +194,22 @@ def test_a_listing_is_one_token_and_one_request_and_nothing_behind_our_back(stor
     assert seen[1].query["fields"] == "items(name,size,generation,crc32c,contentEncoding),nextPageToken"
 
 
+@pytest.mark.parametrize("public", [False, True])
+def test_a_password_of_netrc_is_sent_to_no_store(
+    store: Place, public: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login someone password hunter2\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    place = store.public() if public else store
+    place.put("a.bin", b"a")
+    with store.gcs.watching() as seen:
+        place.source().listing()
+    given = [request.headers.get("authorization", "") for request in seen]
+    assert not [header for header in given if header.startswith("Basic")]
+
+
 def test_a_public_bucket_is_listed_with_one_request_and_no_token(store: Place) -> None:
     public = store.public()
     public.put("a.bin", b"a")

@@ -34,6 +34,7 @@ from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.s3 import S3Source
 from truss_cache_tasks.sources.s3.digests import digest_of_head
+from truss_cache_tasks.sources.s3.refusals import is_transient
 from truss_cache_tasks.sources.testing import DATA, SourceContract, by_path, digest_of, read, read_digest, text_of
 
 pytest_plugins = ["servers.fixtures_s3"]
@@ -656,6 +657,14 @@ def test_a_refused_read_is_explained(status: int, body: str, kind: type[Exceptio
     assert type(error) is kind
     assert words in str(error)
     assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "transient"),
+    [(429, "429", True), (408, "408", True), (503, "503", True), (400, "RequestTimeout", True), (403, "403", False)],
+)
+def test_a_busy_store_is_no_store_without_parts(status: int, code: str, transient: bool) -> None:
+    assert is_transient({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}) is transient
 
 
 # Whose credential

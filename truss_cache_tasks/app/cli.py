@@ -66,6 +66,7 @@ _formatter = partial(argparse.RawDescriptionHelpFormatter, width=80)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, and return the exit status (docs/contract.md)."""
     output.open_closed_streams()
+    output.escape_unknown_characters()
     try:
         status = _run_command(argv)
     except SystemExit as exc:  # --help, a refused command line, a signal

@@ -7,6 +7,7 @@ no text can add a line or send a terminal a control character.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -68,6 +69,12 @@ def open_closed_streams() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
+
+
+def escape_unknown_characters() -> None:
+    """Let stdout print a character that its encoding does not have as `\\xe9` or `\\u202e`, as stderr does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def write(*lines: str) -> None:

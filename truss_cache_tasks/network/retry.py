@@ -172,6 +172,7 @@ class RetryBudget:
         limits = self._limits
         self._cancel.check()  # first: a cancel shuts the connection down, and `error` may be of that
         now = time.monotonic()
+        self._had = min(self._had, have)  # fewer where the file started over
         if not self._failures or have - self._had >= limits.progress:
             self._failures, self._had, self._began = 0, have, now
         self._failures += 1

@@ -94,7 +94,7 @@ class LocationCache:
         """Drop the location that was refused; return whether `get` returns another one from now on.
 
         A credential that expired meanwhile looks like a wrong one, so a fresh location is asked for: once, and once
-        more whenever the last one brought bytes.
+        more whenever bytes came, or were forgotten, since the last one.
 
         Args:
             have: bytes of the file that are there.
@@ -102,7 +102,7 @@ class LocationCache:
         with self._lock:
             if self._location is not refused:
                 return True  # the worker of another part dropped it
-            if have <= self._had:
+            if have == self._had:
                 return False
             self._had, self._location = have, None
             return True

@@ -142,13 +142,17 @@ class Download:
             partial.is_uncut = True
             self.start_over(worker, [partial.whole])
             worker.check()  # raises if another worker got such an answer first, and superseded this one
-        partial.validator = location.validator or body.validator or partial.validator
+        with self._lock:
+            worker.check()  # a superseded worker must not bring back what the start over forgot
+            partial.validator = location.validator or body.validator or partial.validator
         if location.digest_from_headers is not None and (body.start, body.end) == partial.whole:
             partial.expect(location.digest_from_headers(body.headers))
         if body.reached is not None and len(partial.parts) > 1:
             self.locations.follow(body.reached)
         if not self._is_open:
-            self._is_open = True
+            with self._lock:
+                worker.check()
+                self._is_open = True
             if len(partial.parts) > 1:
                 self._on_work()
 

@@ -20,10 +20,16 @@ def bounded_session(network: Network) -> requests.Session:
     session = requests.Session()
     session.headers.update({"Accept-Encoding": "gzip", "User-Agent": USER_AGENT})
     session.max_redirects = network.limits.redirects
+    session.auth = _keep  # `requests` would put a password of ~/.netrc in place of the token
     adapter = _BoundedAdapter(network)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
+
+
+def _keep(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Leave the headers of a request as they are."""
+    return request
 
 
 class _BoundedAdapter(HTTPAdapter):

@@ -61,11 +61,11 @@ def _certificates(bundle: str | None) -> Iterator[None]:
     Nothing else in this package writes to the process's environment. There is no other way to set what the default
     session of huggingface_hub trusts, and that session is shared with all its users in this process.
     """
-    if bundle is None:
+    before = os.environ.get("SSL_CERT_FILE")
+    if bundle in (None, before):
         yield
         return
-    before = os.environ.get("SSL_CERT_FILE")
-    os.environ["SSL_CERT_FILE"] = bundle
+    os.environ["SSL_CERT_FILE"] = str(bundle)
     try:
         yield
     finally:

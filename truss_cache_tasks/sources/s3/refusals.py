@@ -77,6 +77,12 @@ class Asked:
         return f"{bucket}/{self.source.prefix}*"
 
 
+def is_transient(response: Mapping[str, Any]) -> bool:
+    """Return whether what botocore made of an error response may be another answer later."""
+    status = response["ResponseMetadata"]["HTTPStatusCode"]
+    return response.get("Error", {}).get("Code") in BUSY or is_transient_status(status)
+
+
 def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
     asked: Asked, status: int, code: str, message: str = "", region: str = ""
 ) -> CacheTaskError:

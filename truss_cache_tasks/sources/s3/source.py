@@ -32,7 +32,7 @@ from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins, under_prefix
 from truss_cache_tasks.sources.s3.digests import digest_of_head, head_of_answer
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity, identify
-from truss_cache_tasks.sources.s3.refusals import Asked, refusal_of_body, translate_errors
+from truss_cache_tasks.sources.s3.refusals import Asked, is_transient, refusal_of_body, translate_errors
 from truss_cache_tasks.sources.s3.signing import signed_headers
 
 SIGNED_FOR_S = 600  # S3 accepts a signature for 15 minutes; clocks differ, and a request may have to wait
@@ -239,7 +239,7 @@ class S3Source:
                         return parts
                 return [first, *pool.map(look, range(2, count + 1))]
             except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                if is_transient(error.response):
                     raise  # transient: to go on without sizes would leave the file unverified
                 return ()
 
