@@ -12,6 +12,8 @@ from entries import entry, open_with, settings
 from servers.hub import Hub, Repo
 
 from truss_cache_tasks.errors import CacheTaskError, NotFound, PermanentError, WrongAnswer
+from truss_cache_tasks.network.exchange import ExchangeLimits
+from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 
 SHA256, SHA1 = "a" * 64, "b" * 40
@@ -32,9 +34,15 @@ def repo(hub: Hub) -> Repo:
     return repo
 
 
+QUICK = ExchangeLimits(retry=RetryLimits(backoff_s=0.01, backoff_cap_s=0.05))
+
+
 def open_hub(hub: Hub, home: Path, revision: str = "main") -> HuggingFaceSource:
     return open_with(
-        HuggingFaceSource, entry("org/name", revision=revision), settings(HF_ENDPOINT=hub.url, HOME=str(home))
+        HuggingFaceSource,
+        entry("org/name", revision=revision),
+        settings(HF_ENDPOINT=hub.url, HOME=str(home)),
+        limits=QUICK,
     )
 
 

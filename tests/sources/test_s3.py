@@ -41,6 +41,7 @@ pytest_plugins = ["servers.fixtures_s3"]
 
 MIB = 1 << 20
 UNKNOWN = Keys("AKUNKNOWN00", "SK-of-nobody-0123456789")
+QUICK = ExchangeLimits(retry=RetryLimits(backoff_s=0.01, backoff_cap_s=0.05))
 
 
 def config_with(folder: Path, keys: Keys | None) -> Path:
@@ -591,7 +592,8 @@ def test_without_any_credential_the_error_says_how_to_give_one(on_seaweed: Place
 @pytest.mark.slow
 def test_nobody_at_the_endpoint_is_unavailable_by_name(tmp_path: Path) -> None:
     env = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
-    source = open_with(S3Source, entry("s3://b/m", config=config_with(tmp_path, UNKNOWN)), settings(**env))
+    config = config_with(tmp_path, UNKNOWN)
+    source = open_with(S3Source, entry("s3://b/m", config=config), settings(**env), limits=QUICK)
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9 cannot be reached"):
         source.listing()
 
@@ -855,6 +857,7 @@ def far(url: str, folder: Path) -> S3Source:
         S3Source,
         entry("s3://far/m", config=config_with(folder, UNKNOWN)),
         settings(AWS_ENDPOINT_URL_S3=url, AWS_EC2_METADATA_DISABLED="true"),
+        limits=QUICK,
     )
 
 
