@@ -148,11 +148,13 @@ def _show(
     checked = check_paths(root, plan, blobs, owned, leaving=leaving, replace=claimant.replace, cancel=cancel)
     noted = {path for note in states.own.notes if note.key == key for path in note.paths}
     unshown = {path for path, stat in checked.to_show.items() if stat is None}
+    # A foreign file that `replace` gives up stays the user's until it is replaced, also if this ends before that.
+    ours = {path for path in checked.to_show if path in unshown or path in owned}
     with disk_errors(f"cannot write below {root.path}"):
         with staged_paths(root, plan, blobs, checked, cancel) as staged:
             try:
                 # says whose the manifest is, if this ends before it is claimed
-                note_fetch(root, key, claimant.owner, paths=checked.to_show)
+                note_fetch(root, key, claimant.owner, paths=ours)
                 _note_replaced(plan, blobs, states)
                 remove_paths(root, unlisted)
                 gone = hide_paths(root, blocking)

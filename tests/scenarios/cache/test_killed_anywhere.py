@@ -106,3 +106,28 @@ def test_a_rerun_after_a_kill_leaves_no_trace_of_it(act: str, layout: str, lives
         dry, wet = truss.cli("clean", "-n"), truss.cli("clean")
         assert said_bytes(dry) == said_bytes(wet) > 0
         assert leftovers(truss) == []
+
+
+@pytest.mark.parametrize("layout", ["volume", "mount"])
+def test_a_file_of_the_user_that_a_killed_replace_did_not_reach_is_never_removed(
+    layout: str, lives: Path, hub: Hub, forks: Forks
+) -> None:
+    theirs = {path: f"the user's {path}".encode() for path in BEFORE}
+    code, number, was_cut_between = -signal.SIGKILL, 1, False
+    while code:
+        upstream = OnHub(hub, f"org/replace-{layout}-{number}")
+        truss = ForkedTruss(lives / f"{number:04}", forks=forks, hub=hub)
+        truss.config(entry(upstream, layout))
+        upstream.put("main", BEFORE)
+        shown = root_of(truss, layout) / "m"
+        for path, data in theirs.items():
+            (shown / path).parent.mkdir(parents=True, exist_ok=True)
+            (shown / path).write_bytes(data)
+        code = truss.cli("run", "--replace", dies_at=number).code
+        untouched = {path: data for path, data in tree(shown).items() if data == theirs.get(path)}
+        was_cut_between = was_cut_between or 0 < len(untouched) < len(theirs)
+        assert truss.cli("run").code == int(bool(untouched)), "refused, by name"
+        truss.cli("clean")
+        assert {path: (shown / path).read_bytes() for path in untouched} == untouched
+        number += 3
+    assert was_cut_between
