@@ -138,11 +138,14 @@ DEEP: dict[str, Callable[[int], str]] = {
 }
 
 
-@pytest.mark.parametrize("levels", [105, 600, 1200, 100_000])
-@pytest.mark.parametrize("form", DEEP)
+INDENTED = ("block mappings", "merges")  # whose files grow by the square of the levels
+
+
+@pytest.mark.parametrize(
+    ("form", "levels"),
+    [(form, n) for form in DEEP for n in (105, 600, 1200, 100_000) if n < 100_000 or form not in INDENTED],
+)
 def test_a_config_that_is_nested_deeply_is_refused_with_the_line(form: str, levels: int, tmp_path: Path) -> None:
-    if levels == 100_000 and form in ("block mappings", "merges"):
-        pytest.skip("a file of gigabytes")
     path = tmp_path / "config.yaml"
     path.write_text(DEEP[form](levels))
     assert re.search(r"config.yaml:[1-9][0-9]*: nested more than 100 levels deep$", str(refused(path)))

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from servers.certificates import make_authority
-from servers.faults import FaultServer, fault_server
+from servers.faults import FaultServer
 from servers.proxy import proxying
 from urllib3.exceptions import ProxyError
 
@@ -57,23 +56,6 @@ def read_all(answer: Answer, size: int = len(BODY)) -> bytes:
     return got
 
 
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with fault_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    return make_authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def secure(authority: tuple[Path, ssl.SSLContext]) -> Iterator[FaultServer]:
-    with fault_server(tls=authority[1]) as running:
-        yield running
-
-
 # -- for the transfer
 
 
@@ -106,9 +88,9 @@ def test_the_answer_after_an_early_hint_is_not_taken_for_the_next_ones(server: F
 
 
 def test_a_body_over_tls_comes_whole_and_keeps_its_connection(
-    secure: FaultServer, authority: tuple[Path, ssl.SSLContext]
+    secure: FaultServer, fault_authority: tuple[Path, ssl.SSLContext]
 ) -> None:
-    pools = manager(authority=authority[0])
+    pools = manager(authority=fault_authority[0])
     for _ in range(2):
         assert read_all(ask(secure.add("/w", BODY), pools)) == BODY
     assert secure.connections == 1
@@ -199,19 +181,19 @@ def tunnelling(port: int, before_s: float) -> Iterator[int]:
 
 
 def test_a_handshake_behind_a_proxy_has_as_long_as_a_connect(
-    secure: FaultServer, authority: tuple[Path, ssl.SSLContext]
+    secure: FaultServer, fault_authority: tuple[Path, ssl.SSLContext]
 ) -> None:
     with tunnelling(secure.port, 0.6) as proxy:  # longer than one poll of a read
-        pools = manager(f"http://127.0.0.1:{proxy}", authority[0])
+        pools = manager(f"http://127.0.0.1:{proxy}", fault_authority[0])
         assert read_all(ask(secure.add("/w", BODY), pools)) == BODY
         pools.clear()
 
 
 def test_a_listings_handshake_behind_a_proxy_has_as_long_as_a_connect(
-    secure: FaultServer, authority: tuple[Path, ssl.SSLContext]
+    secure: FaultServer, fault_authority: tuple[Path, ssl.SSLContext]
 ) -> None:
     with tunnelling(secure.port, 0.6) as proxy:
-        trust = ssl.create_default_context(cafile=authority[0])
+        trust = ssl.create_default_context(cafile=fault_authority[0])
         pools = urllib3.ProxyManager(f"http://127.0.0.1:{proxy}", ssl_context=trust)
         pools.pool_classes_by_scheme = bounded_pools(ExchangeLimits(), NEVER)
         assert pools.request("GET", secure.add("/w", BODY), retries=False, timeout=10).data == BODY

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from servers.faults import FaultServer, fault_server
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.errors import CacheTaskError
@@ -102,12 +101,6 @@ def on_warned(take: Callable[[str], object]) -> Reporter:
             take(event.message)
 
     return report
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with fault_server() as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.certificates import make_authority
 from servers.faults import FaultServer, fault_server
 from servers.proxy import proxying
 
@@ -22,17 +21,6 @@ SECRETS = {"Authorization": "Bearer hush", "Cookie": "hush", "x-amz-security-tok
 @pytest.fixture
 def other() -> Iterator[FaultServer]:
     with fault_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    return make_authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def secure(authority: tuple[Path, ssl.SSLContext]) -> Iterator[FaultServer]:
-    with fault_server(tls=authority[1]) as running:
         yield running
 
 
@@ -69,10 +57,10 @@ def test_a_secret_does_not_come_back_by_way_of_another_host(server: FaultServer,
 
 
 def test_a_downgrade_to_http_drops_the_credential(
-    secure: FaultServer, server: FaultServer, authority: tuple[Path, ssl.SSLContext]
+    secure: FaultServer, server: FaultServer, fault_authority: tuple[Path, ssl.SSLContext]
 ) -> None:
     url = secure.add("/w", BODY, f"redirect:{server.add('/plain', BODY)}")
-    network = transfer.Network(ca_bundle=str(authority[0]))
+    network = transfer.Network(ca_bundle=str(fault_authority[0]))
     assert is_done(pull_one(job_for(url, BODY, headers=SECRETS), network=network))
     assert "authorization" in secure.asked[0].headers
     assert "authorization" not in server.asked[0].headers
@@ -120,9 +108,11 @@ def test_a_redirect_to_something_else_is_not_followed(server: FaultServer, targe
     assert len(server.asked) == 1
 
 
-def test_https_with_the_bundle_of_the_network(secure: FaultServer, authority: tuple[Path, ssl.SSLContext]) -> None:
+def test_https_with_the_bundle_of_the_network(
+    secure: FaultServer, fault_authority: tuple[Path, ssl.SSLContext]
+) -> None:
     for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"):
-        network = transfer.Network.from_env({variable: str(authority[0])})
+        network = transfer.Network.from_env({variable: str(fault_authority[0])})
         faults = ("reset:1000", "cut:1000", "503")
         assert is_done(pull_one(job_for(secure.add("/w", BODY, *faults), BODY), network=network))
 
@@ -147,24 +137,24 @@ def test_a_bundle_that_is_none_is_a_config_error(secure: FaultServer, tmp_path: 
 
 @pytest.mark.parametrize("fault", ["silence", "stall:1000"])
 def test_closing_ends_a_job_inside_of_tls(
-    secure: FaultServer, server: FaultServer, authority: tuple[Path, ssl.SSLContext], fault: str
+    secure: FaultServer, server: FaultServer, fault_authority: tuple[Path, ssl.SSLContext], fault: str
 ) -> None:
     jobs = [
         job_for(secure.add("/w", BODY, fault), BODY),
         job_for(server.add("/quick", BODY), BODY, path="quick"),
     ]
     limits = replace(FAST, answer_s=600, stall_s=600, stop_s=60)
-    pull = transfer.pull(jobs, limits=limits, network=transfer.Network(ca_bundle=str(authority[0])))
+    pull = transfer.pull(jobs, limits=limits, network=transfer.Network(ca_bundle=str(fault_authority[0])))
     assert next(pull).job.file.path == "quick"
     pull.close()
 
 
 def test_a_proxy_with_a_password_is_used_for_both_schemes_and_never_printed(
-    server: FaultServer, secure: FaultServer, authority: tuple[Path, ssl.SSLContext]
+    server: FaultServer, secure: FaultServer, fault_authority: tuple[Path, ssl.SSLContext]
 ) -> None:
     with proxying("us@er", "hush") as proxy:
         address = f"http://us%40er:hush@127.0.0.1:{proxy.server_port}"
-        env = {"HTTPS_PROXY": address, "http_proxy": address, "SSL_CERT_FILE": str(authority[0])}
+        env = {"HTTPS_PROXY": address, "http_proxy": address, "SSL_CERT_FILE": str(fault_authority[0])}
         network = transfer.Network.from_env(env)
         assert "hush" not in repr(network)
         assert is_done(pull_one(job_for(server.add("/w", BODY), BODY), network=network))
@@ -175,7 +165,7 @@ def test_a_proxy_with_a_password_is_used_for_both_schemes_and_never_printed(
         ]
         assert not any("proxy-authorization" in asked.headers for asked in (*server.asked, *secure.asked))
         wrong = transfer.Network.from_env(
-            {"ALL_PROXY": address.replace("hush", "hush2"), "SSL_CERT_FILE": str(authority[0])}
+            {"ALL_PROXY": address.replace("hush", "hush2"), "SSL_CERT_FILE": str(fault_authority[0])}
         )
         for url in (server.add("/w", BODY), secure.add("/w", BODY)):
             error = pull_one(job_for(url, BODY), replace(FAST, attempts=2), network=wrong).error

@@ -4,14 +4,13 @@ The scripted server sends something every hundredth of a second, so that no sing
 """
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.certificates import make_authority
-from servers.faults import FaultServer, fault_server
+from servers.faults import FaultServer
 
 from transfer.conftest import FAST, content_of, job_for, pull_one
 from truss_cache_tasks import transfer
@@ -28,17 +27,6 @@ def whole(result: Any) -> bool:
     assert isinstance(result, transfer.Done), result
     assert content_of(result.job) == BODY
     return True
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    return make_authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def secure(authority: tuple[Path, ssl.SSLContext]) -> Iterator[FaultServer]:
-    with fault_server(tls=authority[1]) as running:
-        yield running
 
 
 @pytest.mark.parametrize("fault", HEADS)
@@ -59,9 +47,9 @@ def test_a_head_without_an_end_costs_its_connection(server: FaultServer, fault: 
 
 @pytest.mark.parametrize("fault", HEADS)
 def test_a_head_without_an_end_ends_within_tls_too(
-    secure: FaultServer, authority: tuple[Path, ssl.SSLContext], fault: str
+    secure: FaultServer, fault_authority: tuple[Path, ssl.SSLContext], fault: str
 ) -> None:
-    network = transfer.Network(ca_bundle=str(authority[0]))
+    network = transfer.Network(ca_bundle=str(fault_authority[0]))
     error = pull_one(job_for(secure.add("/w", BODY, fault, fault), BODY), SHORT, network=network).error
     assert type(error) is TransientError
     assert "tried 2 times" in str(error)

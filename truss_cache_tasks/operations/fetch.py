@@ -111,9 +111,9 @@ def _opened_roots(context: EntryContext) -> Iterator[None]:
         try:
             yield
         except CacheTaskError:
-            for root in context.roots:
-                remove_empty_folders(root)
-            with contextlib.suppress(DiskError):
+            with contextlib.suppress(OSError, DiskError):  # the error of the block counts
+                for root in context.roots:
+                    remove_empty_folders(root)
                 forget_empty_roots(context.settings, context.project)
             raise
 
@@ -129,7 +129,8 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
         try:
             yield
         except CacheTaskError:
-            forget_empty_note(root, key, (context.project.id, context.claim_in(root)))
+            with contextlib.suppress(OSError, DiskError):  # the error of the block counts
+                forget_empty_note(root, key, (context.project.id, context.claim_in(root)))
             raise
 
 
