@@ -72,11 +72,6 @@ class LocalBlob:
             and (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns)
         )
 
-    @property
-    def is_unchanged(self) -> bool:
-        """Whether the file is still there, and is this one."""
-        return self.is_file(self.tree.lstat(self.path))
-
     def stat(self) -> os.stat_result:
         """Return the stat of the file. Raises Vanished where it is not this one any more."""
         stat = self.tree.lstat(self.path)
