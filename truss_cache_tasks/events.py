@@ -56,6 +56,19 @@ class Planned(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Hashing(Event):
+    """Files that are on this disk are hashed: once at the start with `size` 0, then for every 8 MiB or more.
+
+    Attributes:
+        size: bytes that were hashed since the event before.
+        total: bytes of all files that are to be hashed; where one has several copies, more may be hashed.
+    """
+
+    size: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Received(Event):
     """Bytes of a file were written to its partial.
 
@@ -79,12 +92,14 @@ class Retrying(Event):
         cause: one line, no secret.
         attempt: 1 is the first retry.
         delay_s: seconds until it begins.
+        is_requested: the server asked for a wait (`Retry-After`), as one that limits the rate does.
     """
 
     path: str = ""
     cause: str
     attempt: int
     delay_s: float
+    is_requested: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +150,7 @@ class Committed(Event):
             `fresh`: another process had done it.
         files, size, unverified: of the whole entry; size in bytes, `unverified` files without a digest of the store.
         fetched_files, fetched_size: of these, what this run received.
+        path: the folder to open.
     """
 
     how: How
@@ -143,6 +159,7 @@ class Committed(Event):
     unverified: int
     fetched_files: int = 0
     fetched_size: int = 0
+    path: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

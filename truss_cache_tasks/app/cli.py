@@ -176,7 +176,8 @@ def _open(
         if options.command is None:  # the name may be a misspelt command
             error.hint = f"{error.hint} The commands: {', '.join(COMMANDS)}."
         raise
-    workspace.warn()
+    if not getattr(options, "quiet", False):
+        workspace.warn()
     return workspace, contexts
 
 
@@ -184,8 +185,8 @@ def _run(options: argparse.Namespace) -> int:
     workspace, contexts = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
     signals.install()
     stale = [context for context in contexts if not workspace.read_status(context).verdict.fresh or options.always]
-    failed = _fetch_all(stale, workspace.run_id, force=options.always) if stale else {}
-    if fresh := len(contexts) - len(stale):
+    failed = _fetch_all(stale, workspace.run_id, force=options.always, quiet=options.quiet) if stale else {}
+    if (fresh := len(contexts) - len(stale)) and not options.quiet:
         output.notify(f"{_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")
     if failed:
         output.notify(f"{_entries(len(failed))} of {len(contexts)} failed: {', '.join(failed)}")
@@ -196,13 +197,15 @@ def _entries(count: int) -> str:
     return output.format_count(count, "entry", "entries")
 
 
-def _fetch_all(stale: Sequence[EntryContext], run_id: str, *, force: bool) -> dict[str, int]:
+def _fetch_all(stale: Sequence[EntryContext], run_id: str, *, force: bool, quiet: bool) -> dict[str, int]:
     """Fetch these entries side by side; return the exit status of each that failed, by name."""
     from truss_cache_tasks.app.fetch import fetch_side_by_side, fetch_with_display  # not needed if all are fresh
 
+    group = f"weights of {_entries(len(stale))}"
+
     def fetch_one(context: EntryContext) -> Outcome:
         try:
-            return fetch_with_display(context, run_id, context.name, force=force)
+            return fetch_with_display(context, run_id, context.name, force=force, quiet=quiet, group=group)
         except Stopped:  # the handler of the signal wrote the message
             raise
         except CacheTaskError as error:
@@ -250,7 +253,8 @@ def _verify(options: argparse.Namespace) -> int:
     from truss_cache_tasks.app import reports
 
     workspace, contexts = _open(options)
-    return reports.verify([(context.name, workspace, context) for context in contexts], output.write)
+    chosen = [(context.name, workspace, context) for context in contexts]
+    return reports.verify(chosen, output.write, quiet=options.quiet)
 
 
 def _key(options: argparse.Namespace) -> int:
@@ -285,11 +289,14 @@ def _flag(*flags: str, what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     return flags, {"action": "store_true", "help": what}
 
 
+_QUIET = _flag("-q", "--quiet", what="print only failures")
+
 COMMANDS = {
     "run": Command(
         "fetch what is stale (the default)",
         _run,
         (
+            _QUIET,
             _flag("-a", "--always", what="hash and resolve everything again"),
             _flag("--replace", what="replace foreign files at paths of an entry"),
             _flag("--accept-unverified", what="accept files whose MD5-like ETag is not their MD5"),
@@ -305,7 +312,7 @@ COMMANDS = {
         _why,
         (_flag("--check", what="exit 1 if a run would have to read a store"),),
     ),
-    "verify": Command("hash everything again, and name each bad file", _verify),
+    "verify": Command("hash everything again, and name each bad file", _verify, (_QUIET,)),
     "key": Command("print the portable cache key for CI", _key, takes=None),
     "help": Command(
         "list the commands, `help env` our environment variables", _help, takes=("TOPIC", "env, or a command")

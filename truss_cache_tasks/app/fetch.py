@@ -6,11 +6,12 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 
 from truss_cache_tasks.app import signals
-from truss_cache_tasks.app.display import EntryDisplay
+from truss_cache_tasks.app.display import is_child, shared_display
+from truss_cache_tasks.events import Reporter
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.fetch import Outcome, fetch
 from truss_cache_tasks.operations.run import RunContext
@@ -19,23 +20,36 @@ _SIDE_BY_SIDE = 4  # entries at once; they share the connections of the process
 _GRACE_S = 1.0  # for the threads to release their partials and locks after an interrupt
 
 
-def fetch_with_display(context: EntryContext, run_id: str, label: str, *, force: bool) -> Outcome:
+def fetch_with_display(
+    context: EntryContext, run_id: str, label: str, *, force: bool, quiet: bool = False, group: str = ""
+) -> Outcome:
     """Make one entry fresh, and show its progress on stderr. SIGINT and SIGTERM end it.
 
     Args:
         run_id: `RunContext.id`.
         label: the entry's name in the lines.
         force: re-hash and resolve everything.
+        quiet: show nothing; the caller shows a failure.
+        group: the title of this run in the log of a CI service; "" for the entry's name.
 
     Raises:
         CacheTaskError: see `operations.fetch.fetch`.
     """
     signals.install()
-    display = EntryDisplay(label)
+    with shown(label, context, quiet=quiet, group=group or f"weights {label}") as reporter:
+        return fetch(context, RunContext(id=run_id, reporter=reporter, cancel=signals.CANCEL), force=force)
+
+
+@contextlib.contextmanager
+def shown(label: str, context: EntryContext, *, quiet: bool, group: str = "") -> Iterator[Reporter]:
+    """Show an entry, from the events that the Reporter gets, while the block runs."""
+    display = shared_display(quiet=quiet)
+    entry = display.open(label, context.entry.where, "" if is_child() else group)
     try:
-        return fetch(context, RunContext(id=run_id, reporter=display, cancel=signals.CANCEL), force=force)
+        display.start_thread()
+        yield entry
     finally:
-        display.close()
+        entry.close()
 
 
 def fetch_side_by_side(

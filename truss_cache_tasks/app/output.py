@@ -44,12 +44,17 @@ def _escape(character: re.Match[str]) -> str:
 
 def notify(*lines: str) -> None:
     """Write lines to the process's stderr. A stderr that is closed, full or no longer read is ignored."""
+    emit(escaped(*lines) + "\n")
+
+
+def emit(text: str) -> None:
+    """Write text to the process's stderr as it is, with control characters of ours; else as `notify`."""
     stream = sys.__stderr__
     if stream is None:
         return
     with _lock:
         try:
-            stream.write(escaped(*lines) + "\n")
+            stream.write(text)
             stream.flush()
         except (OSError, ValueError):
             _redirect_to_null(stream)

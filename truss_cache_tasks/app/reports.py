@@ -59,21 +59,29 @@ def _wrapped(line: str) -> list[str]:
     return wrapper.wrap(output.escaped(line))  # escaped first, since wrapping turns a newline into a space
 
 
-def verify(chosen: Chosen, write: Write) -> int:
+def verify(chosen: Chosen, write: Write, *, quiet: bool = False) -> int:
     """Hash all files again, and write whether each entry is good, with a line for each bad file.
+
+    Args:
+        quiet: write nothing about an entry that is good.
 
     Returns:
         1 if any file is bad or any entry was not fetched, else 0.
     """
+    from truss_cache_tasks.app.fetch import shown
     from truss_cache_tasks.operations.verify import verify as verify_entry
 
     signals.install()
     is_bad = False
     for label, workspace, context in chosen:
-        workspace.warn()
-        found = verify_entry(context, signals.CANCEL)
-        is_bad = is_bad or bool(found.bad) or found.manifest is None
-        write(f"{label}: {_format_verification(found)}")
+        if not quiet:
+            workspace.warn()
+        with shown(label, context, quiet=quiet) as reporter:
+            found = verify_entry(context, signals.CANCEL, reporter)
+        entry_is_bad = bool(found.bad) or found.manifest is None
+        is_bad = is_bad or entry_is_bad
+        if entry_is_bad or not quiet:
+            write(f"{label}: {_format_verification(found)}")
         for line in found.bad:
             write(*_wrapped(line))
     if is_bad:

@@ -182,7 +182,10 @@ class RetryBudget:
         if self._failures >= limits.attempts or now + delay - self._began > limits.total_s:
             error.args = (f"{error} (tried {self._failures} times)", *error.args[1:])
             raise error
-        self._reporter(Retrying(path=self._path, cause=str(error), attempt=self._failures, delay_s=delay))
+        asked = bool(retry_after)
+        self._reporter(
+            Retrying(path=self._path, cause=str(error), attempt=self._failures, delay_s=delay, is_requested=asked)
+        )
         self._cancel.wait(delay)
 
 

@@ -70,7 +70,7 @@ def fetch(context: EntryContext, run: RunContext, *, force: bool = False) -> Out
     except CacheTaskError as error:
         run.report(Failed(error=error))
         raise
-    run.report(_committed(outcome))
+    run.report(_committed(context, outcome))
     return outcome
 
 
@@ -148,7 +148,7 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     root, plan = context.root, replay(context.entry.request, status.manifest)
     if context.is_replaced(plan, status.manifest, context.other_entries(root)):
         return None
-    blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=run.cancel)
+    blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=run.cancel, on_hashing=run.hashes)
     if any(planned.content_id not in blobs for planned in plan.files):
         return None
     check_space(root, (), blobs.values())
@@ -274,7 +274,10 @@ class _OnlineFetch:
         raise keeps_changing(root)
 
     def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
-        return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, cancel=self.run.cancel)
+        run = self.run
+        return find_local_blobs(
+            self.context.roots, plan.files, rehash=self.rehash, cancel=run.cancel, on_hashing=run.hashes
+        )
 
     def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
         """Refuse, before a byte is fetched, what `commit` would refuse: foreign files at our paths."""
@@ -348,7 +351,7 @@ def _planned(plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> Planned:
     )
 
 
-def _committed(outcome: Outcome) -> Committed:
+def _committed(context: EntryContext, outcome: Outcome) -> Committed:
     manifest = outcome.manifest
     return Committed(
         how=outcome.how,
@@ -357,4 +360,5 @@ def _committed(outcome: Outcome) -> Committed:
         unverified=sum(not file.digest for file in manifest.files),
         fetched_files=outcome.files,
         fetched_size=outcome.size,
+        path=str(context.root.path / manifest.folder),
     )

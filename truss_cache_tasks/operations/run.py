@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from truss_cache_tasks.events import Event, Reporter, Waiting, Warned, for_entry, ignore_events
+from truss_cache_tasks.events import Event, Hashing, Reporter, Waiting, Warned, for_entry, ignore_events
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.locks import LockFile
+
+_HASHING_EVERY = 8 << 20  # bytes between two events
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +39,27 @@ class RunContext:
     def warn(self, message: str) -> None:
         """Report a warning, one line without `warning: `."""
         self.reporter(Warned(message=message))
+
+    def hashes(self, total: int) -> Callable[[int], None]:
+        """Report that files are hashed; return a function, to be called from any thread with each size in bytes.
+
+        Args:
+            total: bytes of all these files.
+        """
+        self.reporter(Hashing(size=0, total=total))
+        lock = threading.Lock()
+        unreported = 0
+
+        def hashed(size: int) -> None:
+            nonlocal unreported
+            with lock:
+                unreported += size
+                if unreported < _HASHING_EVERY:
+                    return
+                size, unreported = unreported, 0
+            self.reporter(Hashing(size=size, total=total))
+
+        return hashed
 
     def waits_for(self, lock: Literal["entry", "file"], path: str) -> Callable[[LockFile], None]:
         """Return a function that reports a wait for the lock of the entry, or of one of its files."""

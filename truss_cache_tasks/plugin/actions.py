@@ -34,9 +34,10 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
         """Make the entry fresh, and return doit's error if that fails. `doit run -a` forces it (`EntryUptodate`)."""
         from truss_cache_tasks.app.fetch import fetch_with_display  # not needed if all are fresh
 
-        meta = self.task.meta[META]
+        meta, name = self.task.meta[META], self.task.name
+        force, quiet = meta.get("force", False), self.task.verbosity == 0  # `doit -v0`
         try:
-            outcome = fetch_with_display(self.context, meta["run"], self.task.name, force=meta.get("force", False))
+            outcome = fetch_with_display(self.context, meta["run"], name, force=force, quiet=quiet)
         except CacheTaskError as error:
             return TaskFailed(output.escaped(*output.format_error(error, self.context.name)))
         except Exception as exc:

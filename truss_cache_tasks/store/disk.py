@@ -6,7 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from truss_cache_tasks.errors import RUN_AGAIN, DiskError
@@ -29,6 +29,7 @@ NO_LINKS = frozenset(
 )
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (btrfs, xfs)
 _CHUNK = 1 << 20  # bytes hashed or copied between two checks of the CancelToken
+OnHashed = Callable[[int], object]  # called with bytes, from any thread, for each chunk that was hashed
 MOVE_AWAY = "Move it away, or let it be replaced: --replace (TRUSS_CACHE_REPLACE=1, cache_tasks(replace=True))."
 _ELSEWHERE = "or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR)."
 _HINTS = {
@@ -108,13 +109,14 @@ def copy_file(source: FileTree, at: str, target: FileTree, path: str, cancel: Ca
     return hasher.xxh3()
 
 
-def hash_file(descriptor: int, hasher: Hasher, cancel: CancelToken) -> None:
+def hash_file(descriptor: int, hasher: Hasher, cancel: CancelToken, on_hashed: OnHashed = lambda _size: None) -> None:
     """Feed a whole file, from its first byte, to `hasher`. Raises Stopped when cancelled meanwhile."""
     buffer = memoryview(bytearray(_CHUNK))
     offset = 0
     while size := os.preadv(descriptor, [buffer], offset):
         cancel.check()
         hasher.update(buffer[:size])
+        on_hashed(size)
         offset += size
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,15 +16,21 @@ from truss_cache_tasks.model.records import FileRecord, Manifest, digest_text, p
 from truss_cache_tasks.model.status import same_mtime
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob, local_blob
-from truss_cache_tasks.store.disk import disk_errors, hash_file
+from truss_cache_tasks.store.disk import OnHashed, disk_errors, hash_file
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.manifest import read_manifests
 
+OnHashing = Callable[[int], OnHashed]  # called with the bytes of all files that are to be hashed
 Recorded = dict[ContentId, list[tuple[FoundFile, FileRecord]]]  # by content id
 
 
 def find_local_blobs(
-    roots: Sequence[CacheRoot], wanted: Sequence[PlannedFile], *, rehash: bool, cancel: CancelToken
+    roots: Sequence[CacheRoot],
+    wanted: Sequence[PlannedFile],
+    *,
+    rehash: bool,
+    cancel: CancelToken,
+    on_hashing: OnHashing = lambda _total: lambda _size: None,
 ) -> dict[ContentId, LocalBlob]:
     """Find those of the `wanted` files that are on this disk already, whichever entry, revision or tool brought them.
 
@@ -34,6 +40,7 @@ def find_local_blobs(
     Args:
         roots: cache roots to look in, the one where the files are to be visible first.
         rehash: hash every file, also one whose stat is as recorded.
+        on_hashing: called with the bytes of all files that are to be hashed, if there are any.
 
     Returns:
         The blobs that were found, by content id.
@@ -51,7 +58,8 @@ def find_local_blobs(
         return found
     from concurrent.futures import ThreadPoolExecutor  # imported here: a run of a fresh entry hashes nothing
 
-    check = partial(_find_by_hash, roots, recorded, rehash, cancel)
+    on_hashed = on_hashing(sum(planned.file.size for planned in to_hash))
+    check = partial(_find_by_hash, roots, recorded, rehash=rehash, cancel=cancel, on_hashed=on_hashed)
     with ThreadPoolExecutor(os.cpu_count()) as pool, disk_errors("cannot read the cache"):
         for planned, blob in zip(to_hash, pool.map(check, to_hash), strict=True):
             if blob is not None:
@@ -103,9 +111,11 @@ def _shows_another_file(root: CacheRoot, planned: PlannedFile, blob: LocalBlob) 
 def _find_by_hash(
     roots: Sequence[CacheRoot],
     recorded: Recorded,
+    planned: PlannedFile,
+    *,
     rehash: bool,
     cancel: CancelToken,
-    planned: PlannedFile,
+    on_hashed: OnHashed,
 ) -> LocalBlob | None:
     """Hash every file that may hold these bytes, until one is right."""
     records = recorded.get(planned.content_id, [])
@@ -116,13 +126,13 @@ def _find_by_hash(
     for file, record in records:
         if not rehash and not file.is_same_file(shown) and (blob := _unchanged_blob(file, record)):
             return blob
-        if (found := _hashed(file, record.size, None, cancel)) and found[1] == record.xxh3:
+        if (found := _hashed(file, record.size, None, cancel, on_hashed)) and found[1] == record.xxh3:
             return local_blob(file.tree, file.path, found[0], found[1], record.digest, ours=record.made_blob)
     want = planned.file.digest
     for file, expected, digest, ours in _unlisted(roots, planned):
         # a file whose name tells its xxh3 is compared with the digest too: another tool may have put it there
         as_stored = None if planned.file.encoding else want
-        if found := _hashed(file, None if expected else planned.file.size, as_stored, cancel):
+        if found := _hashed(file, None if expected else planned.file.size, as_stored, cancel, on_hashed):
             stat, xxh3 = found
             if xxh3 == (expected or xxh3):
                 return local_blob(file.tree, file.path, stat, xxh3, digest or digest_text(want), ours=ours)
@@ -134,7 +144,7 @@ def _unlisted(roots: Iterable[CacheRoot], planned: PlannedFile) -> Iterator[Cand
 
 
 def _hashed(
-    file: FoundFile, size: int | None, want: Digest | None, cancel: CancelToken
+    file: FoundFile, size: int | None, want: Digest | None, cancel: CancelToken, on_hashed: OnHashed
 ) -> tuple[os.stat_result, str] | None:
     """Return (stat, xxh3) of a file that is there with this size (None: any) and digest, else None."""
     try:
@@ -146,7 +156,7 @@ def _hashed(
         if size is not None and stat.st_size != size:
             return None
         hasher = Hasher(stat.st_size, want)
-        hash_file(descriptor, hasher, cancel)
+        hash_file(descriptor, hasher, cancel, on_hashed)
         return (stat, hasher.xxh3()) if hasher.matches else None
     except OSError:
         return None
@@ -154,7 +164,7 @@ def _hashed(
         os.close(descriptor)
 
 
-def find_bad_files(root: CacheRoot, manifest: Manifest, cancel: CancelToken) -> list[str]:
+def find_bad_files(root: CacheRoot, manifest: Manifest, cancel: CancelToken, on_hashed: OnHashed) -> list[str]:
     """Re-hash every file on all cores; return one line for each that is missing or has other bytes.
 
     A file is compared with our xxh3-128, and with the store's own digest where the manifest has one of the whole file.
@@ -162,15 +172,15 @@ def find_bad_files(root: CacheRoot, manifest: Manifest, cancel: CancelToken) -> 
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = pool.map(partial(_fault, root, cancel), manifest.files)
+        faults = pool.map(partial(_fault, root, cancel, on_hashed), manifest.files)
         return [f"{file.path}: {fault}" for file, fault in zip(manifest.files, faults, strict=True) if fault]
 
 
-def _fault(root: CacheRoot, cancel: CancelToken, record: FileRecord) -> str:
+def _fault(root: CacheRoot, cancel: CancelToken, on_hashed: OnHashed, record: FileRecord) -> str:
     want = parse_digest(record.digest)
     hasher = Hasher(record.size, want)
     try:
-        if missing := _hash_shown(root, record.path, hasher, cancel):
+        if missing := _hash_shown(root, record.path, hasher, cancel, on_hashed):
             return missing
     except OSError as exc:
         return f"cannot be read ({exc.strerror})"
@@ -183,7 +193,7 @@ def _fault(root: CacheRoot, cancel: CancelToken, record: FileRecord) -> str:
     return "" if hasher.matches else f"its {want} does not match"
 
 
-def _hash_shown(root: CacheRoot, path: str, hasher: Hasher, cancel: CancelToken) -> str:
+def _hash_shown(root: CacheRoot, path: str, hasher: Hasher, cancel: CancelToken, on_hashed: OnHashed) -> str:
     """Hash the file that `path` shows and return ""; where it shows none, return what lies there instead."""
     found = root.layout.find_bytes(path)
     if found is None:
@@ -192,7 +202,7 @@ def _hash_shown(root: CacheRoot, path: str, hasher: Hasher, cancel: CancelToken)
         return "no file" if root.tree.readlink(path) is None else "leads to no file of this cache"
     descriptor = found.tree.open(found.path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        hash_file(descriptor, hasher, cancel)
+        hash_file(descriptor, hasher, cancel, on_hashed)
     finally:
         os.close(descriptor)
     return ""
