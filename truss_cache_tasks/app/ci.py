@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
-from truss_cache_tasks.app.lines import format_duration
+from truss_cache_tasks.app.lines import format_duration, format_rate
 from truss_cache_tasks.app.output import escaped, format_bytes, format_count
 from truss_cache_tasks.app.progress import Progress
 
@@ -146,8 +146,8 @@ class Buildkite:
         return "+++ Weights\n"
 
     def annotate(self, level: Level, title: str, message: str, where: str) -> str:
-        """Return nothing: the line of the log says it."""
-        return ""
+        """Unfold the current group where something failed, as the line about that is in it."""
+        return "^^^ +++\n" if level == "error" else ""
 
     def summarize(self, label: str, progress: Progress) -> None:
         """Do nothing."""
@@ -170,7 +170,7 @@ def _row(label: str, progress: Progress) -> str:
         cells = [f"failed: {progress.failed or 'stopped'}", "", "", "", took, ""]
     else:
         unverified = f", {end.unverified:,} unverified" if end.unverified else ""
-        rate = f"{format_bytes(progress.fresh / seconds)}/s" if progress.fresh and seconds > 0 else ""
+        rate = format_rate(progress.fresh / seconds) if progress.fresh and seconds > 0 else ""
         cells = [
             f"{end.how}{unverified}",
             f"{end.files:,}",

@@ -98,6 +98,7 @@ def _run_command(argv: Sequence[str] | None) -> int:
         return command.run(options)
     except ConfigError as error:
         output.notify(*output.format_error(error))
+        output.annotate("error", str(error))
         return MISUSED
     except CacheTaskError as error:
         output.notify(*output.format_error(error))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from truss_cache_tasks.app import output
+from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.ci import Level, Service, service_of
 from truss_cache_tasks.app.lines import line_of_progress, line_of_total, lines_of_event
 from truss_cache_tasks.app.progress import Progress, fold, total_of
@@ -129,6 +129,11 @@ class Display:
             if self.mode == "failures" or len(self._open) != 1:  # the first one started it
                 return
         threading.Thread(target=self._tick_until, args=(idle,), name="truss-cache-display", daemon=True).start()
+
+    def suspend(self) -> None:
+        """Remove the block before the process is stopped. Takes no lock, as it is called in a signal handler."""
+        if self._block is not None:
+            self._block.erase(output.emit_now)
 
     def remove_block(self) -> None:
         """Remove the block, for good, at the end of the process."""
@@ -326,6 +331,7 @@ def _make_block() -> LiveBlock:
     assert stream is not None, "else the mode is another"
     if _shared is not None:
         atexit.register(_shared.remove_block)
+        signals.before_suspend(_shared.suspend)
 
     def size() -> tuple[int, int] | None:
         try:

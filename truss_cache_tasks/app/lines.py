@@ -90,12 +90,23 @@ def format_waiting(event: Waiting) -> str:
     return f"waiting for another process that {what}"
 
 
-def speed_of(done: int, total: int, rate: float) -> list[str]:
-    """Return the rate and the time left, as far as they are known."""
+def format_rate(rate: float) -> str:
+    """Return bytes a second, with three digits or two.
+
+    >>> format_rate(17_900_000), format_rate(835_200)
+    ('17.9 MB/s', '835 kB/s')
+    """
+    number, unit = format_bytes(rate).split(" ")
+    return f"{number if len(number) < len('100.0') else number.partition('.')[0]} {unit}/s"
+
+
+def speed_of(done: int, total: int, rate: float, *, brief: bool = False) -> list[str]:
+    """Return the rate and the time left, as far as they are known; brief: in the largest unit alone."""
     if rate < 1:
         return []
-    left = [f"{format_duration(math.ceil((total - done) / rate))} left"] if done < total else []
-    return [f"{format_bytes(rate)}/s", *left]
+    left = format_duration(math.ceil((total - done) / rate))
+    left = " ".join(left.split(" ")[:2]) if brief else left
+    return [format_rate(rate), *([f"{left} left"] if done < total else [])]
 
 
 # -- lines of a log
@@ -200,7 +211,7 @@ def _committed(progress: Progress, event: Committed) -> list[str]:
 
 
 def _fetched(files: int, size: int, resumed: int, fresh: int, seconds: float) -> str:
-    rate = f", {format_bytes(fresh / seconds)}/s" if fresh and seconds > 0 else ""
+    rate = f", {format_rate(fresh / seconds)}" if fresh and seconds > 0 else ""
     earlier = f" ({format_bytes(resumed)} by an earlier run)" if resumed else ""
     took = f"{seconds:.1f} s" if seconds < _SOON_S else format_duration(seconds)
     return f"fetched {format_count(files, 'file')}, {format_bytes(size)}{earlier} in {took}{rate}"

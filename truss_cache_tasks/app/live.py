@@ -25,7 +25,6 @@ _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor
 _INDEX = "\x1bD"  # the cursor moves one row down, and the rows up where it is on the last one; it keeps its column
 _WHOLE, _BELOW, _END = "\x1b[r", "\x1b[J", "\x1b[K"  # scroll everything; erase below the cursor; to the end of the row
 _LEAST = 4  # rows and columns of a terminal that is drawn on
-_GAP = 2  # columns
 _WITH_SIZES, _WITH_BAR = 60, 104  # columns of the terminal from which the rows have sizes, and a bar
 _BAR = 24  # columns
 _KEPT_STATE = 8  # columns of a state that are never given to the name
@@ -68,11 +67,15 @@ class LiveBlock:
         body = "".join(f"\x1b[{top + at};1H\x1b[0m{line}{_END}" for at, line in enumerate(lines, 1))
         self._write(f"{_HIDE}{move}{_SAVE}\x1b[1;{top}r{body}{_RESTORE}{_SHOW}")
 
-    def erase(self) -> None:
-        """Remove the block, and let the whole terminal scroll again."""
+    def erase(self, write: Callable[[str], object] | None = None) -> None:
+        """Remove the block, and let the whole terminal scroll again. It is drawn anew by the next `draw`.
+
+        Args:
+            write: in place of that of the block.
+        """
         if self._drawn:
             self._drawn = None
-            self._write(f"{_SAVE}{_WHOLE}{_RESTORE}{_BELOW}")
+            (write or self._write)(f"{_SAVE}{_WHOLE}{_RESTORE}{_BELOW}")
 
     def _rendered(self, texts: Sequence[Text], columns: int) -> list[str]:
         console = Console(
@@ -119,8 +122,9 @@ class _Layout:
     def __init__(self, shown: Shown, total: Total | None, columns: int, unicode: bool) -> None:
         self._columns = columns
         self._unicode = unicode
+        self._gap = "  " if columns >= _WITH_SIZES - 1 else " "
         names = [label for label, _ in shown] + (["total"] if total else [])
-        self._name = min(max(map(cell_len, names), default=0), max(12, columns * 3 // 10))
+        self._name = min(max(map(cell_len, names), default=0), max(11, columns * 3 // 10))
         self._name = min(self._name, max(columns - _KEPT_STATE, 1))
         amounts = [(progress.done, progress.total) for _, progress in shown]
         if total is not None:
@@ -145,7 +149,8 @@ class _Layout:
                 ["fetching", *speed, *(resumed or [files])],
                 ["fetching", *speed],
                 speed or ["fetching"],
-                speed[:1] or ["fetching"],
+                speed_of(done, total, progress.rate(now), brief=True) or ["fetching"],
+                speed[-1:] or ["fetching"],
             )
         else:
             is_held_up = progress.waiting is not None or progress.retrying is not None
@@ -159,7 +164,7 @@ class _Layout:
         speed = speed_of(total.done, total.total, total.rate)
         files = f"{total.files_done:,} of {format_count(total.files, 'file')}"
         entries = f"{total.entries_done:,} of {format_count(total.entries, 'entry', 'entries')}"
-        self._append(row, [*speed, files, entries], [*speed, files], speed or [files], speed[:1] or [entries])
+        self._append(row, [*speed, files, entries], [*speed, files], speed or [files], speed[-1:] or [entries])
         return row
 
     def shorten(self, text: str, width: int) -> str:
@@ -178,13 +183,13 @@ class _Layout:
         row = Text(set_cell_size(name, self._name), style="bold", end="")
         row = Text.assemble(row)
         if self._sizes:
-            row.append(" " * _GAP + _amount(done, total).rjust(self._sizes))
+            row.append(self._gap + _amount(done, total).rjust(self._sizes))
         if self._percent:
-            row.append(" " * _GAP + format_percent(done, total).rjust(self._percent))
+            row.append(self._gap + format_percent(done, total).rjust(self._percent))
         if self._bar:
-            row.append(" " * _GAP)
+            row.append(self._gap)
             row.append_text(self._bar_of(done, total, resumed))
-        row.append(" " * _GAP)
+        row.append(self._gap)
         return row
 
     def _bar_of(self, done: int, total: int, resumed: int) -> Text:

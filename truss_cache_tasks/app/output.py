@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 from truss_cache_tasks.config.settings import read_settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
@@ -58,6 +58,26 @@ def emit(text: str) -> None:
             stream.flush()
         except (OSError, ValueError):
             _redirect_to_null(stream)
+
+
+def emit_now(text: str) -> None:
+    """Write ASCII text to the descriptor of stderr, for signal handlers: without Python's buffers, and no lock.
+
+    The descriptor is not simply 2: in a process without stderr, that may be any file.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if sys.__stderr__ is not None:
+            os.write(sys.__stderr__.fileno(), text.encode("ascii"))
+
+
+def annotate(level: Literal["error", "warning"], message: str) -> None:
+    """Annotate the place in a config that the message begins with (`file:line: `), if the CI service does that."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return
+    from truss_cache_tasks.app.ci import service_of  # imported here: a run outside of CI does not need it
+
+    if service := service_of(os.environ):
+        emit(service.annotate(level, "truss_cache_tasks", message, ""))
 
 
 def open_closed_streams() -> None:
@@ -119,6 +139,7 @@ def warn_once(warnings: Iterable[str]) -> None:
         if warning not in _warned:
             _warned.add(warning)
             notify(f"warning: {warning}")
+            annotate("warning", warning)
 
 
 def format_error(error: CacheTaskError, label: str = "") -> list[str]:

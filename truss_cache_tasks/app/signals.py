@@ -1,23 +1,27 @@
-"""Handle SIGINT and SIGTERM: stop all transfers, keep published files, exit with 130 or 143 without a traceback."""
+"""Handle SIGINT and SIGTERM: stop all transfers, keep published files, exit with 130 or 143 without a traceback.
+
+SIGTSTP (Ctrl-Z) stops the process as by default, after the terminal was given back as it was.
+"""
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from truss_cache_tasks import transfer
+from truss_cache_tasks.app import output
 from truss_cache_tasks.network.cancel import StopPoll
 
 _state = {"stopped": False}
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
-_MESSAGE = b"stopped: what is complete is kept, run the command again for the rest\n"
+_MESSAGE = "stopped: what is complete is kept, run the command again for the rest\n"
 
 _GRACE_S = 0.5  # for children to release temporaries and locks; the whole exit is to take less than a second
 _MOST_TERMINATES = 30
@@ -51,6 +55,25 @@ def install() -> None:
         if before is signal.SIG_IGN or before is None or isinstance(getattr(before, "__self__", None), _Handler):
             continue
         signal.signal(number, _Handler(before).handle)
+    if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+        signal.signal(signal.SIGTSTP, _suspend)
+
+
+_before_suspend: list[Callable[[], object]] = []
+
+
+def before_suspend(release: Callable[[], object]) -> None:
+    """Have `release` called before Ctrl-Z stops the process. It takes no lock: any thread may hold it just then."""
+    _before_suspend.append(release)
+
+
+def _suspend(number: int, frame: FrameType | None) -> None:
+    """Call what `before_suspend` was given, then stop; the call returns when the process is continued."""
+    for release in _before_suspend:
+        release()
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTSTP)
+    signal.signal(signal.SIGTSTP, _suspend)
 
 
 class _Handler:
@@ -70,22 +93,12 @@ class _Handler:
         transfer.stop()
         try:
             if first and not child:
-                _notify()
+                output.emit_now(_MESSAGE)  # the signal may have interrupted a print
                 atexit.register(_end_children)  # runs before multiprocessing's own, which waits for children forever
             if self._before is not None:
                 self._before(number, frame)
         finally:
             raise Interrupted(128 + number)
-
-
-def _notify() -> None:
-    """Write the message to stderr without Python's buffers, since the signal may have interrupted a print.
-
-    The descriptor is not simply 2: in a process without stderr, that may be any file.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        if sys.__stderr__ is not None:
-            os.write(sys.__stderr__.fileno(), _MESSAGE)
 
 
 def _is_child() -> bool:

@@ -65,6 +65,7 @@ def cache_tasks(
                 follow_links=follow_links,
             )
         except ConfigError as error:
+            output.annotate("error", str(error))
             if not defer_errors:
                 raise InvalidTask(output.escaped(*output.format_error(error))) from None
             yield {"basename": basename, "actions": [FailAction(error)], "doc": output.escaped(f"broken: {error}")}
