@@ -71,7 +71,7 @@ def rows_of(text: str, start: str) -> list[str]:
     [
         (
             40,
-            r"meta-…truct waiting for a lock",
+            r"meta-…truct waiting for another process",
             r"meta-…truct  33 % rate limited, \d s",
             r"meta-…truct  \d\d % [\d.]+ [kM]B/s, \d+ s left",
         ),

@@ -54,30 +54,28 @@ def format_duration(seconds: float) -> str:
 # -- phrases
 
 
-def format_state(progress: Progress, now: float, *, brief: bool = False) -> str:
-    """Return what the entry does, such as `rate limited, next try in 12 s`; brief for a narrow terminal."""
+def format_state(progress: Progress, now: float) -> tuple[str, ...]:
+    """Return what the entry does, such as `rate limited, next try in 12 s`: the longest text, then shorter ones."""
     state = progress.state(now)
     match state:
         case "waiting":
             assert progress.waiting is not None
-            return "waiting for a lock" if brief else format_waiting(progress.waiting)
+            return format_waiting(progress.waiting)
         case "retrying":
             assert progress.retrying is not None
             left = progress.retry_at - now
             cause = "rate limited" if progress.retrying.is_requested else "failed"
-            if brief:
-                return f"{cause}, {math.ceil(left)} s" if left > 0 else f"{cause}, trying"
-            return f"{cause}, next try in {math.ceil(left)} s" if left > 0 else f"{cause}, trying again"
-        case "hashing":
-            return f"hashing {format_part(progress.hashed, progress.to_hash)}" if progress.to_hash else "hashing"
-        case "fetching" | "verifying" | "publishing" | "listing" | "checking":
-            return state
+            if left <= 0:
+                return (f"{cause}, trying again",)
+            return f"{cause}, next try in {math.ceil(left)} s", f"{cause}, {math.ceil(left)} s"
+        case "hashing" if progress.to_hash:
+            return f"hashing {format_part(progress.hashed, progress.to_hash)}", "hashing"
         case _:
-            assert_never(state)
+            return (state,)
 
 
-def format_waiting(event: Waiting) -> str:
-    """Return who is waited for."""
+def format_waiting(event: Waiting) -> tuple[str, ...]:
+    """Return who is waited for, the longest text first, then shorter ones."""
     match event.lock:
         case "entry":
             what = "fetches this entry"
@@ -87,7 +85,7 @@ def format_waiting(event: Waiting) -> str:
             what = f"changes {event.path}"
         case _:
             assert_never(event.lock)
-    return f"waiting for another process that {what}"
+    return f"waiting for another process that {what}", "waiting for another process", "waiting"
 
 
 def format_rate(rate: float) -> str:
@@ -129,7 +127,7 @@ def lines_of_event(progress: Progress, event: Event, *, block: bool) -> list[str
         case Committed():
             lines = _committed(progress, event)
         case Waiting() if not block:
-            lines = [format_waiting(event)]
+            lines = [format_waiting(event)[0]]
         case Retrying() if not block:
             lines = [_retrying(event)]
     return lines
@@ -143,7 +141,7 @@ def line_of_progress(progress: Progress, now: float) -> str:
         speed = speed_of(done, total, progress.rate(now)) or ["no bytes in the last seconds"]
         resumed = [f"{format_bytes(progress.resumed)} by an earlier run"] if progress.resumed else []
         return ", ".join([*amount, *speed, *resumed])
-    state = format_state(progress, now)
+    state = format_state(progress, now)[0]
     since = [] if progress.retrying else [f"for {format_duration(now - progress.since)}"]
     return ", ".join([" ".join([state, *since]), *amount])
 

@@ -127,19 +127,24 @@ class _Layout:
         self._name = min(max(map(cell_len, names), default=0), max(11, columns * 3 // 10))
         self._name = min(self._name, max(columns - _KEPT_STATE, 1))
         amounts = [(progress.done, progress.total) for _, progress in shown]
+        hashed = any(progress.to_hash for _, progress in shown)
         if total is not None:
             amounts.append((total.done, total.total))
         has_sizes = any(size for _, size in amounts)
         self._sizes = max((cell_len(_amount(size, size)) for _, size in amounts), default=0)  # as wide as it gets
         self._sizes = self._sizes if columns >= _WITH_SIZES - 1 else 0
-        self._percent = len("100 %") if has_sizes else 0
-        self._bar = _BAR if has_sizes and columns >= _WITH_BAR - 1 else 0
+        self._percent = len("100 %") if has_sizes or hashed else 0
+        self._bar = _BAR if self._percent and columns >= _WITH_BAR - 1 else 0
 
     def entry(self, label: str, progress: Progress, now: float) -> Text:
         """Return the row of an entry."""
         done, total = progress.done, progress.total
-        row = self._start(label, done, total, progress.resumed)
-        if progress.state(now) == "fetching":
+        state = progress.state(now)
+        if state == "hashing":  # its sizes are in the text
+            row = self._start(label, "", progress.hashed, progress.to_hash)
+        else:
+            row = self._start(label, _amount(done, total), done, total, progress.resumed)
+        if state == "fetching":
             speed = speed_of(done, total, progress.rate(now))
             files = f"{progress.files_done:,} of {format_count(progress.files, 'file')}"
             resumed = [f"{format_bytes(progress.resumed)} resumed"] if progress.resumed else []
@@ -154,13 +159,13 @@ class _Layout:
             )
         else:
             is_held_up = progress.waiting is not None or progress.retrying is not None
-            long, brief = escaped(format_state(progress, now)), format_state(progress, now, brief=True)
-            self._append(row, [long], [brief], style="yellow" if is_held_up else "")
+            states = [[escaped(text)] for text in format_state(progress, now)]
+            self._append(row, *states, style="yellow" if is_held_up else "")
         return row
 
     def total(self, total: Total) -> Text:
         """Return the row of all entries together."""
-        row = self._start("total", total.done, total.total, total.resumed)
+        row = self._start("total", _amount(total.done, total.total), total.done, total.total, total.resumed)
         speed = speed_of(total.done, total.total, total.rate)
         files = f"{total.files_done:,} of {format_count(total.files, 'file')}"
         entries = f"{total.entries_done:,} of {format_count(total.entries, 'entry', 'entries')}"
@@ -177,13 +182,11 @@ class _Layout:
         tail = set_cell_size(text[::-1], left // 2).rstrip(" ")[::-1] if left // 2 else ""
         return set_cell_size(f"{head}{gap}{tail}", width).rstrip(" ")
 
-    def _start(self, label: str, done: int, total: int, resumed: int) -> Text:
+    def _start(self, label: str, sizes: str, done: int, total: int, resumed: int = 0) -> Text:
         """Return the part of a row before the state."""
-        name = self.shorten(label, self._name)
-        row = Text(set_cell_size(name, self._name), style="bold", end="")
-        row = Text.assemble(row)
+        row = Text.assemble((set_cell_size(self.shorten(label, self._name), self._name), "bold"))
         if self._sizes:
-            row.append(self._gap + _amount(done, total).rjust(self._sizes))
+            row.append(self._gap + sizes.rjust(self._sizes))
         if self._percent:
             row.append(self._gap + format_percent(done, total).rjust(self._percent))
         if self._bar:
@@ -193,8 +196,10 @@ class _Layout:
         return row
 
     def _bar_of(self, done: int, total: int, resumed: int) -> Text:
-        cells = self._bar * done // total if total else 0
-        earlier = min(self._bar * resumed // total if total else 0, cells)
+        if not total:
+            return Text(" " * self._bar)
+        cells = self._bar * done // total
+        earlier = min(self._bar * resumed // total, cells)
         full, empty = ("━", "─") if self._unicode else ("#", "-")
         return Text.assemble(
             (full * earlier, "green dim"), (full * (cells - earlier), "green"), (empty * (self._bar - cells), "dim")
@@ -205,6 +210,7 @@ class _Layout:
         room = max(self._columns - row.cell_len, 0)
         texts = [", ".join(phrases) for phrases in variants]
         row.append(next((text for text in texts if cell_len(text) <= room), self.shorten(texts[-1], room)), style)
+        row.truncate(self._columns)
 
 
 def _amount(done: int, total: int) -> str:

@@ -163,7 +163,8 @@ def _received(progress: Progress, event: Received, now: float) -> Progress:
     fresh = progress.fresh + event.size
     samples = progress.samples
     if not samples or now - samples[-1][0] > _WINDOW_S:
-        samples = ((now, progress.fresh),)  # after a pause the rate is that of what comes from here on
+        # The rate is that of what comes from here on; these bytes came since the caller looked last.
+        samples = ((max(now - _SAMPLE_S, progress.since), progress.fresh),)
     elif now - samples[-1][0] >= _SAMPLE_S:
         samples = (*_recent(samples, now), (now, fresh))
     return replace(

@@ -19,6 +19,7 @@ from truss_cache_tasks.errors import NotFound
 from truss_cache_tasks.events import (
     Committed,
     Failed,
+    Hashing,
     Planned,
     Published,
     Received,
@@ -27,8 +28,10 @@ from truss_cache_tasks.events import (
     Verified,
     Waiting,
 )
+from truss_cache_tasks.network.cancel import NEVER
 from truss_cache_tasks.operations.fetch import fetch
 from truss_cache_tasks.operations.run import RunContext
+from truss_cache_tasks.operations.verify import verify
 
 MAIN = "org/name"
 BLOBS = {content: path for path, content in FILES.items()}  # equal files come once
@@ -57,6 +60,7 @@ def test_a_fetch_tells_of_its_plan_and_of_each_file(machine: Machine, repo: Repo
         unverified=0,
         fetched_files=len(BLOBS),
         fetched_size=missing,
+        path=str(truss.context().root.path / "snapshots" / next(iter(repo.trees))),
     )
 
 
@@ -67,6 +71,24 @@ def test_what_is_here_already_is_not_planned_to_come(machine: Machine, repo: Rep
     (planned,) = truss.recorder.of(Planned)
     assert (planned.files, planned.missing_files, planned.missing_size) == (3, 2, 2)
     assert truss.recorder.of(Committed)[0].fetched_size == 2
+
+
+def test_files_that_are_hashed_again_are_told_in_bytes(machine: Machine, hub: Hub) -> None:
+    big = bytes(20 << 20)
+    hub.create(MAIN).commit({"big.bin": big, "small.bin": b"s"})
+    machine.truss(entry(MAIN)).run()
+    truss = machine.truss(entry(MAIN))
+    truss.run(force=True)
+    assert verify(truss.context(), NEVER, truss.recorder).bad == ()
+    total = len(big) + 1
+    events = truss.recorder.of(Hashing)
+    assert {event.total for event in events} == {total}
+    starts = [number for number, event in enumerate(events) if event.size == 0]
+    assert len(starts) == 2, "a run and a verification"
+    for first, last in zip(starts, [*starts[1:], len(events)], strict=True):
+        told = [event.size for event in events[first + 1 : last]]
+        assert total - (8 << 20) < sum(told) <= total
+        assert min(told) >= 8 << 20
 
 
 def test_a_failure_is_the_last_that_is_told(machine: Machine, hub: Hub) -> None:
