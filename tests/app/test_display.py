@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -274,12 +275,11 @@ def test_a_terminal_that_can_show_it_gets_a_block(env: Mapping[str, str], mode: 
         assert mode_of(env) == found
 
 
-@pytest.mark.parametrize("stream", [None, "closed"])
-def test_without_a_stderr_there_are_lines(stream: str | None, monkeypatch: Any, tmp_path: Any) -> None:
-    closed: Callable[[], Any] = (tmp_path / "closed").open("w").close
-    file = closed.__self__  # type: ignore[attr-defined]
-    closed()
-    monkeypatch.setattr("sys.__stderr__", file if stream else None)
+@pytest.mark.parametrize("has_stream", [False, True])
+def test_without_a_stderr_there_are_lines(has_stream: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "closed").open("w") as file:
+        pass
+    monkeypatch.setattr("sys.__stderr__", file if has_stream else None)
     assert mode_of({"TERM": "xterm"}) == "lines"
 
 

@@ -59,7 +59,7 @@ def service_of(env: Mapping[str, str]) -> Service | None:
 
 
 class GitHub:
-    """GitHub Actions: https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands."""
+    """GitHub Actions: "Workflow commands" of its documentation."""
 
     def __init__(self, summary: str, workspace: str) -> None:
         """Write nothing.
@@ -109,7 +109,7 @@ class GitHub:
 
 
 class GitLab:
-    """GitLab: https://docs.gitlab.com/ci/jobs/job_logs/#custom-collapsible-sections."""
+    """GitLab: "Custom collapsible sections" of its documentation."""
 
     _count = 0
 
@@ -135,7 +135,7 @@ class GitLab:
 
 
 class Buildkite:
-    """Buildkite: https://buildkite.com/docs/pipelines/configure/managing-log-output."""
+    """Buildkite: "Managing log output" of its documentation."""
 
     def begin_group(self, title: str, epoch_s: int) -> str:
         """Begin a group, which the next one ends."""

@@ -17,7 +17,7 @@ from truss_cache_tasks.app.ci import Level, Service, service_of
 from truss_cache_tasks.app.lines import line_of_progress, line_of_total, lines_of_event
 from truss_cache_tasks.app.progress import Progress, fold, total_of
 from truss_cache_tasks.errors import Stopped
-from truss_cache_tasks.events import Committed, Event, Failed, Received, Retrying, Waiting, Warned
+from truss_cache_tasks.events import Committed, Event, Failed, Published, Received, Retrying, Verified, Waiting, Warned
 
 if TYPE_CHECKING:
     from truss_cache_tasks.app.live import LiveBlock
@@ -147,13 +147,16 @@ class Display:
 
     def handle(self, entry: EntryDisplay, event: Event) -> None:
         """Fold `event` into the progress of its entry, and write the lines about it."""
+        if isinstance(event, Published):
+            return
         if isinstance(event, Received) and not event.resumed:
             with self._lock:  # nothing more: there may be thousands of these in a second
                 entry.pending += event.size
             return
         with self._lock:
             now = self._clock()
-            self._catch_up(entry, now)
+            if not isinstance(event, Verified):  # of which there are as many as files; bytes may be folded later
+                self._catch_up(entry, now)
             entry.progress = fold(entry.progress, event, now)
             text = self._text_of(entry, event, now)
         if text:

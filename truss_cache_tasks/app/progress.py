@@ -121,8 +121,8 @@ def fold(progress: Progress, event: Event, now: float) -> Progress:
     """Return the progress after `event`, which happened at `now`."""
     if isinstance(event, Received):
         return _received(progress, event, now)
-    if not isinstance(event, Retrying | Waiting | Warned):  # any other event ends a wait
-        progress = replace(progress, waiting=None, retrying=None)
+    if (progress.waiting or progress.retrying) and not isinstance(event, Retrying | Waiting | Warned):
+        progress = replace(progress, waiting=None, retrying=None)  # any other event ends a wait
     match event:
         case Retrying():
             progress = replace(progress, retrying=event, retry_at=now + event.delay_s)
