@@ -18,9 +18,15 @@ from servers.hub import Hub
 from trusses import Truss
 
 pytest.register_assert_rewrite("truss_cache_tasks.sources.testing")
-pytest_plugins = ["servers.fixtures_faults", "servers.fixtures_s3", "servers.fixtures_gcs", "servers.fixtures_network"]
+pytest_plugins = [
+    "fast_clock",
+    "servers.fixtures_faults",
+    "servers.fixtures_s3",
+    "servers.fixtures_gcs",
+    "servers.fixtures_network",
+]
 
-STARTERS = {"hub", "truss", "seaweed", "moto", "gcs", "web", "proxy", "server", "secure"}
+STARTERS = {"hub", "truss", "seaweed", "moto", "gcs", "web", "proxy", "server", "secure", "fast_clock"}
 STARTS = {"socket.bind", "subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}  # audit events
 _started: list[str] = []
 
