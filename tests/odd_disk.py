@@ -12,13 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers.tools import require
+from preload import build
 
 OddDisk = Callable[..., dict[str, str]]
 
@@ -26,12 +24,7 @@ OddDisk = Callable[..., dict[str, str]]
 @pytest.fixture(scope="session")
 def odd_disk(tmp_path_factory: pytest.TempPathFactory) -> OddDisk:
     """Return what makes the variables of a command whose disk is odd below a folder."""
-    if sys.platform != "linux":
-        pytest.skip("LD_PRELOAD of Linux")
-    library = tmp_path_factory.mktemp("odd_disk") / "odd_disk.so"
-    compiler = require("gcc", "apt-get install gcc libc6-dev")
-    source = Path(__file__).with_suffix(".c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source, "-ldl"], check=True)
+    library = build("odd_disk", tmp_path_factory.mktemp("odd_disk"))
 
     def variables(below: Path, rules: str, count: Path | None = None) -> dict[str, str]:
         numbers = re.sub("E[A-Z0-9]+", lambda name: str(getattr(errno, name[0])), rules)

@@ -35,7 +35,7 @@ from truss_cache_tasks.store.manifest import from_json, to_json
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ON_DISK = (ROOT / "docs" / "on-disk-format.md").read_text()
-SCRIPTS = ("release", "lowest", "newest", "coverage")
+SCRIPTS = ("release", "lowest", "newest")
 QUICKSTART, TESTS = re.findall(r"^```sh\n(sh \.ci/venv[^\n]*)\n```", README, re.MULTILINE)
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not path.relative_to(ROOT).parts[0].startswith("."))
 NOT_PAGES = ("docs/letter.txt", "docs/a.b")  # files of made-up repos

@@ -23,7 +23,6 @@ from truss_cache_tasks.store.known_roots import remember_roots
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked, try_lock
-from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.partials import Partial
 
 ATTEMPTS = 100  # to keep what was found or fetched, while other processes remove it; then it is an error
@@ -44,19 +43,27 @@ class BlobFetcher:
         self.size = 0
 
     def fetch_missing(
-        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[ContentId, LocalBlob], *, rehash: bool
+        self,
+        root: CacheRoot,
+        files: Sequence[PlannedFile],
+        blobs: dict[ContentId, LocalBlob],
+        *,
+        since_ns: int,
+        rehash: bool,
     ) -> None:
         """Fetch those of `files` that are not in `blobs`, each under its blob's lock, and add them.
 
         Args:
             root: whose blobs the files become.
+            since_ns: `last_commit` of the root, read before `blobs` were looked for: what is committed after it is
+                looked for again.
             rehash: hash what another process brought meanwhile, also where its stat is as recorded.
         """
         missing = list({file.content_id: file for file in files if file.content_id not in blobs}.values())
         check_space(root, missing, blobs.values())
         if missing:
             self._note_fetch(root, missing)
-        has_arrived = functools.partial(self._has_arrived, root, blobs, last_commit(root.tree), rehash)
+        has_arrived = functools.partial(self._has_arrived, root, blobs, since_ns, rehash)
         for _ in range(ATTEMPTS):
             if not missing:
                 return

@@ -39,6 +39,7 @@ from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roo
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.root_state import RootState, read_states
 from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
 
@@ -188,6 +189,7 @@ class _OnlineFetch:
         rehash: hash every file, also one whose stat is as recorded.
         prove: prove that the credential file gives access to these bytes; a fetched file proves it.
         pins: the pin in each root when the revision was listed, by the root's path.
+        last_commits: `last_commit` of each root before the blobs of the plan were looked for, by the root's path.
         resolved: this fetch asked the source what the revision stands for.
     """
 
@@ -199,6 +201,7 @@ class _OnlineFetch:
         self.prove = prove
         self.fetcher = fetcher
         self.pins: dict[Path, Pin | None] = {}
+        self.last_commits: dict[Path, int] = {}
         self.resolved = False
 
     def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
@@ -261,9 +264,10 @@ class _OnlineFetch:
         """
         for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
-            self.fetcher.fetch_missing(root, conflicts.undecided, blobs, rehash=self.rehash)
+            since_ns = self.last_commits[root.path]
+            self.fetcher.fetch_missing(root, conflicts.undecided, blobs, since_ns=since_ns, rehash=self.rehash)
             conflicts.resolve(blobs)
-            self.fetcher.fetch_missing(root, plan.files, blobs, rehash=self.rehash)
+            self.fetcher.fetch_missing(root, plan.files, blobs, since_ns=since_ns, rehash=self.rehash)
             self._prove_access(plan)
             pinned = self.pins[root.path]
             try:
@@ -274,6 +278,7 @@ class _OnlineFetch:
         raise keeps_changing(root)
 
     def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
+        self.last_commits = {root.path: last_commit(root.tree) for root in self.context.roots}
         return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, cancel=self.run.cancel)
 
     def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:

@@ -99,4 +99,7 @@ class ForkedTruss(Truss):
         self.forks = forks
 
     def cli(self, *args: str, dies_at: int = 0, **env: str) -> Ran:  # type: ignore[override]  # no variable is called so
+        if "LD_PRELOAD" in env:  # what a process is forked from has loaded its libraries already
+            assert not dies_at
+            return super().cli(*args, **env)
         return self.forks.run(list(args), self.folder, {**self.env, **env}, dies_at)
