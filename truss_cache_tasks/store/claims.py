@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +36,7 @@ _CLAIM = {
     "former": record_file.is_keys,
     "snapshot": record_file.is_text,
 }
+_PINS_FILE = {"pins": record_file.is_object}
 _PIN = {
     "commit": lambda value: record_file.is_text(value) and is_commit(value),
     "by": record_file.is_text,
@@ -197,18 +197,30 @@ def _without(keys: tuple[str, ...], key: str) -> tuple[str, ...]:
 
 def read_pins(root: CacheRoot) -> dict[str, Pin]:
     """Return the pins of this root that can be used, by names.pin_name."""
-    return read_once(_read_pins, root.tree, _PINS)
+    return read_once(_read_pins, root.tree, _PINS)[0]
 
 
-def _read_pins(tree: FileTree, path: str) -> dict[str, Pin]:
+def damage_of_pins(root: CacheRoot) -> str:
+    """Return why pins of this root cannot be used; "" if all can, or their file belongs to another user."""
+    return read_once(_read_pins, root.tree, _PINS)[1]
+
+
+def _read_pins(tree: FileTree, path: str) -> tuple[dict[str, Pin], str]:
     pins: dict[str, Pin] = {}
-    with contextlib.suppress(Unreadable):
+    damage = ""
+    try:
         value = read_record(tree, path)
-        found = record_file.check_fields(value, {"pins": record_file.is_object}, "it", more=True)
-        for name, pin in found["pins"].items():
-            with contextlib.suppress(Unreadable):
-                pins[name] = Pin(**record_file.check_fields(pin, _PIN, "the pin"))
-    return pins
+        found = {} if value is None else record_file.check_fields(value, _PINS_FILE, "it", more=True)["pins"]
+    except Denied:
+        return pins, ""
+    except Unreadable as exc:
+        return pins, str(exc)
+    for name, pin in found.items():
+        try:
+            pins[name] = Pin(**record_file.check_fields(pin, _PIN, f"the pin {record_file.shown(name)}"))
+        except Unreadable as exc:
+            damage = str(exc)
+    return pins, damage
 
 
 def write_pin(root: CacheRoot, name: str, pin: Pin | None) -> None:
@@ -226,6 +238,19 @@ def write_pin(root: CacheRoot, name: str, pin: Pin | None) -> None:
             root.tree.unlink(_PINS)
         return
     write_json(root.tree, _PINS, {"format": FORMAT, "pins": {n: asdict(p) for n, p in pins.items()}})
+
+
+def remove_pins(root: CacheRoot) -> None:
+    """Remove the file of the pins, also one that cannot be used; not another version's or user's, and no folder."""
+    try:
+        read_record(root.tree, _PINS)
+    except (NewerFormat, Denied):
+        return
+    except Unreadable:
+        root.tree.remove_empty_tree(_PINS)
+    if not root.tree.is_folder(_PINS):
+        with disk_errors(f"cannot remove {root.path / _PINS}"):
+            root.tree.unlink(_PINS)
 
 
 def _path(project: str) -> str:
