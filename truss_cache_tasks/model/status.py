@@ -178,7 +178,8 @@ def _compare_pin(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
     if seen.pin_damage and seen.writable:
         return [(Need.REPAIR, f"pins.json cannot be used: {seen.pin_damage}")]
     if seen.ref is not None and seen.ref != commit:
-        there = f"names {seen.ref[:12]}" if seen.ref else "is missing"
+        named = f"names {seen.ref[:12]}" if len(seen.ref) == len(commit) else "is damaged"
+        there = named if seen.ref else "is missing"
         return [(Need.REPAIR, f"refs/{manifest.request['revision']} {there}; the pin is {commit[:12]}")]
     return []
 
