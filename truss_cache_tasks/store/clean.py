@@ -294,6 +294,8 @@ def remove_empty_folders(root: CacheRoot) -> None:
 def _remove_records(root: CacheRoot) -> None:
     """Remove the claims and pins of a root that has no living claim, no manifest and no note of a fetch."""
     state = RootState(root)
+    if not state.all_claims.is_complete:  # the folder cannot be listed: any project may need the pins
+        return
     everyone = state.all_claims.by_project
     live = any(not claim.cleaned for theirs in everyone.values() for claim in theirs.entries.values())
     readable = all(theirs.entries or theirs.former for theirs in everyone.values())
@@ -303,8 +305,7 @@ def _remove_records(root: CacheRoot) -> None:
         return
     for project in everyone:
         claims.write_claims(root, project, Claims({}))
-    for name in state.pins:
-        claims.write_pin(root, name, None)
+    claims.remove_pins(root)
 
 
 def sweep(root: CacheRoot) -> None:

@@ -62,6 +62,11 @@ def disk_error(what: str, exc: OSError) -> DiskError:
     return DiskError(f"{what}: {exc.strerror or exc}{name}", hint=hint)
 
 
+def found_folder(path: Path) -> DiskError:
+    """Return the DiskError for a folder with files that lies where a file is to be."""
+    return DiskError(f"{path}: found a folder, expected a file", hint="Move it away: it is not replaced.")
+
+
 @contextlib.contextmanager
 def import_errors() -> Iterator[None]:
     """Translate a failed import: into an OSError where no file descriptor was free, else into a DiskError.

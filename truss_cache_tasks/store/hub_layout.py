@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from stat import S_ISLNK, S_ISREG
+from stat import S_ISLNK
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import ContentId
@@ -20,13 +20,14 @@ from truss_cache_tasks.store.blob import (
     LocalBlob,
     Taken,
     Vanished,
+    found_file,
     link_blob,
     link_or_copy,
     local_blob,
     rename_over,
     show_file,
 )
-from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, token
+from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, found_folder, token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.locks import LockFile, OnWait, locked, unlink_unless_locked
 from truss_cache_tasks.store.names import BLOB_ID, LOCKS, PARTIALS, PUBLISHED, REMOVED
@@ -146,6 +147,13 @@ class HubLayout:
         if (found := self.find_bytes(planned.path)) and found.path == planned.path:
             yield Candidate(found, "", "", ours=False)
 
+    def refuse_folders(self, missing: Iterable[PlannedFile]) -> None:
+        """Raise DiskError if a folder with files lies where the blob of a missing file is to be."""
+        for planned in missing:
+            blob = self.blob_path(planned.content_id)
+            if self.tree.is_folder(blob) and any(True for _ in self.tree.files_below(blob)):
+                raise found_folder(self.tree.path / blob)
+
     def release_blobs(self, blobs: Iterable[LocalBlob]) -> None:
         """Remove the marks of blobs that a manifest lists now."""
         for blob in blobs:
@@ -193,10 +201,8 @@ class HubLayout:
         if S_ISLNK(stat.st_mode):
             shared = _SHARED.fullmatch(self.tree.readlink(blob) or "")
             there = self.hub_tree.lstat(shared[1]) if shared else None
-            if shared is None or there is None or not S_ISREG(there.st_mode):
-                return None
-            return FoundFile(self.hub_tree, shared[1], there, blob)
-        return FoundFile(self.tree, blob, stat, blob) if S_ISREG(stat.st_mode) else None
+            return found_file(self.hub_tree, shared[1], there, blob) if shared and there else None
+        return found_file(self.tree, blob, stat, blob)
 
     def _blob_of_link(self, path: str) -> str | None:
         """Return the blob that the link at `path` names; None where no link is, or it leads elsewhere."""
@@ -222,7 +228,11 @@ class HubLayout:
         if S_ISLNK(stat.st_mode):
             blob = self._blob_of_link(path)
             return None if blob is None else self._blob_bytes(blob)
-        return FoundFile(self.tree, path, stat) if S_ISREG(stat.st_mode) else None
+        return found_file(self.tree, path, stat)
+
+    def holder_of(self, path: str) -> str:
+        """Return the blob that the link at `path` names; `path` itself where no link to a blob is."""
+        return self._blob_of_link(path) or path
 
     def own_file(self, path: str) -> None:
         """Return None: a path shows a link, and a file in its place is found by the plan's digest."""

@@ -16,7 +16,7 @@ from truss_cache_tasks.model.records import FORMAT, Project
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.locks import LockFile, locked
-from truss_cache_tasks.store.record_file import Unreadable, read_record, write_json
+from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record, write_json
 from truss_cache_tasks.store.tree import FileTree
 
 _FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(record_file.is_root, value))}
@@ -25,10 +25,25 @@ _FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(record_fil
 def known_roots(settings: Settings, project: Project) -> set[str]:
     """Return the absolute paths of the roots that this project has used; none where the note cannot be read."""
     try:
-        value = read_record(FileTree(settings.state_dir), f"{project.id}.json")
-        return set() if value is None else set(record_file.check_fields(value, _FIELDS, "it", more=True)["roots"])
+        return _read(settings, project)
     except (Unreadable, DiskError):
         return set()
+
+
+def _read(settings: Settings, project: Project) -> set[str]:
+    value = read_record(FileTree(settings.state_dir), f"{project.id}.json")
+    return set() if value is None else set(record_file.check_fields(value, _FIELDS, "it", more=True)["roots"])
+
+
+def _is_damaged(settings: Settings, project: Project) -> bool:
+    """Whether the note cannot be used by any version, and is a file."""
+    try:
+        _read(settings, project)
+    except (NewerFormat, Denied):
+        return False
+    except Unreadable:
+        return not FileTree(settings.state_dir).is_folder(f"{project.id}.json")
+    return False
 
 
 def remember_roots(settings: Settings, project: Project, warn: Callable[[str], object]) -> None:
@@ -44,7 +59,7 @@ def forget_empty_roots(settings: Settings, project: Project) -> None:
     """Forget the roots in which nothing of ours is. Raises DiskError."""
     known = known_roots(settings, project)
     used = {root for root in known if os.path.lexists(os.path.join(root, RECORDS))}
-    if used != known:
+    if used != known or _is_damaged(settings, project):
         _write(settings, project, only=used)
 
 
@@ -53,7 +68,14 @@ def _write(
 ) -> None:
     state, path = FileTree(settings.state_dir), f"{project.id}.json"
     with disk_errors(f"cannot write {settings.state_dir / path}"), locked(LockFile(state, f"{project.id}.lock")):
-        roots = known_roots(settings, project) | set(add)
+        try:
+            roots = _read(settings, project) | set(add)
+        except (NewerFormat, Denied) as exc:
+            name = settings.state_dir / path
+            raise DiskError(f"cannot replace {name}: {exc}", hint="Make it readable, or remove it.") from exc
+        except Unreadable:
+            state.remove_empty_tree(path)
+            roots = set(add)
         roots = roots if only is None else roots & set(only)
         if roots:
             write_json(state, path, {"format": FORMAT, "config": project.config, "roots": sorted(roots)})

@@ -100,6 +100,9 @@ class BlobLayout(Protocol):
         is not ours.
         """
 
+    def refuse_folders(self, missing: Iterable[PlannedFile], /) -> None:
+        """Raise DiskError if a folder with files lies where the blob of a missing file is to be."""
+
     def release_blobs(self, blobs: Iterable[LocalBlob], /) -> None:
         """Remove the marks or staged names of blobs that a manifest lists now. The caller holds the root's lock."""
 
@@ -133,8 +136,11 @@ class PathLayout(Protocol):
     def find_bytes(self, path: str, /) -> FoundFile | None:
         """Return where the bytes of a visible path are: there, or in the hub cache where its link leads.
 
-        None where nothing is there, or a link that leads elsewhere.
+        None where nothing is there, a link that leads elsewhere, or what this user may not read.
         """
+
+    def holder_of(self, path: str, /) -> str:
+        """Return the path that holds the bytes of a visible path: that itself, or the blob that its link names."""
 
     def own_file(self, path: str, /) -> FoundFile | None:
         """Return the file at `path` in a layout whose paths show files of their own; None in the hub cache."""

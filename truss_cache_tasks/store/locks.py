@@ -57,7 +57,7 @@ def try_lock(lock: LockFile) -> Callable[[], None] | None:
             stat = os.fstat(descriptor)
             if not S_ISREG(stat.st_mode) or stat.st_nlink > 1:
                 os.close(descriptor)
-                raise DiskError(f"{lock}: no lock file, expected a file with one name", hint="Move it away.")
+                raise _no_lock_file(lock)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as exc:
@@ -77,6 +77,16 @@ def _open(lock: LockFile) -> int:
         return lock.tree.open(lock.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, make=True)
     except PermissionError:  # another user's; flock needs no right to write
         return lock.tree.open(lock.path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as exc:
+        if exc.errno == errno.EISDIR and lock.tree.remove_if_empty(lock.path):
+            return _open(lock)
+        if exc.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+            raise _no_lock_file(lock) from exc
+        raise
+
+
+def _no_lock_file(lock: LockFile) -> DiskError:
+    return DiskError(f"{lock}: no lock file, expected a file with one name", hint="Move it away.")
 
 
 def _release(descriptor: int, lock: LockFile) -> None:

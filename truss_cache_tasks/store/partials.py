@@ -111,8 +111,12 @@ def _resume(tree: FileTree, dead: Iterable[str], path: str) -> int | None:
     for one in dead:
         if not _is_resumable(tree, one):
             continue
-        descriptor = tree.open(one, os.O_RDWR)
         try:
+            descriptor = tree.open(one, os.O_RDWR)
+        except OSError:  # the rights of the file: it is removed, and fetched anew
+            continue
+        try:
+            os.close(tree.open(_journal_of(one), os.O_RDWR))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             tree.rename(_journal_of(one), _journal_of(path))
             tree.rename(one, path)

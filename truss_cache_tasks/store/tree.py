@@ -58,6 +58,10 @@ class FileTree:
         except OSError:
             return None
 
+    def is_readable(self, path: str) -> bool:
+        """Whether the rights of the file at `path`, which is no link, let this user read it."""
+        return self._folders.at(path, lambda name, folder: os.access(name, os.R_OK, dir_fd=folder))
+
     def is_folder(self, path: str) -> bool:
         """Whether a real folder lies at `path`, and no link on the way to it."""
         try:

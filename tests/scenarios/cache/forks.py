@@ -2,22 +2,26 @@
 
 truss = ForkedTruss(tmp_path, forks=forks, hub=hub)     # its `cli` is forked; `doit` and `start` are as ever
 truss.cli("clean", dies_at=7)                           # SIGKILL at the 7th change that it makes to the disk
+truss.cli(rights=False)                                 # of a user whom a file of mode 0 refuses
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import rights
 from servers.tools import die_with_parent
 from trusses import Ran, Truss
 
 _SERVER = """
 import json, os, signal, sys
+import rights
 import awscrt.checksums, boto3, botocore.auth, botocore.config, google.cloud.storage, google.oauth2.service_account
 import concurrent.futures, http.client, huggingface_hub.hf_api, urllib3, xxhash, yaml
 from truss_cache_tasks.app import cli
@@ -42,6 +46,8 @@ def live(ask):
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (1, 2):
         os.dup2(os.open(ask["said"][number - 1], os.O_WRONLY), number)
+    if not ask["rights"]:
+        rights.give_up_rights()
     if ask["dies_at"]:
         die_at(ask["dies_at"])
     status = cli.main(ask["argv"])
@@ -71,16 +77,17 @@ class Forks:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(rights.__file__).parent)},
             preexec_fn=die_with_parent,  # noqa: PLW1509 - it makes one system call, and takes no lock
         )
 
-    def run(self, argv: list[str], cwd: Path, env: dict[str, str], dies_at: int = 0) -> Ran:
+    def run(self, argv: list[str], cwd: Path, env: dict[str, str], dies_at: int = 0, *, rights: bool = True) -> Ran:
         """Run `truss-cache` with these arguments, and return how it ended."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         for path in self._said:
             path.write_text("")
-        ask: dict[str, Any] = {"argv": argv, "cwd": str(cwd), "env": env, "dies_at": dies_at}
+        ask: dict[str, Any] = {"argv": argv, "cwd": str(cwd), "env": env, "dies_at": dies_at, "rights": rights}
         self._server.stdin.write(json.dumps({**ask, "said": [str(path) for path in self._said]}) + "\n")
         self._server.stdin.flush()
         code = int(self._server.stdout.readline())
@@ -98,8 +105,10 @@ class ForkedTruss(Truss):
         super().__init__(root, hub=hub, **env)
         self.forks = forks
 
-    def cli(self, *args: str, dies_at: int = 0, **env: str) -> Ran:  # type: ignore[override]  # no variable is called so
+    def cli(  # type: ignore[override]  # no variable is called so
+        self, *args: str, dies_at: int = 0, rights: bool = True, **env: str
+    ) -> Ran:
         if "LD_PRELOAD" in env:  # what a process is forked from has loaded its libraries already
             assert not dies_at
             return super().cli(*args, **env)
-        return self.forks.run(list(args), self.folder, {**self.env, **env}, dies_at)
+        return self.forks.run(list(args), self.folder, {**self.env, **env}, dies_at, rights=rights)
