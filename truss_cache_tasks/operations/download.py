@@ -93,7 +93,8 @@ class BlobFetcher:
     def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
         """Wait, holding nothing, for another process that fetches these bytes."""
         lock = root.layout.blob_lock(root.layout.blob_id(planned.content_id))
-        with locked(lock, self.run.cancel, self.run.waits_for("file", planned.file.path)):
+        key = request_key(self.context.request_in(root))
+        with locked(lock, self.run.cancel, self.run.waits_for_file(root, planned, key)):
             pass
 
 

@@ -11,6 +11,7 @@ that we made has an owner: a manifest, a note of an unfinished fetch, or a proce
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +25,12 @@ from truss_cache_tasks.model.records import Claims, Manifest, Project
 from truss_cache_tasks.store import claims, partials
 from truss_cache_tasks.store.disk import disk_errors, is_writable
 from truss_cache_tasks.store.fetch_notes import FetchNote, drop_unreadable_notes, noted_keys, read_notes, reassign_note
+from truss_cache_tasks.store.history import append_removal
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import is_held, sweep_locks
 from truss_cache_tasks.store.manifest import remove_manifests
 from truss_cache_tasks.store.names import (
+    HISTORY,
     JOURNAL,
     LOCK,
     LOCKS,
@@ -49,12 +52,14 @@ class Cleaned:
     """What a clean removed (or would remove), over one invocation.
 
     Args:
+        run: the id of the invocation, for the history.
         size: bytes that are freed on the disk; what several entries share is counted once.
         files: how many files and links.
         kept: what stays, a line each, and why.
         left: what could not be removed, a line each.
     """
 
+    run: str = ""
     size: int = 0
     files: int = 0
     kept: list[str] = field(default_factory=list)
@@ -123,6 +128,7 @@ class _Clean:
         """Remove paths, blobs and partials; then drop pins, notes, manifests and claims; then sweep."""
         mine = self.state.claims_of(self.project)
         wanted = self.project.entries if names is None else names
+        files, size = self.done.files, self.done.size
         # A claim of our config whose entry is gone has been dropped by `aligned`; another config's under our id stays
         chosen = {name for name in mine.entries if name in wanted}
         self.done.gone.update((self.root.path, name) for name in chosen)
@@ -151,7 +157,16 @@ class _Clean:
         self._write_claims(mine, chosen, everything=names is None, removed_all=removed_all)
         sweep_unowned(self.root)
         _remove_records(self.root)
+        newly = {name for name in chosen if not mine.entries[name].cleaned}
+        if newly or self.done.files > files:
+            self._append_to_history(newly, self.done.files - files, self.done.size - size)
         self.root.layout.remove_empty_root()
+
+    def _append_to_history(self, names: Collection[str], files: int, size: int) -> None:
+        try:
+            append_removal(self.root, self.done.run, self.project.id, "cleaned", names, files=files, size=size)
+        except DiskError as error:
+            self.done.keep(f"the history lacks this clean: {error}")
 
     def _split_notes(self, names: Collection[str] | None) -> tuple[list[FetchNote], list[FetchNote]]:
         """Return the notes of fetches that only the cleaned claims made, and that are not under way; and the others.
@@ -282,17 +297,22 @@ class _Clean:
 
 
 def remove_empty_folders(root: CacheRoot) -> None:
-    """Remove our folders that hold nothing, as after a fetch that failed at once (no such repo, no access)."""
+    """Remove our folders that hold nothing, as after a fetch that failed at once (no such repo, no access).
+
+    A history that is left alone goes with them.
+    """
     with contextlib.suppress(OSError):
         root.tree.remove_empty_tree(STAGING)
         for name in root.tree.names(RECORDS):
             root.tree.remove_if_empty(f"{RECORDS}/{name}")
+        if root.tree.names(RECORDS) == [os.path.basename(HISTORY)]:
+            root.tree.unlink(HISTORY)
         root.tree.remove_if_empty(RECORDS)
         root.layout.remove_empty_folders()
 
 
 def _remove_records(root: CacheRoot) -> None:
-    """Remove the claims and pins of a root that has no living claim, no manifest and no note of a fetch."""
+    """Remove claims, pins and history of a root that has no living claim, no manifest and no note of a fetch."""
     state = RootState(root)
     everyone = state.all_claims.by_project
     live = any(not claim.cleaned for theirs in everyone.values() for claim in theirs.entries.values())
@@ -305,6 +325,8 @@ def _remove_records(root: CacheRoot) -> None:
         claims.write_claims(root, project, Claims({}))
     for name in state.pins:
         claims.write_pin(root, name, None)
+    with contextlib.suppress(OSError):  # a folder of that name is the user's
+        root.tree.unlink(HISTORY)
 
 
 def sweep(root: CacheRoot) -> None:
