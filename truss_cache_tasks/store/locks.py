@@ -67,11 +67,9 @@ class HeldLock:
         """Release the lock. In a forked child, do nothing: the lock is the parent's."""
         if os.getpid() != self._pid:
             return
-        if self.lock.is_ours:
+        if not (self.lock.is_ours and _unlink(self.lock)):
             with contextlib.suppress(OSError):
-                self.lock.tree.unlink(self.lock.path)
-        with contextlib.suppress(OSError):
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # also for copies of the descriptor
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # else a copy of the descriptor would hold it
         close_locked(self._descriptor)
 
     def describe(self, *, waits: bool = False, done: int | None = None, size: int | None = None) -> None:
