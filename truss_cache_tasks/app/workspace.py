@@ -127,8 +127,11 @@ class Workspace:
 
     def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries and return `cleaned`; None: all, and those that left the config."""
+        from truss_cache_tasks.app.display import EntryDisplay
         from truss_cache_tasks.operations.clean import clean
+        from truss_cache_tasks.operations.run import RunContext
 
+        run = RunContext(id=self.run_id, reporter=EntryDisplay("clean"))
         clean(
             self.contexts,
             names,
@@ -137,6 +140,7 @@ class Workspace:
             settings=self.settings,
             model_cache=self.model_cache,
             dry=dry,
+            on_wait=run.waits_for_root,
         )
         return self.cleaned
 

@@ -110,7 +110,7 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
     with (
         disk.disk_errors(f"cannot use the cache {context.root.path}"),
         disk.import_errors(),
-        _opened_roots(context),
+        _opened_roots(context, run),
         _wait_for_other_process(context, context.root, run),
     ):
         status = read_status(context)  # again: another process may have fetched or cleaned it
@@ -126,7 +126,7 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
 
 
 @contextlib.contextmanager
-def _opened_roots(context: EntryContext) -> Iterator[None]:
+def _opened_roots(context: EntryContext, run: RunContext) -> Iterator[None]:
     """Make the folders of the entry's root, and keep its roots open for the block.
 
     If the block fails, remove the folders that stayed empty.
@@ -143,10 +143,10 @@ def _opened_roots(context: EntryContext) -> Iterator[None]:
         try:
             yield
         except CacheTaskError:
-            with contextlib.suppress(OSError, DiskError):  # the error of the block counts
+            with contextlib.suppress(OSError, DiskError, Stopped):  # the error of the block counts
                 for root in context.roots:
                     remove_empty_folders(root)
-                forget_empty_roots(context.settings, context.project)
+                forget_empty_roots(context.settings, context.project, cancel=run.cancel, on_wait=run.waits_for_root)
             raise
 
 
@@ -171,7 +171,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim an entry that is whole, if it still is under the root's lock: another project may clean it before that."""
-    remember_roots(context.settings, context.project, run.warn)
+    remember_roots(context.settings, context.project, run.warn, cancel=run.cancel, on_wait=run.waits_for_root)
     claimant = _claimant(context, context.root, run, resolved=False)
     reread = partial(read_status, context)
     return claim_if_whole(context.root, claimant, reread, cancel=run.cancel, on_wait=run.waits_for_root)
@@ -339,7 +339,7 @@ def _commit(
     resolved: bool,
 ) -> Manifest:
     """Put the blobs where paths of `root` can show them, and commit. Raises Vanished and PinMoved."""
-    remember_roots(context.settings, context.project, run.warn)
+    remember_roots(context.settings, context.project, run.warn, cancel=run.cancel, on_wait=run.waits_for_root)
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
         on_wait = run.waits_for_file(root, planned, request_key(plan.request))

@@ -27,7 +27,7 @@ from truss_cache_tasks.store.disk import disk_errors, is_writable
 from truss_cache_tasks.store.fetch_notes import FetchNote, drop_unreadable_notes, noted_keys, read_notes, reassign_note
 from truss_cache_tasks.store.history import append_removal
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import is_held, sweep_locks
+from truss_cache_tasks.store.locks import OnWait, ignore_wait, is_held, sweep_locks
 from truss_cache_tasks.store.manifest import remove_manifests
 from truss_cache_tasks.store.names import (
     HISTORY,
@@ -75,7 +75,15 @@ class Cleaned:
             self.kept.append(line)
 
 
-def clean_root(root: CacheRoot, project: Project, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
+def clean_root(
+    root: CacheRoot,
+    project: Project,
+    names: Collection[str] | None,
+    done: Cleaned,
+    *,
+    dry: bool,
+    on_wait: OnWait = ignore_wait,
+) -> None:
     """Invalidate these claims of `project` in this root; None: all of its config, and what gone entries left behind.
 
     Removes what it can, and adds what it did to `done`. The claims stay, marked as cleaned,
@@ -95,7 +103,7 @@ def clean_root(root: CacheRoot, project: Project, names: Collection[str] | None,
         if dry:
             _Clean(read_states(root, _listed_paths(RootState(root))), project, done, dry=True).run(names)
             return
-        with locked_states(root, _listed_paths) as states:
+        with locked_states(root, _listed_paths, on_wait=on_wait) as states:
             _Clean(states, project, done, dry=False).run(names)
         remove_empty_folders(root)
 

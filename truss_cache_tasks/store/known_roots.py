@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import FORMAT, Project
+from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.locks import LockFile, locked
+from truss_cache_tasks.store.locks import LockFile, OnWait, ignore_wait, locked
 from truss_cache_tasks.store.record_file import Unreadable, read_record, write_json
 from truss_cache_tasks.store.tree import FileTree
 
@@ -31,33 +32,48 @@ def known_roots(settings: Settings, project: Project) -> set[str]:
         return set()
 
 
-def remember_roots(settings: Settings, project: Project, warn: Callable[[str], object]) -> None:
+def remember_roots(
+    settings: Settings,
+    project: Project,
+    warn: Callable[[str], object],
+    *,
+    cancel: CancelToken = NEVER,
+    on_wait: OnWait = ignore_wait,
+) -> None:
     """Note the roots of the config, beside those that it had before. Calls `warn` where that cannot be written."""
     if not set(project.roots) <= known_roots(settings, project):
         try:
-            _write(settings, project, add=project.roots)
+            with _locked(settings, project, cancel, on_wait):
+                _write(settings, project, known_roots(settings, project) | set(project.roots))
         except DiskError as error:
             warn(f"{error}: `clean` will not find this cache after an edit of its path")
 
 
-def forget_empty_roots(settings: Settings, project: Project) -> None:
+def forget_empty_roots(
+    settings: Settings, project: Project, *, cancel: CancelToken = NEVER, on_wait: OnWait = ignore_wait
+) -> None:
     """Forget the roots in which nothing of ours is. Raises DiskError."""
     known = known_roots(settings, project)
     used = {root for root in known if os.path.lexists(os.path.join(root, RECORDS))}
     if used != known:
-        _write(settings, project, only=used)
+        with _locked(settings, project, cancel, on_wait):
+            _write(settings, project, known_roots(settings, project) & used)
 
 
-def _write(
-    settings: Settings, project: Project, *, add: Collection[str] = (), only: Collection[str] | None = None
-) -> None:
-    state, path = FileTree(settings.state_dir), f"{project.id}.json"
-    with disk_errors(f"cannot write {settings.state_dir / path}"), locked(LockFile(state, f"{project.id}.lock")):
-        roots = known_roots(settings, project) | set(add)
-        roots = roots if only is None else roots & set(only)
-        if roots:
-            write_json(state, path, {"format": FORMAT, "config": project.config, "roots": sorted(roots)})
-        else:
-            state.unlink(path)
+@contextlib.contextmanager
+def _locked(settings: Settings, project: Project, cancel: CancelToken, on_wait: OnWait) -> Iterator[None]:
+    """Hold the lock of the note for the block; then remove its folder if it is empty."""
+    path = f"{project.id}.json"
+    lock = LockFile(FileTree(settings.state_dir), f"{project.id}.lock")
+    with disk_errors(f"cannot write {settings.state_dir / path}"), locked(lock, cancel, on_wait):
+        yield
     with contextlib.suppress(OSError):
         os.rmdir(settings.state_dir)
+
+
+def _write(settings: Settings, project: Project, roots: Collection[str]) -> None:
+    state, path = FileTree(settings.state_dir), f"{project.id}.json"
+    if roots:
+        write_json(state, path, {"format": FORMAT, "config": project.config, "roots": sorted(roots)})
+    else:
+        state.unlink(path)

@@ -67,9 +67,8 @@ class HeldLock:
         """Release the lock. In a forked child, do nothing: the lock is the parent's."""
         if os.getpid() != self._pid:
             return
-        if not (self.lock.is_ours and _unlink(self.lock)):
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # else a copy of the descriptor would hold it
+        if self.lock.is_ours:
+            _unlink(self.lock)
         close_locked(self._descriptor)
 
     def describe(self, *, waits: bool = False, done: int | None = None, size: int | None = None) -> None:

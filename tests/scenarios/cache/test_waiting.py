@@ -149,3 +149,38 @@ def test_two_runs_whose_locks_do_nothing_outlive_the_death_of_one(
     ran = case.truss.cli("clean")
     assert ran.code == 0, ran
     assert ours(case.truss) == []
+
+
+HOLD = """
+import sys, time
+from truss_cache_tasks.store.locks import LockFile, locked
+from truss_cache_tasks.store.tree import FileTree
+with locked(LockFile(FileTree(sys.argv[1]), sys.argv[2])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("what", ["clean", "run"])
+def test_every_wait_of_a_command_is_told_and_can_be_ended(what: str, make_case: Make) -> None:
+    """A clean waits for the lock of the root, a run for that of the file that keeps the roots of its project."""
+    case = make_case("local")
+    state = case.truss.root / "home" / ".local" / "state" / "truss-cache"
+    if what == "clean":
+        assert case.truss.cli().code == 0
+    tree, lock = (case.root, ".truss_cache/locks/root.lock") if what == "clean" else (state, "ours.lock")
+    with ended(case.truss.start([str(BIN / "python"), "-c", HOLD, str(tree), lock])) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        child = case.truss.start([*COMMAND, what], TRUSS_CACHE_PROJECT="ours")
+        with ended(child):
+            told = line_of(child, "waiting")
+            assert told.startswith("clean: " if what == "clean" else "weights: "), told
+            assert f"waiting for pid {holder.pid} on host " in told
+            assert f", which changes {tree} (since " in told
+            child.terminate()
+            _, said = child.communicate(timeout=15)
+            assert child.returncode == 143, said
+        holder.kill()
+        holder.communicate()
+    assert case.truss.cli(what, TRUSS_CACHE_PROJECT="ours").code == 0
