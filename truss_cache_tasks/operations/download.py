@@ -81,10 +81,10 @@ class BlobFetcher:
 
     def _note_fetch(self, root: CacheRoot, missing: Iterable[PlannedFile]) -> None:
         """Note that this entry owns the blobs and partials that are about to come (docs/adr/0016)."""
-        context = self.context
-        remember_roots(context.settings, context.project, self.run.warn)
+        context, cancel, on_wait = self.context, self.run.cancel, self.run.waits_for_root
+        remember_roots(context.settings, context.project, self.run.warn, cancel=cancel, on_wait=on_wait)
         ids = {root.layout.blob_id(planned.content_id) for planned in missing}
-        with locked(root.lock("root"), self.run.cancel, self.run.waits_for_root):
+        with locked(root.lock("root"), cancel, on_wait):
             owner = (context.project.id, context.claim_in(root))
             note_fetch(root, request_key(context.request_in(root)), owner, blobs=ids)
 
@@ -100,7 +100,8 @@ class BlobFetcher:
     def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
         """Wait, holding nothing, for another process that fetches these bytes."""
         lock = root.layout.blob_lock(root.layout.blob_id(planned.content_id))
-        with locked(lock, self.run.cancel, self.run.waits_for("file", planned.file.path)):
+        key = request_key(self.context.request_in(root))
+        with locked(lock, self.run.cancel, self.run.waits_for_file(root, planned, key)):
             pass
 
 

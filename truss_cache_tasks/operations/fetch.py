@@ -18,7 +18,7 @@ from pathlib import Path
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.credentials import find_credential
-from truss_cache_tasks.errors import CacheTaskError, DiskError, PermanentError, SourceChanged
+from truss_cache_tasks.errors import CacheTaskError, DiskError, PermanentError, SourceChanged, Stopped
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
@@ -30,7 +30,7 @@ from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, check_s
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
-from truss_cache_tasks.store import claims, disk
+from truss_cache_tasks.store import claims, disk, history
 from truss_cache_tasks.store.blob import LocalBlob, Vanished
 from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
 from truss_cache_tasks.store.commit import Claimant, PinMoved, claim_if_whole, commit
@@ -68,18 +68,50 @@ def fetch(context: EntryContext, run: RunContext, *, force: bool = False) -> Out
             outcome = Outcome(status.fresh_manifest, how="fresh")  # without a lock: the disk may be read-only
         else:
             outcome = _fetch_stale(context, run, force=force)
-    except CacheTaskError as error:
-        run.report(Failed(error=error))
+    except BaseException as error:
+        if run.record.brought_bytes:
+            _append_to_history(context, run, error)
+        if isinstance(error, CacheTaskError):
+            run.report(Failed(error=error))
         raise
-    run.report(_committed(outcome))
+    committed = _committed(outcome)
+    if outcome.how != "fresh":
+        _append_to_history(context, run, committed, outcome.manifest)
+    run.report(committed)
     return outcome
+
+
+def _append_to_history(
+    context: EntryContext, run: RunContext, end: Committed | BaseException, manifest: Manifest | None = None
+) -> None:
+    """Append what the run did to the history of its roots. That it cannot be written is a warning.
+
+    A run that is stopped waits for no lock: while another process holds that of a root, its line there is left out.
+    """
+    did = end.how if isinstance(end, Committed) else "failed"
+    source = history.shortened(str(context.entry.request.source))
+    line = {**history.new_line(run.id, context.project.id, did), "entry": history.shortened(context.name)}
+    line |= {"source": source, "revision": manifest.revision, "snapshot": manifest.snapshot} if manifest else {}
+    line |= run.record.as_line(end)
+    for root in run.record.roots:
+        try:
+            with disk.disk_errors(f"cannot look at {root.path}"):
+                if history.has_records(root):  # else a lock would make our folder again
+                    with locked(root.lock("root"), run.cancel, run.waits_for_root):
+                        history.append_line(root, line)
+                    if not history.has_records(root):  # a clean came first
+                        remove_empty_folders(root)
+        except Stopped:
+            continue
+        except DiskError as error:
+            run.warn(f"the history lacks this run: {error}")
 
 
 def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outcome:
     with (
         disk.disk_errors(f"cannot use the cache {context.root.path}"),
         disk.import_errors(),
-        _opened_roots(context),
+        _opened_roots(context, run),
         _wait_for_other_process(context, context.root, run),
     ):
         status = read_status(context)  # again: another process may have fetched or cleaned it
@@ -95,7 +127,7 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
 
 
 @contextlib.contextmanager
-def _opened_roots(context: EntryContext) -> Iterator[None]:
+def _opened_roots(context: EntryContext, run: RunContext) -> Iterator[None]:
     """Make the folders of the entry's root, and keep its roots open for the block.
 
     If the block fails, remove the folders that stayed empty.
@@ -112,10 +144,10 @@ def _opened_roots(context: EntryContext) -> Iterator[None]:
         try:
             yield
         except CacheTaskError:
-            with contextlib.suppress(OSError, DiskError):  # the error of the block counts
+            with contextlib.suppress(OSError, DiskError, Stopped):  # the error of the block counts
                 for root in context.roots:
                     remove_empty_folders(root)
-                forget_empty_roots(context.settings, context.project)
+                forget_empty_roots(context.settings, context.project, cancel=run.cancel, on_wait=run.waits_for_root)
             raise
 
 
@@ -126,7 +158,10 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
     If the block fails, and nothing is left of what the note of its fetch lists, remove the note.
     """
     key = request_key(context.request_in(root))
-    with locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for("entry", str(root.path))):
+    with (
+        locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for_entry) as held,
+        run.record.holding(root, held),
+    ):
         try:
             yield
         except CacheTaskError:
@@ -137,7 +172,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim an entry that is whole, if it still is under the root's lock: another project may clean it before that."""
-    remember_roots(context.settings, context.project, run.warn)
+    remember_roots(context.settings, context.project, run.warn, cancel=run.cancel, on_wait=run.waits_for_root)
     claimant = _claimant(context, context.root, run, resolved=False)
     reread = partial(read_status, context)
     return claim_if_whole(context.root, claimant, reread, cancel=run.cancel, on_wait=run.waits_for_root)
@@ -309,10 +344,10 @@ def _commit(
     resolved: bool,
 ) -> Manifest:
     """Put the blobs where paths of `root` can show them, and commit. Raises Vanished and PinMoved."""
-    remember_roots(context.settings, context.project, run.warn)
+    remember_roots(context.settings, context.project, run.warn, cancel=run.cancel, on_wait=run.waits_for_root)
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
-        on_wait = run.waits_for("file", planned.file.path)
+        on_wait = run.waits_for_file(root, planned, request_key(plan.request))
         blob = root.layout.adopt_blob(planned, adopted[planned.content_id], run.cancel, on_wait)
         adopted[planned.content_id] = blob
     claimant = _claimant(context, root, run, resolved=resolved)

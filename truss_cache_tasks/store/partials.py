@@ -20,7 +20,7 @@ from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.blob import LocalBlob, local_blob, rename_over
 from truss_cache_tasks.store.disk import disk_errors, token, write_all
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import locks_work, try_lock
+from truss_cache_tasks.store.locks import close_in_children, close_locked, locks_work, try_lock
 from truss_cache_tasks.store.names import JOURNAL, LOCKS, PARTIAL, PARTIALS, TEMPORARIES, is_temporary
 from truss_cache_tasks.store.tree import FileTree, sync
 
@@ -55,9 +55,10 @@ class Partial:
 
     def close(self) -> None:
         """Close the descriptors. A second call does nothing."""
-        for descriptor in (self.descriptor, self._journal):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if self.descriptor >= 0:
+            close_locked(self.descriptor)
+        if self._journal >= 0:
+            os.close(self._journal)
         self.descriptor = self._journal = -1
 
     def drop_journal(self) -> None:
@@ -99,6 +100,7 @@ def open_partial(root: CacheRoot, planned: PlannedFile) -> Partial:
         descriptor = root.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True)
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        close_in_children(descriptor)
         return Partial(descriptor, root.tree, path)
 
 
@@ -123,6 +125,7 @@ def _resume(tree: FileTree, dead: Iterable[str], path: str) -> int | None:
         except OSError:
             os.close(descriptor)
             continue
+        close_in_children(descriptor)
         return descriptor
     return None
 

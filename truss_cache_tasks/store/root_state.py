@@ -26,7 +26,7 @@ from truss_cache_tasks.store.disk import is_writable
 from truss_cache_tasks.store.fetch_notes import FetchNote, read_notes
 from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import OnWait, locked
+from truss_cache_tasks.store.locks import OnWait, ignore_wait, locked
 from truss_cache_tasks.store.manifest import Manifests, note_hidden, read_manifest, read_manifests
 from truss_cache_tasks.store.names import pin_name
 from truss_cache_tasks.store.record_file import Unreadable
@@ -190,7 +190,7 @@ def locked_states(
     root: CacheRoot,
     paths: Callable[[RootState], Collection[str]],
     cancel: CancelToken = NEVER,
-    on_wait: OnWait = lambda _lock: None,
+    on_wait: OnWait = ignore_wait,
 ) -> Iterator[NestedStates]:
     """Hold the locks of the roots in which any of these paths lies; return their states, as they are under the locks.
 
