@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,11 @@ from truss_cache_tasks.errors import CacheTaskError, DiskError, PermanentError, 
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
-from truss_cache_tasks.model.plan import Plan, make_plan
+from truss_cache_tasks.model.plan import Plan, PlannedFile, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.operations.context import EntryContext, read_status
-from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, check_space, keeps_changing
+from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, keeps_changing, reserved_space
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
@@ -39,6 +39,7 @@ from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roo
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.root_state import RootState, read_states
 from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
 
@@ -151,8 +152,10 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=run.cancel)
     if any(planned.content_id not in blobs for planned in plan.files):
         return None
-    check_space(root, (), blobs.values())
-    with contextlib.suppress(PinMoved, Vanished):  # then the source is listed, at the new pin
+    with (
+        contextlib.suppress(PinMoved, Vanished),  # then the source is listed, at the new pin
+        reserved_space(context, run, root, plan.files, blobs),
+    ):
         return _commit(context, root, run, plan, blobs, pinned=None, resolved=False)
     return None
 
@@ -189,6 +192,7 @@ class _OnlineFetch:
         prove: prove that the credential file gives access to these bytes; a fetched file proves it.
         pins: the pin in each root when the revision was listed, by the root's path.
         resolved: this fetch asked the source what the revision stands for.
+        searched: `last_commit` of each root when it was last searched for blobs, by the root's path.
     """
 
     def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool) -> None:
@@ -200,6 +204,7 @@ class _OnlineFetch:
         self.fetcher = fetcher
         self.pins: dict[Path, Pin | None] = {}
         self.resolved = False
+        self.searched: dict[Path, int] = {}
 
     def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
         """List and fetch; if another run moves the pin meanwhile, do it again at the new commit.
@@ -261,19 +266,24 @@ class _OnlineFetch:
         """
         for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
-            self.fetcher.fetch_missing(root, conflicts.undecided, blobs, rehash=self.rehash)
-            conflicts.resolve(blobs)
-            self.fetcher.fetch_missing(root, plan.files, blobs, rehash=self.rehash)
-            self._prove_access(plan)
-            pinned = self.pins[root.path]
             try:
-                return _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=self.resolved)
+                with reserved_space(self.context, self.run, root, plan.files, blobs):
+                    self._fetch_missing(root, conflicts.undecided, blobs)
+                    conflicts.resolve(blobs)
+                    self._fetch_missing(root, plan.files, blobs)
+                    self._prove_access(plan)
+                    pinned = self.pins[root.path]
+                    return _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=self.resolved)
             except Vanished:
                 self.rehash = True
                 blobs = self._find_blobs(plan)
         raise keeps_changing(root)
 
+    def _fetch_missing(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[ContentId, LocalBlob]) -> None:
+        self.fetcher.fetch_missing(root, files, blobs, since_ns=self.searched[root.path], rehash=self.rehash)
+
     def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
+        self.searched = {root.path: last_commit(root.tree) for root in self.context.roots}  # before the search
         return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, cancel=self.run.cancel)
 
     def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:

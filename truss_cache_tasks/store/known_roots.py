@@ -24,20 +24,28 @@ _FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(record_fil
 
 def known_roots(settings: Settings, project: Project) -> set[str]:
     """Return the absolute paths of the roots that this project has used; none where the note cannot be read."""
-    try:
-        value = read_record(FileTree(settings.state_dir), f"{project.id}.json")
-        return set() if value is None else set(record_file.check_fields(value, _FIELDS, "it", more=True)["roots"])
-    except (Unreadable, DiskError):
-        return set()
+    return _read(FileTree(settings.state_dir), f"{project.id}.json")
+
+
+def roots_of_all_projects(settings: Settings) -> set[str]:
+    """Return the absolute paths of the roots that any project of this user has used, as far as they can be read."""
+    state, found = FileTree(settings.state_dir), set[str]()
+    with contextlib.suppress(OSError, DiskError):
+        for name in state.names(""):
+            if name.endswith(".json"):
+                found |= _read(state, name)
+    return found
 
 
 def remember_roots(settings: Settings, project: Project, warn: Callable[[str], object]) -> None:
     """Note the roots of the config, beside those that it had before. Calls `warn` where that cannot be written."""
-    if not set(project.roots) <= known_roots(settings, project):
-        try:
+    try:
+        with disk_errors(f"cannot read {settings.state_dir / project.id}.json"):
+            known = known_roots(settings, project)
+        if not set(project.roots) <= known:
             _write(settings, project, add=project.roots)
-        except DiskError as error:
-            warn(f"{error}: `clean` will not find this cache after an edit of its path")
+    except DiskError as error:
+        warn(f"{error}: `clean` will not find this cache after an edit of its path")
 
 
 def forget_empty_roots(settings: Settings, project: Project) -> None:
@@ -46,6 +54,14 @@ def forget_empty_roots(settings: Settings, project: Project) -> None:
     used = {root for root in known if os.path.lexists(os.path.join(root, RECORDS))}
     if used != known:
         _write(settings, project, only=used)
+
+
+def _read(state: FileTree, path: str) -> set[str]:
+    try:
+        value = read_record(state, path)
+        return set() if value is None else set(record_file.check_fields(value, _FIELDS, "it", more=True)["roots"])
+    except (Unreadable, DiskError):
+        return set()
 
 
 def _write(
