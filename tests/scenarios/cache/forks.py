@@ -2,11 +2,13 @@
 
 truss = ForkedTruss(tmp_path, forks=forks, hub=hub)     # its `cli` is forked; `doit` and `start` are as ever
 truss.cli("clean", dies_at=7)                           # SIGKILL at the 7th change that it makes to the disk
+forks = Forks(odd_disk.build(folder))                   # its commands obey the variables of odd_disk
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +19,7 @@ from servers.tools import die_with_parent
 from trusses import Ran, Truss
 
 _SERVER = """
-import json, os, signal, sys
+import ctypes, json, os, signal, sys
 import awscrt.checksums, boto3, botocore.auth, botocore.config, google.cloud.storage, google.oauth2.service_account
 import concurrent.futures, http.client, huggingface_hub.hf_api, urllib3, xxhash, yaml
 from truss_cache_tasks.app import cli
@@ -44,9 +46,14 @@ def live(ask):
         os.dup2(os.open(ask["said"][number - 1], os.O_WRONLY), number)
     if ask["dies_at"]:
         die_at(ask["dies_at"])
+    is_odd = "ODD_DISK_RULES" in os.environ
+    if is_odd:
+        ctypes.CDLL(None).odd_disk_arm()
     status = cli.main(ask["argv"])
     sys.stdout.flush()
     sys.stderr.flush()
+    if is_odd:
+        ctypes.CDLL(None).odd_disk_report()
     os._exit(status)
 
 for line in sys.stdin:
@@ -63,11 +70,17 @@ for line in sys.stdin:
 class Forks:
     """The process that is forked; one command at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Path | None = None) -> None:
+        """Start it.
+
+        Args:
+            preload: the library of odd_disk.
+        """
         self._folder = tempfile.TemporaryDirectory()
         self._said = [Path(self._folder.name, name) for name in ("out", "err")]
         self._server = subprocess.Popen(
             [sys.executable, "-c", _SERVER],
+            env=None if preload is None else {**os.environ, "LD_PRELOAD": str(preload)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
