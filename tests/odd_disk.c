@@ -4,6 +4,7 @@ ODD_DISK_BELOW   the folder, absolute and without links on its way
 ODD_DISK_RULES   NAME=ERRNO[@N],... : the Nth call of NAME there and every later one fail so; N is 1 unless given.
                  NAME=ERRNO[@N]! : that one call alone.
                  NAME is one of `names`: `open` and `read` of files and folders, `write` of all that write bytes,
+                 `allocate` of ftruncate(2),
                  `change` of whatever changes the disk, `any` of every call. `flock=ok`: it does nothing and says that it locked.
 ODD_DISK_COUNT   a file; at the end of the process `NAME COUNT` of each kind of call is appended to it, a line each
 ODD_DISK_FAILED  a file; `NAME PATH` of the first call that failed by a rule is appended to it
@@ -29,11 +30,11 @@ counts now: for one that ends by _exit.
 #include <unistd.h>
 
 enum kind {
-    SYMLINK, LINK, RENAME, UNLINK, RMDIR, MKDIR, OPEN, READ, STAT, WRITE, ALLOCATE, UTIME, FSYNC, FLOCK, CLONE,
+    SYMLINK, LINK, RENAME, UNLINK, RMDIR, MKDIR, OPEN, READ, STAT, WRITE, ALLOCATE, FALLOCATE, UTIME, FSYNC, FLOCK, CLONE,
     CHANGE, ANY, KINDS
 };
 static const char *names[KINDS] = {"symlink", "link", "rename", "unlink", "rmdir", "mkdir", "open", "read", "stat",
-                                   "write", "allocate", "utime", "fsync", "flock", "clone", "change", "any"};
+                                   "write", "allocate", "fallocate", "utime", "fsync", "flock", "clone", "change", "any"};
 static struct { int code; long from; int once; } rules[KINDS];
 static atomic_long counts[KINDS];
 static char below[PATH_MAX];
@@ -217,8 +218,8 @@ int posix_fallocate64(int fd, off64_t at, off64_t size) {
     int code = allocation(fd);
     return code ? code : REAL(posix_fallocate64)(fd, at, size);
 }
-int fallocate(int fd, int mode, off_t at, off_t size) { FAIL_AT(fd_below(fd), ALLOCATE, 1, -1, fd, NULL); return REAL(fallocate)(fd, mode, at, size); }
-int fallocate64(int fd, int mode, off64_t at, off64_t size) { FAIL_AT(fd_below(fd), ALLOCATE, 1, -1, fd, NULL); return REAL(fallocate64)(fd, mode, at, size); }
+int fallocate(int fd, int mode, off_t at, off_t size) { FAIL_AT(fd_below(fd), FALLOCATE, 1, -1, fd, NULL); return REAL(fallocate)(fd, mode, at, size); }
+int fallocate64(int fd, int mode, off64_t at, off64_t size) { FAIL_AT(fd_below(fd), FALLOCATE, 1, -1, fd, NULL); return REAL(fallocate64)(fd, mode, at, size); }
 int utimensat(int at, const char *path, const struct timespec times[2], int flags) {
     FAIL_AT(at_below(at, path), UTIME, 1, -1, at, path);
     return REAL(utimensat)(at, path, times, flags);

@@ -24,7 +24,7 @@ from truss_cache_tasks.store.clean import sweep
 from truss_cache_tasks.store.demand import demand_of
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.fetch_notes import note_fetch
-from truss_cache_tasks.store.known_roots import remember_roots, roots_of_all_projects
+from truss_cache_tasks.store.known_roots import roots_of_all_projects
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked, try_lock
@@ -87,7 +87,6 @@ class BlobFetcher:
     def _note_fetch(self, root: CacheRoot, missing: Iterable[PlannedFile]) -> None:
         """Note that this entry owns the blobs and partials that are about to come (docs/adr/0016)."""
         context = self.context
-        remember_roots(context.settings, context.project, self.run.warn)
         ids = {root.layout.blob_id(planned.content_id) for planned in missing}
         with locked(root.lock("root"), self.run.cancel, self.run.waits_for_root):
             owner = (context.project.id, context.claim_in(root))

@@ -83,6 +83,8 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
         _wait_for_other_process(context, context.root, run),
     ):
         status = read_status(context)  # again: another process may have fetched or cleaned it
+        if force or status.fresh_manifest is None:
+            remember_roots(context.settings, context.project, run.warn)
         if not force and status.verdict.need is Need.CLAIM:
             status = _claim(context, run)
             if status.manifest is not None and status.verdict.need <= Need.CLAIM:
@@ -137,7 +139,6 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim an entry that is whole, if it still is under the root's lock: another project may clean it before that."""
-    remember_roots(context.settings, context.project, run.warn)
     claimant = _claimant(context, context.root, run, resolved=False)
     reread = partial(read_status, context)
     return claim_if_whole(context.root, claimant, reread, cancel=run.cancel, on_wait=run.waits_for_root)
@@ -314,7 +315,6 @@ def _commit(
     resolved: bool,
 ) -> Manifest:
     """Put the blobs where paths of `root` can show them, and commit. Raises Vanished and PinMoved."""
-    remember_roots(context.settings, context.project, run.warn)
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
         on_wait = run.waits_for("file", planned.file.path)

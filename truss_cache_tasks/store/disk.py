@@ -115,6 +115,8 @@ def copy_file(source: FileTree, at: str, target: FileTree, path: str, cancel: Ca
             os.ftruncate(new.fileno(), hasher.seen)
         sync(new.fileno())
         os.utime(new.fileno(), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    if target.reserve is not None:
+        target.reserve.written(stat.st_size)
     return hasher.xxh3()
 
 
@@ -152,10 +154,9 @@ def allocate(tree: FileTree, descriptor: int, size: int) -> None:
     """
     if not size:
         return
-    stat = os.fstat(descriptor)
-    if tree.reserve is not None:
-        tree.reserve.give(size - stat.st_blocks * 512)
-    fallocate(descriptor, size)
+    there = os.fstat(descriptor).st_blocks * 512
+    with contextlib.nullcontext() if tree.reserve is None else tree.reserve.given(size - there):
+        fallocate(descriptor, size)
 
 
 def fallocate(descriptor: int, size: int) -> bool:

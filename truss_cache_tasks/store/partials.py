@@ -174,6 +174,8 @@ def publish(
         except FileNotFoundError:
             return None
         partial.drop_journal()
+    if root.tree.reserve is not None:
+        root.tree.reserve.written(stat.st_size)
     return local_blob(root.tree, blob, stat, xxh3, confirmed)
 
 
@@ -199,8 +201,9 @@ def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, cancel: Canc
         decoded = Partial(root.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True), root.tree, path)
     try:
         hasher = Hasher(0, None)
-        if root.tree.reserve is not None:
-            root.tree.reserve.give(planned.file.size)  # how long the decoded bytes are is not known
+        if root.tree.reserve is not None:  # how long the decoded bytes are is not known
+            with root.tree.reserve.given(planned.file.size):
+                pass
         os.lseek(stored.descriptor, 0, os.SEEK_SET)
         with (
             disk_errors(f"cannot decode {planned.file.path}"),

@@ -3,7 +3,8 @@
 The reserve is a file without a name whose blocks are allocated. What it holds is not free for any other thread,
 process, container or user, and the kernel frees it with its process. As a file of the fetch is opened, it gets its
 blocks, and the reserve loses as many. A lock file beside it, `locks/space.{token}.lock`, says how much it holds: for
-messages, and for disks that cannot allocate, where the other reserves are subtracted from what is free.
+messages, and for disks that cannot allocate, where the other reserves are subtracted from what is free, and a reserve
+is reduced when a file is complete.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +24,8 @@ from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import LockFile, is_held
 from truss_cache_tasks.store.names import LOCKS, PARTIALS, SPACE_LOCK
 from truss_cache_tasks.store.tree import FileTree
+
+_POLL_S, _LONGEST_WAIT_S = 0.005, 10.0
 
 
 class NotEnoughSpace(DiskError):
@@ -57,19 +61,50 @@ def reserved(root: CacheRoot, demand: Demand, roots: Roots) -> Iterator[None]:
     if not demand.inodes:
         yield
         return
-    _check(root, demand, roots)
+    mount = disk.mount_point(root.path)
     with contextlib.ExitStack() as held:
-        with disk.disk_errors(f"cannot reserve space below {root.path}"):
+        with _alone(mount), disk.disk_errors(f"cannot reserve space below {root.path}"):
+            _check(root, demand, roots)
             descriptor = held.enter_context(unnamed_file(root.tree))
             is_allocated = _allocate(root, demand, roots, descriptor)
+            if not is_allocated:
+                _check(root, demand, roots, taken=reserved_by_others(root, roots()))
             note = held.enter_context(_figure(root, demand.reserved))
-        if not is_allocated:  # its own figure is noted first: of two fetches that begin at once, one sees the other
-            _check(root, demand, roots, taken=reserved_by_others(root, roots()) - demand.reserved)
-        root.tree.reserve = _Reserve(descriptor if is_allocated else -1, demand.reserved, note)
+        root.tree.reserve = _Reserve(mount, descriptor if is_allocated else -1, demand.reserved, note)
         try:
             yield
         finally:
             root.tree.reserve = None
+
+
+@contextlib.contextmanager
+def _alone(mount: Path) -> Iterator[None]:
+    """Hold, for the block, the lock under which all of us reserve space of a disk, and take it.
+
+    It is a flock of the folder at which the disk is mounted, which needs no file there. Where it cannot be had (another
+    user may hold it as long as he likes), the block goes on without: then two may reserve the same space, and the one
+    that finds it taken fails.
+    """
+    descriptor = -1
+    try:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            until = time.monotonic() + _LONGEST_WAIT_S
+            while not _is_locked(descriptor) and time.monotonic() < until:
+                time.sleep(_POLL_S)
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Try to lock the file; return whether it is locked now. Raises OSError where it cannot be locked at all."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _allocate(root: CacheRoot, demand: Demand, roots: Roots, descriptor: int) -> bool:
@@ -86,26 +121,40 @@ def _allocate(root: CacheRoot, demand: Demand, roots: Roots, descriptor: int) ->
 
 
 class _Reserve:
-    """What is reserved and not given yet."""
+    """What is reserved and not taken yet. For the thread of the fetch alone."""
 
-    def __init__(self, descriptor: int, size: int, note: Callable[[int], None]) -> None:
+    def __init__(self, mount: Path, descriptor: int, size: int, note: Callable[[int], None]) -> None:
         """Begin with all of it.
 
         Args:
+            mount: the folder at which the disk is mounted.
             descriptor: of the file that holds it; -1 where the disk cannot allocate.
+            size: bytes.
             note: notes for other processes how much is left.
         """
+        self._mount = mount
         self._descriptor = descriptor
         self._size = size
         self._note = note
 
-    def give(self, size: int, /) -> None:
-        """Give up `size` bytes of it, for a file that takes them now."""
-        if size <= 0 or not self._size:
+    @contextlib.contextmanager
+    def given(self, size: int, /) -> Iterator[None]:
+        """Give up `size` bytes, for a file that takes them in the block: nobody else can reserve them meanwhile."""
+        if size <= 0 or self._size <= 0 or self._descriptor < 0:
+            yield
             return
-        self._size = max(0, self._size - size)
-        if self._descriptor >= 0:
+        with _alone(self._mount):
+            self._reduce(size)
             os.ftruncate(self._descriptor, self._size)
+            yield
+
+    def written(self, size: int, /) -> None:
+        """Take note that a file of `size` bytes is complete: where the disk cannot allocate, it has its space now."""
+        if self._descriptor < 0:
+            self._reduce(size)
+
+    def _reduce(self, size: int) -> None:
+        self._size = max(0, self._size - size)
         self._note(self._size)
 
 

@@ -19,8 +19,12 @@ from truss_cache_tasks.store.open_folders import LinkedFolder, OpenFolders, pare
 class Reserve(Protocol):
     """Space of the disk that is kept for the files of a tree."""
 
-    def give(self, size: int, /) -> None:
-        """Give up `size` bytes of it, for a file that takes them now."""
+    def given(self, size: int, /) -> contextlib.AbstractContextManager[None]:
+        """Give up `size` bytes of it, for a file that takes them in the block."""
+        ...
+
+    def written(self, size: int, /) -> None:
+        """Take note that a file of `size` bytes is complete."""
         ...
 
 

@@ -178,6 +178,8 @@ class _Machine:
         """Return a machine on which the act is about to be done."""
         upstream = OnHub(self.hub, f"org/{act}-{layout}")
         truss = ForkedTruss(self.folder / name, forks=self.forks, hub=self.hub, TRUSS_CACHE_CONNECTIONS="1")
+        truss.folder = self.folder / "config"  # on a good disk
+        truss.folder.mkdir(exist_ok=True)
         if layout == "hub":
             truss.config(f"model_cache:\n  - repo_id: {upstream.name}\n")
         else:
