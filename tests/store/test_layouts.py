@@ -49,7 +49,7 @@ def published(root: CacheRoot) -> LocalBlob:
 def show(root: CacheRoot, blob: LocalBlob, *, is_over: bool = False) -> FileRecord:
     wanted = planned(root)
     staged = root.layout.stage(wanted, blob, (), NEVER)
-    stat = root.layout.show(wanted, blob, staged, is_over=is_over, is_last=True)
+    stat = root.layout.show(wanted, blob, staged, NEVER, is_over=is_over, is_last=True)
     path, made_blob = root.layout.record_of_blob(wanted, blob, is_made=True)
     mtime = stat.st_mtime_ns
     return FileRecord(

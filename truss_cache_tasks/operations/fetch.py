@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,11 @@ from truss_cache_tasks.errors import CacheTaskError, DiskError, PermanentError, 
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
-from truss_cache_tasks.model.plan import Plan, make_plan
+from truss_cache_tasks.model.plan import Plan, PlannedFile, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.operations.context import EntryContext, read_status
-from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, check_space, keeps_changing
+from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, keeps_changing, reserved_space
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
@@ -115,6 +115,8 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
         _wait_for_other_process(context, context.root, run),
     ):
         status = read_status(context)  # again: another process may have fetched or cleaned it
+        if force or status.fresh_manifest is None:
+            remember_roots(context.settings, context.project, run.warn, cancel=run.cancel, on_wait=run.waits_for_root)
         if not force and status.verdict.need is Need.CLAIM:
             status = _claim(context, run)
             if status.manifest is not None and status.verdict.need <= Need.CLAIM:
@@ -172,7 +174,6 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim an entry that is whole, if it still is under the root's lock: another project may clean it before that."""
-    remember_roots(context.settings, context.project, run.warn, cancel=run.cancel, on_wait=run.waits_for_root)
     claimant = _claimant(context, context.root, run, resolved=False)
     reread = partial(read_status, context)
     return claim_if_whole(context.root, claimant, reread, cancel=run.cancel, on_wait=run.waits_for_root)
@@ -187,8 +188,10 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=run.cancel)
     if any(planned.content_id not in blobs for planned in plan.files):
         return None
-    check_space(root, (), blobs.values())
-    with contextlib.suppress(PinMoved, Vanished):  # then the source is listed, at the new pin
+    with (
+        contextlib.suppress(PinMoved, Vanished),  # then the source is listed, at the new pin
+        reserved_space(context, run, root, plan.files, blobs),
+    ):
         return _commit(context, root, run, plan, blobs, pinned=None, resolved=False)
     return None
 
@@ -224,8 +227,8 @@ class _OnlineFetch:
         rehash: hash every file, also one whose stat is as recorded.
         prove: prove that the credential file gives access to these bytes; a fetched file proves it.
         pins: the pin in each root when the revision was listed, by the root's path.
-        last_commits: `last_commit` of each root before the blobs of the plan were looked for, by the root's path.
         resolved: this fetch asked the source what the revision stands for.
+        searched: `last_commit` of each root when it was last searched for blobs, by the root's path.
     """
 
     def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool) -> None:
@@ -236,8 +239,8 @@ class _OnlineFetch:
         self.prove = prove
         self.fetcher = fetcher
         self.pins: dict[Path, Pin | None] = {}
-        self.last_commits: dict[Path, int] = {}
         self.resolved = False
+        self.searched: dict[Path, int] = {}
 
     def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
         """List and fetch; if another run moves the pin meanwhile, do it again at the new commit.
@@ -299,21 +302,24 @@ class _OnlineFetch:
         """
         for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
-            since_ns = self.last_commits[root.path]
-            self.fetcher.fetch_missing(root, conflicts.undecided, blobs, since_ns=since_ns, rehash=self.rehash)
-            conflicts.resolve(blobs)
-            self.fetcher.fetch_missing(root, plan.files, blobs, since_ns=since_ns, rehash=self.rehash)
-            self._prove_access(plan)
-            pinned = self.pins[root.path]
             try:
-                return _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=self.resolved)
+                with reserved_space(self.context, self.run, root, plan.files, blobs):
+                    self._fetch_missing(root, conflicts.undecided, blobs)
+                    conflicts.resolve(blobs)
+                    self._fetch_missing(root, plan.files, blobs)
+                    self._prove_access(plan)
+                    pinned = self.pins[root.path]
+                    return _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=self.resolved)
             except Vanished:
                 self.rehash = True
                 blobs = self._find_blobs(plan)
         raise keeps_changing(root)
 
+    def _fetch_missing(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[ContentId, LocalBlob]) -> None:
+        self.fetcher.fetch_missing(root, files, blobs, since_ns=self.searched[root.path], rehash=self.rehash)
+
     def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
-        self.last_commits = {root.path: last_commit(root.tree) for root in self.context.roots}
+        self.searched = {root.path: last_commit(root.tree) for root in self.context.roots}  # before the search
         return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, cancel=self.run.cancel)
 
     def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
@@ -344,7 +350,6 @@ def _commit(
     resolved: bool,
 ) -> Manifest:
     """Put the blobs where paths of `root` can show them, and commit. Raises Vanished and PinMoved."""
-    remember_roots(context.settings, context.project, run.warn, cancel=run.cancel, on_wait=run.waits_for_root)
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
         on_wait = run.waits_for_file(root, planned, request_key(plan.request))

@@ -158,7 +158,7 @@ def _show(
                 _note_replaced(plan, blobs, states)
                 remove_paths(root, unlisted)
                 gone = hide_paths(root, blocking)
-                shown = show_paths(root, plan, blobs, checked, staged, unshown=unshown)
+                shown = show_paths(root, plan, blobs, checked, staged, unshown=unshown, cancel=cancel)
             except BaseException:
                 with contextlib.suppress(OSError, DiskError):  # what others put there from now on is not ours
                     forget_paths(root, key, unshown - noted)

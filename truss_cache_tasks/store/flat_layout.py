@@ -63,6 +63,10 @@ class FlatLayout:
         """Return `blob` as it is: a path can show bytes from anywhere."""
         return blob
 
+    def may_link(self, blob: LocalBlob) -> bool:
+        """Whether `blob` is no file of the user in this root."""
+        return blob.tree is not self.tree or blob.ours
+
     def has_unlisted_blob(self, blob_id: str) -> bool:
         """Whether a whole file of this blob lies in our folder."""
         return bool(self._staged(blob_id))
@@ -154,12 +158,11 @@ class FlatLayout:
         if blob.tree is self.tree and blob.path.startswith(f"{STAGING}/") and blob.path not in in_use:
             return blob.path
         staged = f"{PARTIALS}/put.{token()}"
-        is_users = blob.tree is self.tree and not blob.ours
-        link_or_copy(blob, self.tree, staged, cancel, link=not is_users)
+        link_or_copy(blob, self.tree, staged, cancel, link=self.may_link(blob))
         return staged
 
     def show(
-        self, planned: PlannedFile, blob: LocalBlob, staged: str, *, is_over: bool, is_last: bool
+        self, planned: PlannedFile, blob: LocalBlob, staged: str, cancel: CancelToken, *, is_over: bool, is_last: bool
     ) -> os.stat_result:
         """Give the staged file its visible name too."""
         return show_file(self.tree, staged, planned.path, blob.size, is_over=is_over)

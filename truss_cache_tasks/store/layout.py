@@ -87,6 +87,9 @@ class BlobLayout(Protocol):
             Vanished: it is not there any more.
         """
 
+    def may_link(self, blob: LocalBlob, /) -> bool:
+        """Whether a path of this root may be a hard link of `blob`: not if it is a file that the user may write to."""
+
     def has_unlisted_blob(self, blob_id: str, /) -> bool:
         """Whether a blob of ours lies here that no manifest lists yet, as far as its name and mark tell."""
 
@@ -162,12 +165,21 @@ class PathLayout(Protocol):
         """
 
     def show(
-        self, planned: PlannedFile, blob: LocalBlob, staged: str, /, *, is_over: bool, is_last: bool
+        self,
+        planned: PlannedFile,
+        blob: LocalBlob,
+        staged: str,
+        cancel: CancelToken,
+        /,
+        *,
+        is_over: bool,
+        is_last: bool,
     ) -> os.stat_result:
         """Make `blob` visible in one step; return the stat of its bytes.
 
         Args:
             staged: what `stage` returned.
+            cancel: ends a copy early, where the disk has no links.
             is_over: something lies at the path that is to be replaced; else nothing may be replaced.
             is_last: no later path of the plan needs these bytes.
 

@@ -184,6 +184,7 @@ def show_paths(
     staged: Mapping[str, str],
     *,
     unshown: set[str],
+    cancel: CancelToken,
 ) -> dict[str, os.stat_result]:
     """Make every file of `plan` visible, each in one step; return the stat of its bytes by path.
 
@@ -207,7 +208,7 @@ def show_paths(
         root.tree.remove_empty_tree(path)
         is_over, is_last = checked.to_show[path] is not None, last[planned.content_id] == path
         try:
-            shown[path] = root.layout.show(planned, blob, staged[path], is_over=is_over, is_last=is_last)
+            shown[path] = root.layout.show(planned, blob, staged[path], cancel, is_over=is_over, is_last=is_last)
         except Taken:
             unshown.add(path)
             raise

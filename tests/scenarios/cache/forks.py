@@ -3,6 +3,7 @@
 truss = ForkedTruss(tmp_path, forks=forks, hub=hub)     # its `cli` is forked; `doit` and `start` are as ever
 truss.cli("clean", dies_at=7)                           # SIGKILL at the 7th change that it makes to the disk
 truss.cli(rights=False)                                 # of a user whom a file of mode 0 refuses
+forks = Forks(odd_disk.build(folder))                   # its commands obey the variables of odd_disk
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from servers.tools import die_with_parent
 from trusses import Ran, Truss
 
 _SERVER = """
-import json, os, signal, sys
+import ctypes, json, os, signal, sys
 import rights
 import awscrt.checksums, boto3, botocore.auth, botocore.config, google.cloud.storage, google.oauth2.service_account
 import concurrent.futures, http.client, huggingface_hub.hf_api, urllib3, xxhash, yaml
@@ -50,9 +51,14 @@ def live(ask):
         rights.give_up_rights()
     if ask["dies_at"]:
         die_at(ask["dies_at"])
+    is_odd = "ODD_DISK_RULES" in os.environ
+    if is_odd:
+        ctypes.CDLL(None).odd_disk_arm()
     status = cli.main(ask["argv"])
     sys.stdout.flush()
     sys.stderr.flush()
+    if is_odd:
+        ctypes.CDLL(None).odd_disk_report()
     os._exit(status)
 
 for line in sys.stdin:
@@ -69,7 +75,12 @@ for line in sys.stdin:
 class Forks:
     """The process that is forked; one command at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Path | None = None) -> None:
+        """Start it.
+
+        Args:
+            preload: the library of odd_disk.
+        """
         self._folder = tempfile.TemporaryDirectory()
         self._said = [Path(self._folder.name, name) for name in ("out", "err")]
         self._server = subprocess.Popen(
@@ -77,7 +88,11 @@ class Forks:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(rights.__file__).parent)},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(rights.__file__).parent),
+                **({} if preload is None else {"LD_PRELOAD": str(preload)}),
+            },
             preexec_fn=die_with_parent,  # noqa: PLW1509 - it makes one system call, and takes no lock
         )
 
