@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ from terminal import Screen
 from truss_cache_tasks.app import output
 from truss_cache_tasks.app.ci import Buildkite, GitHub, Service
 from truss_cache_tasks.app.display import Display, EntryDisplay, Mode, mode_of, shared_display
+from truss_cache_tasks.app.lines import format_waiting
 from truss_cache_tasks.app.live import LiveBlock
 from truss_cache_tasks.errors import NotFound, Stopped
 from truss_cache_tasks.events import (
     Committed,
     Event,
     Failed,
+    Holder,
     How,
     Planned,
     Received,
+    Refetching,
     Relisting,
     Retrying,
     Started,
@@ -138,9 +143,31 @@ def test_thousands_of_retries_and_waits_are_one_line_in_ten_seconds() -> None:
     assert shown.tell(entry, *many, *waits) == first
 
 
+def test_a_wait_names_the_holder_since_when_and_how_far_it_is() -> None:
+    now = time.time()
+    holder = Holder(host="build-7", pid=123, since=now, done=1_200 * MB, size=4_100 * MB)
+    since = time.strftime("%H:%M", time.localtime(now))
+    shown = Shown()
+    entry = shown.display.open("org/one")
+    first = Waiting(lock="entry", path="/cache", holder=holder)
+    who = "org/one: waiting for pid 123 on host build-7, which"
+    assert shown.tell(entry, first) == [f"{who} fetches this entry (since {since}, 1.2 of 4.1 GB)"]
+    further = replace(holder, done=2_000 * MB, waits=True)
+    assert shown.tell(entry, replace(first, again=True, holder=further)) == []
+    assert shown.at(10) == [f"{who} fetches this entry (since {since}, 2.0 of 4.1 GB, waits itself) for 10 s"]
+    unknown = replace(holder, since=0, done=None, size=None)
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(0))
+    assert shown.tell(entry, Waiting(lock="root", path="/cache", holder=unknown)) == [
+        f"{who} changes /cache (since {day})"
+    ]
+    texts = format_waiting(first)
+    assert texts[2:] == ("waiting for pid 123 on host build-7", "waiting")
+
+
 @pytest.mark.parametrize(
     ("event", "line"),
     [
+        (Refetching(path="w.bin", cause="w.bin: got sha256 1"), "fetching w.bin again: got sha256 1"),
         (Waiting(lock="entry", path="/cache"), "waiting for another process that fetches this entry"),
         (Waiting(lock="root", path="/cache"), "waiting for another process that changes /cache"),
         (Retrying(cause="hub: 503", attempt=1, delay_s=0.25), "listing again in 0.2 s: hub: 503"),

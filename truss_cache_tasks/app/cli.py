@@ -255,7 +255,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     workspace, contexts = _open(options)
     chosen = [(context.name, workspace, context) for context in contexts]
-    return reports.verify(chosen, output.write, quiet=options.quiet)
+    return reports.verify(chosen, output.write, quick=options.quick, quiet=options.quiet)
 
 
 def _key(options: argparse.Namespace) -> int:
@@ -313,7 +313,11 @@ COMMANDS = {
         _why,
         (_flag("--check", what="exit 1 if a run would have to read a store"),),
     ),
-    "verify": Command("hash everything again, and name each bad file", _verify, (_QUIET,)),
+    "verify": Command(
+        "hash everything again, and name each bad file",
+        _verify,
+        (_QUIET, _flag("--quick", what="compare the sizes alone, and look at the headers of safetensors files")),
+    ),
     "key": Command("print the portable cache key for CI", _key, takes=None),
     "help": Command(
         "list the commands, `help env` our environment variables", _help, takes=("TOPIC", "env, or a command")

@@ -5,11 +5,12 @@ Three ways to show it, which only read `Progress`: a live block on a terminal, l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from truss_cache_tasks.app import output, signals
@@ -17,7 +18,18 @@ from truss_cache_tasks.app.ci import Level, Service, service_of
 from truss_cache_tasks.app.lines import line_of_progress, line_of_total, lines_of_event
 from truss_cache_tasks.app.progress import Progress, fold, total_of
 from truss_cache_tasks.errors import Stopped
-from truss_cache_tasks.events import Committed, Event, Failed, Published, Received, Retrying, Verified, Waiting, Warned
+from truss_cache_tasks.events import (
+    Committed,
+    Event,
+    Failed,
+    Published,
+    Received,
+    Refetching,
+    Retrying,
+    Verified,
+    Waiting,
+    Warned,
+)
 
 if TYPE_CHECKING:
     from truss_cache_tasks.app.live import LiveBlock
@@ -41,7 +53,7 @@ class EntryDisplay:
         self.progress = Progress(began=now, since=now)
         self.pending = 0  # bytes received since the progress was last brought up to date
         self.next_line = now + _FIRST_LINE_S
-        self.quiet_until = {Retrying: now, Waiting: now}
+        self.quiet_until: dict[type[Event], float] = {}  # for events that may come many times in a second
         self._display = display
 
     def __call__(self, event: Event, /) -> None:
@@ -121,6 +133,16 @@ class Display:
             self._open.append(entry)
             self._run.append(entry)
         return entry
+
+    @contextlib.contextmanager
+    def showing(self, label: str, where: str = "", group: str = "") -> Iterator[EntryDisplay]:
+        """Show one entry while the block runs; see `open`. Brings the display up to date regularly, in a thread."""
+        entry = self.open(label, where, group)
+        try:
+            self.start_thread()
+            yield entry
+        finally:
+            entry.close()
 
     def start_thread(self) -> None:
         """Bring the display up to date regularly, in a thread, until no entry is open. No effect if one runs."""
@@ -260,9 +282,9 @@ class Display:
 
     def _is_repeated(self, entry: EntryDisplay, event: Event, now: float) -> bool:
         """Whether a line like that of `event` was written a moment ago: one failing server causes many retries."""
-        if not isinstance(event, Retrying | Waiting):
+        if not isinstance(event, Retrying | Refetching | Waiting):
             return False
-        if now < entry.quiet_until[type(event)]:
+        if now < entry.quiet_until.get(type(event), now):
             return True
         entry.quiet_until[type(event)] = now + _REPEATED_S
         return False

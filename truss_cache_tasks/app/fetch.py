@@ -6,12 +6,11 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 
 from truss_cache_tasks.app import signals
 from truss_cache_tasks.app.display import is_child, shared_display
-from truss_cache_tasks.events import Reporter
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.fetch import Outcome, fetch
 from truss_cache_tasks.operations.run import RunContext
@@ -36,20 +35,9 @@ def fetch_with_display(
         CacheTaskError: see `operations.fetch.fetch`.
     """
     signals.install()
-    with shown(label, context, quiet=quiet, group=group or f"weights {label}") as reporter:
+    group = "" if is_child() else group or f"weights {label}"
+    with shared_display(quiet=quiet).showing(label, context.entry.where, group) as reporter:
         return fetch(context, RunContext(id=run_id, reporter=reporter, cancel=signals.CANCEL), force=force)
-
-
-@contextlib.contextmanager
-def shown(label: str, context: EntryContext, *, quiet: bool, group: str = "") -> Iterator[Reporter]:
-    """Show an entry, from the events that the Reporter gets, while the block runs."""
-    display = shared_display(quiet=quiet)
-    entry = display.open(label, context.entry.where, "" if is_child() else group)
-    try:
-        display.start_thread()
-        yield entry
-    finally:
-        entry.close()
 
 
 def fetch_side_by_side(

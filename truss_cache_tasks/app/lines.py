@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from typing import assert_never
 
 from truss_cache_tasks.app.output import format_bytes, format_count
 from truss_cache_tasks.app.progress import Progress, Total
-from truss_cache_tasks.events import Committed, Event, Planned, Relisting, Retrying, Waiting, Warned
+from truss_cache_tasks.events import Committed, Event, Holder, Planned, Refetching, Relisting, Retrying, Waiting, Warned
 
 _UNITS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 _SOON_S = 100.0  # up to here seconds are shown alone
@@ -85,7 +86,20 @@ def format_waiting(event: Waiting) -> tuple[str, ...]:
             what = f"changes {event.path}"
         case _:
             assert_never(event.lock)
-    return f"waiting for another process that {what}", "waiting for another process", "waiting"
+    holder = event.holder
+    if holder is None:
+        return f"waiting for another process that {what}", "waiting for another process", "waiting"
+    who = f"waiting for pid {holder.pid} on host {holder.host}"
+    return f"{who}, which {what} ({_progress_of(holder)})", f"{who} ({_progress_of(holder)})", who, "waiting"
+
+
+def _progress_of(holder: Holder) -> str:
+    """Return since when a lock is held, by this machine's time zone, and how far its holder is."""
+    since, today = time.localtime(holder.since), time.localtime()
+    text = f"since {time.strftime('%H:%M' if since[:3] == today[:3] else '%Y-%m-%d %H:%M', since)}"
+    if holder.done is not None and holder.size:
+        text += f", {format_part(holder.done, holder.size)}"
+    return f"{text}, waits itself" if holder.waits else text
 
 
 def format_rate(rate: float) -> str:
@@ -122,11 +136,13 @@ def lines_of_event(progress: Progress, event: Event, *, block: bool) -> list[str
             lines = [f"{_planned(event)}{_reasons(progress)}"]
         case Relisting():
             lines = ["the source changed meanwhile: listing it again"]
+        case Refetching():
+            lines = [f"fetching {event.path} again: {_cause(event)}"]
         case Warned():
             lines = [f"warning: {event.message}"]
         case Committed():
             lines = _committed(progress, event)
-        case Waiting() if not block:
+        case Waiting() if not (block or event.again):  # the lines about progress say the rest
             lines = [format_waiting(event)[0]]
         case Retrying() if not block:
             lines = [_retrying(event)]
@@ -181,8 +197,11 @@ def _reasons(progress: Progress) -> str:
 
 def _retrying(event: Retrying) -> str:
     what = f"retrying {event.path}" if event.path else "listing again"
-    cause = event.cause.removeprefix(f"{event.entry}: ").removeprefix(f"{event.path}: ")
-    return f"{what} in {event.delay_s:.1f} s: {cause}"
+    return f"{what} in {event.delay_s:.1f} s: {_cause(event)}"
+
+
+def _cause(event: Retrying | Refetching) -> str:
+    return event.cause.removeprefix(f"{event.entry}: ").removeprefix(f"{event.path}: ")
 
 
 def _committed(progress: Progress, event: Committed) -> list[str]:

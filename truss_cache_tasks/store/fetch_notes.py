@@ -13,12 +13,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.events import Holder
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import FORMAT
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.locks import is_held
 from truss_cache_tasks.store.names import BLOB_ID, MANIFEST, PUBLISHED
 from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record, write_json
+from truss_cache_tasks.store.tree import FileTree
 
 _FOLDER = f"{RECORDS}/fetches"
 _LINKS = f"{PUBLISHED}/links.json"  # 0.1.0 noted the links of a snapshot there
@@ -65,6 +69,24 @@ def noted_keys(root: CacheRoot) -> list[str]:
     return sorted(name.partition(".")[0] for name in root.tree.names(_FOLDER) if MANIFEST.fullmatch(name))
 
 
+def fetcher_of(root: CacheRoot, blob_id: str, but: str) -> Holder | None:
+    """Return who fetches a blob, as the locks of the entries say that noted it; None where it is not known.
+
+    huggingface_hub's lock of a blob says nothing, and to write into the lock of each blob would cost as many writes.
+
+    Args:
+        but: the request key of the caller, which noted the blob too.
+    """
+    found = []
+    with contextlib.suppress(OSError, DiskError):
+        for note in read_notes(root):
+            lock = root.lock(f"entry-{note.key}")
+            if note.key not in ("", but) and blob_id in note.blobs and is_held(lock):
+                found.append(lock.read_holder())
+    fetchers = [holder for holder in found if holder is not None and not holder.waits]
+    return fetchers[0] if len(fetchers) == 1 else None
+
+
 def drop_unreadable_notes(root: CacheRoot) -> None:
     """Remove the notes that cannot be used, save those of another version or user."""
     for key in noted_keys(root):
@@ -73,9 +95,9 @@ def drop_unreadable_notes(root: CacheRoot) -> None:
         except (NewerFormat, Denied):
             continue
         except Unreadable:
-            root.tree.remove_empty_tree(f"{_FOLDER}/{key}.json")
+            root.tree.remove_empty_tree(path_of(key))
             with contextlib.suppress(OSError):
-                root.tree.unlink(f"{_FOLDER}/{key}.json")
+                root.tree.unlink(path_of(key))
 
 
 def note_fetch(
@@ -111,7 +133,7 @@ def reassign_note(root: CacheRoot, note: FetchNote, claims: Collection[tuple[str
     elif claims:
         _write(root, replace(note, claims=frozenset(claims)))
     else:
-        root.tree.unlink(f"{_FOLDER}/{note.key}.json")
+        root.tree.unlink(path_of(note.key))
 
 
 def _write(root: CacheRoot, note: FetchNote) -> None:
@@ -121,13 +143,22 @@ def _write(root: CacheRoot, note: FetchNote) -> None:
         "blobs": sorted(note.blobs),
         "paths": sorted(note.paths),
     }
-    write_json(root.tree, f"{_FOLDER}/{note.key}.json", value, indent=None)
+    write_json(root.tree, path_of(note.key), value, indent=None)
 
 
 def _read(root: CacheRoot, key: str) -> FetchNote:
-    """Return what is noted of this request, nothing without a file. Raises Unreadable."""
-    path = f"{_FOLDER}/{key}.json"
-    value = read_record(root.tree, path)
+    return parse(root.tree, path_of(key))
+
+
+def path_of(key: str) -> str:
+    """Return where the note of this request is, relative to a root."""
+    return f"{_FOLDER}/{key}.json"
+
+
+def parse(tree: FileTree, path: str) -> FetchNote:
+    """Return what this file notes, nothing where it is missing. Raises Unreadable."""
+    key = os.path.basename(path).partition(".")[0]
+    value = read_record(tree, path)
     if value is None:
         return FetchNote(key)
     found = record_file.check_fields(value, _FIELDS, os.path.basename(path), more=True)

@@ -113,8 +113,9 @@ def test_a_file_of_the_user_that_a_killed_replace_did_not_reach_is_never_removed
     layout: str, lives: Path, hub: Hub, forks: Forks
 ) -> None:
     theirs = {path: f"the user's {path}".encode() for path in BEFORE}
-    code, number, was_cut_between = -signal.SIGKILL, 1, False
-    while code:
+
+    def left_by_a_kill_at(number: int) -> int:
+        """Check the promise; return how many of the user's files the killed run did not reach."""
         upstream = OnHub(hub, f"org/replace-{layout}-{number}")
         truss = ForkedTruss(lives / f"{number:04}", forks=forks, hub=hub)
         truss.config(entry(upstream, layout))
@@ -123,11 +124,18 @@ def test_a_file_of_the_user_that_a_killed_replace_did_not_reach_is_never_removed
         for path, data in theirs.items():
             (shown / path).parent.mkdir(parents=True, exist_ok=True)
             (shown / path).write_bytes(data)
-        code = truss.cli("run", "--replace", dies_at=number).code
+        truss.cli("run", "--replace", dies_at=number)
         untouched = {path: data for path, data in tree(shown).items() if data == theirs.get(path)}
-        was_cut_between = was_cut_between or 0 < len(untouched) < len(theirs)
         assert truss.cli("run").code == int(bool(untouched)), "refused, by name"
         truss.cli("clean")
         assert {path: (shown / path).read_bytes() for path in untouched} == untouched
-        number += 3
-    assert was_cut_between
+        return len(untouched)
+
+    before, after = 1, 512  # the last change before the run replaces a file is found by halves
+    while after - before > 1:
+        half = (before + after) // 2
+        before, after = (half, after) if left_by_a_kill_at(half) == len(theirs) else (before, half)
+    left = [len(theirs) - 1]
+    while left[-1]:
+        left.append(left_by_a_kill_at(after + len(left)))
+    assert len({*left}) > 2, "cut between the files"
