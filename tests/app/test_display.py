@@ -161,7 +161,7 @@ def test_a_wait_names_the_holder_since_when_and_how_far_it_is() -> None:
         f"{who} changes /cache (since {day})"
     ]
     texts = format_waiting(first)
-    assert texts[2:] == ("waiting for pid 123 on host build-7", "waiting")
+    assert texts[2:] == ("waiting for pid 123 on host build-7", "waiting for pid 123")
 
 
 @pytest.mark.parametrize(

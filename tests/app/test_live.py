@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from terminal import NAME, Screen, is_obeyed
@@ -106,6 +106,7 @@ def test_one_entry_has_no_total() -> None:
     assert block([], NOW, columns=79, height=10) == []
 
 
+@settings(max_examples=50)
 @given(st.text(min_size=1, max_size=80), st.integers(4, 220), st.integers(1, 30), st.booleans())
 def test_no_row_is_wider_than_the_terminal_whatever_the_name(
     name: str, columns: int, height: int, unicode: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truss_cache_tasks.app.lines import format_duration, format_part, format_state, line_of_progress
@@ -110,6 +110,7 @@ def test_a_second_plan_begins_anew() -> None:
     assert (progress.done, progress.total, progress.fresh) == (0, 50 * MB, 100 * MB)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(-100, 400), st.booleans(), st.floats(0, 5)), max_size=40))
 def test_no_bytes_make_more_than_all_or_less_than_nothing(events: list[tuple[int, bool, float]]) -> None:
     progress, now = after(STARTED, PLAN), 0.0

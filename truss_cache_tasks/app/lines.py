@@ -89,8 +89,9 @@ def format_waiting(event: Waiting) -> tuple[str, ...]:
     holder = event.holder
     if holder is None:
         return f"waiting for another process that {what}", "waiting for another process", "waiting"
-    who = f"waiting for pid {holder.pid} on host {holder.host}"
-    return f"{who}, which {what} ({_progress_of(holder)})", f"{who} ({_progress_of(holder)})", who, "waiting"
+    process = f"waiting for pid {holder.pid}"
+    who, progress = f"{process} on host {holder.host}", _progress_of(holder)
+    return f"{who}, which {what} ({progress})", f"{who} ({progress})", who, process
 
 
 def _progress_of(holder: Holder) -> str:
