@@ -103,7 +103,7 @@ def write_json(tree: FileTree, path: str, value: Any, *, indent: int | None = 1)
                 out.write(json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False))
                 out.flush()
                 sync(out.fileno())
-            tree.rename(temporary, path)
+            tree.rename_over(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 tree.unlink(temporary)
