@@ -22,7 +22,6 @@ from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import is_held
 from truss_cache_tasks.store.names import BLOB_ID, MANIFEST, PUBLISHED
 from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record, write_json
-from truss_cache_tasks.store.tree import FileTree
 
 _FOLDER = f"{RECORDS}/fetches"
 _LINKS = f"{PUBLISHED}/links.json"  # 0.1.0 noted the links of a snapshot there
@@ -95,9 +94,9 @@ def drop_unreadable_notes(root: CacheRoot) -> None:
         except (NewerFormat, Denied):
             continue
         except Unreadable:
-            root.tree.remove_empty_tree(path_of(key))
+            root.tree.remove_empty_tree(f"{_FOLDER}/{key}.json")
             with contextlib.suppress(OSError):
-                root.tree.unlink(path_of(key))
+                root.tree.unlink(f"{_FOLDER}/{key}.json")
 
 
 def note_fetch(
@@ -133,7 +132,7 @@ def reassign_note(root: CacheRoot, note: FetchNote, claims: Collection[tuple[str
     elif claims:
         _write(root, replace(note, claims=frozenset(claims)))
     else:
-        root.tree.unlink(path_of(note.key))
+        root.tree.unlink(f"{_FOLDER}/{note.key}.json")
 
 
 def _write(root: CacheRoot, note: FetchNote) -> None:
@@ -143,22 +142,13 @@ def _write(root: CacheRoot, note: FetchNote) -> None:
         "blobs": sorted(note.blobs),
         "paths": sorted(note.paths),
     }
-    write_json(root.tree, path_of(note.key), value, indent=None)
+    write_json(root.tree, f"{_FOLDER}/{note.key}.json", value, indent=None)
 
 
 def _read(root: CacheRoot, key: str) -> FetchNote:
-    return parse(root.tree, path_of(key))
-
-
-def path_of(key: str) -> str:
-    """Return where the note of this request is, relative to a root."""
-    return f"{_FOLDER}/{key}.json"
-
-
-def parse(tree: FileTree, path: str) -> FetchNote:
-    """Return what this file notes, nothing where it is missing. Raises Unreadable."""
-    key = os.path.basename(path).partition(".")[0]
-    value = read_record(tree, path)
+    """Return what is noted of this request, nothing without a file. Raises Unreadable."""
+    path = f"{_FOLDER}/{key}.json"
+    value = read_record(root.tree, path)
     if value is None:
         return FetchNote(key)
     found = record_file.check_fields(value, _FIELDS, os.path.basename(path), more=True)

@@ -24,7 +24,6 @@ from truss_cache_tasks.store.blob import (
     link_blob,
     link_or_copy,
     local_blob,
-    rename_over,
     show_file,
 )
 from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, found_folder, token
@@ -110,7 +109,7 @@ class HubLayout:
                 temporary = f"{PARTIALS}/{os.path.basename(path)}.{token()}"
                 stat = link_or_copy(blob, self.tree, temporary, cancel, link=may_link)
                 self.before_publish(path, stat.st_mtime_ns)
-                rename_over(self.tree, temporary, path)
+                self.tree.rename_over(temporary, path)
                 self.tree.unlink(temporary)  # rename(2) of two links to one file does nothing
             return local_blob(self.tree, path, stat, blob.xxh3, blob.digest)
 

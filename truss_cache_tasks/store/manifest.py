@@ -162,7 +162,6 @@ def write_manifest(root: CacheRoot, manifest: Manifest) -> None:
             return
     if old is not None and {f.path for f in old.files} - {f.path for f in manifest.files}:
         write_json(root.tree, _path_of_superseded(old), to_json(old))
-    root.tree.remove_empty_tree(path)
     write_json(root.tree, path, to_json(manifest))
 
 

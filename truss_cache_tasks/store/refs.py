@@ -48,8 +48,7 @@ class HubRefs:
         descriptor = self.tree.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
         with open(descriptor, "w", encoding="ascii") as out:
             out.write(commit)
-        self.tree.remove_empty_tree(f"refs/{revision}")
-        self.tree.rename(temporary, f"refs/{revision}")
+        self.tree.rename_over(temporary, f"refs/{revision}")
 
     def drop(self, paths: Collection[str]) -> None:
         """Remove the refs to snapshots that hold nothing but `paths`: scan_cache_dir() would warn of them."""
