@@ -22,7 +22,7 @@ from truss_cache_tasks import load_config
 from truss_cache_tasks.app.cli import COMMANDS
 from truss_cache_tasks.config.settings import VARIABLES, read_settings
 from truss_cache_tasks.model.keys import canonical
-from truss_cache_tasks.model.records import FORMAT, Claims, Pin, Project
+from truss_cache_tasks.model.records import FORMAT, Claims, Maker, Pin, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import names as store_names
 from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims
@@ -340,7 +340,11 @@ def test_a_written_out_note_of_a_fetch_is_read_as_it_stands(tmp_path: Path) -> N
     place = hub_root(tmp_path)
     (written,) = records("fetches")
     ((project, name),) = written["claims"]
-    note_fetch(place, "0" * 64, (project, name), blobs=written["blobs"], paths=written["paths"])
+    maker = Maker(**written["makers"][project])
+    uses, size = written["uses"], written["size"]
+    note_fetch(
+        place, "0" * 64, (project, name), maker, blobs=written["blobs"], paths=written["paths"], uses=uses, size=size
+    )
     assert json.loads((place.records / "fetches" / f"{'0' * 64}.json").read_text()) == written
 
 

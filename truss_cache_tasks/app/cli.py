@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.workspace import Workspace, open_workspace
-from truss_cache_tasks.config.settings import VARIABLES
+from truss_cache_tasks.config.document import NAMES as CONFIG_NAMES
+from truss_cache_tasks.config.settings import VARIABLES, parse_age, parse_size
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, DiskError, Stopped
 from truss_cache_tasks.model.records import FORMAT
 from truss_cache_tasks.operations.context import EntryContext
@@ -253,6 +255,29 @@ def _verify(options: argparse.Namespace) -> int:
     return reports.verify([(context.name, workspace, context) for context in contexts], output.write)
 
 
+def _du(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app import usage
+
+    if not _has_config(options) and not options.names:
+        return usage.write_usage(usage.scope_of_machine(), output.write)
+    workspace, contexts = _open(options)
+    return usage.write_usage(usage.scope_of([workspace], ((one.name, one) for one in contexts)), output.write)
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app import usage
+
+    scope = usage.scope_of([open_workspace(options.config)]) if _has_config(options) else usage.scope_of_machine()
+    return usage.write_prune(
+        scope, output.write, older_than_s=options.older_than, keep_bytes=options.keep_bytes, yes=options.yes
+    )
+
+
+def _has_config(options: argparse.Namespace) -> bool:
+    """Return whether a config is named, or is in the current folder."""
+    return bool(options.config or os.environ.get("TRUSS_CONFIG") or any(map(os.path.lexists, CONFIG_NAMES)))
+
+
 def _key(options: argparse.Namespace) -> int:
     workspace = open_workspace(options.config)
     workspace.warn()
@@ -285,6 +310,16 @@ def _flag(*flags: str, what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     return flags, {"action": "store_true", "help": what}
 
 
+def _option(flag: str, metavar: str, rule: Callable[[str], Any], what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    def parse(text: str) -> Any:
+        try:
+            return rule(text)
+        except ValueError as want:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {want}") from None
+
+    return (flag,), {"metavar": metavar, "type": parse, "help": what}
+
+
 COMMANDS = {
     "run": Command(
         "fetch what is stale (the default)",
@@ -306,6 +341,17 @@ COMMANDS = {
         (_flag("--check", what="exit 1 if a run would have to read a store"),),
     ),
     "verify": Command("hash everything again, and name each bad file", _verify),
+    "du": Command("say what the cache holds, shares, and no claim lists", _du),
+    "prune": Command(
+        "remove what no living claim lists; dry without --yes",
+        _prune,
+        (
+            _flag("--yes", what="remove it; without this, only print what would go"),
+            _option("--older-than", "AGE", parse_age, "drop claims of other hosts not renewed for AGE (30d, 12h, 8w)"),
+            _option("--keep-bytes", "SIZE", parse_size, "remove the least recently used first, down to SIZE (500G)"),
+        ),
+        takes=None,
+    ),
     "key": Command("print the portable cache key for CI", _key, takes=None),
     "help": Command(
         "list the commands, `help env` our environment variables", _help, takes=("TOPIC", "env, or a command")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from truss_cache_tasks.app.output import format_bytes, format_count, notify
-from truss_cache_tasks.events import Committed, Event, Received, Relisting, Retrying, Started, Waiting, Warned
+from truss_cache_tasks.events import Committed, Event, Evicted, Received, Relisting, Retrying, Started, Waiting, Warned
 
 _EVERY_S = 10.0
 _EVERY_RETRY_S = 5.0
@@ -56,6 +56,8 @@ class EntryDisplay:
                 self._say(_waiting(event))
             case Relisting():
                 self._say("the source changed meanwhile: listing it again")
+            case Evicted():
+                self._say(f"evicted {format_bytes(event.size)} that no claim lists from {event.path}")
             case Warned():
                 self._say(f"warning: {event.message}")
             case Committed():

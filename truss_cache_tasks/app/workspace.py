@@ -28,7 +28,7 @@ from truss_cache_tasks.store.names import pin_name
 
 if TYPE_CHECKING:
     from truss_cache_tasks.operations.forecast import Forecast
-    from truss_cache_tasks.store.clean import Cleaned
+    from truss_cache_tasks.store.removal import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 
@@ -61,7 +61,7 @@ class Workspace:
     @cached_property
     def cleaned(self) -> Cleaned:
         """What all calls of `clean` in this process removed together."""
-        from truss_cache_tasks.store.clean import Cleaned
+        from truss_cache_tasks.store.removal import Cleaned
 
         return Cleaned()
 
@@ -133,6 +133,7 @@ class Workspace:
             model_cache=self.model_cache,
             dry=dry,
         )
+        output.warn_once(self.cleaned.warnings)
         return self.cleaned
 
 
@@ -172,6 +173,8 @@ def open_workspace(
         id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
         config=str(config.path),
         entries=project_entries(config.entries),
+        host=os.uname().nodename,
+        is_named=settings.project is not None,
     )
     contexts = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
     roots = {str(root.path) for context in contexts for root in context.roots}

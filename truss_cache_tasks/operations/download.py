@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from truss_cache_tasks import transfer
@@ -54,8 +55,9 @@ class BlobFetcher:
         """
         missing = list({file.content_id: file for file in files if file.content_id not in blobs}.values())
         check_space(root, missing, blobs.values())
-        if missing:
-            self._note_fetch(root, missing)
+        with self.room_for(root, files, blobs):
+            if missing:
+                self._note_fetch(root, missing, blobs)
         has_arrived = functools.partial(self._has_arrived, root, blobs, last_commit(root.tree), rehash)
         for _ in range(ATTEMPTS):
             if not missing:
@@ -72,14 +74,30 @@ class BlobFetcher:
             missing = [planned for planned in pull.busy + pull.lost if not has_arrived(planned)]
         raise keeps_changing(root)
 
-    def _note_fetch(self, root: CacheRoot, missing: Iterable[PlannedFile]) -> None:
-        """Note that this entry owns the blobs and partials that are about to come (docs/adr/0016)."""
+    def room_for(
+        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Make room for `files` in the budget of `root`, where there is one; see `budget.room_for`."""
+        limit = self.context.settings.max_bytes
+        if limit is None:
+            return contextlib.nullcontext()
+        from truss_cache_tasks.operations.budget import room_for  # few machines have a budget
+
+        return room_for(self.context, self.run, root, files, blobs, limit=limit)
+
+    def _note_fetch(self, root: CacheRoot, missing: Sequence[PlannedFile], uses: Iterable[ContentId]) -> None:
+        """Note that this entry owns the blobs and partials that are about to come, and which others it needs.
+
+        See docs/adr/0016.
+        """
         context = self.context
         remember_roots(context.settings, context.project, self.run.warn)
         ids = {root.layout.blob_id(planned.content_id) for planned in missing}
+        size = sum(planned.file.size for planned in missing)
         with locked(root.lock("root"), self.run.cancel, self.run.waits_for_root):
-            owner = (context.project.id, context.claim_in(root))
-            note_fetch(root, request_key(context.request_in(root)), owner, blobs=ids)
+            owner, maker = (context.project.id, context.claim_in(root)), context.project.maker(time.time())
+            key, used = request_key(context.request_in(root)), set(map(root.layout.blob_id, uses))
+            note_fetch(root, key, owner, maker, blobs=ids, uses=used, size=size)
 
     def _has_arrived(
         self, root: CacheRoot, blobs: dict[ContentId, LocalBlob], since_ns: int, rehash: bool, planned: PlannedFile

@@ -137,6 +137,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim an entry that is whole, if it still is under the root's lock: another project may clean it before that."""
     remember_roots(context.settings, context.project, run.warn)
+    _warn_of_other_claims(context, context.root, run)
     claimant = _claimant(context, context.root, run, resolved=False)
     reread = partial(read_status, context)
     return claim_if_whole(context.root, claimant, reread, cancel=run.cancel, on_wait=run.waits_for_root)
@@ -232,6 +233,8 @@ class _OnlineFetch:
         hub_root = self.context.hub_root
         if hub_root is not None and self._fills_hub_first(hub_root, listing):
             self._check_paths(root, plan, blobs)
+            with self.fetcher.room_for(root, plan.files, blobs):  # before the first byte comes into the hub cache
+                pass
             self._fetch_into_hub(hub_root, listing)
             blobs = self._find_blobs(plan)
         manifest = self._retry_if_blobs_vanished(root, plan, blobs, conflicts)
@@ -305,6 +308,7 @@ def _commit(
 ) -> Manifest:
     """Put the blobs where paths of `root` can show them, and commit. Raises Vanished and PinMoved."""
     remember_roots(context.settings, context.project, run.warn)
+    _warn_of_other_claims(context, root, run)
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
         on_wait = run.waits_for("file", planned.file.path)
@@ -312,6 +316,20 @@ def _commit(
         adopted[planned.content_id] = blob
     claimant = _claimant(context, root, run, resolved=resolved)
     return commit(root, plan, adopted, claimant, pinned=pinned, cancel=run.cancel, on_wait=run.waits_for_root)
+
+
+def _warn_of_other_claims(context: EntryContext, root: CacheRoot, run: RunContext) -> None:
+    """Warn of claims under this project's id that another host or config made: this run may take them over."""
+    others = claims.claims_of_others(claims.read_claims(root, context.project.id), context.project)
+    if not others:
+        return
+    name, other = min(others.items(), key=lambda item: (item[0] != context.claim_in(root), item[0]))
+    more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+    run.warn(
+        f"{root.path}: found the claim {name!r}{more} of {other.config} on {other.host!r} under this project's id "
+        f"{context.project.id}, expected none but of {context.project.config} on {context.project.host!r}: set another "
+        "TRUSS_CACHE_PROJECT for each project, or the same one for both if they are one"
+    )
 
 
 def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolved: bool) -> Claimant:

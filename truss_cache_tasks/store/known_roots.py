@@ -31,6 +31,17 @@ def known_roots(settings: Settings, project: Project) -> set[str]:
         return set()
 
 
+def all_known_roots(settings: Settings) -> set[str]:
+    """Return the absolute paths of the roots that any project has used; none of a note that cannot be read."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        for name in FileTree(settings.state_dir).names(""):
+            project, dot, kind = name.rpartition(".")
+            if dot and kind == "json":
+                found |= known_roots(settings, Project(id=project, config="", entries={}))
+    return found
+
+
 def remember_roots(settings: Settings, project: Project, warn: Callable[[str], object]) -> None:
     """Note the roots of the config, beside those that it had before. Calls `warn` where that cannot be written."""
     if not set(project.roots) <= known_roots(settings, project):

@@ -10,9 +10,10 @@
     partials/{id}.{token}       files that are being fetched, or that a run left for the next one
     partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
     partials/put.{token}        a file, link (`link.`) or ref (`ref.`) that gets its final name in the next step
-    locks/{name}.lock           flock(2) files, empty: `root`, `entry-{key}`, `{id}`, `try.{token}`
+    locks/{name}.lock           flock(2) files, empty: `root`, `budget`, `entry-{key}`, `{id}`, `try.{token}`
 {hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, held while a blob of its cache is written
 {hub}/.locks/models--org--name/removed.{token}  an empty repo folder, while it is removed
+{hub}/.locks/truss-cache-budget.lock            while it is decided whether a fetch fits into TRUSS_CACHE_MAX_BYTES
 
 {id} is 40 or 64 hex digits, {token} 8. The JSON files are replaced by way of {name}.{token}.tmp beside them.
 """
@@ -38,7 +39,8 @@ PARTIAL = re.compile(rf"({BLOB_ID})\.{TOKEN}")
 JOURNAL = re.compile(rf"({BLOB_ID})\.{TOKEN}\.parts")
 STAGED = re.compile(r"([0-9a-f]{40})\.([0-9a-f]{32})\.([a-z0-9-]+)")
 MANIFEST = re.compile(r"([0-9a-f]{64})(?:\.[0-9a-f]{12})?\.json")
-LOCK = re.compile(rf"(?:root|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN})\.lock")
+LOCK = re.compile(rf"(?:root|budget|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN})\.lock")
+BUDGET_LOCK = ".locks/truss-cache-budget.lock"  # below the hub cache
 REMOVED = re.compile(rf"removed\.{TOKEN}")  # a repo's folder while it is removed, in huggingface_hub's folder of locks
 
 RECORD_NAMES: dict[str, str] = {  # folder below ours -> the names of its JSON files
