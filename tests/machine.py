@@ -47,6 +47,7 @@ class Machine:
     """`hub_cache`, `model_cache`, `mounts` and `secrets` below `root`; the Hub is the stand-in."""
 
     connections: int | None = None
+    max_bytes: int | None = None
 
     def __init__(self, root: Path, hub: Hub) -> None:
         self.root, self.hub = root, hub
@@ -60,7 +61,9 @@ class Machine:
             **{"HF_ENDPOINT": self.hub.url, "HF_HUB_CACHE": str(self.hub_cache), "HOME": str(self.root)},
             **env,
         )
-        return Settings(**{**vars(base), "mount_root": self.mounts, "connections": self.connections})
+        return Settings(
+            **{**vars(base), "mount_root": self.mounts, "connections": self.connections, "max_bytes": self.max_bytes}
+        )
 
     def truss(self, *entries: Entry, project: str = "ours", **env: str) -> Trussed:
         """A config with these entries, read anew: another call is the same config after an edit."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -13,8 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.workspace import Workspace, open_workspace
-from truss_cache_tasks.config.document import NAMES as CONFIG_NAMES
+from truss_cache_tasks.app.workspace import Workspace, is_config_named, open_workspace
 from truss_cache_tasks.config.settings import VARIABLES, parse_age, parse_size
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, DiskError, Stopped
 from truss_cache_tasks.model.records import FORMAT
@@ -258,7 +256,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _du(options: argparse.Namespace) -> int:
     from truss_cache_tasks.app import usage
 
-    if not _has_config(options) and not options.names:
+    if not is_config_named(options.config) and not options.names:
         return usage.write_usage(usage.scope_of_machine(), output.write)
     workspace, contexts = _open(options)
     return usage.write_usage(usage.scope_of([workspace], ((one.name, one) for one in contexts)), output.write)
@@ -267,15 +265,14 @@ def _du(options: argparse.Namespace) -> int:
 def _prune(options: argparse.Namespace) -> int:
     from truss_cache_tasks.app import usage
 
-    scope = usage.scope_of([open_workspace(options.config)]) if _has_config(options) else usage.scope_of_machine()
+    scope = (
+        usage.scope_of([open_workspace(options.config)])
+        if is_config_named(options.config)
+        else usage.scope_of_machine()
+    )
     return usage.write_prune(
         scope, output.write, older_than_s=options.older_than, keep_bytes=options.keep_bytes, yes=options.yes
     )
-
-
-def _has_config(options: argparse.Namespace) -> bool:
-    """Return whether a config is named, or is in the current folder."""
-    return bool(options.config or os.environ.get("TRUSS_CONFIG") or any(map(os.path.lexists, CONFIG_NAMES)))
 
 
 def _key(options: argparse.Namespace) -> int:

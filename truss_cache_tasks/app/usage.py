@@ -6,12 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.output import format_bytes, format_count
-from truss_cache_tasks.app.workspace import MODEL_CACHE, Workspace
-from truss_cache_tasks.config.settings import read_settings
+from truss_cache_tasks.app.workspace import Workspace, machine_settings
 from truss_cache_tasks.model.records import ClaimId, Maker, Project
 from truss_cache_tasks.model.usage import DeadClaim, EntryUsage, RootUsage, Sizes
 from truss_cache_tasks.operations.context import EntryContext
@@ -59,8 +57,7 @@ def scope_of(workspaces: Iterable[Workspace], chosen: Iterable[tuple[str, EntryC
 
 def scope_of_machine() -> Scope:
     """Return the scope without a config: the caches that the environment names, and the roots noted on this machine."""
-    settings = read_settings(os.environ, Path.cwd())
-    roots = roots_of_machine(settings, settings.model_cache_dir or MODEL_CACHE)
+    roots = roots_of_machine(*machine_settings())
     return Scope(projects=(), roots=tuple({os.path.realpath(r.path): r for r in roots}.values()), entries={})
 
 

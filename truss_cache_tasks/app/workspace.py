@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
+from truss_cache_tasks.config.document import NAMES as CONFIG_NAMES
 from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.config.loader import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
@@ -185,6 +186,18 @@ def open_workspace(
     if not contexts:
         warnings += (f"{config.path.name}: no model_cache entries, nothing to fetch",)
     return Workspace(config.path, settings, cache, contexts, project, warnings)
+
+
+def is_config_named(path: str | None) -> bool:
+    """Return whether `path` or TRUSS_CONFIG names a config, or one lies in the current folder."""
+    named = path or read_settings(os.environ, Path.cwd()).config
+    return named is not None or any(map(os.path.lexists, CONFIG_NAMES))
+
+
+def machine_settings() -> tuple[Settings, Path]:
+    """Return the settings of the environment, and the model cache without a config. Raises ConfigError."""
+    settings = read_settings(os.environ, Path.cwd())
+    return settings, settings.model_cache_dir or MODEL_CACHE
 
 
 def _refuse_own_source(contexts: Iterable[EntryContext]) -> None:

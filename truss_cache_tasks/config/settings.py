@@ -54,7 +54,7 @@ VARIABLES = (
     Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
     Variable(
         "TRUSS_CACHE_MAX_BYTES",
-        "bytes of ours in the hub cache, in the model cache and in each mount (K, M, G, T of 1000)",
+        "bytes of ours in the hub cache, the model cache, each mount; such as 500G",
         "unlimited",
     ),
     Variable("TRUSS_CACHE_REPLACE", "1: replace foreign files at the paths of an entry (else it fails)", "0"),
