@@ -351,7 +351,9 @@ def test_a_written_out_note_of_a_fetch_is_read_as_it_stands(tmp_path: Path) -> N
 def test_a_written_out_file_of_roots_is_that_of_its_project(tmp_path: Path) -> None:
     settings = read_settings({"XDG_STATE_HOME": str(tmp_path)}, tmp_path)
     (written,) = records("roots")
-    remember_roots(settings, Project("docs", written["config"], {}, tuple(written["roots"])), pytest.fail)
+    remember_roots(
+        settings, Project("docs", written["config"], {}, tuple(written["roots"]), written["host"]), pytest.fail
+    )
     assert json.loads((tmp_path / "truss-cache" / "docs.json").read_text()) == written
 
 

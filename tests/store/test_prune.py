@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,11 @@ from machine import BIG, FILES, OTHER, Judge, Machine, Trussed, read
 from servers.hub import Hub, Repo
 
 from truss_cache_tasks.errors import AccessDenied, DiskError
-from truss_cache_tasks.events import Evicted
+from truss_cache_tasks.events import Evicted, Warned
 from truss_cache_tasks.model.usage import Sizes
-from truss_cache_tasks.operations.roots import roots_of_project
+from truss_cache_tasks.operations.roots import forget_gone_projects, roots_of_project, with_roots_of_gone_projects
 from truss_cache_tasks.operations.usage import CacheUsage, PruneResult, dead_rule, prune, read_cache_usage
+from truss_cache_tasks.store.known_roots import noted_projects
 from truss_cache_tasks.store.locks import locked
 
 MAIN = "org/name"
@@ -398,7 +402,7 @@ def test_two_hosts_of_one_path_warn_and_neither_loses_its_claim_in_silence(
     first.run(MAIN)
     second = on_host(machine.truss(entry(MAIN, allow_patterns=["*.json"])), "b")
     second.run()
-    (said,) = [event.message for event in second.recorder.events if type(event).__name__ == "Warned"]
+    (said,) = [event.message for event in second.recorder.of(Warned)]
     assert "'a'" in said
     assert "TRUSS_CACHE_PROJECT" in said
     third = on_host(machine.truss(entry("org/b")), "c")
@@ -413,3 +417,55 @@ def on_host(truss: Trussed, host: str) -> Trussed:
     space.project = replace(space.project, host=host, is_named=False)
     space.contexts = tuple(replace(context, project=space.project) for context in space.contexts)
     return truss
+
+
+def test_roots_that_only_a_config_that_is_gone_used_are_pruned_and_forgotten(machine: Machine, repo: Repo) -> None:
+    job = living(machine.truss(entry(MAIN, mount_location="/m"), project="job", XDG_STATE_HOME=str(machine.root / "s")))
+    job.run()
+    settings, rule = job.workspace.settings, dead_rule([])
+    assert noted_projects(settings)["job"].roots == {str(machine.mounts / "m"), str(machine.repo())}
+    assert with_roots_of_gone_projects([], settings, rule) == []
+    remove_config(job)
+    rule = dead_rule([])
+    roots = with_roots_of_gone_projects([], settings, rule)
+    assert {root.path for root in roots} == {machine.mounts / "m", machine.repo()}
+    assert freed(prune(roots, rule, dry=False)) == TOTAL
+    forget_gone_projects(settings, rule)
+    assert not (machine.root / "s" / "truss-cache").exists()
+
+
+def test_a_root_that_cannot_be_written_is_named_and_the_others_are_pruned(
+    machine: Machine, hub: Hub, repo: Repo, keeper: Trussed, request: pytest.FixtureRequest
+) -> None:
+    made = fetched_in_order(machine, hub, ("a", "b"))
+    with read_only(machine.repo("org/a"), request):
+        done = pruned(keeper)
+        assert done.left == (f"{machine.repo('org/a')}: not writable",)
+        assert sum(root.size for root in done.roots) == 1000
+        assert made["a"].fresh
+    assert freed(pruned(keeper)) == 1000
+
+
+def test_a_clean_of_a_root_that_cannot_be_written_drops_the_records_of_the_others(
+    machine: Machine, hub: Hub, repo: Repo, request: pytest.FixtureRequest
+) -> None:
+    hub.create("org/a").commit({"a.bin": b"a"})
+    truss = machine.truss(entry("org/a"), entry(MAIN))
+    truss.run()
+    with read_only(machine.repo("org/a"), request):
+        assert truss.clean().left == [f"{machine.repo('org/a')}: not writable"]
+        assert not machine.repo().exists()
+
+
+@contextlib.contextmanager
+def read_only(folder: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Mount `folder` read-only for the block. Needs root, which CI has."""
+    if os.geteuid():
+        assert not os.environ.get("CI"), "CI must be able to mount"
+        pytest.skip("needs root: a read-only mount")
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

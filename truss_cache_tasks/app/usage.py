@@ -10,10 +10,16 @@ from dataclasses import dataclass
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.output import format_bytes, format_count
 from truss_cache_tasks.app.workspace import Workspace, machine_settings
+from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.model.records import ClaimId, Maker, Project
 from truss_cache_tasks.model.usage import DeadClaim, EntryUsage, RootUsage, Sizes
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.operations.roots import roots_of_machine, roots_of_project
+from truss_cache_tasks.operations.roots import (
+    forget_gone_projects,
+    roots_of_machine,
+    roots_of_project,
+    with_roots_of_gone_projects,
+)
 from truss_cache_tasks.operations.usage import PruneResult, dead_rule, prune, read_cache_usage
 from truss_cache_tasks.store.layout import CacheRoot
 
@@ -29,36 +35,44 @@ class Scope:
 
     Attributes:
         projects: of the configs that were read.
+        settings: of the environment.
         roots: the cache roots, each once.
         entries: label -> claims, of the entries to tell of.
     """
 
     projects: tuple[Project, ...]
+    settings: Settings
     roots: tuple[CacheRoot, ...]
     entries: Mapping[str, frozenset[ClaimId]]
 
 
 def scope_of(workspaces: Iterable[Workspace], chosen: Iterable[tuple[str, EntryContext]] = ()) -> Scope:
-    """Return the scope of these configs: every root that they may use.
+    """Return the scope of these configs: every root that they may use, and those of configs that are gone.
 
     Args:
         chosen: (label, entry) of the entries to tell of.
     """
     workspaces = list({id(workspace): workspace for workspace in workspaces}.values())
-    roots: dict[str, CacheRoot] = {}
+    found: list[CacheRoot] = []
     for workspace in workspaces:
         workspace.warn()
         settings, cache = workspace.settings, workspace.model_cache
-        for root in roots_of_project(workspace.contexts, workspace.project, settings, cache):
-            roots.setdefault(os.path.realpath(root.path), root)
+        found += roots_of_project(workspace.contexts, workspace.project, settings, cache)
+    settings, _ = machine_settings()
+    projects = tuple(one.project for one in workspaces)
+    roots = with_roots_of_gone_projects(found, settings, dead_rule(projects))
     entries = {label: frozenset((context.project.id, claim) for claim in context.claims) for label, context in chosen}
-    return Scope(projects=tuple(one.project for one in workspaces), roots=tuple(roots.values()), entries=entries)
+    return Scope(projects=projects, settings=settings, roots=_each_once(roots), entries=entries)
 
 
 def scope_of_machine() -> Scope:
     """Return the scope without a config: the caches that the environment names, and the roots noted on this machine."""
-    roots = roots_of_machine(*machine_settings())
-    return Scope(projects=(), roots=tuple({os.path.realpath(r.path): r for r in roots}.values()), entries={})
+    settings, cache = machine_settings()
+    return Scope(projects=(), settings=settings, roots=_each_once(roots_of_machine(settings, cache)), entries={})
+
+
+def _each_once(roots: Iterable[CacheRoot]) -> tuple[CacheRoot, ...]:
+    return tuple({os.path.realpath(root.path): root for root in roots}.values())
 
 
 def write_usage(scope: Scope, write: Write) -> int:
@@ -136,7 +150,10 @@ def write_prune(scope: Scope, write: Write, *, older_than_s: float | None, keep_
         3 if something could not be read or removed, else 0.
     """
     signals.install()
-    result = prune(scope.roots, dead_rule(scope.projects, older_than_s), keep_bytes=keep_bytes, dry=not yes)
+    rule = dead_rule(scope.projects, older_than_s)
+    result = prune(scope.roots, rule, keep_bytes=keep_bytes, dry=not yes)
+    if yes:
+        forget_gone_projects(scope.settings, rule)
     for line in _format_dropped(result, "dropped" if yes else "would drop"):
         write(line)
     verb = "removed" if yes else "would remove"
@@ -151,7 +168,7 @@ def write_prune(scope: Scope, write: Write, *, older_than_s: float | None, keep_
     if result.left:
         output.notify("the prune is incomplete:", *(f"  {line}" for line in result.left))
         output.notify("hint: Remove the cause, then prune again.")
-    elif not yes and files:
+    elif not yes and (files or any(root.dropped for root in result.roots)):
         output.notify("hint: Nothing was removed. Add --yes to remove it.")
     return INCOMPLETE if result.left else 0
 

@@ -9,9 +9,10 @@ from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.store.clean import roots_of
+from truss_cache_tasks.store.dead_claims import DeadRule
 from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.hub_layout import hub_root
-from truss_cache_tasks.store.known_roots import all_known_roots, known_roots
+from truss_cache_tasks.store.known_roots import NotedRoots, forget_empty_roots, known_roots, noted_projects
 from truss_cache_tasks.store.layout import CacheRoot
 
 
@@ -30,7 +31,31 @@ def roots_of_project(
 
 def roots_of_machine(settings: Settings, model_cache: Path) -> list[CacheRoot]:
     """Return the model cache, all repos of the hub cache, and the roots that any project's runs have noted here."""
-    return _with_known(_default_roots({}, settings, model_cache), all_known_roots(settings))
+    known = {path for noted in noted_projects(settings).values() for path in noted.roots}
+    return _with_known(_default_roots({}, settings, model_cache), known)
+
+
+def with_roots_of_gone_projects(roots: Iterable[CacheRoot], settings: Settings, rule: DeadRule) -> list[CacheRoot]:
+    """Return `roots`, and those that runs of configs noted which are gone from this host: nobody else prunes them."""
+    known = {path for noted in _gone_projects(settings, rule).values() for path in noted.roots}
+    return _with_known({root.path: root for root in roots}, known)
+
+
+def forget_gone_projects(settings: Settings, rule: DeadRule) -> None:
+    """Forget the roots in which nothing of ours is, of the configs of this host which are gone. Raises DiskError."""
+    for project, noted in _gone_projects(settings, rule).items():
+        forget_empty_roots(settings, Project(id=project, config=noted.config, entries={}, host=noted.host))
+
+
+def _gone_projects(settings: Settings, rule: DeadRule) -> dict[str, NotedRoots]:
+    return {
+        project: noted
+        for project, noted in noted_projects(settings).items()
+        if noted.config
+        and noted.host == rule.host
+        and rule.is_gone(noted.config)
+        and not rule.project_of((project, ""))
+    }
 
 
 def budget_roots(root: CacheRoot) -> list[CacheRoot]:

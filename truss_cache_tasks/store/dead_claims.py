@@ -43,9 +43,13 @@ class DeadRule:
         if maker.host != self.host:
             is_old = self.older_than_s is not None and math.isfinite(maker.when)
             return "of another host, and not renewed since" if is_old and self._is_older(maker.when) else ""
-        if maker.config not in self._gone:
-            self._gone[maker.config] = is_config_gone(maker.config)
-        return "its config is gone" if self._gone[maker.config] else ""
+        return "its config is gone" if self.is_gone(maker.config) else ""
+
+    def is_gone(self, config: str) -> bool:
+        """Whether this config of this host is gone; looked up once."""
+        if config not in self._gone:
+            self._gone[config] = is_config_gone(config)
+        return self._gone[config]
 
     def project_of(self, claim: ClaimId) -> Project | None:
         """Return the project of a claim, if its config was read."""

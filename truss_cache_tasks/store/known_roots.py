@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import DiskError
@@ -19,27 +20,48 @@ from truss_cache_tasks.store.locks import LockFile, locked
 from truss_cache_tasks.store.record_file import Unreadable, read_record, write_json
 from truss_cache_tasks.store.tree import FileTree
 
-_FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(record_file.is_root, value))}
+_FIELDS = {
+    "roots": lambda value: isinstance(value, list) and all(map(record_file.is_root, value)),
+    "config": record_file.is_text,
+    "host": record_file.is_text,
+}
 
 
 def known_roots(settings: Settings, project: Project) -> set[str]:
     """Return the absolute paths of the roots that this project has used; none where the note cannot be read."""
-    try:
-        value = read_record(FileTree(settings.state_dir), f"{project.id}.json")
-        return set() if value is None else set(record_file.check_fields(value, _FIELDS, "it", more=True)["roots"])
-    except (Unreadable, DiskError):
-        return set()
+    return _read(settings, project.id).roots
 
 
-def all_known_roots(settings: Settings) -> set[str]:
-    """Return the absolute paths of the roots that any project has used; none of a note that cannot be read."""
-    found: set[str] = set()
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NotedRoots:
+    """What is noted of one project.
+
+    Attributes:
+        config, host: whose note it is; "" where it does not say.
+        roots: absolute paths.
+    """
+
+    config: str = ""
+    host: str = ""
+    roots: set[str] = field(default_factory=set)
+
+
+def noted_projects(settings: Settings) -> dict[str, NotedRoots]:
+    """Return what is noted of each project that ran here, by project id; without notes that cannot be read."""
+    names: list[str] = []
     with contextlib.suppress(OSError):
-        for name in FileTree(settings.state_dir).names(""):
-            project, dot, kind = name.rpartition(".")
-            if dot and kind == "json":
-                found |= known_roots(settings, Project(id=project, config="", entries={}))
-    return found
+        names = FileTree(settings.state_dir).names("")
+    return {name[:-5]: _read(settings, name[:-5]) for name in names if name.endswith(".json")}
+
+
+def _read(settings: Settings, project: str) -> NotedRoots:
+    """Return what is noted of this project; nothing where that cannot be read."""
+    try:
+        value = read_record(FileTree(settings.state_dir), f"{project}.json") or {"roots": []}
+        found = record_file.check_fields(value, _FIELDS, "it", optional=("config", "host"), more=True)
+    except (Unreadable, DiskError, OSError):
+        return NotedRoots()
+    return NotedRoots(config=found.get("config", ""), host=found.get("host", ""), roots=set(found["roots"]))
 
 
 def remember_roots(settings: Settings, project: Project, warn: Callable[[str], object]) -> None:
@@ -67,7 +89,8 @@ def _write(
         roots = known_roots(settings, project) | set(add)
         roots = roots if only is None else roots & set(only)
         if roots:
-            write_json(state, path, {"format": FORMAT, "config": project.config, "roots": sorted(roots)})
+            note = {"config": project.config, "host": project.host, "roots": sorted(roots)}
+            write_json(state, path, {"format": FORMAT, **note})
         else:
             state.unlink(path)
     with contextlib.suppress(OSError):

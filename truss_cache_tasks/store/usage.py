@@ -76,11 +76,14 @@ def read_usage(root: CacheRoot, rule: DeadRule, *, needed: Collection[str] = (),
 
     Args:
         needed: ids of blobs that the caller is about to use.
-        foreign: count the files of the user and of other tools too, which reads every folder of the root.
+        foreign: count the files of the user and of other tools too, which reads every folder of a root that has
+            records, or is a repo of the hub cache.
     """
     with root.tree.kept_open():
         if not root.tree.is_folder(RECORDS):
-            files, size = _count_foreign(root, set()) if foreign else (0, 0)
+            # a folder that was never used as a root, which may be any folder of the user's, is not looked at
+            is_looked_at = foreign and root.layout.hub is not None
+            files, size = _count_foreign(root, set()) if is_looked_at else (0, 0)
             return RootUsage(
                 root=str(root.path), protected="", files=(), units={}, foreign_files=files, foreign_size=size
             )
