@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from entries import entry
 from machine import BIG, FILES, OTHER, Judge, Machine, Trussed, read
 from servers.hub import Hub, Repo
+from servers.tools import wait_until
 
 from truss_cache_tasks.errors import AccessDenied, DiskError
 from truss_cache_tasks.events import Evicted, Warned
@@ -469,3 +470,48 @@ def read_only(folder: Path, request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_fetch_counts_what_another_one_is_about_to_bring(
+    machine: Machine, hub: Hub, in_background: Callable[[Callable[[], Any]], Callable[[], Any]]
+) -> None:
+    """One of two fetches that begin together gets the room; the other one fails, and takes nothing from the first."""
+    for name in ("a", "b"):
+        hub.create(f"org/{name}").commit({"w.bin": name.encode() * 3000})
+    machine.max_bytes = 5000
+    hub.fail("w.bin", "stall")
+    first = machine.truss(entry("org/a"), project="a")
+    ended = in_background(first.run)
+    wait_until(lambda: bool(hub.asked("GET", "w.bin")), "the request of the first", alive=lambda: True)
+    second = machine.truss(entry("org/b"), project="b")
+    with pytest.raises(DiskError, match=r"3,000 to come"):
+        second.run()
+    hub.released.set()
+    ended()
+    assert first.fresh
+    assert not machine.repo("org/b").exists()
+
+
+def test_an_eviction_leaves_what_another_fetch_found_and_needs(
+    machine: Machine, hub: Hub, repo: Repo, in_background: Callable[[Callable[[], Any]], Callable[[], Any]]
+) -> None:
+    """The files of a dead claim that a fetch under way reuses are in use, though no manifest of it lists them yet."""
+    machine.truss(entry(MAIN, allow_patterns=["*.bin"]), project="dead").run()
+    hub.fail("config.json", "stall")
+    reuses = living(machine.truss(entry(MAIN, allow_patterns=["*.bin", "*.json"]), project="reuses"))
+    ended = in_background(reuses.run)
+    wait_until(lambda: bool(hub.asked("GET", "config.json")), "the request", alive=lambda: True)
+    keeper = living(machine.truss(project="keeper"))
+    assert freed(pruned(keeper)) == 0
+    machine.asked()
+    hub.released.set()
+    ended()
+    assert machine.downloads() == []
+    assert reuses.fresh
+    assert freed(pruned(keeper)) == 0
+
+
+def test_a_clean_of_a_claim_that_another_host_made_says_so(machine: Machine, repo: Repo) -> None:
+    on_host(machine.truss(entry(MAIN)), "a").run()
+    done = on_host(machine.truss(entry(MAIN)), "b").clean()
+    assert [("'a'" in line, "TRUSS_CACHE_PROJECT" in line) for line in done.warnings] == [(True, True)]

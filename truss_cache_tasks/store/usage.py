@@ -119,9 +119,10 @@ def coming_bytes(root: CacheRoot, but: str) -> int:
     under_way = _keys_under_way(root) - {but}
     for note in state.notes:
         if note.key in under_way and note.size:
-            there = [
-                stat for path, blob_id in _incomplete(root) if blob_id in note.blobs and (stat := _stat(root, path))
+            arrived = [
+                path for path, blob_id in (*_incomplete(root), *root.layout.unshown_blobs()) if blob_id in note.blobs
             ]
+            there = [stat for path in arrived if (stat := _stat(root, path)) is not None]
             coming += max(0, note.size - sum(map(_disk_size, there)))
     return coming
 
@@ -258,7 +259,7 @@ def _incomplete(root: CacheRoot) -> Iterator[tuple[str, str]]:
 
 
 def _count_foreign(root: CacheRoot, ours: Collection[str]) -> tuple[int, int]:
-    """Return how many files in the root are not ours, and their bytes; links and nested roots are left out."""
+    """Return how many files in the root are not ours, and their bytes; links, refs and nested roots are left out."""
     seen: set[tuple[int, int]] = set()
     count = size = 0
     ahead = [""]
@@ -273,7 +274,7 @@ def _count_foreign(root: CacheRoot, ours: Collection[str]) -> tuple[int, int]:
         for name, is_folder in children:
             path = f"{folder}/{name}" if folder else name
             if is_folder:
-                ahead += [path] if name != RECORDS else []
+                ahead += [path] if name != RECORDS and path != root.layout.refs.folder else []
                 continue
             stat = None if path in ours else _stat(root, path)
             if stat is not None and (stat.st_dev, stat.st_ino) not in seen:
