@@ -36,6 +36,7 @@ def test_every_variable_is_read() -> None:
         "TRUSS_CACHE_PROJECT": "my-project.1",
         "TRUSS_CACHE_CONNECTIONS": "256",
         "TRUSS_CACHE_MAX_RATE": "1.5M",
+        "TRUSS_CACHE_MAX_BYTES": "1.5T",
         "TRUSS_CACHE_REPLACE": "1",
         "TRUSS_CACHE_ACCEPT_UNVERIFIED": "1",
         "TRUSS_CACHE_FOLLOW_LINKS": "yes",
@@ -48,6 +49,7 @@ def test_every_variable_is_read() -> None:
     assert settings.secrets_dirs == (Path("/home/me/secrets"), Path("/etc/secrets"))
     assert (settings.project, settings.debug) == ("my-project.1", True)
     assert (settings.connections, settings.max_rate) == (256, 1_500_000)
+    assert settings.max_bytes == 1_500_000_000_000
     assert (settings.replace, settings.accept_unverified, settings.follow_links) == (True, True, True)
     assert {variable.name for variable in VARIABLES} == {name for name in env if name.startswith("TRUSS_")}
 

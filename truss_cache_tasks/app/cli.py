@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.workspace import Workspace, open_workspace
-from truss_cache_tasks.config.settings import VARIABLES
+from truss_cache_tasks.app.workspace import Workspace, is_config_named, open_workspace
+from truss_cache_tasks.config.settings import VARIABLES, parse_age, parse_size
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, DiskError, Stopped
 from truss_cache_tasks.model.records import FORMAT
 from truss_cache_tasks.operations.context import EntryContext
@@ -254,6 +254,28 @@ def _verify(options: argparse.Namespace) -> int:
     return reports.verify(chosen, output.write, quick=options.quick)
 
 
+def _du(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app import usage
+
+    if not is_config_named(options.config) and not options.names:
+        return usage.write_usage(usage.scope_of_machine(), output.write)
+    workspace, contexts = _open(options)
+    return usage.write_usage(usage.scope_of([workspace], ((one.name, one) for one in contexts)), output.write)
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app import usage
+
+    scope = (
+        usage.scope_of([open_workspace(options.config)])
+        if is_config_named(options.config)
+        else usage.scope_of_machine()
+    )
+    return usage.write_prune(
+        scope, output.write, older_than_s=options.older_than, keep_bytes=options.keep_bytes, yes=options.yes
+    )
+
+
 def _key(options: argparse.Namespace) -> int:
     workspace = open_workspace(options.config)
     workspace.warn()
@@ -286,6 +308,16 @@ def _flag(*flags: str, what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     return flags, {"action": "store_true", "help": what}
 
 
+def _option(flag: str, metavar: str, rule: Callable[[str], Any], what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    def parse(text: str) -> Any:
+        try:
+            return rule(text)
+        except ValueError as want:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {want}") from None
+
+    return (flag,), {"metavar": metavar, "type": parse, "help": what}
+
+
 COMMANDS = {
     "run": Command(
         "fetch what is stale (the default)",
@@ -310,6 +342,17 @@ COMMANDS = {
         "hash everything again, and name each bad file",
         _verify,
         (_flag("--quick", what="compare the sizes alone, and look at the headers of safetensors files"),),
+    ),
+    "du": Command("say what the cache holds, shares, and no claim lists", _du),
+    "prune": Command(
+        "remove what no living claim lists; dry without --yes",
+        _prune,
+        (
+            _flag("--yes", what="remove it; without this, only print what would go"),
+            _option("--older-than", "AGE", parse_age, "drop claims of other hosts not renewed for AGE (30d, 12h, 8w)"),
+            _option("--keep-bytes", "SIZE", parse_size, "remove the least recently used first, down to SIZE (500G)"),
+        ),
+        takes=None,
     ),
     "key": Command("print the portable cache key for CI", _key, takes=None),
     "help": Command(

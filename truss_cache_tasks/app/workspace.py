@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
+from truss_cache_tasks.config.document import NAMES as CONFIG_NAMES
 from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.config.loader import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
@@ -28,7 +29,7 @@ from truss_cache_tasks.store.names import pin_name
 
 if TYPE_CHECKING:
     from truss_cache_tasks.operations.forecast import Forecast
-    from truss_cache_tasks.store.clean import Cleaned
+    from truss_cache_tasks.store.removal import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 
@@ -61,7 +62,7 @@ class Workspace:
     @cached_property
     def cleaned(self) -> Cleaned:
         """What all calls of `clean` in this process removed together."""
-        from truss_cache_tasks.store.clean import Cleaned
+        from truss_cache_tasks.store.removal import Cleaned
 
         return Cleaned(run=self.run_id)
 
@@ -142,6 +143,7 @@ class Workspace:
             dry=dry,
             on_wait=run.waits_for_root,
         )
+        output.warn_once(self.cleaned.warnings)
         return self.cleaned
 
 
@@ -181,6 +183,8 @@ def open_workspace(
         id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
         config=str(config.path),
         entries=project_entries(config.entries),
+        host=os.uname().nodename,
+        is_named=settings.project is not None,
     )
     contexts = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
     roots = {str(root.path) for context in contexts for root in context.roots}
@@ -191,6 +195,18 @@ def open_workspace(
     if not contexts:
         warnings += (f"{config.path.name}: no model_cache entries, nothing to fetch",)
     return Workspace(config.path, settings, cache, contexts, project, warnings)
+
+
+def is_config_named(path: str | None) -> bool:
+    """Return whether `path` or TRUSS_CONFIG names a config, or one lies in the current folder."""
+    named = path or read_settings(os.environ, Path.cwd()).config
+    return named is not None or any(map(os.path.lexists, CONFIG_NAMES))
+
+
+def machine_settings() -> tuple[Settings, Path]:
+    """Return the settings of the environment, and the model cache without a config. Raises ConfigError."""
+    settings = read_settings(os.environ, Path.cwd())
+    return settings, settings.model_cache_dir or MODEL_CACHE
 
 
 def _refuse_own_source(contexts: Iterable[EntryContext]) -> None:

@@ -21,7 +21,8 @@ HUB_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_
 T = TypeVar("T")
 
 _MOST_CONNECTIONS = 256
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _TRUE, _FALSE = ("1", "on", "yes", "true"), ("0", "off", "no", "false")
 
 
@@ -51,6 +52,11 @@ VARIABLES = (
         "at most 32, adapted to each host",
     ),
     Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
+    Variable(
+        "TRUSS_CACHE_MAX_BYTES",
+        "bytes of ours in the hub cache, the model cache, each mount; such as 500G",
+        "unlimited",
+    ),
     Variable("TRUSS_CACHE_REPLACE", "1: replace foreign files at the paths of an entry (else it fails)", "0"),
     Variable(
         "TRUSS_CACHE_ACCEPT_UNVERIFIED", "1: accept a file whose MD5-like ETag is not its MD5 (else it fails)", "0"
@@ -73,6 +79,7 @@ class Settings:
         project: TRUSS_CACHE_PROJECT, or None; safe as a file name.
         connections: TRUSS_CACHE_CONNECTIONS (1 to 256), or None.
         max_rate: TRUSS_CACHE_MAX_RATE in bytes a second, or None.
+        max_bytes: TRUSS_CACHE_MAX_BYTES, or None.
         replace: TRUSS_CACHE_REPLACE: a foreign file at a path of an entry is replaced.
         accept_unverified: TRUSS_CACHE_ACCEPT_UNVERIFIED: bytes that two fetches gave equally are accepted although
             the ETag, which looks like an MD5, is not their MD5.
@@ -90,6 +97,7 @@ class Settings:
     project: str | None = None
     connections: int | None = None
     max_rate: int | None = None
+    max_bytes: int | None = None
     replace: bool = False
     accept_unverified: bool = False
     follow_links: bool = False
@@ -184,6 +192,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         project=get.parsed("TRUSS_CACHE_PROJECT", _project),
         connections=get.parsed("TRUSS_CACHE_CONNECTIONS", _connections),
         max_rate=get.parsed("TRUSS_CACHE_MAX_RATE", _rate),
+        max_bytes=get.parsed("TRUSS_CACHE_MAX_BYTES", parse_size),
         replace=get.parsed("TRUSS_CACHE_REPLACE", _boolean) or False,
         accept_unverified=get.parsed("TRUSS_CACHE_ACCEPT_UNVERIFIED", _boolean) or False,
         follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
@@ -254,6 +263,32 @@ def _rate(text: str) -> int:
     if rate < 1:
         raise ValueError("bytes a second as a positive number, with K, M or G of 1000: 500K, 50M, 1.5G")
     return rate
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes. Raises ValueError, which says what is expected.
+
+    >>> parse_size("1.5G"), parse_size("0")
+    (1500000000, 0)
+    """
+    match = re.fullmatch(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?([KMGT]?)", text.upper(), re.ASCII)
+    if match is None or (match[2] and not match[3]):
+        raise ValueError("bytes as a number, with K, M, G or T of 1000: 500M, 1.5T")
+    fraction = match[2] or ""
+    units: int = 10 ** len(fraction)
+    return int(match[1] + fraction) * _UNITS[match[3]] // units
+
+
+def parse_age(text: str) -> float:
+    """Return a time in seconds. Raises ValueError, which says what is expected.
+
+    >>> parse_age("30d")
+    2592000.0
+    """
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.lower(), re.ASCII)
+    if match is None:
+        raise ValueError("a time as a number with s, m, h, d or w: 12h, 30d, 8w")
+    return float(int(match[1]) * _SECONDS[match[2]])
 
 
 def _home_of(user: str) -> str:

@@ -174,6 +174,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim an entry that is whole, if it still is under the root's lock: another project may clean it before that."""
+    _warn_of_other_claims(context, context.root, run)
     claimant = _claimant(context, context.root, run, resolved=False)
     reread = partial(read_status, context)
     return claim_if_whole(context.root, claimant, reread, cancel=run.cancel, on_wait=run.waits_for_root)
@@ -273,6 +274,8 @@ class _OnlineFetch:
         hub_root = self.context.hub_root
         if hub_root is not None and self._fills_hub_first(hub_root, listing):
             self._check_paths(root, plan, blobs)
+            with self.fetcher.room_for(root, plan.files, blobs):  # before the first byte comes into the hub cache
+                pass
             self._fetch_into_hub(hub_root, listing)
             blobs = self._find_blobs(plan)
         manifest = self._retry_if_blobs_vanished(root, plan, blobs, conflicts)
@@ -303,6 +306,7 @@ class _OnlineFetch:
         for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
             try:
+                self.fetcher.note_fetch(root, plan.files, blobs)
                 with reserved_space(self.context, self.run, root, plan.files, blobs):
                     self._fetch_missing(root, conflicts.undecided, blobs)
                     conflicts.resolve(blobs)
@@ -350,6 +354,7 @@ def _commit(
     resolved: bool,
 ) -> Manifest:
     """Put the blobs where paths of `root` can show them, and commit. Raises Vanished and PinMoved."""
+    _warn_of_other_claims(context, root, run)
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
         on_wait = run.waits_for_file(root, planned, request_key(plan.request))
@@ -357,6 +362,20 @@ def _commit(
         adopted[planned.content_id] = blob
     claimant = _claimant(context, root, run, resolved=resolved)
     return commit(root, plan, adopted, claimant, pinned=pinned, cancel=run.cancel, on_wait=run.waits_for_root)
+
+
+def _warn_of_other_claims(context: EntryContext, root: CacheRoot, run: RunContext) -> None:
+    """Warn of claims under this project's id that another host or config made: this run may take them over."""
+    others = claims.claims_of_others(claims.read_claims(root, context.project.id), context.project)
+    if not others:
+        return
+    name, other = min(others.items(), key=lambda item: (item[0] != context.claim_in(root), item[0]))
+    more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+    run.warn(
+        f"{root.path}: found the claim {name!r}{more} of {other.config} on {other.host!r} under this project's id "
+        f"{context.project.id}, expected none but of {context.project.config} on {context.project.host!r}: set another "
+        "TRUSS_CACHE_PROJECT for each project, or the same one for both if they are one"
+    )
 
 
 def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolved: bool) -> Claimant:
