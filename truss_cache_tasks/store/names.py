@@ -43,8 +43,8 @@ PARTIAL = re.compile(rf"({BLOB_ID})\.{TOKEN}")
 JOURNAL = re.compile(rf"({BLOB_ID})\.{TOKEN}\.parts")
 STAGED = re.compile(r"([0-9a-f]{40})\.([0-9a-f]{32})\.([a-z0-9-]+)")
 MANIFEST = re.compile(r"([0-9a-f]{64})(?:\.[0-9a-f]{12})?\.json")
-SPACE_LOCK = re.compile(rf"space\\.{TOKEN}\\.lock")
-LOCK = re.compile(rf"(?:root|budget|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\\.{TOKEN}|space\\.{TOKEN})\\.lock")
+SPACE_LOCK = re.compile(rf"space\.{TOKEN}\.lock")
+LOCK = re.compile(rf"(?:root|budget|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN}|space\.{TOKEN})\.lock")
 BUDGET_LOCK = ".locks/truss-cache-budget.lock"  # below the hub cache
 REMOVED = re.compile(rf"removed\.{TOKEN}")  # a repo's folder while it is removed, in huggingface_hub's folder of locks
 
