@@ -12,14 +12,15 @@ from pathlib import Path
 
 from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.errors import ConfigError, DiskError
-from truss_cache_tasks.model.lockfile import NAME, LockFile, parse, to_text
+from truss_cache_tasks.model.lockfile import LockFile, NewerLock, parse, to_text
+from truss_cache_tasks.model.records import LOCK_NAME
 
 _LARGEST = 256 << 20  # bytes; a line has about 200, so a lock of a million files
 
 
 def lock_path(config: Path) -> Path:
     """Return the path of the lock file that belongs to a config file."""
-    return config.parent / NAME
+    return config.parent / LOCK_NAME
 
 
 def read_lock(config: Path) -> LockFile | None:
@@ -79,8 +80,6 @@ def update_lock(config: Path, change: Callable[[LockFile | None], LockFile], *, 
 
 def read_usable(config: Path) -> LockFile | None:
     """Return the lock file; None also for one that cannot be used. Raises NewerLock."""
-    from truss_cache_tasks.model.lockfile import NewerLock
-
     try:
         return read_lock(config)
     except NewerLock:

@@ -25,7 +25,8 @@ class Digest:
     """A digest with its algorithm, as the store gives it.
 
     Attributes:
-        algorithm: `sha256`, `git-sha1` (of ``blob {size}\\0`` + data), `sha1`, `md5`, `crc32`, `crc32c` or `crc64nvme`.
+        algorithm: `sha256`, `git-sha1` (of ``blob {size}\\0`` + data), `sha1`, `md5`, `crc32`, `crc32c` or `crc64nvme`;
+            `xxh3-128`, which is ours, only in a listing in detail of a folder.
         value: lower-case hex; CRCs big-endian and zero-padded to their width.
         parts: sizes in bytes of the parts of a composite S3 checksum (`value` is then the digest of the parts'
             raw digests, joined); empty for a digest of the whole file.

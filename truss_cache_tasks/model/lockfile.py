@@ -27,11 +27,10 @@ from truss_cache_tasks.model.listing import (
 )
 from truss_cache_tasks.model.patterns import select
 from truss_cache_tasks.model.plan import is_safe, origin
-from truss_cache_tasks.model.records import Manifest
+from truss_cache_tasks.model.records import LOCK_NAME, Manifest
 from truss_cache_tasks.model.request import Request, SourceRef
 from truss_cache_tasks.model.stores import find_store
 
-NAME = "model_cache.lock"  # beside the config, whatever that is called
 FORMAT = 1
 OURS = "xxh3-128"  # the algorithm of our own digest, for files of which the store has none
 
@@ -169,7 +168,8 @@ class LockFile:
             return None
         files = {file.path: file for entry in others for file in entry.files}
         single = any(entry.single for entry in others)
-        return Locked(commit=commit, single=single, files=tuple(files.values()), is_complete=False)
+        chosen = _selected(files, request, single=single)
+        return Locked(commit=commit, single=single, files=tuple(files[path] for path in chosen), is_complete=False)
 
     def find_outdated(self, requests: Mapping[str, Request]) -> list[str]:
         """Return how this file differs from a config, a clause each; nothing if it has exactly the config's requests.
@@ -217,7 +217,7 @@ def remote_file(file: LockedFile, source: SourceRef, single: bool) -> RemoteFile
 def find_differences(locked: Locked, manifest: Manifest, request: Request) -> list[str]:
     """Return how a manifest of `request` differs from the lock, a clause each; nothing if it has what is locked."""
     if locked.commit != manifest.revision:
-        return [f"{NAME}: commit {manifest.revision[:12]} -> {locked.commit[:12]}"]
+        return [f"{LOCK_NAME}: commit {manifest.revision[:12]} -> {locked.commit[:12]}"]
     source = request.source
     files = {origin(source, remote_file(file, source, locked.single)): file for file in locked.files}
     here = {record.origin: record for record in manifest.files}
@@ -234,19 +234,19 @@ def find_differences(locked: Locked, manifest: Manifest, request: Request) -> li
             now = f"{OURS}:{record.xxh3}" if file.digest.startswith(OURS) else record.digest
             changed.append((file.path, now or record.content_id.rpartition("@")[2], file.digest or file.version))
     if locked.is_complete and len(files) > len(here) - len(more):
-        gone = _unselected_left_out([file for name, file in files.items() if name not in here], request, locked)
-    found = [f"{NAME}: {path}: {before} -> {after}{_and_more(changed)}" for path, before, after in changed[:1]]
-    found += [f"{NAME}: {path} is to be added{_and_more(gone)}" for path in gone[:1]]
+        absent = [file.path for name, file in files.items() if name not in here]
+        gone = _selected(absent, request, single=locked.single)  # an edited lock may list more
+    found = [f"{LOCK_NAME}: {path}: {before} -> {after}{_and_more(changed)}" for path, before, after in changed[:1]]
+    found += [f"{LOCK_NAME}: {path} is to be added{_and_more(gone)}" for path in gone[:1]]
     if locked.is_complete:
-        found += [f"{NAME}: {path} is not in it{_and_more(more)}" for path in more[:1]]
+        found += [f"{LOCK_NAME}: {path} is not in it{_and_more(more)}" for path in more[:1]]
     return found
 
 
-def _unselected_left_out(files: list[LockedFile], request: Request, locked: Locked) -> list[str]:
-    """Return the paths of `files` that the request selects: an edited lock may list more."""
-    prefix = "" if locked.single else request.source.prefix
-    paths = [file.path for file in files]
-    return list(select(paths, request.allow, request.ignore, prefix=prefix, dialect=request.dialect))
+def _selected(paths: Iterable[str], request: Request, *, single: bool) -> list[str]:
+    """Return those of the paths that the request selects."""
+    prefix = "" if single else request.source.prefix
+    return list(select(list(paths), request.allow, request.ignore, prefix=prefix, dialect=request.dialect))
 
 
 def _short(name: str, source: SourceRef) -> str:

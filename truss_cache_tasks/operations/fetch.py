@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.config.credentials import find_credential
-from truss_cache_tasks.errors import CacheTaskError, DiskError, PermanentError, SourceChanged
+from truss_cache_tasks.errors import CacheTaskError, DiskError, NotFound, PermanentError, SourceChanged
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
@@ -29,7 +29,7 @@ from truss_cache_tasks.operations.context import EntryContext, read_status
 from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, check_space, keeps_changing
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.sources.base import Source
+from truss_cache_tasks.operations.source import open_source
 from truss_cache_tasks.store import claims, disk
 from truss_cache_tasks.store.blob import LocalBlob, Vanished
 from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
@@ -41,6 +41,9 @@ from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.root_state import RootState, read_states
 from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.lockfile import Locked
 
 
 @dataclass
@@ -61,7 +64,7 @@ def fetch(context: EntryContext, run: RunContext, *, force: bool = False) -> Out
     """
     run = run.for_entry(context.name)
     status = read_status(context)
-    run.report(_started(status, force=force))
+    run.report(_started(status, context, force=force))
     try:
         if not force and status.fresh_manifest is not None:
             outcome = Outcome(status.fresh_manifest, how="fresh")  # without a lock: the disk may be read-only
@@ -152,8 +155,10 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     if any(planned.content_id not in blobs for planned in plan.files):
         return None
     check_space(root, (), blobs.values())
+    # the lock moves a pin back; without one, a pin that moved meanwhile means that the source is to be listed
+    pinned = RootState(root).pin_of(context.entry.request) if context.locked is not None else None
     with contextlib.suppress(PinMoved, Vanished):  # then the source is listed, at the new pin
-        return _commit(context, root, run, plan, blobs, pinned=None, resolved=False)
+        return _commit(context, root, run, plan, blobs, pinned=pinned, resolved=False)
     return None
 
 
@@ -163,22 +168,16 @@ def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, for
         raise PermanentError(
             f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
         )
-    fetcher = BlobFetcher(context, _open_source(context, run), run)  # one for both attempts: it counts all files
+    fetcher = BlobFetcher(context, open_source(context, run), run)  # one for both attempts: it counts all files
     online = _OnlineFetch(fetcher, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
     try:
         return online.retry_if_pin_moved(resolve=force)
-    except SourceChanged as exc:
+    except (SourceChanged, NotFound) as exc:
+        if isinstance(exc, NotFound) and context.locked is None:
+            raise
         run.report(Relisting(cause=str(exc)))
-        again = _OnlineFetch(fetcher, rehash=False, prove=status.verdict.unproven)
+        again = _OnlineFetch(fetcher, rehash=False, prove=status.verdict.unproven, again=True)
         return again.retry_if_pin_moved(resolve=force)
-
-
-def _open_source(context: EntryContext, run: RunContext) -> Source:
-    from truss_cache_tasks.sources.registry import open_source  # imported here: a run of a fresh entry opens no source
-
-    settings, entry = context.settings, context.entry
-    network = replace(settings.network, base=entry.config.parent, cancel=run.cancel, reporter=run.reporter)
-    return open_source(entry.request, find_credential(entry, settings), network)
 
 
 class _OnlineFetch:
@@ -189,9 +188,10 @@ class _OnlineFetch:
         prove: prove that the credential file gives access to these bytes; a fetched file proves it.
         pins: the pin in each root when the revision was listed, by the root's path.
         resolved: this fetch asked the source what the revision stands for.
+        again: the second fetch, after an object was not there as it was listed or locked.
     """
 
-    def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool) -> None:
+    def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool, again: bool = False) -> None:
         self.context = fetcher.context
         self.source = fetcher.source
         self.run = fetcher.run
@@ -200,31 +200,41 @@ class _OnlineFetch:
         self.fetcher = fetcher
         self.pins: dict[Path, Pin | None] = {}
         self.resolved = False
+        self.again = again
 
     def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
         """List and fetch; if another run moves the pin meanwhile, do it again at the new commit.
 
         Args:
-            resolve: ask what the revision stands for, unless this very run did already.
+            resolve: ask what the revision stands for, unless this very run did already. A commit of the lock counts
+                before all others.
         """
+        locked = self.context.locked
         moved_to: str | None = None
         while True:
             request = self.context.entry.request
             self.pins = {root.path: RootState(root).pin_of(request) for root in self.context.roots}
             pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
             pinned = moved_to or (pins[0].commit if pins else None)
-            self.resolved = pinned is None
+            self.resolved = pinned is None and locked is None
             try:
-                return self._fetch_listed(self.source.listing(Pins(revision=pinned or "")))
+                if locked is None:
+                    return self._fetch_listed(self.source.listing(Pins(revision=pinned or "")))
+                return self._fetch_listed(self._list_locked(locked))
             except PinMoved as exc:
                 moved_to = exc.commit
+
+    def _list_locked(self, locked: Locked) -> Listing:
+        from truss_cache_tasks.operations.lockfile import list_locked  # not needed without a lock file
+
+        return list_locked(self.source, self.context, locked, again=self.again)
 
     def _fetch_listed(self, listing: Listing) -> Outcome:
         """Plan, refuse what cannot be shown, and fetch the files; into the hub cache first, if `_fills_hub_first`."""
         root = self.context.root
         plan = make_plan(self.context.entry.request, listing)
         refuse_case_clashes(root, plan)
-        for warning in plan.warnings:
+        for warning in plan.warnings if self.context.locked is None else ():  # `cache-lock` gave them
             self.run.warn(warning)
         conflicts = find_conflicts(root, plan, self.context.other_entries(root))
         blobs = self._find_blobs(plan)
@@ -265,6 +275,8 @@ class _OnlineFetch:
             conflicts.resolve(blobs)
             self.fetcher.fetch_missing(root, plan.files, blobs, rehash=self.rehash)
             self._prove_access(plan)
+            if self.context.locked is not None:
+                self._refuse_other_bytes(plan, blobs)
             pinned = self.pins[root.path]
             try:
                 return _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=self.resolved)
@@ -272,6 +284,11 @@ class _OnlineFetch:
                 self.rehash = True
                 blobs = self._find_blobs(plan)
         raise keeps_changing(root)
+
+    def _refuse_other_bytes(self, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
+        from truss_cache_tasks.operations.lockfile import refuse_other_bytes  # not needed without a lock file
+
+        refuse_other_bytes(self.context, plan, blobs)
 
     def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
         return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, cancel=self.run.cancel)
@@ -332,10 +349,12 @@ def _is_cleaned(context: EntryContext) -> bool:
     return any(claim.cleaned for entries in found for name, claim in entries.items() if name in context.claims)
 
 
-def _started(status: Status, *, force: bool) -> Started:
+def _started(status: Status, context: EntryContext, *, force: bool) -> Started:
     if force:
         return Started(reasons=(), lists=False, forced=True)
-    return Started(reasons=status.verdict.reasons, lists=status.verdict.need is Need.FETCH, forced=False)
+    is_known = context.locked is not None and context.locked.is_complete
+    lists = status.verdict.need is Need.FETCH and not is_known
+    return Started(reasons=status.verdict.reasons, lists=lists, forced=False)
 
 
 def _planned(plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> Planned:

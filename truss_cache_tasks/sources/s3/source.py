@@ -56,6 +56,7 @@ class S3Source:
         self._credential = credential
         self._network = network
         self._lock = threading.Lock()
+        self._finding = threading.Lock()  # of the bucket; taken before `_lock`
         self._connected: tuple[Any, Identity] | None = None
         self._bucket: _Bucket | None = None
         self._digests: dict[RemoteFile, Digest | None] = {}
@@ -160,8 +161,9 @@ class S3Source:
 
     def _found_bucket(self) -> _Bucket:
         """Return where the bucket is. A short listing finds it if nothing was listed yet: botocore finds the region."""
-        if self._bucket is None:
-            self._page(Prefix=f"{self._source.prefix}/" if self._source.prefix else "", MaxKeys=1)
+        with self._finding:
+            if self._bucket is None:
+                self._page(Prefix=f"{self._source.prefix}/" if self._source.prefix else "", MaxKeys=1)
         assert self._bucket is not None, "a listing noted it"
         return self._bucket
 
