@@ -105,7 +105,7 @@ def fetch(
     contexts = workspace.choose(names)
     workspace.require_lock()
     reporter = reporter or ignore_events
-    for warning in workspace.warnings:
+    for warning in workspace.all_warnings:
         reporter(Warned(message=warning))
     cancelled = threading.Event()
     run = RunContext(id=workspace.run_id, reporter=reporter, cancel=StopPoll(cancelled.is_set))

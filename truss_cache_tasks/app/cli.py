@@ -176,7 +176,8 @@ def _open(
         if options.command is None:  # the name may be a misspelt command
             error.hint = f"{error.hint} The commands: {', '.join(COMMANDS)}."
         raise
-    workspace.warn()
+    if options.command != "lock":  # which says itself what the lock file does not have
+        workspace.warn()
     return workspace, contexts
 
 

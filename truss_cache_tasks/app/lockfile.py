@@ -11,7 +11,7 @@ from truss_cache_tasks.app.workspace import RUN_LOCK, Workspace
 from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.lockfile import lock_path, read_usable, update_lock
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped
-from truss_cache_tasks.model.keys import RequestKey, request_key
+from truss_cache_tasks.model.keys import RequestKey
 from truss_cache_tasks.model.lockfile import LockedEntry, LockFile
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.operations.context import EntryContext
@@ -55,6 +55,7 @@ def lock(
     if remote and not check:
         raise ConfigError("--remote: found it without --check, expected both", hint="Add --check.")
     signals.install()
+    workspace.lock_warning = ""  # the lines say it
     workspace.warn()
     chosen = _with_same_pin(workspace, contexts)
     now = _read(workspace, may_be_broken=upgrade and contexts is None)
@@ -141,9 +142,9 @@ def _write(
 def _gone(now: LockFile | None, requests: Sequence[Request]) -> list[str]:
     if now is None:
         return []
-    keys = {request_key(request) for request in requests}
-    dropped = [entry for key, entry in now.entries.items() if key not in keys]
-    return [f"{entry.source}: dropped, no entry of the config asks for it" for entry in dropped]
+    kept = {(str(request.source), request.revision) for request in requests}
+    gone = sorted({(entry.source, entry.revision) for entry in now.entries.values()} - kept)
+    return [f"{'@'.join(filter(None, about))}: dropped, it is not in the config any more" for about in gone]
 
 
 def _resolved(

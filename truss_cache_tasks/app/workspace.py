@@ -51,6 +51,7 @@ class Workspace:
         verdicts: by the entry's name, of those whose status was read.
         lock: the lock file beside the config; None without one, and for one that cannot be used.
         lock_error: why it cannot be used; None where it can, or there is none.
+        lock_warning: about entries that the lock file does not have; "" for none.
         outdated: why nothing may be fetched under TRUSS_CACHE_LOCKED; None if it may.
     """
 
@@ -65,6 +66,7 @@ class Workspace:
     lock: LockFile | None = None
     lock_error: ConfigError | None = None
     outdated: ConfigError | None = None
+    lock_warning: str = ""
     _shown: dict[Path, ShownFiles] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
 
     @cached_property
@@ -86,8 +88,13 @@ class Workspace:
             raise self.outdated
 
     def warn(self) -> None:
-        """Write the config's warnings to stderr, once a process."""
-        output.warn_once(self.warnings)
+        """Write the warnings of the config and the lock file to stderr, once a process."""
+        output.warn_once(self.all_warnings)
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """The warnings of the config, and that of the lock file."""
+        return (*self.warnings, self.lock_warning) if self.lock_warning else self.warnings
 
     def read_status(self, context: EntryContext) -> Status:
         """Read an entry's status and keep the verdict. An internal error makes it stale; its run raises it again."""
@@ -230,7 +237,7 @@ def _add_lock(workspace: Workspace) -> None:
     unknown = [name for name, locked in found.items() if locked is None or not locked.is_complete]
     if unknown:
         count = output.format_count(len(unknown), "entry is", "entries are")
-        workspace.warnings += (f"{name}: {count} not in it: {', '.join(unknown)}. {RUN_LOCK}.",)
+        workspace.lock_warning = f"{name}: {count} not in it: {', '.join(unknown)}. {RUN_LOCK}."
 
 
 def _refuse_own_source(contexts: Iterable[EntryContext]) -> None:

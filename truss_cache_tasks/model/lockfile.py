@@ -318,7 +318,9 @@ def parse(data: bytes, name: str) -> LockFile:
         raise ConfigError(f"{name}:{exc.lineno}: found {what}, expected JSON ({exc.msg})", hint=MAKE_ANEW) from None
     except RecursionError:
         line = _line_of_depth(text)
-        raise ConfigError(f"{name}:{line}: found brackets nested too deeply", hint=MAKE_ANEW) from None
+        raise ConfigError(
+            f"{name}:{line}: found brackets nested too deeply, expected at most {_DEEPEST}", hint=MAKE_ANEW
+        ) from None
     return _Reader(text, name).lock_file(value)
 
 

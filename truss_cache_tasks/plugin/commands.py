@@ -37,14 +37,14 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
     doc_usage = "[TASK ...]"
     doc_description = None
 
-    def _chosen(self, names: list[str]) -> list[tuple[str, Workspace, Any]]:
-        """Return (task name, workspace, context) of the entries, and write the warnings of their configs."""
+    def _chosen(self, names: list[str], *, warns: bool = True) -> list[tuple[str, Workspace, Any]]:
+        """Return (task name, workspace, context) of the entries; with `warns` write the warnings of their configs."""
         tasks = {task.name: task for task in self.task_list}
         check_tasks_exist(tasks, names)
         wanted = {*names, *(sub for name in names for sub in tasks[name].task_dep)}
         for task in self.task_list:
             for uptodate, *_ in task.uptodate:
-                if isinstance(uptodate, GroupUptodate):
+                if warns and isinstance(uptodate, GroupUptodate):
                     uptodate.workspace.warn()
         return [
             (task.name, workspace_of(task), action.context)
@@ -85,7 +85,7 @@ class Lock(_OverEntries):
 
         chosen: dict[int, list[Any]] = {}  # by the workspace's id
         workspaces: dict[int, Workspace] = {}
-        for _, workspace, context in self._chosen(pos_args):
+        for _, workspace, context in self._chosen(pos_args, warns=False):
             workspaces[id(workspace)] = workspace
             chosen.setdefault(id(workspace), []).append(context)
         status = 0

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from doit.dependency import UptodateCalculator
-from doit.exceptions import InvalidTask
+from doit.exceptions import InvalidDodoFile
 
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.workspace import Workspace
@@ -35,7 +35,7 @@ def _require_lock(workspace: Workspace) -> None:
     try:
         workspace.require_lock()
     except ConfigError as error:
-        raise InvalidTask(output.escaped(*output.format_error(error))) from None
+        raise InvalidDodoFile(output.escaped(*output.format_error(error))) from None
 
 
 class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
@@ -61,7 +61,8 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
         """Return whether the entry is fresh. doit calls this in its main process, whenever it needs a status.
 
         Raises:
-            InvalidTask: because of the lock file nothing may be fetched: doit exits with 3.
+            InvalidDodoFile: because of the lock file nothing may be fetched: doit exits with 3. It makes a 2 of an
+                InvalidTask that is raised here.
         """
         signals.install()
         _require_lock(self.workspace)
@@ -95,7 +96,7 @@ class GroupUptodate:
         """Return whether every entry is fresh; a status that this process has read is not read again.
 
         Raises:
-            InvalidTask: as EntryUptodate.
+            InvalidDodoFile: as EntryUptodate.
         """
         self.workspace.warn()
         _require_lock(self.workspace)
