@@ -32,24 +32,30 @@ def read_lock(config: Path) -> LockFile | None:
     path = lock_path(config)
     name = shown_path(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without O_NONBLOCK a FIFO blocks
+        data = _read(path)
     except FileNotFoundError:
         if os.path.islink(path):
             raise ConfigError(f"{name}: found a link to nothing, expected a file", hint="Repair the link.") from None
         return None
     except OSError as exc:
-        raise _unreadable(name, exc.strerror or str(exc)) from None
-    with open(descriptor, "rb") as file:
+        why = exc.strerror or str(exc)
+        raise ConfigError(f"{name}: cannot be read: {why}", hint="Make it a file that this user can read.") from None
+    return parse(data, name)
+
+
+def _read(path: Path) -> bytes:
+    """Return the bytes of a regular file. Raises OSError, also for anything else: a FIFO would block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise _unreadable(name, "it is no file")
+            raise OSError("it is no file")
         if status.st_size > _LARGEST:
-            raise _unreadable(name, f"it has {status.st_size:,} bytes, more than {_LARGEST:,}")
-        try:
-            data = file.read()
-        except OSError as exc:
-            raise _unreadable(name, exc.strerror or str(exc)) from None
-    return parse(data, name)
+            raise OSError(f"it has {status.st_size:,} bytes, more than {_LARGEST:,}")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def update_lock(config: Path, change: Callable[[LockFile | None], LockFile], *, broken_is_none: bool) -> bool:
@@ -72,7 +78,7 @@ def update_lock(config: Path, change: Callable[[LockFile | None], LockFile], *, 
         now = read_usable(config) if broken_is_none else read_lock(config)
         text = to_text(change(now)).encode()
         with contextlib.suppress(OSError):
-            if target.read_bytes() == text:
+            if _read(target) == text:
                 return False
         _replace(target, text)
         return True
@@ -132,7 +138,3 @@ def _disk_errors(target: Path) -> Iterator[None]:
         why = exc.strerror or str(exc)
         hint = "Free some space." if exc.errno in (errno.ENOSPC, errno.EDQUOT) else "Make its folder writable."
         raise DiskError(f"cannot write {shown_path(target)}: {why}", hint=hint) from None
-
-
-def _unreadable(name: str, why: str) -> ConfigError:
-    return ConfigError(f"{name}: cannot be read: {why}", hint="Make it a file that this user can read.")

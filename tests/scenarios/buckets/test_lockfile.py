@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import Cli, cli
 from servers.gcs import Gcs
 from servers.s3 import S3Server
 from trusses import Ran, Truss, tree
@@ -16,6 +17,7 @@ from trusses import Ran, Truss, tree
 from scenarios.buckets.front import Front
 from scenarios.buckets.stores import Folder, GcsStore, S3Store, Store, multipart, own_prefix
 
+__all__ = ["cli"]
 FILES = {"a.bin": b"a" * 3_000, "sub/b.bin": b"b" * 2_000}
 
 
@@ -63,69 +65,70 @@ def shown(truss: Truss, store: Store) -> dict[str, bytes]:
     return tree(truss.model_cache / store.visible("m", ""))
 
 
-def test_a_lock_is_made_without_reading_a_byte_and_an_empty_cache_needs_no_listing(truss: Truss, vendor: Store) -> None:
+def test_a_lock_is_made_without_reading_a_byte_and_an_empty_cache_needs_no_listing(
+    cli: Cli, truss: Truss, vendor: Store
+) -> None:
     given(truss, vendor)
     vendor.front.asked.clear()
-    done(truss.cli("lock"))
+    done(cli("lock"))
     assert "get" not in vendor.front.kinds()
     vendor.front.asked.clear()
-    done(truss.cli(TRUSS_CACHE_LOCKED="1"))
+    done(cli(TRUSS_CACHE_LOCKED="1"))
     listings = [] if vendor.scheme == "gs" else ["list"]  # S3: one page of one object, which finds the bucket's region
     assert sorted(set(vendor.front.kinds())) == sorted({*listings, "get"})
     assert vendor.front.kinds().count("list") == len(listings)
     assert shown(truss, vendor) == FILES
     vendor.front.asked.clear()
-    done(truss.cli())
-    done(truss.cli("-a"))
+    done(cli())
+    done(cli("-a"))
     assert vendor.front.asked == []
-    assert done(truss.cli("why", "--check")).out.endswith(": fresh\n")
+    assert done(cli("why", "--check")).out.endswith(": fresh\n")
 
 
-def test_a_lock_of_what_is_here_is_that_of_the_store(truss: Truss, vendor: Store) -> None:
+def test_a_lock_of_what_is_here_is_that_of_the_store(cli: Cli, truss: Truss, vendor: Store) -> None:
     given(truss, vendor)
-    done(truss.cli("lock"))
+    done(cli("lock"))
     asked = (truss.folder / "model_cache.lock").read_text()
     (truss.folder / "model_cache.lock").unlink()
-    done(truss.cli())
-    done(truss.cli("lock"))
+    done(cli())
+    done(cli("lock"))
     assert (truss.folder / "model_cache.lock").read_text() == asked
 
 
-@pytest.mark.parametrize("front", ["cli", "doit"])
-def test_an_object_that_was_replaced_is_an_error_with_both_digests(front: str, truss: Truss, anywhere: Store) -> None:
+def test_an_object_that_was_replaced_is_an_error_with_both_digests(cli: Cli, truss: Truss, anywhere: Store) -> None:
     given(truss, anywhere)
-    done(truss.cli("lock"))
+    done(cli("lock"))
     before = locked(truss)["a.bin"]["digest"]
     anywhere.put("m/a.bin", b"A" * 3_000)
-    ran = truss.cli() if front == "cli" else truss.doit("cache_weights")
+    ran = cli()
     assert ran.code == 1, ran
     assert shown(truss, anywhere) == {}
     assert "a.bin: the store has " in ran.text
     assert before in ran.text
     assert "Traceback" not in ran.text
-    done(truss.cli("lock", "--upgrade"))
+    done(cli("lock", "--upgrade"))
     assert locked(truss)["a.bin"]["digest"] in ran.text
-    done(truss.cli())
+    done(cli())
     assert shown(truss, anywhere)["a.bin"] == b"A" * 3_000
 
 
-def test_an_object_that_was_deleted_is_an_error_that_names_its_digest(truss: Truss, anywhere: Store) -> None:
+def test_an_object_that_was_deleted_is_an_error_that_names_its_digest(cli: Cli, truss: Truss, anywhere: Store) -> None:
     given(truss, anywhere)
-    done(truss.cli("lock"))
+    done(cli("lock"))
     anywhere.delete("m/a.bin")
-    ran = truss.cli()
+    ran = cli()
     assert ran.code == 1, ran
     assert f"a.bin: the store has no such file, expected {locked(truss)['a.bin']['digest']}" in ran.err
     assert shown(truss, anywhere) == {}
 
 
-def test_a_replaced_object_does_not_touch_what_is_cached(truss: Truss, anywhere: Store) -> None:
+def test_a_replaced_object_does_not_touch_what_is_cached(cli: Cli, truss: Truss, anywhere: Store) -> None:
     given(truss, anywhere)
-    done(truss.cli("lock"))
-    done(truss.cli())
+    done(cli("lock"))
+    done(cli())
     anywhere.put("m/a.bin", b"A" * 3_000)
-    assert "fresh" in done(truss.cli()).err
-    again = truss.cli("-a")
+    assert "fresh" in done(cli()).err
+    again = cli("-a")
     if isinstance(anywhere, Folder):  # whose versions are those of this machine: it is read again
         assert again.code == 1, again
     else:
@@ -133,38 +136,40 @@ def test_a_replaced_object_does_not_touch_what_is_cached(truss: Truss, anywhere:
     assert shown(truss, anywhere) == FILES
 
 
-def test_equal_bytes_that_were_uploaded_again_are_the_locked_ones(truss: Truss, anywhere: Store) -> None:
+def test_equal_bytes_that_were_uploaded_again_are_the_locked_ones(cli: Cli, truss: Truss, anywhere: Store) -> None:
     given(truss, anywhere)
-    done(truss.cli("lock"))
+    done(cli("lock"))
     text = (truss.folder / "model_cache.lock").read_text()
     for path, data in FILES.items():
         anywhere.put(f"m/{path}", data)
-    done(truss.cli())
+    done(cli())
     assert shown(truss, anywhere) == FILES
-    assert done(truss.cli("why", "--check")).out.endswith(": fresh\n")
-    assert done(truss.cli("lock", "--check", "--remote")).out.endswith(": unchanged\n")
+    assert done(cli("why", "--check")).out.endswith(": fresh\n")
+    assert done(cli("lock", "--check", "--remote")).out.endswith(": unchanged\n")
     assert (truss.folder / "model_cache.lock").read_text() == text
 
 
-def test_a_bucket_that_keeps_versions_still_gives_what_was_replaced_and_deleted(truss: Truss, versioned: Store) -> None:
+def test_a_bucket_that_keeps_versions_still_gives_what_was_replaced_and_deleted(
+    cli: Cli, truss: Truss, versioned: Store
+) -> None:
     given(truss, versioned, who="admin" if isinstance(versioned, S3Store) else "ro")
-    done(truss.cli("lock"))
+    done(cli("lock"))
     versioned.put("m/a.bin", b"replaced")
     versioned.delete("m/sub/b.bin")
     versioned.put("m/new.bin", b"new")
-    done(truss.cli())
+    done(cli())
     assert shown(truss, versioned) == FILES
-    remote = truss.cli("lock", "--check", "--remote")
+    remote = cli("lock", "--check", "--remote")
     assert remote.code == 1, remote
     assert remote.out.endswith(": 1 file changed, 1 new, 1 gone, 11 B to fetch\n")
 
 
-def test_a_change_of_one_file_is_a_diff_of_one_line(truss: Truss, anywhere: Store) -> None:
+def test_a_change_of_one_file_is_a_diff_of_one_line(cli: Cli, truss: Truss, anywhere: Store) -> None:
     given(truss, anywhere)
-    done(truss.cli("lock"))
+    done(cli("lock"))
     before = (truss.folder / "model_cache.lock").read_text().splitlines()
     anywhere.put("m/a.bin", b"A" * 3_000)
-    done(truss.cli("lock", "--upgrade"))
+    done(cli("lock", "--upgrade"))
     after = (truss.folder / "model_cache.lock").read_text().splitlines()
     assert len(before) == len(after)
     assert [line for line in after if line not in before] == [
@@ -172,85 +177,89 @@ def test_a_change_of_one_file_is_a_diff_of_one_line(truss: Truss, anywhere: Stor
     ]
 
 
-def test_a_lock_that_names_another_digest_makes_the_entry_stale_by_name(truss: Truss, anywhere: Store) -> None:
+def test_a_lock_that_names_another_digest_makes_the_entry_stale_by_name(
+    cli: Cli, truss: Truss, anywhere: Store
+) -> None:
     given(truss, anywhere)
-    done(truss.cli("lock"))
-    done(truss.cli())
+    done(cli("lock"))
+    done(cli())
     anywhere.put("m/a.bin", b"A" * 3_000)
     old = locked(truss)["a.bin"]["digest"]
-    done(truss.cli("lock", "--upgrade"))
+    done(cli("lock", "--upgrade"))
     new = locked(truss)["a.bin"]["digest"]
-    why = done(truss.cli("why"))
+    why = done(cli("why"))
     assert f"model_cache.lock: a.bin: {old} -> {new}\n" in why.out
-    done(truss.cli())
+    done(cli())
     assert shown(truss, anywhere)["a.bin"] == b"A" * 3_000
 
 
 def test_widened_patterns_take_known_files_from_the_lock_and_new_ones_from_the_bucket(
-    truss: Truss, versioned_gcs: GcsStore
+    cli: Cli, truss: Truss, versioned_gcs: GcsStore
 ) -> None:
     given(truss, versioned_gcs)
     truss.config(f"model_cache:\n  - repo_id: {versioned_gcs.uri('m')}\n    allow_patterns: ['*.bin']\n")
-    done(truss.cli("lock"))
+    done(cli("lock"))
     versioned_gcs.put("m/a.bin", b"replaced")
     versioned_gcs.put("m/c.json", b"{}")
     truss.config(f"model_cache:\n  - repo_id: {versioned_gcs.uri('m')}\n")
-    ran = done(truss.cli())
+    ran = done(cli())
     assert "model_cache.lock: 1 entry is not in it" in ran.err
     assert shown(truss, versioned_gcs) == {**FILES, "c.json": b"{}"}
-    done(truss.cli("lock"))
-    assert truss.cli("lock", "--check").code == 0
+    done(cli("lock"))
+    assert cli("lock", "--check").code == 0
 
 
-def test_a_composite_checksum_is_locked_and_compared(truss: Truss, on_moto: S3Store) -> None:
+def test_a_composite_checksum_is_locked_and_compared(cli: Cli, truss: Truss, on_moto: S3Store) -> None:
     on_moto.give(truss)
     parts = [b"x" * (5 << 20), b"y" * 1000]
     multipart(on_moto, "m/a.bin", parts, "SHA256")
     truss.config(f"model_cache:\n  - repo_id: {on_moto.uri('m')}\n")
-    done(truss.cli("lock"))
+    done(cli("lock"))
     assert locked(truss)["a.bin"]["digest"].startswith("sha256-composite:")
-    done(truss.cli())
+    done(cli())
     assert shown(truss, on_moto) == {"a.bin": b"".join(parts)}
     multipart(on_moto, "m/a.bin", [parts[0], b"z" * 1000], "SHA256")
-    done(truss.cli("clean"))
-    ran = truss.cli()
+    done(cli("clean"))
+    ran = cli()
     assert ran.code == 1, ran
     assert ran.err.count("sha256-composite:") == 2, ran
 
 
-def test_an_object_that_is_stored_as_gzip_is_locked_as_it_is_stored(truss: Truss, on_gcs: GcsStore) -> None:
+def test_an_object_that_is_stored_as_gzip_is_locked_as_it_is_stored(cli: Cli, truss: Truss, on_gcs: GcsStore) -> None:
     given(truss, on_gcs)
     stored = gzip.compress(b"decoded " * 100, mtime=0)
     on_gcs.gcs.put(on_gcs.bucket, f"{on_gcs.base}/m/z.json", stored, encoding="gzip")
-    done(truss.cli("lock"))
+    done(cli("lock"))
     line = locked(truss)["z.json"]
     assert (line["size"], line["encoding"], line["digest"].split(":")[0]) == (len(stored), "gzip", "crc32c-gzip")
-    done(truss.cli())
+    done(cli())
     assert shown(truss, on_gcs)["z.json"] == b"decoded " * 100
-    assert done(truss.cli("why", "--check")).out.endswith(": fresh\n")
+    assert done(cli("why", "--check")).out.endswith(": fresh\n")
     text = (truss.folder / "model_cache.lock").read_text()
     (truss.folder / "model_cache.lock").unlink()
-    done(truss.cli("lock"))
+    done(cli("lock"))
     assert (truss.folder / "model_cache.lock").read_text() == text
 
 
-def test_a_single_object_is_locked(truss: Truss, vendor: Store) -> None:
+def test_a_single_object_is_locked(cli: Cli, truss: Truss, vendor: Store) -> None:
     vendor.put("m/a.bin", b"one")
     vendor.give(truss)
     truss.config(f"model_cache:\n  - repo_id: {vendor.uri('m')}/a.bin\n    allow_patterns: ['a.*']\n")
-    done(truss.cli("lock"))
+    done(cli("lock"))
     text = (truss.folder / "model_cache.lock").read_text()
-    done(truss.cli())
+    done(cli())
     assert shown(truss, vendor) == {"a.bin": b"one"}
     (truss.folder / "model_cache.lock").unlink()
-    done(truss.cli("lock"))
+    done(cli("lock"))
     assert (truss.folder / "model_cache.lock").read_text() == text
-    assert done(truss.cli("why", "--check")).out.endswith(": fresh\n")
+    assert done(cli("why", "--check")).out.endswith(": fresh\n")
 
 
-def test_a_file_of_another_machine_is_told_by_our_own_digest(truss: Truss, on_disk: Folder, tmp_path: Path) -> None:
+def test_a_file_of_another_machine_is_told_by_our_own_digest(
+    cli: Cli, truss: Truss, on_disk: Folder, tmp_path: Path
+) -> None:
     given(truss, on_disk)
-    done(truss.cli("lock"))
+    done(cli("lock"))
     assert {path: (line["digest"].split(":")[0], "version" in line) for path, line in locked(truss).items()} == {
         "a.bin": ("xxh3-128", False),
         "sub/b.bin": ("xxh3-128", False),
@@ -264,9 +273,9 @@ def test_a_file_of_another_machine_is_told_by_our_own_digest(truss: Truss, on_di
     assert shown(other, on_disk) == FILES
 
 
-def test_no_secret_and_no_url_is_in_the_lock(truss: Truss, vendor: Store) -> None:
+def test_no_secret_and_no_url_is_in_the_lock(cli: Cli, truss: Truss, vendor: Store) -> None:
     given(truss, vendor)
-    done(truss.cli("lock"))
+    done(cli("lock"))
     text = (truss.folder / "model_cache.lock").read_text()
     assert not [secret for secret in vendor.secrets() if secret in text]
     assert vendor.front.url not in text
