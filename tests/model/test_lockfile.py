@@ -11,7 +11,7 @@ from entries import entry
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.errors import CacheTaskError, ConfigError
 from truss_cache_tasks.model.keys import RequestKey
 from truss_cache_tasks.model.lockfile import LockedEntry, LockedFile, LockFile, NewerLock, parse, to_text
 from truss_cache_tasks.model.plan import is_safe
@@ -115,7 +115,7 @@ def test_an_unsafe_path_is_refused_with_its_line(path: str) -> None:
         (SHA, "sha512:" + "2" * 64, "sha256, git-sha1"),
         (SHA, "", "sha256, git-sha1"),
         (SHA, "crc32c:01234567", "sha256, git-sha1"),
-        (SHA, "xxh3-128:" + "2" * 32, "of the Hub"),
+        (SHA, "xxh3-128:" + "2" * 32, "sha256, git-sha1"),
         (SHA, "sha256-composite:" + "2" * 64, "of the Hub"),
         ("crc32c:01234567", "crc32c:012345678", "8 lower-case hex digits"),
         ("crc32c:01234567", "crc32c-gzip:01234567", "-gzip exactly"),
@@ -255,3 +255,16 @@ def test_a_file_is_outdated_unless_it_has_exactly_the_requests_of_the_config() -
     assert more == ["s3://bucket/m/w.bin is not in the config any more"]
     twice = changed(lambda lock: LockFile(pins=lock.pins, entries={**lock.entries, KEYS[2]: HUB}))
     assert twice == ["it has files of patterns that are not in the config any more"]
+
+
+def test_a_pin_is_never_moved_from_under_an_entry_that_stays() -> None:
+    mine, json = entry("org/name"), entry("org/name", allow_patterns=["*.json"])
+    lock = LockFile(pins=LOCK.pins, entries={mine.key: HUB})
+    requests = [mine.request, json.request]
+    added = lock.changed(requests, {json.key: (COMMIT, HUB)})
+    assert (set(added.entries), added.pins) == ({mine.key, json.key}, LOCK.pins)
+    with pytest.raises(CacheTaskError, match="another command moved its pin meanwhile"):
+        lock.changed(requests, {json.key: ("2" * 40, HUB)})
+    moved = lock.changed(requests, {mine.key: ("2" * 40, HUB), json.key: ("2" * 40, HUB)})
+    assert list(moved.pins.values()) == ["2" * 40]
+    assert lock.changed([], {}) == LockFile()

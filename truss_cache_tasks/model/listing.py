@@ -218,13 +218,12 @@ def fault_of_file(*, path: object, size: object, version: object, key: object) -
 
     Whether the path is safe on a disk is not looked at.
     """
-    of = f"path {quoted(path)}"
     if not isinstance(path, str) or not path or not isinstance(key, str) or not key:
-        return of if key == path else f"{of} of the key {quoted(key)}", "text"
+        return f"path {quoted(path)}" + ("" if key == path else f" of the key {quoted(key)}"), "text"
     if not _is_size(size):
-        return f"{of}: size {quoted(size)}", "a number of bytes"
+        return f"path {quoted(path)}: size {quoted(size)}", "a number of bytes"
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        return f"{of}: version {quoted(version)}", "printable ASCII"
+        return f"path {quoted(path)}: version {quoted(version)}", "printable ASCII"
     return None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, ConfigError
 from truss_cache_tasks.model.keys import ContentId, RequestKey, SnapshotKey, request_key, snapshot_key
 from truss_cache_tasks.model.listing import (
     DIGITS,
@@ -33,6 +33,9 @@ from truss_cache_tasks.model.stores import find_store
 
 FORMAT = 1
 OURS = "xxh3-128"  # the algorithm of our own digest, for files of which the store has none
+
+_DIGESTS = (*DIGITS, OURS)
+_HUB_DIGESTS = ("sha256", "git-sha1")  # a blob of the hub cache is named by one
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 _KEY = re.compile("[0-9a-f]{64}")
@@ -193,12 +196,20 @@ class LockFile:
         return found
 
     def changed(self, requests: Iterable[Request], resolved: Mapping[RequestKey, tuple[str, LockedEntry]]) -> LockFile:
-        """Return this file with `resolved` (request key -> commit, entry), and without all that no request names."""
-        wanted = {request_key(request): (str(request.source), request.revision) for request in requests}
+        """Return this file with `resolved` (request key -> commit, entry), and without all that no request names.
+
+        Raises:
+            CacheTaskError: `resolved` moves the pin of a request that it does not have.
+        """
+        asked = {request_key(request): (str(request.source), request.revision) for request in requests}
         entries = {**self.entries, **{key: entry for key, (_, entry) in resolved.items()}}
+        entries = {key: entry for key, entry in entries.items() if key in asked}
         pins = {**self.pins, **{(e.source, e.revision): commit for commit, e in resolved.values() if commit}}
-        entries = {key: entry for key, entry in entries.items() if key in wanted}
         kept = {(entry.source, entry.revision) for entry in entries.values()}
+        for key, entry in entries.items():
+            about = (entry.source, entry.revision)
+            if key not in resolved and pins.get(about) != self.pins.get(about):
+                raise CacheTaskError(f"{_title(entry)}: another command moved its pin meanwhile", hint=RUN_AGAIN)
         return LockFile(pins={about: commit for about, commit in pins.items() if about in kept}, entries=entries)
 
 
@@ -440,13 +451,13 @@ class _Reader:
     def check_digest(self, text: str, path: Path, *, is_hub: bool, encoding: str) -> None:
         match = _DIGEST.fullmatch(text)
         algorithm, suffix, value = match.groups() if match else (None, None, None)
-        known = [OURS] if algorithm == OURS else ["sha256", "git-sha1"] if is_hub else list(DIGITS)
+        known = _HUB_DIGESTS if is_hub else _DIGESTS
         if (text or is_hub) and algorithm not in known:
             self.fail((*path, "digest"), f"digest {quoted(text)}", f"one of {', '.join(known)}, a colon and its value")
         if not text:
             return
         assert algorithm is not None
-        if is_hub and (suffix or algorithm == OURS):
+        if is_hub and suffix:
             self.fail((*path, "digest"), f"digest {quoted(text)}", "sha256 or git-sha1 of a file of the Hub")
         if (suffix == "-gzip") != bool(encoding):
             self.fail((*path, "digest"), f"digest {quoted(text)}", "-gzip exactly where the encoding is gzip")

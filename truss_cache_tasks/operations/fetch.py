@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import CacheTaskError, DiskError, NotFound, PermanentError, SourceChanged
+from truss_cache_tasks.errors import CacheTaskError, DiskError, IntegrityError, NotFound, PermanentError, SourceChanged
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
@@ -172,8 +172,8 @@ def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, for
     online = _OnlineFetch(fetcher, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
     try:
         return online.retry_if_pin_moved(resolve=force)
-    except (SourceChanged, NotFound) as exc:
-        if isinstance(exc, NotFound) and context.locked is None:
+    except (SourceChanged, NotFound, IntegrityError) as exc:
+        if context.locked is None and not isinstance(exc, SourceChanged):
             raise
         run.report(Relisting(cause=str(exc)))
         again = _OnlineFetch(fetcher, rehash=False, prove=status.verdict.unproven, again=True)

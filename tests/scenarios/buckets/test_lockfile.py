@@ -12,10 +12,12 @@ import pytest
 from in_process import Cli, cli
 from servers.gcs import Gcs
 from servers.s3 import S3Server
+from servers.shelf import SHELF, Shelf
 from trusses import Ran, Truss, tree
 
 from scenarios.buckets.front import Front
 from scenarios.buckets.stores import Folder, GcsStore, S3Store, Store, multipart, own_prefix
+from truss_cache_tasks.model.stores import registered
 
 __all__ = ["cli"]
 FILES = {"a.bin": b"a" * 3_000, "sub/b.bin": b"b" * 2_000}
@@ -279,3 +281,22 @@ def test_no_secret_and_no_url_is_in_the_lock(cli: Cli, truss: Truss, vendor: Sto
     text = (truss.folder / "model_cache.lock").read_text()
     assert not [secret for secret in vendor.secrets() if secret in text]
     assert vendor.front.url not in text
+
+
+def test_a_store_of_another_package_is_locked_by_its_digests(cli: Cli, truss: Truss) -> None:
+    with registered(SHELF), Shelf() as shelf:
+        for path, data in FILES.items():
+            shelf.put("books", f"m/{path}", data)
+        truss.env |= {"SHELF_URL": shelf.url, "SHELF_TOKEN": shelf.token}
+        truss.config("model_cache:\n  - repo_id: shelf://books/m\n")
+        done(cli("lock"))
+        shelf.put("books", "m/new.bin", b"new")
+        done(cli(TRUSS_CACHE_LOCKED="1"))
+        assert tree(truss.model_cache / "shelf/books/m") == FILES
+        assert "fresh" in done(cli("why", "--check")).out
+        done(cli("clean"))
+        shelf.put("books", "m/a.bin", b"A" * 3_000)
+        ran = cli()
+        assert ran.code == 1, ran
+        assert ran.err.count("sha256:") == 2, ran
+        assert "model_cache.lock" in ran.err

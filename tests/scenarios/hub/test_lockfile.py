@@ -242,7 +242,8 @@ def test_a_pin_that_another_project_moved_is_moved_back_without_a_request(
     done(cli())
     assert asked(hub) == []
     assert main_of(truss) == FILES
-    assert "the pinned commit moved by org/name: " in done(cli("-f", str(other), "why")).out
+    theirs = done(cli("-f", str(other), "why")).out
+    assert ("the pinned commit moved by org/name: " if patterns else "fresh") in theirs
 
 
 def test_a_commit_that_is_gone_is_an_error_with_both_digests(truss: Truss, cli: Cli, hub: Hub, repo: Repo) -> None:
@@ -256,6 +257,23 @@ def test_a_commit_that_is_gone_is_an_error_with_both_digests(truss: Truss, cli: 
     assert f"{digest} (20,000 bytes) at commit {commit[:12]} of model_cache.lock" in ran.err
     assert "model.bin: the store has " in ran.err
     assert "hint: Put the locked bytes back, or take what is there now: truss-cache lock --upgrade org/name" in ran.err
+
+
+def test_a_merge_of_two_locks_that_belong_to_no_commit_is_an_error_with_both_digests(
+    truss: Truss, cli: Cli, hub: Hub, repo: Repo
+) -> None:
+    done(cli("lock"))
+    old = lock_of(truss).read_text().splitlines()
+    repo.commit({"model.bin": b"M" * 20_000})
+    done(cli("lock", "--upgrade"))
+    new = lock_of(truss).read_text().splitlines()
+    merged = [mine if "model.bin" in mine else other for mine, other in zip(old, new, strict=True)]
+    lock_of(truss).write_text("\n".join(merged))
+    digests = [next(line for line in text if "model.bin" in line).split('"')[9] for text in (old, new)]
+    ran = cli()
+    assert ran.code == 1, ran
+    assert f"the store has {digests[1]} (20,000 bytes), expected {digests[0]} (20,000 bytes)" in ran.err
+    assert not (truss.hub_cache / "models--org--name" / "snapshots").exists()
 
 
 @pytest.mark.parametrize("bad", ["cut", "conflict", "newer", "path", "fifo", "folder", "link"])
