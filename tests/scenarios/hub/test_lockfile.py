@@ -273,7 +273,7 @@ def test_a_merge_of_two_locks_that_belong_to_no_commit_is_an_error_with_both_dig
     ran = cli()
     assert ran.code == 1, ran
     assert f"the store has {digests[1]} (20,000 bytes), expected {digests[0]} (20,000 bytes)" in ran.err
-    assert not (truss.hub_cache / "models--org--name" / "snapshots").exists()
+    assert not (truss.hub_cache / "models--org--name" / "refs" / "main").exists()
 
 
 @pytest.mark.parametrize("bad", ["cut", "conflict", "newer", "path", "fifo", "folder", "link"])
