@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NoReturn
 
 from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, ConfigError
@@ -148,7 +149,7 @@ class Locked:
         return snapshot_key(self.commit, [(file.path, file.size, file.digest or file.version) for file in self.files])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: they exclude a cached_property
 class LockFile:
     """A whole lock file.
 
@@ -160,13 +161,20 @@ class LockFile:
     pins: Mapping[tuple[str, str], str] = field(default_factory=dict)
     entries: Mapping[RequestKey, LockedEntry] = field(default_factory=dict)
 
+    @cached_property
+    def _by_source(self) -> Mapping[tuple[str, str], list[LockedEntry]]:
+        found: dict[tuple[str, str], list[LockedEntry]] = {}
+        for entry in self.entries.values():
+            found.setdefault((entry.source, entry.revision), []).append(entry)
+        return found
+
     def find(self, request: Request) -> Locked | None:
         """Return what the file says of `request`: by its key, else by its source and revision; None for nothing."""
         about = (str(request.source), request.revision)
         commit = self.pins.get(about, "")
         if (entry := self.entries.get(request_key(request))) is not None:
             return Locked(commit=commit, single=entry.single, files=entry.files, is_complete=True)
-        others = [entry for entry in self.entries.values() if (entry.source, entry.revision) == about]
+        others = self._by_source.get(about, [])
         if not commit and not others:
             return None
         files = {file.path: file for entry in others for file in entry.files}

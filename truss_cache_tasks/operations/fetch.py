@@ -164,26 +164,33 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
 
 def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, force: bool) -> Outcome:
     """Fetch from the source; list it once more if an object was replaced after it was listed."""
-    if context.settings.offline and context.entry.request.source.store.is_hub:
-        raise PermanentError(
-            f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
-        )
+    if context.locked is None or not context.locked.is_complete or status.verdict.unproven:
+        _refuse_if_offline(context, status)
     fetcher = BlobFetcher(context, open_source(context, run), run)  # one for both attempts: it counts all files
-    online = _OnlineFetch(fetcher, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
+    online = _OnlineFetch(fetcher, status, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
     try:
         return online.retry_if_pin_moved(resolve=force)
     except (SourceChanged, NotFound, IntegrityError) as exc:
         if context.locked is None and not isinstance(exc, SourceChanged):
             raise
         run.report(Relisting(cause=str(exc)))
-        again = _OnlineFetch(fetcher, rehash=False, prove=status.verdict.unproven, again=True)
+        again = _OnlineFetch(fetcher, status, rehash=False, prove=status.verdict.unproven, again=True)
         return again.retry_if_pin_moved(resolve=force)
+
+
+def _refuse_if_offline(context: EntryContext, status: Status) -> None:
+    """Raise PermanentError for an entry of the Hub if HF_HUB_OFFLINE is set."""
+    if context.settings.offline and context.entry.request.source.store.is_hub:
+        raise PermanentError(
+            f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
+        )
 
 
 class _OnlineFetch:
     """One online fetch of one entry.
 
     Attributes:
+        status: of the entry, before the fetch.
         rehash: hash every file, also one whose stat is as recorded.
         prove: prove that the credential file gives access to these bytes; a fetched file proves it.
         pins: the pin in each root when the revision was listed, by the root's path.
@@ -191,10 +198,11 @@ class _OnlineFetch:
         again: the second fetch, after an object was not there as it was listed or locked.
     """
 
-    def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool, again: bool = False) -> None:
+    def __init__(self, fetcher: BlobFetcher, status: Status, *, rehash: bool, prove: bool, again: bool = False) -> None:
         self.context = fetcher.context
         self.source = fetcher.source
         self.run = fetcher.run
+        self.status = status
         self.rehash = rehash
         self.prove = prove
         self.fetcher = fetcher
@@ -239,6 +247,8 @@ class _OnlineFetch:
         conflicts = find_conflicts(root, plan, self.context.other_entries(root))
         blobs = self._find_blobs(plan)
         self.run.report(_planned(plan, blobs))
+        if any(planned.content_id not in blobs for planned in plan.files):
+            _refuse_if_offline(self.context, self.status)
         hub_root = self.context.hub_root
         if hub_root is not None and self._fills_hub_first(hub_root, listing):
             self._check_paths(root, plan, blobs)

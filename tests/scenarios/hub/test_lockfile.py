@@ -109,12 +109,13 @@ def test_only_upgrade_moves_a_lock(cli: Cli, truss: Truss, hub: Hub, repo: Repo)
     assert done(cli("lock", "--check", "--remote")).out == "org/name: unchanged\n"
     assert f"model_cache.lock: commit {first[:12]} -> {second[:12]}\n  -> a run fetches 5.0 kB" in cli("why").out
     asked(hub)
+    assert "HF_HUB_OFFLINE is set, and the entry is stale: model_cache.lock: commit " in cli(HF_HUB_OFFLINE="1").err
     done(cli())
     assert listings(hub) == []
     assert main_of(truss)["new.bin"] == b"new"
     lock_of(truss).write_text(text)
     assert "asks no server" in done(cli("why", "--check")).out
-    done(cli())
+    done(cli(HF_HUB_OFFLINE="1"))
     assert listings(hub) == []
     assert main_of(truss) == FILES
 
