@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -335,15 +334,24 @@ def test_the_mode_of_the_file_and_a_link_to_it_stay(truss: Truss, cli: Cli, repo
     assert [path.name for path in tmp_path.iterdir() if "lock" in path.name] == ["shared.lock"]
 
 
-def test_updates_at_once_are_all_kept(truss: Truss, cli: Cli, hub: Hub, repo: Repo) -> None:
-    names = [f"org/r{number}" for number in range(6)]
-    for name in names:
-        hub.create(name).commit({"a.bin": name.encode()})
-    truss.config("model_cache:\n" + "".join(f"  - repo_id: {name}\n" for name in names))
-    with ThreadPoolExecutor(6) as pool:
-        for ran in pool.map(lambda name: truss.cli("lock", name), names):
-            done(ran)
-    assert done(cli("lock", "--check")).out == "model_cache.lock: 6 entries, up to date\n"
+def test_the_commit_of_a_lock_holds_for_patterns_that_it_does_not_have(
+    truss: Truss, cli: Cli, hub: Hub, repo: Repo
+) -> None:
+    done(cli("lock"))
+    truss.config(ONE + "    allow_patterns: ['*.json']\n")
+    done(cli())
+    second = repo.commit({"config.json": b"[]", "model.bin": b"moved"})
+    other = truss.folder / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text(ONE)
+    done(cli("-f", str(other), "-a"))
+    why = done(cli("why", "--check")).out
+    assert f"the pinned commit moved by org/name to {second[:12]}" in why
+    assert "a run puts it right and asks no server" in why
+    asked(hub)
+    done(cli())
+    assert asked(hub) == []
+    assert main_of(truss)["config.json"] == b"{}"
 
 
 def test_the_cache_key_is_that_of_before_without_a_lock_and_changes_with_what_is_locked(
