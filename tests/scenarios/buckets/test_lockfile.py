@@ -43,6 +43,13 @@ def versioned(request: pytest.FixtureRequest) -> Store:
     return store
 
 
+@pytest.fixture(params=["gcs", "disk"])
+def either(request: pytest.FixtureRequest) -> Store:
+    """A store that tells its digests in the listing, and one that has none."""
+    store: Store = request.getfixturevalue(f"on_{request.param}")
+    return store
+
+
 def given(truss: Truss, store: Store, files: dict[str, bytes] = FILES, who: str = "ro") -> None:
     """Put the files, and write a config with one entry that has them all."""
     for path, data in files.items():
@@ -114,28 +121,28 @@ def test_an_object_that_was_replaced_is_an_error_with_both_digests(cli: Cli, tru
     assert shown(truss, anywhere)["a.bin"] == b"A" * 3_000
 
 
-def test_an_object_that_was_deleted_is_an_error_that_names_its_digest(cli: Cli, truss: Truss, anywhere: Store) -> None:
-    given(truss, anywhere)
+def test_an_object_that_was_deleted_is_an_error_that_names_its_digest(cli: Cli, truss: Truss, either: Store) -> None:
+    given(truss, either)
     done(cli("lock"))
-    anywhere.delete("m/a.bin")
+    either.delete("m/a.bin")
     ran = cli()
     assert ran.code == 1, ran
     assert f"a.bin: the store has no such file, expected {locked(truss)['a.bin']['digest']}" in ran.err
-    assert shown(truss, anywhere) == {}
+    assert shown(truss, either) == {}
 
 
-def test_a_replaced_object_does_not_touch_what_is_cached(cli: Cli, truss: Truss, anywhere: Store) -> None:
-    given(truss, anywhere)
+def test_a_replaced_object_does_not_touch_what_is_cached(cli: Cli, truss: Truss, either: Store) -> None:
+    given(truss, either)
     done(cli("lock"))
     done(cli())
-    anywhere.put("m/a.bin", b"A" * 3_000)
+    either.put("m/a.bin", b"A" * 3_000)
     assert "fresh" in done(cli()).err
     again = cli("-a")
-    if isinstance(anywhere, Folder):  # whose versions are those of this machine: it is read again
+    if isinstance(either, Folder):  # whose versions are those of this machine: it is read again
         assert again.code == 1, again
     else:
         done(again)
-    assert shown(truss, anywhere) == FILES
+    assert shown(truss, either) == FILES
 
 
 def test_equal_bytes_that_were_uploaded_again_are_the_locked_ones(cli: Cli, truss: Truss, anywhere: Store) -> None:
@@ -166,11 +173,11 @@ def test_a_bucket_that_keeps_versions_still_gives_what_was_replaced_and_deleted(
     assert remote.out.endswith(": 1 file changed, 1 new, 1 gone, 11 B to fetch\n")
 
 
-def test_a_change_of_one_file_is_a_diff_of_one_line(cli: Cli, truss: Truss, anywhere: Store) -> None:
-    given(truss, anywhere)
+def test_a_change_of_one_file_is_a_diff_of_one_line(cli: Cli, truss: Truss, either: Store) -> None:
+    given(truss, either)
     done(cli("lock"))
     before = (truss.folder / "model_cache.lock").read_text().splitlines()
-    anywhere.put("m/a.bin", b"A" * 3_000)
+    either.put("m/a.bin", b"A" * 3_000)
     done(cli("lock", "--upgrade"))
     after = (truss.folder / "model_cache.lock").read_text().splitlines()
     assert len(before) == len(after)
@@ -179,20 +186,18 @@ def test_a_change_of_one_file_is_a_diff_of_one_line(cli: Cli, truss: Truss, anyw
     ]
 
 
-def test_a_lock_that_names_another_digest_makes_the_entry_stale_by_name(
-    cli: Cli, truss: Truss, anywhere: Store
-) -> None:
-    given(truss, anywhere)
+def test_a_lock_that_names_another_digest_makes_the_entry_stale_by_name(cli: Cli, truss: Truss, either: Store) -> None:
+    given(truss, either)
     done(cli("lock"))
     done(cli())
-    anywhere.put("m/a.bin", b"A" * 3_000)
+    either.put("m/a.bin", b"A" * 3_000)
     old = locked(truss)["a.bin"]["digest"]
     done(cli("lock", "--upgrade"))
     new = locked(truss)["a.bin"]["digest"]
     why = done(cli("why"))
     assert f"model_cache.lock: a.bin: {old} -> {new}\n" in why.out
     done(cli())
-    assert shown(truss, anywhere)["a.bin"] == b"A" * 3_000
+    assert shown(truss, either)["a.bin"] == b"A" * 3_000
 
 
 def test_widened_patterns_take_known_files_from_the_lock_and_new_ones_from_the_bucket(
