@@ -176,12 +176,14 @@ def _open(
         if options.command is None:  # the name may be a misspelt command
             error.hint = f"{error.hint} The commands: {', '.join(COMMANDS)}."
         raise
-    workspace.warn()
+    if options.command != "lock":  # which says itself what the lock file does not have
+        workspace.warn()
     return workspace, contexts
 
 
 def _run(options: argparse.Namespace) -> int:
     workspace, contexts = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
+    workspace.require_lock()
     signals.install()
     stale = [context for context in contexts if not workspace.read_status(context).verdict.fresh or options.always]
     failed = _fetch_all(stale, workspace.run_id, force=options.always) if stale else {}
@@ -246,6 +248,20 @@ def _why(options: argparse.Namespace) -> int:
     return reports.why([(context.name, workspace, context) for context in contexts], output.write, check=options.check)
 
 
+def _lock(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app.lockfile import lock
+
+    workspace, contexts = _open(options)
+    return lock(
+        workspace,
+        contexts if options.names else None,
+        output.write,
+        upgrade=options.upgrade,
+        check=options.check,
+        remote=options.remote,
+    )
+
+
 def _verify(options: argparse.Namespace) -> int:
     from truss_cache_tasks.app import reports
 
@@ -279,13 +295,17 @@ def _prune(options: argparse.Namespace) -> int:
 def _key(options: argparse.Namespace) -> int:
     workspace = open_workspace(options.config)
     workspace.warn()
+    workspace.require_readable_lock()
     output.write(cache_key(workspace))
     return DONE
 
 
 def cache_key(workspace: Workspace) -> str:
-    """Return 64 hex digits that are equal for configs whose entries make equal requests, in any order."""
-    keys = sorted(context.entry.key for context in workspace.contexts)
+    """Return 64 hex digits that are equal for configs whose entries make equal requests, in any order.
+
+    What a lock file names for a request counts too.
+    """
+    keys = sorted(f"{c.entry.key} {c.locked.snapshot}" if c.locked else c.entry.key for c in workspace.contexts)
     return hashlib.sha256("\n".join([f"format {FORMAT}", *keys]).encode()).hexdigest()
 
 
@@ -337,6 +357,15 @@ COMMANDS = {
         "say which entries are fresh, or which input changed",
         _why,
         (_flag("--check", what="exit 1 if a run would have to read a store"),),
+    ),
+    "lock": Command(
+        "write, move or check model_cache.lock, which pins files",
+        _lock,
+        (
+            _flag("--upgrade", what="lock what the stores have now, for all or the named entries"),
+            _flag("--check", what="write nothing; exit 1 if the file is missing or outdated"),
+            _flag("--remote", what="with --check: ask the stores; exit 1 if something has moved"),
+        ),
     ),
     "verify": Command(
         "hash everything again, and name each bad file",

@@ -62,6 +62,7 @@ VARIABLES = (
         "TRUSS_CACHE_ACCEPT_UNVERIFIED", "1: accept a file whose MD5-like ETag is not its MD5 (else it fails)", "0"
     ),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
+    Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error, nothing is fetched", "0"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),
 )
 
@@ -84,6 +85,7 @@ class Settings:
         accept_unverified: TRUSS_CACHE_ACCEPT_UNVERIFIED: bytes that two fetches gave equally are accepted although
             the ETag, which looks like an MD5, is not their MD5.
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
+        locked: TRUSS_CACHE_LOCKED: nothing is fetched without a model_cache.lock that has every entry of the config.
         debug: TRUSS_CACHE_DEBUG.
         offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is true.
         cwd: what relative paths of the environment are relative to.
@@ -101,6 +103,7 @@ class Settings:
     replace: bool = False
     accept_unverified: bool = False
     follow_links: bool = False
+    locked: bool = False
     debug: bool = False
     offline: bool = False
     cwd: Path = field(default_factory=Path.cwd)
@@ -196,6 +199,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         replace=get.parsed("TRUSS_CACHE_REPLACE", _boolean) or False,
         accept_unverified=get.parsed("TRUSS_CACHE_ACCEPT_UNVERIFIED", _boolean) or False,
         follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
+        locked=get.parsed("TRUSS_CACHE_LOCKED", _boolean) or False,
         debug=get.parsed("TRUSS_CACHE_DEBUG", _boolean) or False,
         offline=(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").lower() in _TRUE,
         cwd=cwd,
@@ -204,12 +208,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
 
 
 def _refuse_unsupported(get: _Reader) -> None:
-    """Raise ConfigError for variables of features that do not exist yet, rather than ignore them."""
-    if get.parsed("TRUSS_CACHE_LOCKED", _boolean):
-        raise ConfigError(
-            "TRUSS_CACHE_LOCKED: model_cache.lock is not supported yet",
-            hint="Unset it; a full commit as `revision` pins a Hub entry on every machine.",
-        )
+    """Raise ConfigError for a variable of a feature that does not exist yet, rather than ignore it."""
     if get.text("TRUSS_CACHE_EVENTS"):
         raise ConfigError("TRUSS_CACHE_EVENTS: events are not supported yet", hint="Unset it.")
 

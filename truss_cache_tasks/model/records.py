@@ -9,6 +9,7 @@ from typing import Any
 from truss_cache_tasks.model.keys import ContentId, RequestKey, SnapshotKey, snapshot_key
 from truss_cache_tasks.model.listing import Digest
 
+LOCK_NAME = "model_cache.lock"  # beside the config, whatever that is called (model/lockfile.py)
 FORMAT = 1  # of every JSON file below .truss_cache/; a reader refuses a number that it does not know
 
 
