@@ -4,7 +4,12 @@ ODD_DISK_BELOW   the folder, absolute and without links on its way
 ODD_DISK_RULES   NAME=ERRNO[@N],... : the Nth call of NAME there and every later one fail so; N is 1 unless given.
                  NAME is one of `names`: `open` and `read` of files and folders, `write` of all that write bytes,
                  `change` of whatever changes the disk, `any` of every call. `flock=ok`: it does nothing and says that it locked.
+                 NAME=kill@N, NAME=stop@N: the process sends itself SIGKILL or SIGSTOP just before the Nth call. A write that
+                 is to be killed is made for half of its bytes first.
+ODD_DISK_ONLY    count only calls whose path has this text in it
 ODD_DISK_COUNT   a file; at the end of the process `NAME COUNT` of each kind of call is appended to it, a line each
+
+A forked child that has set these variables calls odd_disk_setup(), and odd_disk_report() before _exit().
 */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -12,6 +17,7 @@ ODD_DISK_COUNT   a file; at the end of the process `NAME COUNT` of each kind of 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -31,13 +37,20 @@ static const char *names[KINDS] = {"symlink", "link", "rename", "unlink", "rmdir
                                    "write", "allocate", "utime", "fsync", "flock", "clone", "change", "any"};
 static struct { int code; long from; } rules[KINDS];
 static atomic_long counts[KINDS];
-static char below[PATH_MAX];
+static char below[PATH_MAX], only[NAME_MAX];
 static size_t below_size;
-static const int NOTHING = -1; /* of `flock=ok` */
+enum { NOTHING = -1 /* of `flock=ok` */, KILL = -2, STOP = -3 };
 
-__attribute__((constructor)) static void setup(void) {
-    const char *folder = getenv("ODD_DISK_BELOW"), *text = getenv("ODD_DISK_RULES");
-    if (folder) below_size = strlen(strncpy(below, folder, sizeof below - 1));
+static int code_of(const char *value) {
+    return !strncmp(value, "ok", 2) ? NOTHING : !strncmp(value, "kill", 4) ? KILL : !strncmp(value, "stop", 4) ? STOP : atoi(value);
+}
+
+__attribute__((constructor)) void odd_disk_setup(void) {
+    const char *folder = getenv("ODD_DISK_BELOW"), *text = getenv("ODD_DISK_RULES"), *names_only = getenv("ODD_DISK_ONLY");
+    below_size = folder ? strlen(strncpy(below, folder, sizeof below - 1)) : 0;
+    strncpy(only, names_only ? names_only : "", sizeof only - 1);
+    memset(rules, 0, sizeof rules);
+    for (int kind = 0; kind < KINDS; kind++) atomic_store(&counts[kind], 0);
     char *copy = strdup(text ? text : ""), *rest = copy, *rule;
     while ((rule = strsep(&rest, ",")) != NULL) {
         char *value = strchr(rule, '='), *from = strchr(rule, '@');
@@ -45,14 +58,14 @@ __attribute__((constructor)) static void setup(void) {
         *value++ = 0;
         for (int kind = 0; kind < KINDS; kind++)
             if (!strcmp(rule, names[kind])) {
-                rules[kind].code = strcmp(value, "ok") ? atoi(value) : NOTHING;
+                rules[kind].code = code_of(value);
                 rules[kind].from = from ? atol(from + 1) : 1;
             }
     }
     free(copy);
 }
 
-__attribute__((destructor)) static void report(void) {
+__attribute__((destructor)) void odd_disk_report(void) {
     const char *path = getenv("ODD_DISK_COUNT");
     if (!path || !below_size) return;
     FILE *out = fopen(path, "a");
@@ -61,44 +74,70 @@ __attribute__((destructor)) static void report(void) {
 }
 
 static int is_below(const char *path) {
-    return below_size && !strncmp(path, below, below_size) && (path[below_size] == '/' || !path[below_size]);
+    return below_size && !strncmp(path, below, below_size) && (path[below_size] == '/' || !path[below_size]) &&
+           (!*only || strstr(path, only));
+}
+
+/* Put the path of a descriptor into `path`; return its length, 0 where it has none. */
+static size_t path_of(int fd, char path[PATH_MAX]) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t size = readlink(link, path, PATH_MAX - 1);
+    path[size < 0 ? 0 : size] = 0;
+    return size < 0 ? 0 : size;
 }
 
 static int fd_below(int fd) {
-    char link[64], path[PATH_MAX];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t size = readlink(link, path, sizeof path - 1);
-    if (size < 0) return 0;
-    path[size] = 0;
-    return is_below(path);
+    char path[PATH_MAX];
+    return below_size && path_of(fd, path) && is_below(path);
 }
 
-static int at_below(int at, const char *path) {
-    char cwd[PATH_MAX];
-    if (path && path[0] == '/') return is_below(path);
-    if (at != AT_FDCWD) return fd_below(at);
-    return getcwd(cwd, sizeof cwd) != NULL && is_below(cwd);
+static int at_below(int at, const char *name) {
+    char path[PATH_MAX];
+    if (!below_size) return 0;
+    if (name && name[0] == '/') return is_below(name);
+    if (at == AT_FDCWD ? !getcwd(path, sizeof path) : !path_of(at, path)) return 0;
+    size_t size = strlen(path);
+    snprintf(path + size, sizeof path - size, "/%s", name ? name : "");
+    return is_below(path);
 }
 
 static int due(enum kind kind) {
     long now = atomic_fetch_add(&counts[kind], 1) + 1;
-    return rules[kind].code && now >= rules[kind].from ? rules[kind].code : 0;
+    int code = rules[kind].code, once = code == KILL || code == STOP;
+    return code && (once ? now == rules[kind].from : now >= rules[kind].from) ? code : 0;
 }
 
-/* Return what this call is to fail with, 0 for nothing. */
+/* Return what this call is to end with, 0 for nothing. */
 static int fate(enum kind kind, int changes) {
     int own = due(kind), every = due(ANY), change = changes ? due(CHANGE) : 0;
     return own ? own : change ? change : every;
+}
+
+/* Send the signal of KILL or STOP; return the code that the call is to fail with, 0 for none. */
+static int signalled(int code) {
+    if (code == KILL || code == STOP) kill(getpid(), code == KILL ? SIGKILL : SIGSTOP);
+    return code == KILL || code == STOP ? 0 : code;
 }
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define FAIL_IF(is_there, kind, changes, failed)                \
     do {                                                        \
         int code_;                                              \
-        if ((is_there) && (code_ = fate(kind, changes)) != 0) { \
+        if ((is_there) && (code_ = signalled(fate(kind, changes))) != 0) { \
             errno = code_;                                      \
             return failed;                                      \
         }                                                       \
+    } while (0)
+/* As FAIL_IF; a write that is to be killed is made for half of its bytes by the call `half` first. */
+#define FAIL_WRITE(is_there, half)                        \
+    do {                                                  \
+        int code_ = (is_there) ? fate(WRITE, 1) : 0;      \
+        if (code_ == KILL && size > 1 && (half) < 0) {}   \
+        if ((code_ = signalled(code_)) != 0) {            \
+            errno = code_;                                \
+            return -1;                                    \
+        }                                                 \
     } while (0)
 
 int symlink(const char *to, const char *path) { FAIL_IF(at_below(AT_FDCWD, path), SYMLINK, 1, -1); return REAL(symlink)(to, path); }
@@ -160,23 +199,23 @@ LOOKED_AT(lstat64, stat64)
 int fstatat(int at, const char *path, struct stat *into, int flags) { FAIL_IF(at_below(at, path), STAT, 0, -1); return REAL(fstatat)(at, path, into, flags); }
 int fstatat64(int at, const char *path, struct stat64 *into, int flags) { FAIL_IF(at_below(at, path), STAT, 0, -1); return REAL(fstatat64)(at, path, into, flags); }
 
-ssize_t write(int fd, const void *from, size_t size) { FAIL_IF(fd_below(fd), WRITE, 1, -1); return REAL(write)(fd, from, size); }
-ssize_t pwrite(int fd, const void *from, size_t size, off_t at) { FAIL_IF(fd_below(fd), WRITE, 1, -1); return REAL(pwrite)(fd, from, size, at); }
-ssize_t pwrite64(int fd, const void *from, size_t size, off64_t at) { FAIL_IF(fd_below(fd), WRITE, 1, -1); return REAL(pwrite64)(fd, from, size, at); }
-ssize_t sendfile(int out, int in, off_t *at, size_t size) { FAIL_IF(fd_below(out), WRITE, 1, -1); return REAL(sendfile)(out, in, at, size); }
-ssize_t sendfile64(int out, int in, off64_t *at, size_t size) { FAIL_IF(fd_below(out), WRITE, 1, -1); return REAL(sendfile64)(out, in, at, size); }
+ssize_t write(int fd, const void *from, size_t size) { FAIL_WRITE(fd_below(fd), REAL(write)(fd, from, size / 2)); return REAL(write)(fd, from, size); }
+ssize_t pwrite(int fd, const void *from, size_t size, off_t at) { FAIL_WRITE(fd_below(fd), REAL(pwrite)(fd, from, size / 2, at)); return REAL(pwrite)(fd, from, size, at); }
+ssize_t pwrite64(int fd, const void *from, size_t size, off64_t at) { FAIL_WRITE(fd_below(fd), REAL(pwrite64)(fd, from, size / 2, at)); return REAL(pwrite64)(fd, from, size, at); }
+ssize_t sendfile(int out, int in, off_t *at, size_t size) { FAIL_WRITE(fd_below(out), REAL(sendfile)(out, in, at, size / 2)); return REAL(sendfile)(out, in, at, size); }
+ssize_t sendfile64(int out, int in, off64_t *at, size_t size) { FAIL_WRITE(fd_below(out), REAL(sendfile64)(out, in, at, size / 2)); return REAL(sendfile64)(out, in, at, size); }
 ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *at, size_t size, unsigned flags) {
-    FAIL_IF(fd_below(out), WRITE, 1, -1);
+    FAIL_WRITE(fd_below(out), REAL(copy_file_range)(in, from, out, at, size / 2, flags));
     return REAL(copy_file_range)(in, from, out, at, size, flags);
 }
 int ftruncate(int fd, off_t size) { FAIL_IF(fd_below(fd), ALLOCATE, 1, -1); return REAL(ftruncate)(fd, size); }
 int ftruncate64(int fd, off64_t size) { FAIL_IF(fd_below(fd), ALLOCATE, 1, -1); return REAL(ftruncate64)(fd, size); }
 int posix_fallocate(int fd, off_t at, off_t size) { /* answers the code itself */
-    int code = fd_below(fd) ? fate(ALLOCATE, 1) : 0;
+    int code = fd_below(fd) ? signalled(fate(ALLOCATE, 1)) : 0;
     return code ? code : REAL(posix_fallocate)(fd, at, size);
 }
 int posix_fallocate64(int fd, off64_t at, off64_t size) {
-    int code = fd_below(fd) ? fate(ALLOCATE, 1) : 0;
+    int code = fd_below(fd) ? signalled(fate(ALLOCATE, 1)) : 0;
     return code ? code : REAL(posix_fallocate64)(fd, at, size);
 }
 int utimensat(int at, const char *path, const struct timespec times[2], int flags) {
@@ -187,7 +226,7 @@ int futimens(int fd, const struct timespec times[2]) { FAIL_IF(fd_below(fd), UTI
 int fsync(int fd) { FAIL_IF(fd_below(fd), FSYNC, 1, -1); return REAL(fsync)(fd); }
 int fdatasync(int fd) { FAIL_IF(fd_below(fd), FSYNC, 1, -1); return REAL(fdatasync)(fd); }
 int flock(int fd, int operation) {
-    int code = fd_below(fd) ? fate(FLOCK, 0) : 0;
+    int code = fd_below(fd) ? signalled(fate(FLOCK, 0)) : 0;
     if (code == NOTHING) return 0;
     if (code) {
         errno = code;
