@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ class Forks:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
+        self._lock = threading.Lock()
         can_build = sys.platform == "linux" and shutil.which("gcc")
         disk = {"LD_PRELOAD": str(build(Path(self._folder.name)))} if can_build else {}
         self._server = subprocess.Popen(
@@ -102,8 +104,9 @@ class Forks:
             path.touch()
         os.mkfifo(folder / "news")
         ask = {"argv": argv, "cwd": str(cwd), "env": env, "said": list(map(str, said)), "news": str(folder / "news")}
-        self._server.stdin.write(json.dumps(ask) + "\n")
-        self._server.stdin.flush()
+        with self._lock:
+            self._server.stdin.write(json.dumps(ask) + "\n")
+            self._server.stdin.flush()
         return Forked(folder)
 
     def run(self, argv: list[str], cwd: Path, env: dict[str, str]) -> Ran:
