@@ -6,7 +6,7 @@ ODD_DISK_RULES   NAME=ERRNO[@N],... : the Nth call of NAME there and every later
                  `change` of whatever changes the disk, `any` of every call. `flock=ok`: it does nothing and says that it locked.
                  NAME=kill@N, NAME=stop@N: the process sends itself SIGKILL or SIGSTOP just before the Nth call. A write that
                  is to be killed is made for half of its bytes first.
-ODD_DISK_ONLY    count only calls whose path has this text in it
+ODD_DISK_ONLY    count only calls whose path has this text in it; with `$` after it, at its end
 ODD_DISK_COUNT   a file; at the end of the process `NAME COUNT` of each kind of call is appended to it, a line each
 
 A forked child that has set these variables calls odd_disk_setup(), and odd_disk_report() before _exit().
@@ -73,9 +73,14 @@ __attribute__((destructor)) void odd_disk_report(void) {
     if (out) fclose(out);
 }
 
+static int is_meant(const char *path) {
+    size_t size = strlen(only), length = strlen(path);
+    if (!size || only[size - 1] != '$') return strstr(path, only) != NULL;
+    return length >= size - 1 && !strncmp(path + length - (size - 1), only, size - 1);
+}
+
 static int is_below(const char *path) {
-    return below_size && !strncmp(path, below, below_size) && (path[below_size] == '/' || !path[below_size]) &&
-           (!*only || strstr(path, only));
+    return below_size && !strncmp(path, below, below_size) && (path[below_size] == '/' || !path[below_size]) && is_meant(path);
 }
 
 /* Put the path of a descriptor into `path`; return its length, 0 where it has none. */

@@ -3,9 +3,9 @@
 A death between two changes leaves the disk as the one just before the next change does, and the locks of a dead process
 are free. So a death at each change stands for a death at each file-system call. A write dies with half of its bytes.
 
-    for death in deaths("fetch", "hub", lives, hub, forks, stride=41): ...      # -> the machines on which it died
-    check_rerun(death); check_clean(death)
-for was_stopped in interleavings(("run", "clean"), "hub", lives, hub, forks, stride=41): ...     # two commands at a time
+    for death in deaths("fetch", "hub", lives, hub, forks, stride=41):      # the machines on which it died
+        check_rerun(death); check_clean(death)
+    interleaving(90, ("run", "clean"), "hub", lives, hub, forks)            # one stands still while the other runs
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import tempfile
 from collections import Counter
@@ -27,7 +28,7 @@ from servers.hub import Hub, Request
 from trusses import tree
 
 from scenarios.cache.disk import clean_tells, leftovers, paths_below
-from scenarios.cache.forks import ForkedTruss, Forks, interleave
+from scenarios.cache.forks import ForkedTruss, Forks, calls_of, interleave
 from scenarios.cache.upstreams import OnHub, beside, check, config, root_of, run
 from scenarios.cache.world.records import RECORDS, read_records
 
@@ -35,6 +36,7 @@ PART = 8 << 20  # transfer.Limits.part_min
 LAYOUTS = ("hub", "volume", "mount")
 
 Files = dict[str, bytes]
+_numbers = itertools.count()
 _chance = random.Random(1)
 A, B = _chance.randbytes(30_000), _chance.randbytes(20_000)
 BEFORE: Files = {"model.bin": A, "sub/twin.bin": A, "other.bin": B, "config.json": b"{}", "x": b"x"}
@@ -67,6 +69,7 @@ class Act:
     rerun: tuple[str, ...] = ("run",)
 
 
+TIDY = ("run", "-a")  # what takes away what a rerun left that found its files whole
 ACTS = {
     "fetch": Act(("run",), before=()),
     "update": Act(("run", "-a"), changes=True, rerun=("run", "-a")),
@@ -107,25 +110,33 @@ def fast_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def deaths(
-    name: str, layout: str, lives: Path, hub: Hub, forks: Forks, *, stride: int, files: Files = BEFORE
-) -> Iterator[Death]:
-    """Yield the deaths of an act, each `stride` changes later, and last where it did not die.
+def death_at(number: int, name: str, layout: str, lives: Path, hub: Hub, forks: Forks, files: Files = BEFORE) -> Death:
+    """Let an act die just before its change `number`; 1 is the first.
 
     Args:
         lives: the folder for all machines.
         files: what the source has at first.
     """
-    first = random.Random(f"{name} {layout}").randrange(stride) + 1
-    for number in itertools.count(first, stride):
-        death = machine(name, layout, lives, hub, forks, files)
-        death.number = number
-        rules = f"change=kill@{number}"
-        death.code = death.truss.fork(*death.act.command, **ruled(death.truss.root, rules)).end().code
-        assert death.code in (0, -signal.SIGKILL), death
+    death = machine(name, layout, lives, hub, forks, files)
+    death.number = number
+    death.code = death.truss.fork(*death.act.command, **ruled(death.truss.root, f"change=kill@{number}")).end().code
+    assert death.code in (0, -signal.SIGKILL), death
+    return death
+
+
+def deaths(name: str, layout: str, lives: Path, hub: Hub, forks: Forks, *, stride: int) -> Iterator[Death]:
+    """Yield the deaths of an act, each `stride` changes later, and last the machine on which it did not die."""
+    for number in itertools.count(random.Random(f"{name} {layout}").randrange(stride) + 1, stride):
+        death = death_at(number, name, layout, lives, hub, forks)
         yield death
         if not death.was_killed:
             return
+
+
+def changes_of(name: str, layout: str, lives: Path, hub: Hub, forks: Forks) -> int:
+    """Return how many changes an act makes to the disk; a few more or less where threads take turns."""
+    death = machine(name, layout, lives, hub, forks, BEFORE)
+    return calls_of(death.truss, *death.act.command)["change"]
 
 
 def death_at_a_moment(
@@ -143,7 +154,7 @@ def death_at_a_moment(
 
 def machine(name: str, layout: str, lives: Path, hub: Hub, forks: Forks, files: Files) -> Death:
     """Return a machine just before the act."""
-    act, number = ACTS[name], len(os.listdir(lives))
+    act, number = ACTS[name], next(_numbers)
     upstream = OnHub(hub, f"org/{number}")
     truss = ForkedTruss(lives / f"{number:05}", forks=forks, hub=hub)
     text = config(layout, upstream.entry("main", layout, "m"))
@@ -246,6 +257,7 @@ def check_rerun(death: Death) -> int:
         )
     assert max(again.values(), default=0) <= 1, f"{death.number}: a part is fetched twice by one run: {again}"
     check_right(death)
+    run(truss, *TIDY)
     check_owners(death)
     return sum((died & again).values())
 
@@ -259,7 +271,7 @@ def check_right(death: Death) -> None:
 
 
 def check_owners(death: Death) -> None:
-    """After a rerun nothing unfinished is left, and every file is listed by a manifest that a claim names."""
+    """After a rerun and TIDY nothing unfinished is left, and a manifest that a claim names lists every file."""
     truss = death.truss
     tops = (truss.hub_cache, truss.model_cache, truss.mounts)
     records = read_records(tops)
@@ -285,17 +297,28 @@ def check_clean(death: Death) -> None:
     assert list(paths_below(death.truss.root / "home" / ".local")) == [], f"{death.number}: left in the state folder"
 
 
-def check_both_ways(death: Death) -> int:
-    """Check the rerun and then the clean for an even number of a death, the clean and then the run for an odd one."""
-    if death.number % 2:
-        check_visible(death)
-        check_clean(death)
-        run(death.truss)
-        check_right(death)
-        return 0
-    again = check_rerun(death)
+def check_cleaned(death: Death) -> None:
+    """Check a clean without a rerun, and then a run from the start."""
+    check_visible(death)
     check_clean(death)
-    return again
+    run(death.truss)
+    check_right(death)
+
+
+def check_both_ways(death: Death) -> None:
+    """Check the rerun and then the clean of a death with an even number, the clean and then a run of another."""
+    if death.number % 2:
+        check_cleaned(death)
+    else:
+        check_rerun(death)
+        check_clean(death)
+
+
+def forget(death: Death) -> None:
+    """Remove the machine, and what its server knows: hundreds are to fit into memory."""
+    shutil.rmtree(death.truss.root)
+    death.upstream.hub.requests.clear()
+    del death.upstream.hub.repos[death.upstream.name]
 
 
 # Two commands, of which one stands still at each of its calls while the other runs
@@ -305,39 +328,51 @@ ONE: Files = {"one.bin": A, "both.bin": B, "config.json": b"{}"}
 TWO: Files = {"two.bin": A[::-1], "both.bin": B, "config.json": b"{}"}
 
 
-def interleavings(
-    pair: tuple[str, str], layout: str, lives: Path, hub: Hub, forks: Forks, *, stride: int
-) -> Iterator[bool]:
-    """Stop the first command just before a call, each `stride` calls later; run the other; yield whether it stopped.
+def interleaving(
+    number: int,
+    pair: tuple[str, str],
+    layout: str,
+    lives: Path,
+    hub: Hub,
+    forks: Forks,
+    *,
+    calls: str = "any",
+    only: str = "",
+) -> bool:
+    """Stop the first command just before its call `number`, and run the other; return whether it came that far.
 
     The two are of two projects whose entries share a repo, a folder and a file. After both, each is run again.
+
+    Args:
+        calls: which kind of call counts, as tests/odd_disk.c names it.
+        only: calls count whose path has this text in it; with `$` after it, at its end.
+            `{repo}` stands for the folder of the repo.
     """
-    for number in itertools.count(random.Random(f"{pair} {layout}").randrange(stride) + 1, stride):
-        upstream, folder = OnHub(hub, f"org/{len(os.listdir(lives))}"), lives / f"{len(os.listdir(lives)):05}"
-        one = ForkedTruss(folder, forks=forks, hub=hub)
-        other = beside(one, "other")
-        upstream.put("main", {**ONE, **TWO})
-        for truss, files in ((one, ONE), (other, TWO)):
-            patterns = {"allow_patterns": str(list(files))}
-            text = f"model_cache:\n  - repo_id: {upstream.name}\n    allow_patterns: {list(files)}\n"
-            truss.config(text if layout == "hub" else config(layout, upstream.entry("main", layout, "m", **patterns)))
-        for truss, command in ((one, pair[0]), (other, pair[1])):
-            if command != "run":
-                run(truss)
-        if "run -a" in pair:
-            upstream.put("main", {**ONE, **TWO, "both.bin": B[::-1]})
-        first = one.fork(*pair[0].split(), **ruled(folder, f"any=stop@{number}"))
-        rans = interleave(first, lambda other=other: other.fork(*pair[1].split()))  # type: ignore[misc]
-        for ran, command in zip(rans[:2], pair, strict=True):
-            assert ran.code == 0, f"{number}: {command} beside another: {ran.text}"
-        for truss in (one, other):
-            run(truss, *(["-a"] if "run -a" in pair else []))
-        for truss in (one, other):
-            run(truss)  # a pin that the other moved
-            check(truss, layout, {})
-        for truss in (one, other):
-            clean_tells(truss)
-        assert leftovers(one) == [], f"{number}: left after both were cleaned"
-        yield rans[2]
-        if not rans[2]:
-            return
+    name = next(_numbers)
+    upstream, folder = OnHub(hub, f"org/{name}"), lives / f"{name:05}"
+    one = ForkedTruss(folder, forks=forks, hub=hub)
+    other = beside(one, "other")
+    upstream.put("main", {**ONE, **TWO})
+    for truss, files in ((one, ONE), (other, TWO)):
+        patterns = {"allow_patterns": str(list(files))}
+        text = f"model_cache:\n  - repo_id: {upstream.name}\n    allow_patterns: {list(files)}\n"
+        truss.config(text if layout == "hub" else config(layout, upstream.entry("main", layout, "m", **patterns)))
+    for truss, command in ((one, pair[0]), (other, pair[1])):
+        if command != "run":
+            run(truss)
+    if "run -a" in pair:
+        upstream.put("main", {**ONE, **TWO, "both.bin": B[::-1]})
+    stops = one.fork(
+        *pair[0].split(), **ruled(folder, f"{calls}=stop@{number}", only=only.format(repo=f"models--org--{name}"))
+    )
+    first, second, was_stopped = interleave(stops, lambda: other.fork(*pair[1].split()))
+    for ran, command in zip((first, second), pair, strict=True):
+        assert ran.code == 0, f"{number}: {command} beside another: {ran.text}"
+    for truss in (one, other, one, other):  # twice: the second may have moved the pin of the first
+        run(truss, *(["-a"] if "run -a" in pair else []))
+    for truss in (one, other):
+        check(truss, layout, {})
+    for truss in (one, other):
+        clean_tells(truss)
+    assert leftovers(one) == [], f"{number}: left after both were cleaned"
+    return was_stopped
