@@ -6,6 +6,7 @@ Another one that starts either fails, and wants the mark itself.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -18,9 +19,15 @@ from servers.hub import Hub
 from trusses import Truss
 
 pytest.register_assert_rewrite("truss_cache_tasks.sources.testing")
-pytest_plugins = ["servers.fixtures_faults", "servers.fixtures_s3", "servers.fixtures_gcs", "servers.fixtures_network"]
+pytest_plugins = [
+    "fast_clock",
+    "servers.fixtures_faults",
+    "servers.fixtures_s3",
+    "servers.fixtures_gcs",
+    "servers.fixtures_network",
+]
 
-STARTERS = {"hub", "truss", "seaweed", "moto", "gcs", "web", "proxy", "server", "secure"}
+STARTERS = {"hub", "truss", "seaweed", "moto", "gcs", "web", "proxy", "server", "secure", "fast_clock"}
 STARTS = {"socket.bind", "subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}  # audit events
 _started: list[str] = []
 
@@ -31,6 +38,12 @@ def _note_start(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_note_start)
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many tests run at once under `-n auto`: two more than there are cores, as many of them wait."""
+    return len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else 4
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

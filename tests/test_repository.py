@@ -21,21 +21,26 @@ import pytest
 from truss_cache_tasks import load_config
 from truss_cache_tasks.app.cli import COMMANDS
 from truss_cache_tasks.config.settings import VARIABLES, read_settings
+from truss_cache_tasks.events import Committed, Retrying
 from truss_cache_tasks.model.keys import canonical
 from truss_cache_tasks.model.records import FORMAT, Claims, Pin, Project
 from truss_cache_tasks.model.request import Layout
+from truss_cache_tasks.operations.history import RunRecord
 from truss_cache_tasks.store import names as store_names
 from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims
 from truss_cache_tasks.store.fetch_notes import note_fetch
 from truss_cache_tasks.store.flat_layout import flat_root
+from truss_cache_tasks.store.history import new_line
 from truss_cache_tasks.store.hub_layout import hub_root
 from truss_cache_tasks.store.known_roots import remember_roots
+from truss_cache_tasks.store.locks import LockFile
 from truss_cache_tasks.store.manifest import from_json, to_json
+from truss_cache_tasks.store.tree import FileTree
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ON_DISK = (ROOT / "docs" / "on-disk-format.md").read_text()
-SCRIPTS = ("release", "lowest", "newest", "coverage")
+SCRIPTS = ("release", "lowest", "newest")
 QUICKSTART, TESTS = re.findall(r"^```sh\n(sh \.ci/venv[^\n]*)\n```", README, re.MULTILINE)
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not path.relative_to(ROOT).parts[0].startswith("."))
 NOT_PAGES = ("docs/letter.txt", "docs/a.b")  # files of made-up repos
@@ -349,6 +354,27 @@ def test_a_written_out_file_of_roots_is_that_of_its_project(tmp_path: Path) -> N
     (written,) = records("roots")
     remember_roots(settings, Project("docs", written["config"], {}, tuple(written["roots"])), pytest.fail)
     assert json.loads((tmp_path / "truss-cache" / "docs.json").read_text()) == written
+
+
+def test_a_written_out_line_of_the_history_has_the_fields_of_one() -> None:
+    (written,) = records("runs")
+    record = RunRecord()
+    record(Retrying(path="w.bin", cause="429", attempt=1, delay_s=0))
+    line = new_line(written["run"], written["project"], "fetched")
+    line |= record.as_line(Committed(how="fetched", files=1, size=1, unverified=0))
+    assert written.keys() == line.keys() | {"entry", "source", "revision", "snapshot"}
+    (fault,) = line["faults"]
+    assert written["faults"][0].keys() == fault.keys()
+    assert written["files"] == written["reused_files"] + written["fetched_files"]
+    assert written["size"] == written["reused_size"] + written["fetched_size"]
+
+
+def test_a_written_out_lock_is_read_as_it_stands(tmp_path: Path) -> None:
+    (written,) = records("lock")
+    (tmp_path / "one.lock").write_text(json.dumps(written))
+    holder = LockFile(FileTree(tmp_path), "one.lock").read_holder()
+    assert holder is not None
+    assert {"format": FORMAT, **asdict(holder)} == written
 
 
 def test_the_documented_tree_has_the_names_of_the_code() -> None:

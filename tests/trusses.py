@@ -104,10 +104,10 @@ class Truss:
 
 
 @contextlib.contextmanager
-def ended(child: subprocess.Popen[str]) -> Iterator[None]:
+def ended(child: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
     """See that nothing of the child's group outlives the block, whatever happens in it."""
     try:
-        yield
+        yield child
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)

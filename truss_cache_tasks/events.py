@@ -88,16 +88,39 @@ class Retrying(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """Who holds a lock, as its holder says. Host and pid may be those of another machine or container.
+
+    Attributes:
+        since: seconds since the epoch, UTC, by the holder's clock.
+        waits: whether it waits for another process itself.
+        done, size: bytes that have come for the entry that it fetches, of all that were missing; None where it does
+            not say.
+    """
+
+    host: str
+    pid: int
+    since: float
+    waits: bool = False
+    done: int | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting(Event):
-    """Another process, or another entry of this one, holds a lock that is needed: reported once, after a second.
+    """Another process, or another entry of this one, holds a lock that is needed: reported after 1 s, then every 10 s.
 
     Attributes:
         lock: what it protects: the entry, one file that is being fetched, or the records of a cache root.
         path: if `lock` is "file", the path of that file in its store's listing; else the cache root.
+        holder: who holds it; None where that is not known (as where huggingface_hub holds it).
+        again: whether this wait was reported before.
     """
 
     lock: Literal["entry", "file", "root"]
     path: str
+    holder: Holder | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +166,18 @@ class Committed(Event):
     unverified: int
     fetched_files: int = 0
     fetched_size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refetching(Event):
+    """Wrong bytes of a file arrived: they are fetched once more.
+
+    Attributes:
+        cause: one line, no secret.
+    """
+
+    path: str
+    cause: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -67,9 +67,12 @@ def test_what_is_fresh_is_not_fetched_again(two: Truss, hub: Hub) -> None:
 
 def test_names_choose_and_a_wrong_one_is_a_config_error(two: Truss, hub: Hub) -> None:
     assert list(fetch(two.folder, ["org/two"]).entries) == ["org/two"]
+    assert list(fetch(two.folder, "org/two").entries) == ["org/two"]
     hub.requests.clear()
     with pytest.raises(ConfigError, match="no entry is called 'org/tow'"):
         fetch(two.folder, ["src", "org/tow"])
+    with pytest.raises(ConfigError, match="no entry is called 'org/tow'"):
+        fetch(two.folder, "org/tow")
     assert hub.requests == []
     assert not (two.model_cache / "src").exists()
 

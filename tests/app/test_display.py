@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -13,10 +15,12 @@ from truss_cache_tasks.events import (
     Committed,
     Event,
     Failed,
+    Holder,
     How,
     Planned,
     Published,
     Received,
+    Refetching,
     Relisting,
     Retrying,
     Started,
@@ -107,6 +111,29 @@ def test_a_wait_for_another_process_is_one_line(shown: Shown) -> None:
         "org/one: waiting for another process that fetches this entry",
         "org/one: waiting for another process that fetches w.bin",
         "org/one: waiting for another process that changes /cache",
+    ]
+
+
+def test_a_wait_names_the_holder_since_when_and_how_far_it_is(shown: Shown) -> None:
+    now = time.time()
+    holder = Holder(host="build-7", pid=123, since=now, done=1_200_000_000, size=4_100_000_000)
+    since = time.strftime("%H:%M", time.localtime(now))
+    assert shown.tell(
+        Waiting(lock="entry", path="/cache", holder=holder),
+        Waiting(lock="file", path="w.bin", holder=replace(holder, waits=True), again=True),
+        Waiting(lock="root", path="/cache", holder=replace(holder, since=0, done=None, size=None)),
+    ) == [
+        f"org/one: waiting for pid 123 on host build-7, which fetches this entry (since {since}, 1.2 GB of 4.1 GB)",
+        "org/one: waiting for pid 123 on host build-7, which fetches w.bin "
+        f"(since {since}, 1.2 GB of 4.1 GB, waits itself)",
+        "org/one: waiting for pid 123 on host build-7, which changes /cache "
+        f"(since {time.strftime('%Y-%m-%d %H:%M', time.localtime(0))})",
+    ]
+
+
+def test_wrong_bytes_that_are_fetched_again_are_one_line(shown: Shown) -> None:
+    assert shown.tell(Refetching(path="w.bin", cause="w.bin: got sha256 1, expected 2")) == [
+        "org/one: fetching w.bin again: got sha256 1, expected 2"
     ]
 
 

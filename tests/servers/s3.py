@@ -182,6 +182,8 @@ def _status(url: str) -> int:
 
 # moto
 
+MOTO_PAGE = 100  # keys of a page of a listing; in S3 they are 1000, and moto takes 20 ms for each object
+
 
 @contextlib.contextmanager
 def moto_server() -> Iterator[S3Server]:
@@ -193,7 +195,8 @@ def moto_server() -> Iterator[S3Server]:
     with tempfile.TemporaryDirectory(prefix="moto-") as folder:
         log = Path(folder) / "log"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        with _process(command, log, {"AWS_EC2_METADATA_DISABLED": "true"}) as process:
+        env = {"AWS_EC2_METADATA_DISABLED": "true", "MOTO_S3_DEFAULT_MAX_KEYS": str(MOTO_PAGE)}
+        with _process(command, log, env) as process:
             try:
                 wait_until(lambda: _status(f"{url}/moto-api/") == 200, "moto", alive=lambda: process.poll() is None)
             except RuntimeError as error:

@@ -529,12 +529,16 @@ from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 import os
 from truss_cache_tasks.errors import CacheTaskError
+from truss_cache_tasks.network.exchange import ExchangeLimits
+from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.gcs import GcsSource
+
+LIMITS = ExchangeLimits(retry=RetryLimits(attempts=3, backoff_s=0.1))
 
 def ask(uri):
     entry = entries.entry(uri, config=Path(sys.argv[1]) / "config.yaml")
     try:
-        source = entries.open_with(GcsSource, entry, entries.settings(**os.environ))
+        source = entries.open_with(GcsSource, entry, entries.settings(**os.environ), limits=LIMITS)
         files = source.listing().files
         return [source.locate(files[0]).headers.get("Authorization"), [file.path for file in files]]
     except CacheTaskError as exc:

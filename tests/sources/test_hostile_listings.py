@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,8 +11,9 @@ from typing import Any
 
 import pytest
 from entries import entry, open_with, settings
+from fast_clock import FastClock
 from servers.hostile import HostileServer, hostile_server
-from trusses import Ran, Truss
+from trusses import BIN, Ran, Truss
 
 from truss_cache_tasks.errors import CacheTaskError, Stopped, TransientError, WrongAnswer
 from truss_cache_tasks.network.cancel import StopPoll
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow  # each starts a server of its own
 SHA1 = "b" * 40
 RETRY = RetryLimits(attempts=2, backoff_s=0.01)
 IMPATIENT = ExchangeLimits(head_s=1, stall_s=1, floor_s=1, total_s=5, page=1 << 20, refusal=1 << 16, retry=RETRY)
+HASTY = replace(IMPATIENT, head_s=0.3, stall_s=0.3, floor_s=0.3)
 PATIENT = replace(IMPATIENT, total_s=20, retry=RetryLimits(attempts=6, backoff_s=0.01))  # on a busy machine, too
 MEMORY = 64 << 20  # of one listing; most of it is the SDK, which the first one imports
 
@@ -114,7 +115,7 @@ def test_a_listing_from_a_server_that_is_slow_for_ever_is_unavailable_in_time(
     fault: str, store: Store, server: HostileServer
 ) -> None:
     server.always = fault
-    error = fails(store, server)
+    error = fails(store, server, limits=HASTY)
     assert isinstance(error, TransientError)
     assert "(tried 2 times)" in str(error)
 
@@ -299,52 +300,36 @@ def test_a_stop_ends_a_wait_between_attempts_and_a_silent_read(
 
 # The real command
 
-COMMAND = """
-import sys
-from dataclasses import replace
-from truss_cache_tasks.network.exchange import ExchangeLimits
-from truss_cache_tasks.network.retry import RetryLimits
-from truss_cache_tasks.network.settings import Network
-from truss_cache_tasks.app.cli import main
 
-retry = RetryLimits(attempts=int(sys.argv.pop(1)), backoff_s=0.01)
-limits = ExchangeLimits(head_s=1, stall_s=1, floor_s=1, total_s=5, retry=retry)
-read = Network.from_env
-Network.from_env = lambda env, **more: replace(read(env, **more), limits=limits)
-sys.exit(main())
-"""
-
-
-def run_command(
-    store: Store, server: HostileServer, folder: Path, *, attempts: int = 2, memory: str = "unlimited"
-) -> Ran:
+def run_command(store: Store, server: HostileServer, folder: Path, *, memory: str = "unlimited", **env: str) -> Ran:
+    """Run `truss-cache` with the limits that it has, on an entry of `store`; `memory` in KiB of addresses."""
     truss = Truss(folder, **store.env(server))
     truss.config(f"model_cache:\n  - repo_id: {store.uri}\n")
-    script = truss.folder / "command.py"
-    script.write_text(COMMAND)
-    return truss.run(["sh", "-c", f"ulimit -v {memory}; exec {sys.executable} {script} {attempts} run"])
+    return truss.run(["sh", "-c", f"ulimit -v {memory}; exec {BIN / 'truss-cache'}"], **env)
 
 
-@pytest.mark.parametrize("fault", SLOW)
+@pytest.mark.parametrize("fault", ["silence", "drip-head", "drip-body"])  # each limit in time; the others are above
 @pytest.mark.parametrize("store", STORES[:2], ids=lambda store: store.kind)
 def test_the_command_ends_with_one_clear_error_where_a_server_is_slow_for_ever(
-    store: Any, fault: str, tmp_path: Path
+    store: Any, fault: str, fast_clock: FastClock, tmp_path: Path
 ) -> None:
     with hostile_server(store.healthy) as server:
         server.always = fault
-        ran = run_command(store, server, tmp_path)
+        ran = run_command(store, server, tmp_path, **fast_clock(100))
     assert ran.code == 1, ran.text
-    assert "(tried 2 times)" in ran.err
+    assert "(tried 8 times)" in ran.err
     assert "hint: " in ran.err
     assert "Traceback" not in ran.err
 
 
 @pytest.mark.parametrize("fault", ["bomb", "endless", "endless-refusal", "trailers"])
 @pytest.mark.parametrize("store", STORES[:2], ids=lambda store: store.kind)
-def test_the_command_ends_with_one_clear_error_in_bounded_memory(store: Any, fault: str, tmp_path: Path) -> None:
+def test_the_command_ends_with_one_clear_error_in_bounded_memory(
+    store: Any, fault: str, fast_clock: FastClock, tmp_path: Path
+) -> None:
     with hostile_server(store.healthy) as server:
         server.always = fault
-        ran = run_command(store, server, tmp_path, memory=str(1 << 20))  # KiB of addresses; a bomb is 2.5 GB
+        ran = run_command(store, server, tmp_path, memory=str(1 << 20), **fast_clock(20))  # a bomb is 2.5 GB
     assert ran.code == 1, ran.text
     assert "internal error" not in ran.err
     assert "hint: " in ran.err
@@ -352,8 +337,10 @@ def test_the_command_ends_with_one_clear_error_in_bounded_memory(store: Any, fau
 
 @pytest.mark.parametrize("fault", ["503", "408", "reset", "silence"])
 @pytest.mark.parametrize("store", STORES[:2], ids=lambda store: store.kind)
-def test_the_command_lists_again_where_a_listing_failed_once(store: Any, fault: str, tmp_path: Path) -> None:
+def test_the_command_lists_again_where_a_listing_failed_once(
+    store: Any, fault: str, fast_clock: FastClock, tmp_path: Path
+) -> None:
     with hostile_server(store.healthy) as server:
         server.faults[:] = [fault]
-        ran = run_command(store, server, tmp_path, attempts=6)
+        ran = run_command(store, server, tmp_path, **fast_clock(20))
         assert any("w.bin" in path for path in server.asked), ran.err  # it was listed, and its bytes asked for

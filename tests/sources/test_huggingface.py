@@ -448,3 +448,23 @@ def test_huggingface_hubs_own_offline_switch_is_translated_and_asks_nobody(hub: 
 def test_open_source_gives_the_hub_for_a_repo_id(repo: Repo, hub: Hub, tmp_path: Path) -> None:
     found = open_with(open_source, entry("org/name"), settings(HF_ENDPOINT=hub.url, HOME=str(tmp_path)))
     assert set(by_path(found.listing())) == {"config.json", "w.safetensors"}
+
+
+ENVIRONMENT_SCRIPT = """
+import os, sys
+from entries import settings
+from truss_cache_tasks.sources.huggingface.session import open_session
+network = settings(HOME="/nowhere", REQUESTS_CA_BUNDLE=sys.argv[1]).network
+open_session(network)
+sys.addaudithook(lambda event, arguments: event in ("os.putenv", "os.unsetenv") and print(event, *arguments))
+open_session(network)
+"""
+
+
+@pytest.mark.slow
+def test_an_open_session_is_returned_without_a_change_of_the_environment(fault_authority: tuple[Path, Any]) -> None:
+    """Another thread that copies os.environ during a change fails with a KeyError."""
+    env = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", ENVIRONMENT_SCRIPT, str(fault_authority[0])]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, ""), run.stderr

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from entries import entry, open_with, settings
-from servers.s3 import Keys, PartChecksums, S3Server, Watched, region_stub, watched
+from servers.s3 import MOTO_PAGE, Keys, PartChecksums, S3Server, Watched, region_stub, watched
 
 from truss_cache_tasks.errors import (
     AccessDenied,
@@ -134,6 +134,7 @@ class TestSeaweedFS(S3Contract):
 
 
 class TestMoto(S3Contract):
+    many = 2 * MOTO_PAGE + 50
     test_a_public_place_is_read_without_a_credential = None  # type: ignore[assignment]  # moto with IAM on answers 500 to requests without keys
 
     @pytest.fixture

@@ -18,6 +18,7 @@ from truss_cache_tasks.store.blob import LocalBlob, Taken, local_blob
 from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.hub_layout import hub_root
 from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.locks import ignore_wait
 
 BODY = b"weights"
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -48,7 +49,7 @@ def published(root: CacheRoot) -> LocalBlob:
 def show(root: CacheRoot, blob: LocalBlob, *, is_over: bool = False) -> FileRecord:
     wanted = planned(root)
     staged = root.layout.stage(wanted, blob, (), NEVER)
-    stat = root.layout.show(wanted, blob, staged, is_over=is_over, is_last=True)
+    stat = root.layout.show(wanted, blob, staged, NEVER, is_over=is_over, is_last=True)
     path, made_blob = root.layout.record_of_blob(wanted, blob, is_made=True)
     mtime = stat.st_mtime_ns
     return FileRecord(
@@ -122,7 +123,7 @@ def test_a_repo_adopts_bytes_from_elsewhere_with_no_second_name_on_the_way(tmp_p
     path.write_bytes(BODY)
     blob = local_blob(mount.tree, "a.bin", path.stat(), XXH3, f"sha256:{SHA256}")
     for _ in range(2):
-        adopted = repo.layout.adopt_blob(planned(repo), blob, NEVER, lambda _lock: None)
+        adopted = repo.layout.adopt_blob(planned(repo), blob, NEVER, ignore_wait)
         assert adopted.is_file(path.stat())
         assert path.stat().st_nlink == 2
         assert repo.layout.has_unlisted_blob(SHA256), "it is marked as ours before it can be lost"

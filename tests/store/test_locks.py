@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rights import rights_of_files_count
 
 from truss_cache_tasks.errors import DiskError, Stopped
+from truss_cache_tasks.events import Holder
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.network.cancel import StopPoll
+from truss_cache_tasks.store import locks
 from truss_cache_tasks.store.commit import Claimant, claim_if_whole
 from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.locks import LockFile, locked, try_lock
@@ -125,3 +132,159 @@ def test_who_waits_to_claim_is_told_to_stop(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         claim_if_whole(root, claimant, lambda: pytest.fail("the lock is held"), cancel=StopPoll(lambda: True))
     release()
+
+
+# Who holds it
+
+
+def test_its_file_says_who_holds_it_and_how_far_that_is(lock: LockFile) -> None:
+    with locked(lock) as held:
+        known = lock.read_holder()
+        assert known is not None
+        assert (known.host, known.pid, known.waits, known.done, known.size) == (
+            os.uname().nodename,
+            os.getpid(),
+            False,
+            None,
+            None,
+        )
+        held.describe(done=5, size=1 << 62)
+        held.describe(waits=True, done=5, size=7)
+        assert lock.read_holder() == replace(known, waits=True, done=5, size=7)
+    assert lock.read_holder() is None
+
+
+GOOD: dict[str, object] = {"format": 1, "host": "build-7", "pid": 123, "since": 1795529779.1, "done": 1, "size": 2}
+
+
+BAD: list[dict[str, object]] = [
+    {"format": 2},
+    {"format": True},
+    {"host": "h\x1b[2J"},
+    {"host": "\u202egro"},
+    {"host": "h" * 65},
+    {"host": ""},
+    {"host": 5},
+    {"pid": -1},
+    {"pid": True},
+    {"pid": "1"},
+    {"pid": 1 << 40},
+    {"since": float("nan")},
+    {"since": float("inf")},
+    {"since": 1e18},
+    {"since": -1},
+    {"since": None},
+    {"done": 1.5},
+    {"size": -1},
+    {"waits": 1},
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", json.dumps(GOOD)[:-3], b"\xff\xfe\0", "[" * 512, "[]", "null", json.dumps([GOOD])),
+        *(json.dumps({**GOOD, **bad}) for bad in BAD),
+        "x" + json.dumps(GOOD),
+    ],
+)
+def test_a_text_that_no_holder_of_ours_wrote_says_nothing(lock: LockFile, text: str | bytes) -> None:
+    Path(str(lock)).parent.mkdir()
+    Path(str(lock)).write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert lock.read_holder() is None
+
+
+def test_only_the_first_bytes_of_a_text_are_read(lock: LockFile) -> None:
+    Path(str(lock)).parent.mkdir()
+    Path(str(lock)).write_text(json.dumps(GOOD).ljust(512) + "x" * (1 << 20))
+    assert lock.read_holder() == Holder(host="build-7", pid=123, since=1795529779.1, done=1, size=2)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_says_nothing_at_once(lock: LockFile, make: Callable[[Path], object]) -> None:
+    Path(str(lock)).parent.mkdir()
+    make(Path(str(lock)))
+    assert lock.read_holder() is None
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o555], ids=["replaced", "kept"])
+def test_a_lock_file_that_cannot_be_written_is_taken_all_the_same(lock: LockFile, mode: int) -> None:
+    path = Path(str(lock))
+    path.parent.mkdir()
+    path.write_text(json.dumps(GOOD))
+    path.chmod(0o444)
+    path.parent.chmod(mode)
+    with rights_of_files_count(), locked(lock):
+        known = lock.read_holder()
+        assert try_lock(lock) is None
+    assert known is not None
+    assert known.pid == (os.getpid() if mode == 0o755 else 123)
+    path.parent.chmod(0o755)
+
+
+def test_a_wait_is_reported_after_a_second_and_then_now_and_then(
+    lock: LockFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_REPORTED_AFTER_S", 0.01)
+    monkeypatch.setattr(locks, "_REPORTED_EVERY_S", 0.01)
+    release = try_lock(lock)
+    assert release is not None
+    told: list[bool] = []
+
+    def on_wait(held: LockFile, again: bool) -> None:
+        assert held is lock
+        told.append(again)
+        if len(told) == 3:
+            release()
+
+    with locked(lock, on_wait=on_wait):
+        assert told == [False, True, True]
+
+
+# Children
+
+PARENT = """
+import os, subprocess, sys, time
+from truss_cache_tasks.store.locks import LockFile, try_lock
+from truss_cache_tasks.store.tree import FileTree
+held = try_lock(LockFile(FileTree(sys.argv[1]), "locks/one.lock", is_ours=sys.argv[2] == "ours"))
+if sys.argv[3] == "fork" and os.fork() == 0:
+    held()                                            # the parent's: nothing happens
+    print("child", flush=True)
+    time.sleep(600)
+if sys.argv[3] == "exec":
+    code = "import time; print('child', flush=True); time.sleep(600)"
+    subprocess.Popen([sys.executable, "-c", code], close_fds=False)
+sys.stdin.readline()
+held()
+print("released", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["killed", "released"])
+@pytest.mark.parametrize("how", ["fork", "exec"])
+@pytest.mark.parametrize("whose", ["ours", "of huggingface_hub"])
+def test_no_child_keeps_the_lock_of_its_parent(lock: LockFile, whose: str, how: str, end: str) -> None:
+    command = [sys.executable, "-c", PARENT, str(lock.tree.path), whose, how]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        try:
+            assert parent.stdout.readline() == "child\n"
+            assert try_lock(lock) is None
+            if end == "killed":
+                parent.kill()
+                os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
+            else:
+                parent.stdin.write("\n")
+                parent.stdin.flush()
+                assert parent.stdout.readline() == "released\n"
+            release = try_lock(lock)
+            assert release is not None
+            release()
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)

@@ -68,7 +68,7 @@ class Result:
 
 def fetch(
     config: Config | Path | str | None = None,
-    names: Iterable[str] | None = None,
+    names: Iterable[str] | str | None = None,
     reporter: Reporter | None = None,
     *,
     model_cache_dir: Path | str | None = None,
@@ -87,7 +87,7 @@ def fetch(
     Args:
         config: what `load_config` returned, or the config.yaml or its folder; None: TRUSS_CONFIG, else the current
             folder.
-        names: which entries, by name; None: all.
+        names: which entries, by name: one name or several; None: all.
         reporter: called with every event of `truss_cache_tasks.events`, from several threads; those about one entry
             have its name. An exception that it raises ends the run of that entry, and is raised here after the other
             entries ended. It must not fetch that entry itself: it would wait for its own lock.

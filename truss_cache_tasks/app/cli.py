@@ -250,7 +250,8 @@ def _verify(options: argparse.Namespace) -> int:
     from truss_cache_tasks.app import reports
 
     workspace, contexts = _open(options)
-    return reports.verify([(context.name, workspace, context) for context in contexts], output.write)
+    chosen = [(context.name, workspace, context) for context in contexts]
+    return reports.verify(chosen, output.write, quick=options.quick)
 
 
 def _key(options: argparse.Namespace) -> int:
@@ -305,7 +306,11 @@ COMMANDS = {
         _why,
         (_flag("--check", what="exit 1 if a run would have to read a store"),),
     ),
-    "verify": Command("hash everything again, and name each bad file", _verify),
+    "verify": Command(
+        "hash everything again, and name each bad file",
+        _verify,
+        (_flag("--quick", what="compare the sizes alone, and look at the headers of safetensors files"),),
+    ),
     "key": Command("print the portable cache key for CI", _key, takes=None),
     "help": Command(
         "list the commands, `help env` our environment variables", _help, takes=("TOPIC", "env, or a command")

@@ -8,7 +8,18 @@ from collections.abc import Callable
 from typing import assert_never
 
 from truss_cache_tasks.app.output import format_bytes, format_count, notify
-from truss_cache_tasks.events import Committed, Event, Received, Relisting, Retrying, Started, Waiting, Warned
+from truss_cache_tasks.events import (
+    Committed,
+    Event,
+    Holder,
+    Received,
+    Refetching,
+    Relisting,
+    Retrying,
+    Started,
+    Waiting,
+    Warned,
+)
 
 _EVERY_S = 10.0
 _EVERY_RETRY_S = 5.0
@@ -37,6 +48,7 @@ class EntryDisplay:
         self._received = 0  # bytes
         self._began = clock()
         self._next_retry = self._began  # the time from which a line about a retry may be written
+        self._next_tick = self._began  # likewise, for the lines every 10 s: a line about a wait stands for one
         self._closed = threading.Event()
         self._lock = threading.Lock()
 
@@ -53,7 +65,11 @@ class EntryDisplay:
                 if self._is_time_for_a_retry():
                     self._say(_retrying(event))
             case Waiting():
+                self._next_tick = self._clock() + _EVERY_S
                 self._say(_waiting(event))
+            case Refetching():
+                if self._is_time_for_a_retry():
+                    self._say(f"fetching {event.path} again: {_cause(event)}")
             case Relisting():
                 self._say("the source changed meanwhile: listing it again")
             case Warned():
@@ -80,7 +96,8 @@ class EntryDisplay:
     def _tick(self) -> None:
         """Write a line every 10 s, until `close`."""
         while not self._closed.wait(_EVERY_S):
-            self._say(f"{format_bytes(self._received)} after {self._clock() - self._began:.0f} s")
+            if self._clock() >= self._next_tick:
+                self._say(f"{format_bytes(self._received)} after {self._clock() - self._began:.0f} s")
 
 
 def _started(event: Started) -> str:
@@ -90,8 +107,11 @@ def _started(event: Started) -> str:
 
 def _retrying(event: Retrying) -> str:
     what = f"retrying {event.path}" if event.path else "listing again"
-    cause = event.cause.removeprefix(f"{event.entry}: ").removeprefix(f"{event.path}: ")
-    return f"{what} in {event.delay_s:.1f} s: {cause}"
+    return f"{what} in {event.delay_s:.1f} s: {_cause(event)}"
+
+
+def _cause(event: Retrying | Refetching) -> str:
+    return event.cause.removeprefix(f"{event.entry}: ").removeprefix(f"{event.path}: ")
 
 
 def _waiting(event: Waiting) -> str:
@@ -104,7 +124,18 @@ def _waiting(event: Waiting) -> str:
             what = f"changes {event.path}"
         case _:
             assert_never(event.lock)
-    return f"waiting for another process that {what}"
+    if event.holder is None:
+        return f"waiting for another process that {what}"
+    return f"waiting for pid {event.holder.pid} on host {event.holder.host}, which {what} ({_progress(event.holder)})"
+
+
+def _progress(holder: Holder) -> str:
+    """Return since when a lock is held, by this machine's time zone, and how far its holder is."""
+    since, today = time.localtime(holder.since), time.localtime()
+    text = f"since {time.strftime('%H:%M' if since[:3] == today[:3] else '%Y-%m-%d %H:%M', since)}"
+    if holder.done is not None and holder.size:
+        text += f", {format_bytes(holder.done)} of {format_bytes(holder.size)}"
+    return f"{text}, waits itself" if holder.waits else text
 
 
 def _committed(event: Committed, seconds: float) -> list[str]:

@@ -59,35 +59,40 @@ def _wrapped(line: str) -> list[str]:
     return wrapper.wrap(output.escaped(line))  # escaped first, since wrapping turns a newline into a space
 
 
-def verify(chosen: Chosen, write: Write) -> int:
-    """Hash all files again, and write whether each entry is good, with a line for each bad file.
+def verify(chosen: Chosen, write: Write, *, quick: bool) -> int:
+    """Compare all files with their manifests; write whether each entry is good, and each bad file and record.
+
+    Args:
+        quick: compare the sizes alone, and look at the headers of safetensors files.
 
     Returns:
-        1 if any file is bad or any entry was not fetched, else 0.
+        1 if any file or record is bad or any entry was not fetched, else 0.
     """
-    from truss_cache_tasks.operations.verify import verify as verify_entry
+    from truss_cache_tasks.operations.verify import verify as verify_entries
 
     signals.install()
-    is_bad = False
-    for label, workspace, context in chosen:
+    chosen = list(chosen)
+    for _, workspace, _ in chosen:
         workspace.warn()
-        found = verify_entry(context, signals.CANCEL)
-        is_bad = is_bad or bool(found.bad) or found.manifest is None
-        write(f"{label}: {_format_verification(found)}")
-        for line in found.bad:
+    found = verify_entries([context for _, _, context in chosen], signals.CANCEL, quick=quick)
+    for (label, _, _), one in zip(chosen, found, strict=True):
+        write(f"{label}: {_format_verification(one, quick=quick)}")
+        for line in (*one.bad_records, *one.bad_files):
             write(*_wrapped(line))
+    is_bad = not all(one.is_good for one in found)
     if is_bad:
         output.notify("hint: Run `doit run -a cache_weights` or `truss-cache -a`: it fetches what is bad or missing.")
     return int(is_bad)
 
 
-def _format_verification(found: Verification) -> str:
+def _format_verification(found: Verification, *, quick: bool) -> str:
     if found.manifest is None:
-        return "not fetched"
+        return "its records cannot be used" if found.bad_records else "not fetched"
     files = found.manifest.files
     unverified = sum(not file.digest for file in files)
     note = f", {unverified:,} unverified by the store" if unverified else ""
-    state = f"{len(found.bad):,} bad of " if found.bad else "good, "
+    good = "bad records, the files are good: " if found.bad_records else "good by size, " if quick else "good, "
+    state = f"{len(found.bad_files):,} bad of " if found.bad_files else good
     return f"{state}{format_count(len(files), 'file')}, {format_bytes(found.manifest.size)}{note}"
 
 

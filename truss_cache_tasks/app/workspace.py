@@ -63,7 +63,7 @@ class Workspace:
         """What all calls of `clean` in this process removed together."""
         from truss_cache_tasks.store.clean import Cleaned
 
-        return Cleaned()
+        return Cleaned(run=self.run_id)
 
     def warn(self) -> None:
         """Write the config's warnings to stderr, once a process."""
@@ -109,10 +109,15 @@ class Workspace:
 
         return forecast(context, status, hashing=hashing, cancel=cancel, shown=shown)
 
-    def choose(self, names: Iterable[str] | None) -> list[EntryContext]:
-        """Return the entries with these names, each once; None: all. Raises ConfigError for an unknown name."""
+    def choose(self, names: Iterable[str] | str | None) -> list[EntryContext]:
+        """Return the entries with these names (a str is one), each once; None: all.
+
+        Raises:
+            ConfigError: no entry has one of them.
+        """
         if names is None:
             return list(self.contexts)
+        names = [names] if isinstance(names, str) else names
         known = {context.name: context for context in self.contexts}
         for name in (names := list(dict.fromkeys(names))):
             if name not in known:
@@ -122,8 +127,11 @@ class Workspace:
 
     def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries and return `cleaned`; None: all, and those that left the config."""
+        from truss_cache_tasks.app.display import EntryDisplay
         from truss_cache_tasks.operations.clean import clean
+        from truss_cache_tasks.operations.run import RunContext
 
+        run = RunContext(id=self.run_id, reporter=EntryDisplay("clean"))
         clean(
             self.contexts,
             names,
@@ -132,6 +140,7 @@ class Workspace:
             settings=self.settings,
             model_cache=self.model_cache,
             dry=dry,
+            on_wait=run.waits_for_root,
         )
         return self.cleaned
 

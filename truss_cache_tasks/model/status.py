@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -54,11 +54,14 @@ class Evidence:
             one.
         manifest: of this entry's request key, None without a readable one.
         unreadable: why the manifest that exists cannot be read; "" where it can, or there is none.
-        stats: path of every manifest file -> (size in bytes, mtime in ns) of what it leads to; None where missing.
+        stats: path of every manifest file -> (size in bytes, mtime in ns) of what it leads to; None where it shows no
+            file of this cache.
+        lost: path -> what is the matter with a file whose stat is None ("missing", "replaced by a folder").
         fingerprint: of the credential file that is there now, None if there is none.
         known_fingerprints: of all present and former claims on this manifest; without a manifest, of all claims in
             this root on any manifest of the same source.
         pin: (commit, who moved it) of this repo and revision in this root, where it moves.
+        pin_damage: why that pin cannot be read; "" if it can, or there is none.
         ref: the commit that refs/REVISION names, "" without that file; None where no such file is expected (other
             layouts, a revision that is a commit).
         writable: whether a claim can be written.
@@ -68,9 +71,11 @@ class Evidence:
     manifest: Manifest | None = None
     unreadable: str = ""
     stats: Mapping[str, tuple[int, int] | None] | None = None
+    lost: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str | None = None
     known_fingerprints: frozenset[str] = frozenset()
     pin: tuple[str, str] | None = None
+    pin_damage: str = ""
     ref: str | None = None
     writable: bool = True
 
@@ -114,7 +119,7 @@ def verdict_of(request: Request, seen: Evidence) -> Verdict:
             found.extend(_find_other_owner(seen, seen.manifest))
         found.extend(_check_claim(seen, request_key(request)))
         found.extend(_compare_pin(seen, seen.manifest))
-        found.extend(_compare_files(seen.manifest, seen.stats or {}))
+        found.extend(_compare_files(seen.manifest, seen.stats or {}, seen.lost))
     need = max((need for need, _ in found), default=Need.NOTHING)
     unproven = unproven or any(need is Need.PROVE for need, _ in found)
     return Verdict(need, tuple(dict.fromkeys(reason for _, reason in found)), unproven)
@@ -170,27 +175,33 @@ def _compare_pin(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
     if commit != manifest.revision:
         who = f" by {by}" if by else ""
         return [(Need.FETCH, f"the pinned commit moved{who}: {manifest.revision[:12]} -> {commit[:12]}")]
+    if seen.pin_damage and seen.writable:
+        return [(Need.REPAIR, f"pins.json cannot be used: {seen.pin_damage}")]
     if seen.ref is not None and seen.ref != commit:
-        there = f"names {seen.ref[:12]}" if seen.ref else "is missing"
+        named = f"names {seen.ref[:12]}" if len(seen.ref) == len(commit) else "is damaged"
+        there = named if seen.ref else "is missing"
         return [(Need.REPAIR, f"refs/{manifest.request['revision']} {there}; the pin is {commit[:12]}")]
     return []
 
 
-def _compare_files(manifest: Manifest, stats: Mapping[str, tuple[int, int] | None]) -> list[tuple[Need, str]]:
+def _compare_files(
+    manifest: Manifest, stats: Mapping[str, tuple[int, int] | None], lost: Mapping[str, str]
+) -> list[tuple[Need, str]]:
     """Return how sizes and mtimes differ from the manifest, as needs and reasons."""
-    missing, replaced, resized, touched = [], [], [], []
+    absent: dict[str, list[str]] = {}  # what is the matter -> paths
+    replaced, resized, touched = [], [], []
     for file in manifest.files:
         stat = stats.get(file.path)
         if stat is not None and file.path in manifest.hidden:
             replaced.append(file.path)
         elif stat is None:
-            missing.append(file.path)
+            absent.setdefault(lost.get(file.path, "missing"), []).append(file.path)
         elif stat[0] != file.size:
             resized.append(file.path)
         elif not same_mtime(stat[1], file.mtime_ns):
             touched.append(file.path)
     kinds = (
-        ("missing", missing),
+        *sorted(absent.items()),
         ("replaced by another entry", replaced),
         ("of another size", resized),
         ("touched since it was hashed", touched),

@@ -15,6 +15,7 @@ from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.hub_layout import hub_root
 from truss_cache_tasks.store.known_roots import forget_empty_roots, known_roots
 from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.locks import OnWait
 
 
 def clean(
@@ -26,6 +27,7 @@ def clean(
     settings: Settings,
     model_cache: Path,
     dry: bool,
+    on_wait: OnWait,
 ) -> None:
     """Invalidate entries of a config, and remove the files that no other claim holds, in every root that it may use.
 
@@ -34,6 +36,7 @@ def clean(
         names: which entries; None: all, and those that left the config.
         done: what was removed, kept and left is added to it.
         dry: remove nothing, but add to `done` what would be removed.
+        on_wait: called while another process holds the lock of a root.
 
     Raises:
         DiskError: the first root that could not be cleaned; the errors of further ones are in `done.left`.
@@ -43,11 +46,11 @@ def clean(
     with disk_errors("cannot clean"):
         for root in _roots(contexts, project, settings, model_cache):
             try:
-                clean_root(root, project, claims, done, dry=dry)
+                clean_root(root, project, claims, done, dry=dry, on_wait=on_wait)
             except DiskError as error:
                 errors.append(error)
         if not dry:
-            forget_empty_roots(settings, project)
+            forget_empty_roots(settings, project, on_wait=on_wait)
     if errors:
         done.left += map(str, errors[1:])
         raise errors[0]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
@@ -13,18 +14,23 @@ from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, DiskError, Integ
 from truss_cache_tasks.events import Published
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.plan import PlannedFile
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
-from truss_cache_tasks.store import disk, partials
+from truss_cache_tasks.store import partials
 from truss_cache_tasks.store.blob import LocalBlob
+from truss_cache_tasks.store.clean import sweep
+from truss_cache_tasks.store.demand import demand_of
+from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.fetch_notes import note_fetch
-from truss_cache_tasks.store.known_roots import remember_roots
+from truss_cache_tasks.store.known_roots import all_known_roots
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked, try_lock
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.partials import Partial
+from truss_cache_tasks.store.space import NotEnoughSpace, reserved
 
 ATTEMPTS = 100  # to keep what was found or fetched, while other processes remove it; then it is an error
 
@@ -44,23 +50,29 @@ class BlobFetcher:
         self.size = 0
 
     def fetch_missing(
-        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[ContentId, LocalBlob], *, rehash: bool
+        self,
+        root: CacheRoot,
+        files: Sequence[PlannedFile],
+        blobs: dict[ContentId, LocalBlob],
+        *,
+        since_ns: int,
+        rehash: bool,
     ) -> None:
         """Fetch those of `files` that are not in `blobs`, each under its blob's lock, and add them.
 
         Args:
-            root: whose blobs the files become.
+            root: whose blobs the files become. What they take on its disk is reserved (`reserved_space`).
+            since_ns: `last_commit` of the root before `blobs` were looked for.
             rehash: hash what another process brought meanwhile, also where its stat is as recorded.
         """
         missing = list({file.content_id: file for file in files if file.content_id not in blobs}.values())
-        check_space(root, missing, blobs.values())
         if missing:
             self._note_fetch(root, missing)
-        has_arrived = functools.partial(self._has_arrived, root, blobs, last_commit(root.tree), rehash)
+        arrivals = _Arrivals(root, missing, blobs, since_ns, rehash, self.run.cancel)
         for _ in range(ATTEMPTS):
             if not missing:
                 return
-            pull = _Pull(self.source, self.context.settings, root, self.run, has_arrived)
+            pull = _Pull(self.source, self.context.settings, root, self.run, arrivals.has)
             try:
                 pull.fetch(missing)
             finally:
@@ -69,32 +81,56 @@ class BlobFetcher:
                 self.size += sum(blob.size for blob in pull.fetched.values())
             if pull.busy:
                 self._wait_for_other_process(root, pull.busy[0])
-            missing = [planned for planned in pull.busy + pull.lost if not has_arrived(planned)]
+            missing = [planned for planned in pull.busy + pull.lost if not arrivals.has(planned)]
         raise keeps_changing(root)
 
     def _note_fetch(self, root: CacheRoot, missing: Iterable[PlannedFile]) -> None:
         """Note that this entry owns the blobs and partials that are about to come (docs/adr/0016)."""
+        cancel, on_wait = self.run.cancel, self.run.waits_for_root
         context = self.context
-        remember_roots(context.settings, context.project, self.run.warn)
         ids = {root.layout.blob_id(planned.content_id) for planned in missing}
-        with locked(root.lock("root"), self.run.cancel, self.run.waits_for_root):
+        with locked(root.lock("root"), cancel, on_wait):
             owner = (context.project.id, context.claim_in(root))
             note_fetch(root, request_key(context.request_in(root)), owner, blobs=ids)
-
-    def _has_arrived(
-        self, root: CacheRoot, blobs: dict[ContentId, LocalBlob], since_ns: int, rehash: bool, planned: PlannedFile
-    ) -> bool:
-        """Whether another process brought these bytes meanwhile; if so, add them to `blobs`."""
-        if not root.layout.may_have_arrived(root.layout.blob_id(planned.content_id), since_ns):
-            return False
-        blobs.update(find_local_blobs([root], [planned], rehash=rehash, cancel=self.run.cancel))
-        return planned.content_id in blobs
 
     def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
         """Wait, holding nothing, for another process that fetches these bytes."""
         lock = root.layout.blob_lock(root.layout.blob_id(planned.content_id))
-        with locked(lock, self.run.cancel, self.run.waits_for("file", planned.file.path)):
+        key = request_key(self.context.request_in(root))
+        with locked(lock, self.run.cancel, self.run.waits_for_file(root, planned, key)):
             pass
+
+
+@dataclass
+class _Arrivals:
+    """Finds what other processes bring into a root while its entry is fetched.
+
+    Args:
+        wanted: the files that are to be fetched.
+        blobs: gets what is found, by content id.
+        since_ns: `last_commit` of the root, before it was searched the last time.
+        rehash: hash also what has the stat of its record.
+    """
+
+    root: CacheRoot
+    wanted: Sequence[PlannedFile]
+    blobs: dict[ContentId, LocalBlob]
+    since_ns: int
+    rehash: bool
+    cancel: CancelToken
+
+    def has(self, planned: PlannedFile) -> bool:
+        """Whether another process brought these bytes meanwhile. After a commit, all that is wanted is looked for."""
+        root = self.root
+        if not root.layout.may_have_arrived(root.layout.blob_id(planned.content_id), self.since_ns):
+            return False
+        latest = last_commit(root.tree)
+        wanted = [planned]
+        if latest != self.since_ns:
+            wanted = [one for one in self.wanted if one.content_id not in self.blobs]
+            self.since_ns = latest
+        self.blobs.update(find_local_blobs([root], wanted, rehash=self.rehash, cancel=self.cancel))
+        return planned.content_id in self.blobs
 
 
 class _Pull:
@@ -149,13 +185,20 @@ class _Pull:
                     self._finish(outcome)
         finally:
             with contextlib.ExitStack() as ends:  # each lock is released, also where a partial cannot be closed
+                ends.callback(self._sync_names)
                 while self._open:
                     _, (_, partial, release) = self._open.popitem()
                     ends.callback(release)
                     ends.callback(partial.leave)
-        partials.sync_names(self.root, self.fetched.values())
         if self.error is not None:
             raise self.error
+
+    def _sync_names(self) -> None:
+        """Sync the names of what was published, also if the pull failed: the next run finds and lists these blobs."""
+        try:
+            partials.sync_names(self.root, self.fetched.values())
+        except DiskError as error:
+            self.error = self.error or error
 
     def _jobs(self, missing: Sequence[PlannedFile]) -> Iterator[transfer.Job]:
         layout = self.root.layout
@@ -215,17 +258,42 @@ class _Job(transfer.Job):
     content_id: ContentId = field(kw_only=True)
 
 
-def check_space(root: CacheRoot, missing: Sequence[PlannedFile], blobs: Iterable[LocalBlob]) -> None:
-    """Raise DiskError if what is to be fetched, and copied from other disks, does not fit on the disk."""
-    coming = sum(planned.file.size for planned in missing) - partials.left_bytes(root, missing)
-    here = disk.device_of(root.path)
-    needed = coming + sum(blob.size for blob in blobs if blob.device != here)
-    free = disk.free_bytes(root.path)
-    if needed > free:
-        raise DiskError(
-            f"not enough space for {root.path}: {needed:,} bytes are to come, {free:,} are free",
-            hint="Free some space, or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR).",
-        )
+@contextlib.contextmanager
+def reserved_space(
+    context: EntryContext,
+    run: RunContext,
+    root: CacheRoot,
+    files: Sequence[PlannedFile],
+    blobs: Mapping[ContentId, LocalBlob],
+) -> Iterator[None]:
+    """Reserve, for the block, what the files of a plan take on the disk of `root` beyond `blobs`.
+
+    If that is not free, remove what nothing owns there, as every commit does, and try once more.
+
+    Raises:
+        NotEnoughSpace: it is not free, counting what other fetches have reserved. Nothing was fetched.
+    """
+    demand = functools.partial(demand_of, root, request_key(context.request_in(root)), files, blobs)
+    roots = functools.partial(_known_roots, context)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(reserved(root, demand(), roots))
+        except NotEnoughSpace:
+            with (
+                contextlib.suppress(DiskError),  # the figures count
+                disk_errors(f"cannot clean {root.path}"),
+                locked(root.lock("root"), run.cancel, run.waits_for_root),
+            ):
+                sweep(root)
+            held.enter_context(reserved(root, demand(), roots))
+        yield
+
+
+def _known_roots(context: EntryContext) -> set[Path]:
+    """Return the cache roots of which this user's other fetches may use one now."""
+    hubs = {root.layout.hub for root in context.roots if root.layout.hub is not None}
+    repos = {repo for hub in hubs for repo in hub.glob("models--*")}
+    return all_known_roots(context.settings) | repos
 
 
 def keeps_changing(root: CacheRoot) -> DiskError:

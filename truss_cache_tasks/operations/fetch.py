@@ -11,26 +11,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.credentials import find_credential
-from truss_cache_tasks.errors import CacheTaskError, DiskError, PermanentError, SourceChanged
+from truss_cache_tasks.errors import CacheTaskError, DiskError, PermanentError, SourceChanged, Stopped
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
-from truss_cache_tasks.model.plan import Plan, make_plan
+from truss_cache_tasks.model.plan import Plan, PlannedFile, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
 from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.operations.context import EntryContext, read_status
-from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, check_space, keeps_changing
+from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, keeps_changing, reserved_space
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
-from truss_cache_tasks.store import claims, disk
+from truss_cache_tasks.store import claims, disk, history
 from truss_cache_tasks.store.blob import LocalBlob, Vanished
 from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
 from truss_cache_tasks.store.commit import Claimant, PinMoved, claim_if_whole, commit
@@ -39,6 +39,7 @@ from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roo
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
 from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
 
@@ -67,21 +68,55 @@ def fetch(context: EntryContext, run: RunContext, *, force: bool = False) -> Out
             outcome = Outcome(status.fresh_manifest, how="fresh")  # without a lock: the disk may be read-only
         else:
             outcome = _fetch_stale(context, run, force=force)
-    except CacheTaskError as error:
-        run.report(Failed(error=error))
+    except BaseException as error:
+        if run.record.brought_bytes:
+            _append_to_history(context, run, error)
+        if isinstance(error, CacheTaskError):
+            run.report(Failed(error=error))
         raise
-    run.report(_committed(outcome))
+    committed = _committed(outcome)
+    if outcome.how != "fresh":
+        _append_to_history(context, run, committed, outcome.manifest)
+    run.report(committed)
     return outcome
+
+
+def _append_to_history(
+    context: EntryContext, run: RunContext, end: Committed | BaseException, manifest: Manifest | None = None
+) -> None:
+    """Append what the run did to the history of its roots. That it cannot be written is a warning.
+
+    A run that is stopped waits for no lock: while another process holds that of a root, its line there is left out.
+    """
+    did = end.how if isinstance(end, Committed) else "failed"
+    source = history.shortened(str(context.entry.request.source))
+    line = {**history.new_line(run.id, context.project.id, did), "entry": history.shortened(context.name)}
+    line |= {"source": source, "revision": manifest.revision, "snapshot": manifest.snapshot} if manifest else {}
+    line |= run.record.as_line(end)
+    for root in run.record.roots:
+        try:
+            with disk.disk_errors(f"cannot look at {root.path}"):
+                if history.has_records(root):  # else a lock would make our folder again
+                    with locked(root.lock("root"), run.cancel, run.waits_for_root):
+                        history.append_line(root, line)
+                    if not history.has_records(root):  # a clean came first
+                        remove_empty_folders(root)
+        except Stopped:
+            continue
+        except DiskError as error:
+            run.warn(f"the history lacks this run: {error}")
 
 
 def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outcome:
     with (
         disk.disk_errors(f"cannot use the cache {context.root.path}"),
         disk.import_errors(),
-        _opened_roots(context),
+        _opened_roots(context, run),
         _wait_for_other_process(context, context.root, run),
     ):
         status = read_status(context)  # again: another process may have fetched or cleaned it
+        if force or status.fresh_manifest is None:
+            remember_roots(context.settings, context.project, run.warn, cancel=run.cancel, on_wait=run.waits_for_root)
         if not force and status.verdict.need is Need.CLAIM:
             status = _claim(context, run)
             if status.manifest is not None and status.verdict.need <= Need.CLAIM:
@@ -94,7 +129,7 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
 
 
 @contextlib.contextmanager
-def _opened_roots(context: EntryContext) -> Iterator[None]:
+def _opened_roots(context: EntryContext, run: RunContext) -> Iterator[None]:
     """Make the folders of the entry's root, and keep its roots open for the block.
 
     If the block fails, remove the folders that stayed empty.
@@ -111,10 +146,10 @@ def _opened_roots(context: EntryContext) -> Iterator[None]:
         try:
             yield
         except CacheTaskError:
-            with contextlib.suppress(OSError, DiskError):  # the error of the block counts
+            with contextlib.suppress(OSError, DiskError, Stopped):  # the error of the block counts
                 for root in context.roots:
                     remove_empty_folders(root)
-                forget_empty_roots(context.settings, context.project)
+                forget_empty_roots(context.settings, context.project, cancel=run.cancel, on_wait=run.waits_for_root)
             raise
 
 
@@ -125,7 +160,10 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
     If the block fails, and nothing is left of what the note of its fetch lists, remove the note.
     """
     key = request_key(context.request_in(root))
-    with locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for("entry", str(root.path))):
+    with (
+        locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for_entry) as held,
+        run.record.holding(root, held),
+    ):
         try:
             yield
         except CacheTaskError:
@@ -136,7 +174,6 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim an entry that is whole, if it still is under the root's lock: another project may clean it before that."""
-    remember_roots(context.settings, context.project, run.warn)
     claimant = _claimant(context, context.root, run, resolved=False)
     reread = partial(read_status, context)
     return claim_if_whole(context.root, claimant, reread, cancel=run.cancel, on_wait=run.waits_for_root)
@@ -151,8 +188,10 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=run.cancel)
     if any(planned.content_id not in blobs for planned in plan.files):
         return None
-    check_space(root, (), blobs.values())
-    with contextlib.suppress(PinMoved, Vanished):  # then the source is listed, at the new pin
+    with (
+        contextlib.suppress(PinMoved, Vanished),  # then the source is listed, at the new pin
+        reserved_space(context, run, root, plan.files, blobs),
+    ):
         return _commit(context, root, run, plan, blobs, pinned=None, resolved=False)
     return None
 
@@ -189,6 +228,7 @@ class _OnlineFetch:
         prove: prove that the credential file gives access to these bytes; a fetched file proves it.
         pins: the pin in each root when the revision was listed, by the root's path.
         resolved: this fetch asked the source what the revision stands for.
+        searched: `last_commit` of each root when it was last searched for blobs, by the root's path.
     """
 
     def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool) -> None:
@@ -200,6 +240,7 @@ class _OnlineFetch:
         self.fetcher = fetcher
         self.pins: dict[Path, Pin | None] = {}
         self.resolved = False
+        self.searched: dict[Path, int] = {}
 
     def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
         """List and fetch; if another run moves the pin meanwhile, do it again at the new commit.
@@ -261,19 +302,24 @@ class _OnlineFetch:
         """
         for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
-            self.fetcher.fetch_missing(root, conflicts.undecided, blobs, rehash=self.rehash)
-            conflicts.resolve(blobs)
-            self.fetcher.fetch_missing(root, plan.files, blobs, rehash=self.rehash)
-            self._prove_access(plan)
-            pinned = self.pins[root.path]
             try:
-                return _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=self.resolved)
+                with reserved_space(self.context, self.run, root, plan.files, blobs):
+                    self._fetch_missing(root, conflicts.undecided, blobs)
+                    conflicts.resolve(blobs)
+                    self._fetch_missing(root, plan.files, blobs)
+                    self._prove_access(plan)
+                    pinned = self.pins[root.path]
+                    return _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=self.resolved)
             except Vanished:
                 self.rehash = True
                 blobs = self._find_blobs(plan)
         raise keeps_changing(root)
 
+    def _fetch_missing(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[ContentId, LocalBlob]) -> None:
+        self.fetcher.fetch_missing(root, files, blobs, since_ns=self.searched[root.path], rehash=self.rehash)
+
     def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
+        self.searched = {root.path: last_commit(root.tree) for root in self.context.roots}  # before the search
         return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, cancel=self.run.cancel)
 
     def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
@@ -317,10 +363,9 @@ def _commit(
     resolved: bool,
 ) -> Manifest:
     """Put the blobs where paths of `root` can show them, and commit. Raises Vanished and PinMoved."""
-    remember_roots(context.settings, context.project, run.warn)
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
-        on_wait = run.waits_for("file", planned.file.path)
+        on_wait = run.waits_for_file(root, planned, request_key(plan.request))
         blob = root.layout.adopt_blob(planned, adopted[planned.content_id], run.cancel, on_wait)
         adopted[planned.content_id] = blob
     claimant = _claimant(context, root, run, resolved=resolved)

@@ -1,14 +1,17 @@
-"""RunContext: the run's id, Reporter and CancelToken, which the steps of an entry's run get beside the entry."""
+"""RunContext: what the steps of an entry's run get beside the entry: the run's id, its Reporter, how it is ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 from truss_cache_tasks.events import Event, Reporter, Waiting, Warned, for_entry, ignore_events
+from truss_cache_tasks.model.keys import RequestKey
+from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
-from truss_cache_tasks.store.locks import LockFile
+from truss_cache_tasks.operations.history import RunRecord
+from truss_cache_tasks.store.fetch_notes import fetcher_of
+from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.locks import LockFile, OnWait
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,15 +22,18 @@ class RunContext:
         id: of the run: its entries that resolve the same moving revision get the same commit.
         reporter: receives the events, from any thread.
         cancel: ends the run early, with Stopped.
+        record: of what happens to one entry (`for_entry`).
     """
 
     id: str
     reporter: Reporter = ignore_events
     cancel: CancelToken = NEVER
+    record: RunRecord = field(default_factory=RunRecord)
 
     def for_entry(self, entry: str) -> RunContext:
-        """Return the context whose events carry the name of `entry`."""
-        return replace(self, reporter=for_entry(self.reporter, entry))
+        """Return the context whose events carry the name of `entry`, with a record of its own."""
+        record = RunRecord(for_entry(self.reporter, entry))
+        return replace(self, reporter=record, record=record)
 
     def report(self, event: Event) -> None:
         """Pass `event` to the Reporter."""
@@ -37,10 +43,19 @@ class RunContext:
         """Report a warning, one line without `warning: `."""
         self.reporter(Warned(message=message))
 
-    def waits_for(self, lock: Literal["entry", "file"], path: str) -> Callable[[LockFile], None]:
-        """Return a function that reports a wait for the lock of the entry, or of one of its files."""
-        return lambda _lock: self.reporter(Waiting(lock=lock, path=path))
+    def waits_for_entry(self, lock: LockFile, again: bool) -> None:
+        """Report a wait for the lock of the entry: an OnWait."""
+        self.report(Waiting(lock="entry", path=str(lock.tree.path), holder=lock.read_holder(), again=again))
 
-    def waits_for_root(self, lock: LockFile) -> None:
-        """Report a wait for the lock of a cache root."""
-        self.reporter(Waiting(lock="root", path=str(lock.tree.path)))
+    def waits_for_root(self, lock: LockFile, again: bool) -> None:
+        """Report a wait for the lock of a cache root: an OnWait."""
+        self.report(Waiting(lock="root", path=str(lock.tree.path), holder=lock.read_holder(), again=again))
+
+    def waits_for_file(self, root: CacheRoot, planned: PlannedFile, key: RequestKey) -> OnWait:
+        """Return the OnWait that reports a wait for the lock of a file that the request `key` fetches into `root`."""
+        blob_id, path = root.layout.blob_id(planned.content_id), planned.file.path
+
+        def report(lock: LockFile, again: bool) -> None:
+            self.report(Waiting(lock="file", path=path, holder=fetcher_of(root, blob_id, but=key), again=again))
+
+        return report

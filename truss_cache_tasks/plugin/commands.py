@@ -64,7 +64,16 @@ class Verify(_OverEntries):
 
     name = "cache-verify"
     doc_purpose = "hash all cached weights again, and name each bad file"
-    cmd_options = ()
+    cmd_options = (
+        {
+            "name": "quick",
+            "long": "quick",
+            "short": "",
+            "type": bool,
+            "default": False,
+            "help": "compare the sizes alone, and look at the headers of safetensors files",
+        },
+    )
 
-    def _execute(self, pos_args: list[str]) -> int:
-        return reports.verify(self._chosen(pos_args), self._write)
+    def _execute(self, quick: bool, pos_args: list[str]) -> int:
+        return reports.verify(self._chosen(pos_args), self._write, quick=quick)

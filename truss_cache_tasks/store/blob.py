@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from stat import S_ISREG
+from stat import S_IRGRP, S_IROTH, S_IRUSR, S_ISREG
 from typing import NamedTuple
 
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.disk import NO_LINKS, copy_file, token
 from truss_cache_tasks.store.names import PARTIALS
 from truss_cache_tasks.store.tree import FileTree
+
+_ALL_READ = S_IRUSR | S_IRGRP | S_IROTH
 
 
 class Vanished(Exception):
@@ -38,6 +40,15 @@ class FoundFile(NamedTuple):
     def is_same_file(self, other: FoundFile | None) -> bool:
         """Whether both are names of one file."""
         return other is not None and os.path.samestat(self.stat, other.stat)
+
+
+def found_file(tree: FileTree, path: str, stat: os.stat_result, blob: str = "") -> FoundFile | None:
+    """Return the file at `path`, which has this stat; None if it is no regular file, or this user may not read it."""
+    if not S_ISREG(stat.st_mode):
+        return None
+    is_for_all = stat.st_mode & _ALL_READ == _ALL_READ
+    is_for_owner = stat.st_mode & S_IRUSR and stat.st_uid == os.geteuid()
+    return FoundFile(tree, path, stat, blob) if is_for_all or is_for_owner or tree.is_readable(path) else None
 
 
 @dataclass(frozen=True)
@@ -142,15 +153,6 @@ def link_blob(blob: LocalBlob, tree: FileTree, path: str) -> os.stat_result | No
         tree.unlink(path)
         raise Vanished(path)
     return stat
-
-
-def rename_over(tree: FileTree, path: str, blob: str) -> None:
-    """Rename the file `path` to `blob`. Folders that a killed run left at `blob` are removed if they hold no file."""
-    try:
-        tree.rename(path, blob)
-    except IsADirectoryError:
-        tree.remove_empty_tree(blob)
-        tree.rename(path, blob)
 
 
 def show_file(tree: FileTree, source: str, path: str, size: int, *, is_over: bool) -> os.stat_result:

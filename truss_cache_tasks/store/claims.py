@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable,
 from truss_cache_tasks.store.tree import FileTree
 
 _FOLDER = f"{RECORDS}/claims"
-_PINS = f"{RECORDS}/pins.json"
+PINS = f"{RECORDS}/pins.json"
 
 _CLAIMS = {
     "entries": record_file.is_object,
@@ -37,6 +36,7 @@ _CLAIM = {
     "former": record_file.is_keys,
     "snapshot": record_file.is_text,
 }
+_PINS_FILE = {"pins": record_file.is_object}
 _PIN = {
     "commit": lambda value: record_file.is_text(value) and is_commit(value),
     "by": record_file.is_text,
@@ -51,7 +51,7 @@ _MEMO_SIZE = 256
 
 def read_claims(root: CacheRoot, project: str) -> Claims:
     """Return this project's claims in this root; none where the file is missing or cannot be used."""
-    return _usable(root, _path(project))
+    return _usable(root, path_of(project))
 
 
 def claims_of(root: CacheRoot, project: Project) -> Claims:
@@ -133,7 +133,7 @@ def read_all_claims(root: CacheRoot) -> AllClaims:
 
 def write_claims(root: CacheRoot, project: str, claims: Claims) -> None:
     """Replace this project's claims; no file for no claims. Raises DiskError where another version's file lies."""
-    path = _path(project)
+    path = path_of(project)
     _check_replaceable(root, path)
     if not claims.entries and not claims.former:
         with disk_errors(f"cannot remove {root.path / path}"):
@@ -197,18 +197,38 @@ def _without(keys: tuple[str, ...], key: str) -> tuple[str, ...]:
 
 def read_pins(root: CacheRoot) -> dict[str, Pin]:
     """Return the pins of this root that can be used, by names.pin_name."""
-    return read_once(_read_pins, root.tree, _PINS)
+    return read_once(_read_pins, root.tree, PINS)[0]
 
 
-def _read_pins(tree: FileTree, path: str) -> dict[str, Pin]:
-    pins: dict[str, Pin] = {}
-    with contextlib.suppress(Unreadable):
-        value = read_record(tree, path)
-        found = record_file.check_fields(value, {"pins": record_file.is_object}, "it", more=True)
-        for name, pin in found["pins"].items():
-            with contextlib.suppress(Unreadable):
-                pins[name] = Pin(**record_file.check_fields(pin, _PIN, "the pin"))
+def damage_of_pins(root: CacheRoot) -> str:
+    """Return why pins of this root cannot be used; "" if all can, or their file belongs to another user."""
+    damage = read_once(_read_pins, root.tree, PINS)[1]
+    return "" if damage is None or isinstance(damage, Denied) else str(damage)
+
+
+def parse_pins(tree: FileTree, path: str) -> dict[str, Pin]:
+    """Return the pins of this file. Raises Unreadable if any cannot be used."""
+    pins, damage = _read_pins(tree, path)
+    if damage is not None:
+        raise damage
     return pins
+
+
+def _read_pins(tree: FileTree, path: str) -> tuple[dict[str, Pin], Unreadable | None]:
+    """Return the pins that can be used, and why others cannot."""
+    pins: dict[str, Pin] = {}
+    damage: Unreadable | None = None
+    try:
+        value = read_record(tree, path)
+        found = {} if value is None else record_file.check_fields(value, _PINS_FILE, "it", more=True)["pins"]
+    except Unreadable as exc:
+        return pins, exc
+    for name, pin in found.items():
+        try:
+            pins[name] = Pin(**record_file.check_fields(pin, _PIN, f"the pin {record_file.shown(name)}"))
+        except Unreadable as exc:
+            damage = exc
+    return pins, damage
 
 
 def write_pin(root: CacheRoot, name: str, pin: Pin | None) -> None:
@@ -220,15 +240,29 @@ def write_pin(root: CacheRoot, name: str, pin: Pin | None) -> None:
         del pins[name]
     else:
         pins[name] = pin
-    _check_replaceable(root, _PINS)
+    _check_replaceable(root, PINS)
     if not pins:
-        with disk_errors(f"cannot remove {root.path / _PINS}"):
-            root.tree.unlink(_PINS)
+        with disk_errors(f"cannot remove {root.path / PINS}"):
+            root.tree.unlink(PINS)
         return
-    write_json(root.tree, _PINS, {"format": FORMAT, "pins": {n: asdict(p) for n, p in pins.items()}})
+    write_json(root.tree, PINS, {"format": FORMAT, "pins": {n: asdict(p) for n, p in pins.items()}})
 
 
-def _path(project: str) -> str:
+def remove_pins(root: CacheRoot) -> None:
+    """Remove the file of the pins, also one that cannot be used; not another version's or user's, and no folder."""
+    try:
+        read_record(root.tree, PINS)
+    except (NewerFormat, Denied):
+        return
+    except Unreadable:
+        root.tree.remove_empty_tree(PINS)
+    if not root.tree.is_folder(PINS):
+        with disk_errors(f"cannot remove {root.path / PINS}"):
+            root.tree.unlink(PINS)
+
+
+def path_of(project: str) -> str:
+    """Return where the claims of this project are, relative to a root."""
     return f"{_FOLDER}/{project}.json"
 
 
@@ -268,10 +302,11 @@ def _usable(root: CacheRoot, path: str) -> Claims:
 
 def _read(root: CacheRoot, path: str) -> Claims:
     """Return the claims of this file, none where it is missing. Raises Unreadable."""
-    return read_once(_parse, root.tree, path)
+    return read_once(parse, root.tree, path)
 
 
-def _parse(tree: FileTree, path: str) -> Claims:
+def parse(tree: FileTree, path: str) -> Claims:
+    """Return the claims of this file, none where it is missing. Raises Unreadable."""
     value = read_record(tree, path)
     if value is None:
         return Claims({})

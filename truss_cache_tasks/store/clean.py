@@ -11,6 +11,7 @@ that we made has an owner: a manifest, a note of an unfinished fetch, or a proce
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +25,12 @@ from truss_cache_tasks.model.records import Claims, Manifest, Project
 from truss_cache_tasks.store import claims, partials
 from truss_cache_tasks.store.disk import disk_errors, is_writable
 from truss_cache_tasks.store.fetch_notes import FetchNote, drop_unreadable_notes, noted_keys, read_notes, reassign_note
+from truss_cache_tasks.store.history import append_removal
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import is_held, sweep_locks
+from truss_cache_tasks.store.locks import OnWait, ignore_wait, is_held, sweep_locks
 from truss_cache_tasks.store.manifest import remove_manifests
 from truss_cache_tasks.store.names import (
+    HISTORY,
     JOURNAL,
     LOCK,
     LOCKS,
@@ -49,12 +52,14 @@ class Cleaned:
     """What a clean removed (or would remove), over one invocation.
 
     Args:
+        run: the id of the invocation, for the history.
         size: bytes that are freed on the disk; what several entries share is counted once.
         files: how many files and links.
         kept: what stays, a line each, and why.
         left: what could not be removed, a line each.
     """
 
+    run: str = ""
     size: int = 0
     files: int = 0
     kept: list[str] = field(default_factory=list)
@@ -70,7 +75,15 @@ class Cleaned:
             self.kept.append(line)
 
 
-def clean_root(root: CacheRoot, project: Project, names: Collection[str] | None, done: Cleaned, *, dry: bool) -> None:
+def clean_root(
+    root: CacheRoot,
+    project: Project,
+    names: Collection[str] | None,
+    done: Cleaned,
+    *,
+    dry: bool,
+    on_wait: OnWait = ignore_wait,
+) -> None:
     """Invalidate these claims of `project` in this root; None: all of its config, and what gone entries left behind.
 
     Removes what it can, and adds what it did to `done`. The claims stay, marked as cleaned,
@@ -90,7 +103,7 @@ def clean_root(root: CacheRoot, project: Project, names: Collection[str] | None,
         if dry:
             _Clean(read_states(root, _listed_paths(RootState(root))), project, done, dry=True).run(names)
             return
-        with locked_states(root, _listed_paths) as states:
+        with locked_states(root, _listed_paths, on_wait=on_wait) as states:
             _Clean(states, project, done, dry=False).run(names)
         remove_empty_folders(root)
 
@@ -123,6 +136,7 @@ class _Clean:
         """Remove paths, blobs and partials; then drop pins, notes, manifests and claims; then sweep."""
         mine = self.state.claims_of(self.project)
         wanted = self.project.entries if names is None else names
+        files, size = self.done.files, self.done.size
         # A claim of our config whose entry is gone has been dropped by `aligned`; another config's under our id stays
         chosen = {name for name in mine.entries if name in wanted}
         self.done.gone.update((self.root.path, name) for name in chosen)
@@ -151,7 +165,16 @@ class _Clean:
         self._write_claims(mine, chosen, everything=names is None, removed_all=removed_all)
         sweep_unowned(self.root)
         _remove_records(self.root)
+        newly = {name for name in chosen if not mine.entries[name].cleaned}
+        if newly or self.done.files > files:
+            self._append_to_history(newly, self.done.files - files, self.done.size - size)
         self.root.layout.remove_empty_root()
+
+    def _append_to_history(self, names: Collection[str], files: int, size: int) -> None:
+        try:
+            append_removal(self.root, self.done.run, self.project.id, "cleaned", names, files=files, size=size)
+        except DiskError as error:
+            self.done.keep(f"the history lacks this clean: {error}")
 
     def _split_notes(self, names: Collection[str] | None) -> tuple[list[FetchNote], list[FetchNote]]:
         """Return the notes of fetches that only the cleaned claims made, and that are not under way; and the others.
@@ -282,18 +305,25 @@ class _Clean:
 
 
 def remove_empty_folders(root: CacheRoot) -> None:
-    """Remove our folders that hold nothing, as after a fetch that failed at once (no such repo, no access)."""
+    """Remove our folders that hold nothing, as after a fetch that failed at once (no such repo, no access).
+
+    A history that is left alone goes with them.
+    """
     with contextlib.suppress(OSError):
         root.tree.remove_empty_tree(STAGING)
         for name in root.tree.names(RECORDS):
             root.tree.remove_if_empty(f"{RECORDS}/{name}")
+        if root.tree.names(RECORDS) == [os.path.basename(HISTORY)]:
+            root.tree.unlink(HISTORY)
         root.tree.remove_if_empty(RECORDS)
         root.layout.remove_empty_folders()
 
 
 def _remove_records(root: CacheRoot) -> None:
-    """Remove the claims and pins of a root that has no living claim, no manifest and no note of a fetch."""
+    """Remove claims, pins and history of a root that has no living claim, no manifest and no note of a fetch."""
     state = RootState(root)
+    if not state.all_claims.is_complete:  # the folder cannot be listed: any project may need the pins
+        return
     everyone = state.all_claims.by_project
     live = any(not claim.cleaned for theirs in everyone.values() for claim in theirs.entries.values())
     readable = all(theirs.entries or theirs.former for theirs in everyone.values())
@@ -303,8 +333,9 @@ def _remove_records(root: CacheRoot) -> None:
         return
     for project in everyone:
         claims.write_claims(root, project, Claims({}))
-    for name in state.pins:
-        claims.write_pin(root, name, None)
+    claims.remove_pins(root)
+    with contextlib.suppress(OSError):  # a folder of that name is the user's
+        root.tree.unlink(HISTORY)
 
 
 def sweep(root: CacheRoot) -> None:

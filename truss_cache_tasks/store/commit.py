@@ -21,7 +21,7 @@ from truss_cache_tasks.store.conflicts import OtherEntries, find_conflicts, find
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.fetch_notes import forget_paths, note_fetch, read_notes, reassign_note
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import OnWait, locked
+from truss_cache_tasks.store.locks import OnWait, ignore_wait, locked
 from truss_cache_tasks.store.manifest import write_manifest
 from truss_cache_tasks.store.names import pin_name
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states
@@ -79,7 +79,7 @@ def commit(
     *,
     pinned: Pin | None,
     cancel: CancelToken,
-    on_wait: OnWait = lambda _lock: None,
+    on_wait: OnWait = ignore_wait,
 ) -> Manifest:
     """Make the plan visible, record it, pin it and claim it: under the locks of all roots that its paths lie in.
 
@@ -173,7 +173,7 @@ def _show(
                 _note_replaced(plan, blobs, states)
                 remove_paths(root, unlisted)
                 gone = hide_paths(root, blocking)
-                shown = show_paths(root, plan, blobs, checked, staged, unshown=unshown)
+                shown = show_paths(root, plan, blobs, checked, staged, unshown=unshown, cancel=cancel)
             except BaseException:
                 with contextlib.suppress(OSError, DiskError):  # what others put there from now on is not ours
                     forget_paths(root, key, unshown - noted)
@@ -274,7 +274,7 @@ def claim_if_whole(
     read_status: Callable[[], Status],
     *,
     cancel: CancelToken,
-    on_wait: OnWait = lambda _lock: None,
+    on_wait: OnWait = ignore_wait,
 ) -> Status:
     """Claim the manifest of an entry that is whole, if it still is under the root's lock.
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,12 +31,16 @@ NO_LINKS = frozenset(
         errno.EINVAL,
     }
 )
+# What fallocate(2) answers where it cannot allocate.
+_CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errno.ESPIPE, errno.EPERM})
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (btrfs, xfs)
 _CHUNK = 1 << 20  # bytes hashed or copied between two checks of the CancelToken
 MOVE_AWAY = "Move it away, or let it be replaced: --replace (TRUSS_CACHE_REPLACE=1, cache_tasks(replace=True))."
 _ELSEWHERE = "or put the cache on another disk (HF_HOME, TRUSS_MODEL_CACHE_DIR)."
+FREE_SPACE = f"Free some space, {_ELSEWHERE}"
+FREE_INODES = f"Remove some files, however small, {_ELSEWHERE}"
 _HINTS = {
-    errno.ENOSPC: f"Free some space, {_ELSEWHERE}",
+    errno.ENOSPC: FREE_SPACE,
     errno.EDQUOT: f"Free some of your quota, {_ELSEWHERE}",
     errno.EACCES: "Make it writable, or choose another cache (HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT).",
     errno.EROFS: "Choose a cache on a writable disk (HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT).",
@@ -61,8 +66,16 @@ def disk_error(what: str, exc: OSError) -> DiskError:
     """Return the DiskError for an OSError: `what` failed, why, and what to do."""
     hint = _HINTS.get(exc.errno or 0, f"Look at the disk. {RUN_AGAIN}")
     path = exc.filename2 or exc.filename  # of a rename: its destination
+    cause = exc.strerror or str(exc)
+    if exc.errno == errno.ENOSPC and path and free_inodes(Path(os.fsdecode(path))) == 0:
+        cause, hint = f"{cause}: no inode is free", FREE_INODES
     name = f" ({path})" if path and str(path) not in what else ""
-    return DiskError(f"{what}: {exc.strerror or exc}{name}", hint=hint)
+    return DiskError(f"{what}: {cause}{name}", hint=hint)
+
+
+def found_folder(path: Path) -> DiskError:
+    """Return the DiskError for a folder with files that lies where a file is to be."""
+    return DiskError(f"{path}: found a folder, expected a file", hint="Move it away: it is not replaced.")
 
 
 @contextlib.contextmanager
@@ -102,12 +115,16 @@ def copy_file(source: FileTree, at: str, target: FileTree, path: str, cancel: Ca
             hasher = Hasher(stat.st_size, None)
             buffer = memoryview(bytearray(_CHUNK))
             os.ftruncate(new.fileno(), 0)
+            allocate(target, new.fileno(), stat.st_size)
             while size := old.readinto(buffer):
                 cancel.check()
                 hasher.update(buffer[:size])
                 write_all(new.fileno(), buffer[:size])
+            os.ftruncate(new.fileno(), hasher.seen)
         sync(new.fileno())
         os.utime(new.fileno(), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    if target.reserve is not None:
+        target.reserve.written(stat.st_size)
     return hasher.xxh3()
 
 
@@ -128,10 +145,86 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
+def can_clone(source: FileTree, at: str, descriptor: int) -> bool:
+    """Whether the file `at` can be a reflink on the disk of `descriptor`, a new file; then it has its bytes."""
+    try:
+        with open(source.open(at, os.O_RDONLY), "rb", buffering=0) as old:
+            fcntl.ioctl(descriptor, _FICLONE, old.fileno())
+    except OSError:
+        return False
+    return True
+
+
+def allocate(tree: FileTree, descriptor: int, size: int) -> None:
+    """Give a file below `tree` the blocks for `size` bytes, out of what is reserved for the tree (`space.reserved`).
+
+    It is `size` bytes long then. On a disk that cannot allocate, nothing happens, and a later write may fail.
+    """
+    if not size:
+        return
+    there = os.fstat(descriptor).st_blocks * 512
+    with contextlib.nullcontext() if tree.reserve is None else tree.reserve.given(size - there):
+        fallocate(descriptor, size)
+
+
+def fallocate(descriptor: int, size: int) -> bool:
+    """Allocate the blocks for the first `size` bytes of a file; return False where the disk or the system cannot.
+
+    Not `os.posix_fallocate`: where the disk cannot allocate, the one of glibc writes into each block.
+
+    Raises:
+        OSError: ENOSPC or EDQUOT: they are not free; EFBIG: no file may be so long.
+    """
+    call, get_errno = _fallocate()
+    if call is None:
+        return False
+    while call(descriptor, 0, 0, size) != 0:
+        code = get_errno()
+        if code in _CANNOT_ALLOCATE:
+            return False
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+    return True
+
+
+@cache
+def _fallocate() -> tuple[Callable[[int, int, int, int], int] | None, Callable[[], int]]:
+    """Return fallocate(2), None where the system has none (macOS), and what returns its error."""
+    import ctypes  # imported here: only a run that fetches or copies allocates
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    call = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    if call is not None:
+        call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return call, ctypes.get_errno
+
+
 def free_bytes(path: Path) -> int:
     """Return how many bytes this user may still write on the disk of `path`."""
     stat = _ask_nearest(path, os.statvfs)
     return stat.f_bavail * stat.f_frsize
+
+
+def free_inodes(path: Path) -> int | None:
+    """Return how many files this user may still make on the disk of `path`; None where it has no limit."""
+    try:
+        stat = os.statvfs(_nearest(path))
+    except OSError:
+        return None
+    return stat.f_favail if stat.f_files else None
+
+
+def block_size(path: Path) -> int:
+    """Return the bytes that a file of one byte takes on the disk of `path`."""
+    return os.statvfs(_nearest(path)).f_frsize or 4096
+
+
+def mount_point(path: Path) -> Path:
+    """Return the folder at which the disk of `path` is mounted."""
+    there = Path(os.path.realpath(_nearest(path)))
+    while there != there.parent and there.parent.stat().st_dev == there.stat().st_dev:
+        there = there.parent
+    return there
 
 
 def longest_name(path: Path) -> int:

@@ -13,10 +13,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.events import Holder
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import FORMAT
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.locks import is_held
 from truss_cache_tasks.store.names import BLOB_ID, MANIFEST, PUBLISHED
 from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record, write_json
 
@@ -63,6 +66,24 @@ def read_notes(root: CacheRoot) -> list[FetchNote]:
 def noted_keys(root: CacheRoot) -> list[str]:
     """Return the request key of every note of this root, unreadable ones too."""
     return sorted(name.partition(".")[0] for name in root.tree.names(_FOLDER) if MANIFEST.fullmatch(name))
+
+
+def fetcher_of(root: CacheRoot, blob_id: str, but: str) -> Holder | None:
+    """Return who fetches a blob, as the locks of the entries say that noted it; None where it is not known.
+
+    huggingface_hub's lock of a blob says nothing, and to write into the lock of each blob would cost as many writes.
+
+    Args:
+        but: the request key of the caller, which noted the blob too.
+    """
+    found = []
+    with contextlib.suppress(OSError, DiskError):
+        for note in read_notes(root):
+            lock = root.lock(f"entry-{note.key}")
+            if note.key not in ("", but) and blob_id in note.blobs and is_held(lock):
+                found.append(lock.read_holder())
+    fetchers = [holder for holder in found if holder is not None and not holder.waits]
+    return fetchers[0] if len(fetchers) == 1 else None
 
 
 def drop_unreadable_notes(root: CacheRoot) -> None:

@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
+from stat import S_ISDIR
 
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.network.cancel import CancelToken
-from truss_cache_tasks.store.blob import FoundFile, LocalBlob, link_or_copy, show_file
+from truss_cache_tasks.store.blob import FoundFile, LocalBlob, found_file, link_or_copy, show_file
 from truss_cache_tasks.store.disk import token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.locks import LockFile, OnWait, unlink_unless_locked
@@ -63,6 +63,10 @@ class FlatLayout:
         """Return `blob` as it is: a path can show bytes from anywhere."""
         return blob
 
+    def may_link(self, blob: LocalBlob) -> bool:
+        """Whether `blob` is no file of the user in this root."""
+        return blob.tree is not self.tree or blob.ours
+
     def has_unlisted_blob(self, blob_id: str) -> bool:
         """Whether a whole file of this blob lies in our folder."""
         return bool(self._staged(blob_id))
@@ -80,6 +84,9 @@ class FlatLayout:
         can_be_told = planned.file.digest is not None and not planned.file.encoding
         if can_be_told and (found := self.find_bytes(planned.path)):
             yield Candidate(found, "", "", ours=False)
+
+    def refuse_folders(self, missing: Iterable[PlannedFile]) -> None:
+        """Do nothing: a blob has its name only until it is shown, and the name is known only when it is whole."""
 
     def release_blobs(self, blobs: Iterable[LocalBlob]) -> None:
         """Remove the names in our folder of blobs that paths show now."""
@@ -126,9 +133,13 @@ class FlatLayout:
     def find_bytes(self, path: str) -> FoundFile | None:
         """Return the regular file at `path`; None for anything else."""
         stat = self.tree.lstat(path)
-        return FoundFile(self.tree, path, stat) if stat is not None and S_ISREG(stat.st_mode) else None
+        return found_file(self.tree, path, stat) if stat is not None else None
 
     own_file = find_bytes
+
+    def holder_of(self, path: str) -> str:
+        """Return `path`: the file there holds the bytes."""
+        return path
 
     def recorded_bytes(self, record: FileRecord, *, is_hidden: bool) -> FoundFile | None:
         """Return the file at the record's path; None where that shows something else."""
@@ -147,12 +158,11 @@ class FlatLayout:
         if blob.tree is self.tree and blob.path.startswith(f"{STAGING}/") and blob.path not in in_use:
             return blob.path
         staged = f"{PARTIALS}/put.{token()}"
-        is_users = blob.tree is self.tree and not blob.ours
-        link_or_copy(blob, self.tree, staged, cancel, link=not is_users)
+        link_or_copy(blob, self.tree, staged, cancel, link=self.may_link(blob))
         return staged
 
     def show(
-        self, planned: PlannedFile, blob: LocalBlob, staged: str, *, is_over: bool, is_last: bool
+        self, planned: PlannedFile, blob: LocalBlob, staged: str, cancel: CancelToken, *, is_over: bool, is_last: bool
     ) -> os.stat_result:
         """Give the staged file its visible name too."""
         return show_file(self.tree, staged, planned.path, blob.size, is_over=is_over)

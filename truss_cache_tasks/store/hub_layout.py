@@ -7,28 +7,29 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from stat import S_ISLNK, S_ISREG
+from stat import S_ISLNK
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.model.status import same_mtime
-from truss_cache_tasks.network.cancel import NEVER, CancelToken
+from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import (
     FoundFile,
     LocalBlob,
     Taken,
     Vanished,
+    found_file,
     link_blob,
     link_or_copy,
     local_blob,
-    rename_over,
     show_file,
 )
-from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, token
+from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, found_folder, token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.locks import LockFile, OnWait, locked, unlink_unless_locked
+from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.names import BLOB_ID, LOCKS, PARTIALS, PUBLISHED, REMOVED
 from truss_cache_tasks.store.refs import HubRefs, Refs
 from truss_cache_tasks.store.tree import FileTree
@@ -102,13 +103,13 @@ class HubLayout:
             locked(self.blob_lock(os.path.basename(path)), cancel, on_wait),
             disk_errors(f"cannot write below {self.tree.path}"),
         ):
-            is_users = blob.tree not in (self.tree, self.hub_tree) and not blob.ours
-            stat = None if is_users else self._link_directly(blob, path)
+            may_link = self.may_link(blob)
+            stat = self._link_directly(blob, path) if may_link else None
             if stat is None:
                 temporary = f"{PARTIALS}/{os.path.basename(path)}.{token()}"
-                stat = link_or_copy(blob, self.tree, temporary, cancel, link=not is_users)
+                stat = link_or_copy(blob, self.tree, temporary, cancel, link=may_link)
                 self.before_publish(path, stat.st_mtime_ns)
-                rename_over(self.tree, temporary, path)
+                self.tree.rename_over(temporary, path)
                 self.tree.unlink(temporary)  # rename(2) of two links to one file does nothing
             return local_blob(self.tree, path, stat, blob.xxh3, blob.digest)
 
@@ -128,13 +129,17 @@ class HubLayout:
             return link_blob(blob, self.tree, path)
         return None
 
+    def may_link(self, blob: LocalBlob) -> bool:
+        """Whether `blob` is ours, or lies in this hub cache."""
+        return blob.ours or blob.tree in (self.tree, self.hub_tree)
+
     def has_unlisted_blob(self, blob_id: str) -> bool:
         """Whether this blob is marked as ours."""
         return self._is_marked(f"blobs/{blob_id}")
 
     def may_have_arrived(self, blob_id: str, last_commit_ns: int) -> bool:
-        """Whether the blob is there: a path shows only links to blobs."""
-        return self.tree.lstat(f"blobs/{blob_id}") is not None
+        """Whether the blob is there, or any manifest was written: without links, paths show the files themselves."""
+        return self.tree.lstat(f"blobs/{blob_id}") is not None or last_commit(self.tree) != last_commit_ns
 
     def unlisted_candidates(self, planned: PlannedFile) -> Iterator[Candidate]:
         """Yield the blob, and what huggingface_hub put into the snapshot itself, where it makes no links."""
@@ -145,6 +150,13 @@ class HubLayout:
             yield Candidate(found, "", "", ours=self._is_marked(blob))
         if (found := self.find_bytes(planned.path)) and found.path == planned.path:
             yield Candidate(found, "", "", ours=False)
+
+    def refuse_folders(self, missing: Iterable[PlannedFile]) -> None:
+        """Raise DiskError if a folder with files lies where the blob of a missing file is to be."""
+        for planned in missing:
+            blob = self.blob_path(planned.content_id)
+            if self.tree.is_folder(blob) and any(True for _ in self.tree.files_below(blob)):
+                raise found_folder(self.tree.path / blob)
 
     def release_blobs(self, blobs: Iterable[LocalBlob]) -> None:
         """Remove the marks of blobs that a manifest lists now."""
@@ -194,10 +206,8 @@ class HubLayout:
         if S_ISLNK(stat.st_mode):
             shared = _SHARED.fullmatch(self.tree.readlink(blob) or "")
             there = self.hub_tree.lstat(shared[1]) if shared else None
-            if shared is None or there is None or not S_ISREG(there.st_mode):
-                return None
-            return FoundFile(self.hub_tree, shared[1], there, blob)
-        return FoundFile(self.tree, blob, stat, blob) if S_ISREG(stat.st_mode) else None
+            return found_file(self.hub_tree, shared[1], there, blob) if shared and there else None
+        return found_file(self.tree, blob, stat, blob)
 
     def _blob_of_link(self, path: str) -> str | None:
         """Return the blob that the link at `path` names; None where no link is, or it leads elsewhere."""
@@ -223,7 +233,11 @@ class HubLayout:
         if S_ISLNK(stat.st_mode):
             blob = self._blob_of_link(path)
             return None if blob is None else self._blob_bytes(blob)
-        return FoundFile(self.tree, path, stat) if S_ISREG(stat.st_mode) else None
+        return found_file(self.tree, path, stat)
+
+    def holder_of(self, path: str) -> str:
+        """Return the blob that the link at `path` names; `path` itself where no link to a blob is."""
+        return self._blob_of_link(path) or path
 
     def own_file(self, path: str) -> None:
         """Return None: a path shows a link, and a file in its place is found by the plan's digest."""
@@ -247,7 +261,7 @@ class HubLayout:
         return ""
 
     def show(
-        self, planned: PlannedFile, blob: LocalBlob, staged: str, *, is_over: bool, is_last: bool
+        self, planned: PlannedFile, blob: LocalBlob, staged: str, cancel: CancelToken, *, is_over: bool, is_last: bool
     ) -> os.stat_result:
         """Make the link that huggingface_hub makes; where the disk has none, put the file itself there, as it does."""
         path, text = planned.path, self._link_text(planned)
@@ -263,16 +277,18 @@ class HubLayout:
         except OSError as exc:
             if exc.errno not in NO_LINKS:
                 raise
-            return self._show_file(path, blob, is_over=is_over, is_last=is_last)
+            return self._show_file(path, blob, cancel, is_over=is_over, is_last=is_last)
         if self.tree.readlink(path) != text:
             raise Vanished(path)
         return blob.stat()
 
-    def _show_file(self, path: str, blob: LocalBlob, *, is_over: bool, is_last: bool) -> os.stat_result:
+    def _show_file(
+        self, path: str, blob: LocalBlob, cancel: CancelToken, *, is_over: bool, is_last: bool
+    ) -> os.stat_result:
         if blob.ours and is_last:
             return show_file(self.tree, blob.path, path, blob.size, is_over=is_over)
         temporary = f"{PARTIALS}/put.{token()}"  # the blob stays: huggingface_hub made it, or another path needs it
-        link_or_copy(blob, self.tree, temporary, NEVER)
+        link_or_copy(blob, self.tree, temporary, cancel)
         stat = show_file(self.tree, temporary, path, blob.size, is_over=is_over)
         self.tree.unlink(temporary)
         return stat

@@ -87,6 +87,9 @@ class BlobLayout(Protocol):
             Vanished: it is not there any more.
         """
 
+    def may_link(self, blob: LocalBlob, /) -> bool:
+        """Whether a path of this root may be a hard link of `blob`: not if it is a file that the user may write to."""
+
     def has_unlisted_blob(self, blob_id: str, /) -> bool:
         """Whether a blob of ours lies here that no manifest lists yet, as far as its name and mark tell."""
 
@@ -99,6 +102,9 @@ class BlobLayout(Protocol):
         A file at the planned path is one of them if the store tells a digest that it can be compared with; such a file
         is not ours.
         """
+
+    def refuse_folders(self, missing: Iterable[PlannedFile], /) -> None:
+        """Raise DiskError if a folder with files lies where the blob of a missing file is to be."""
 
     def release_blobs(self, blobs: Iterable[LocalBlob], /) -> None:
         """Remove the marks or staged names of blobs that a manifest lists now. The caller holds the root's lock."""
@@ -133,8 +139,11 @@ class PathLayout(Protocol):
     def find_bytes(self, path: str, /) -> FoundFile | None:
         """Return where the bytes of a visible path are: there, or in the hub cache where its link leads.
 
-        None where nothing is there, or a link that leads elsewhere.
+        None where nothing is there, a link that leads elsewhere, or what this user may not read.
         """
+
+    def holder_of(self, path: str, /) -> str:
+        """Return the path that holds the bytes of a visible path: that itself, or the blob that its link names."""
 
     def own_file(self, path: str, /) -> FoundFile | None:
         """Return the file at `path` in a layout whose paths show files of their own; None in the hub cache."""
@@ -156,12 +165,21 @@ class PathLayout(Protocol):
         """
 
     def show(
-        self, planned: PlannedFile, blob: LocalBlob, staged: str, /, *, is_over: bool, is_last: bool
+        self,
+        planned: PlannedFile,
+        blob: LocalBlob,
+        staged: str,
+        cancel: CancelToken,
+        /,
+        *,
+        is_over: bool,
+        is_last: bool,
     ) -> os.stat_result:
         """Make `blob` visible in one step; return the stat of its bytes.
 
         Args:
             staged: what `stage` returned.
+            cancel: ends a copy early, where the disk has no links.
             is_over: something lies at the path that is to be replaced; else nothing may be replaced.
             is_last: no later path of the plan needs these bytes.
 

@@ -1,4 +1,4 @@
-"""Find the files of a plan that are on this disk already, and compare what a manifest lists with what is there."""
+"""Find the files of a plan that are on this disk already."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import Digest
 from truss_cache_tasks.model.plan import PlannedFile
-from truss_cache_tasks.model.records import FileRecord, Manifest, digest_text, parse_digest
+from truss_cache_tasks.model.records import FileRecord, digest_text
 from truss_cache_tasks.model.status import same_mtime
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob, local_blob
@@ -152,47 +151,3 @@ def _hashed(
         return None
     finally:
         os.close(descriptor)
-
-
-def find_bad_files(root: CacheRoot, manifest: Manifest, cancel: CancelToken) -> list[str]:
-    """Re-hash every file on all cores; return one line for each that is missing or has other bytes.
-
-    A file is compared with our xxh3-128, and with the store's own digest where the manifest has one of the whole file.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = pool.map(partial(_fault, root, cancel), manifest.files)
-        return [f"{file.path}: {fault}" for file, fault in zip(manifest.files, faults, strict=True) if fault]
-
-
-def _fault(root: CacheRoot, cancel: CancelToken, record: FileRecord) -> str:
-    want = parse_digest(record.digest)
-    hasher = Hasher(record.size, want)
-    try:
-        if missing := _hash_shown(root, record.path, hasher, cancel):
-            return missing
-    except OSError as exc:
-        return f"cannot be read ({exc.strerror})"
-    except DiskError as error:
-        return str(error)
-    if hasher.seen != record.size:
-        return f"{hasher.seen:,} bytes, expected {record.size:,}"
-    if hasher.xxh3() != record.xxh3:
-        return f"got xxh3-128 {hasher.xxh3()[:16]}…, expected {record.xxh3[:16]}…"
-    return "" if hasher.matches else f"its {want} does not match"
-
-
-def _hash_shown(root: CacheRoot, path: str, hasher: Hasher, cancel: CancelToken) -> str:
-    """Hash the file that `path` shows and return ""; where it shows none, return what lies there instead."""
-    found = root.layout.find_bytes(path)
-    if found is None:
-        if root.tree.lstat(path) is None:
-            return "missing"
-        return "no file" if root.tree.readlink(path) is None else "leads to no file of this cache"
-    descriptor = found.tree.open(found.path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        hash_file(descriptor, hasher, cancel)
-    finally:
-        os.close(descriptor)
-    return ""

@@ -1,4 +1,8 @@
-"""flock(2) locks. They only save work: where they do not work, bytes are fetched twice, and none are lost."""
+"""flock(2) locks. They only save work: where they do not work, bytes are fetched twice, and none are lost.
+
+flock belongs to an open file, which a forked child shares with its parent. In the child, the descriptors of our locks
+lead to /dev/null instead, so that no child keeps a lock of a parent that has died.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,25 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from stat import S_ISREG
 
 from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.events import Holder
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
+from truss_cache_tasks.store import holder
 from truss_cache_tasks.store.disk import disk_errors, token
 from truss_cache_tasks.store.tree import FileTree
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.25
 _REPORTED_AFTER_S = 1.0  # entries that run side by side often wait for less
+_REPORTED_EVERY_S = 10.0  # after the first report
+
+_locked: set[int] = set()  # descriptors of files that this process has locked
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class LockFile:
 
     Args:
         tree, path: where it is.
-        is_ours: unlink it on release; huggingface_hub's files (`.locks`) stay.
+        is_ours: say in it who holds it, and unlink it on release; huggingface_hub's files (`.locks`) stay as they are.
     """
 
     tree: FileTree
@@ -38,72 +48,144 @@ class LockFile:
     def __str__(self) -> str:
         return str(self.tree.path / self.path)
 
+    def read_holder(self) -> Holder | None:
+        """Return who holds the lock, as its file says; None where it does not say."""
+        return holder.read(self.tree, self.path) if self.is_ours else None
 
-OnWait = Callable[[LockFile], object]
+
+class HeldLock:
+    """A lock that this process holds until the object is called."""
+
+    def __init__(self, lock: LockFile, descriptor: int) -> None:
+        self.lock = lock
+        self._descriptor = descriptor
+        self._pid = os.getpid()
+        self._since = time.time()
+        close_in_children(descriptor)
+
+    def __call__(self) -> None:
+        """Release the lock. In a forked child, do nothing: the lock is the parent's."""
+        if os.getpid() != self._pid:
+            return
+        if self.lock.is_ours:
+            _unlink(self.lock)
+        close_locked(self._descriptor)
+
+    def describe(self, *, waits: bool = False, done: int | None = None, size: int | None = None) -> None:
+        """Say in the lock's file, if it is ours, who holds the lock: see Holder. Not after the release."""
+        if self.lock.is_ours:
+            host = os.uname().nodename
+            facts = Holder(host=host, pid=self._pid, since=self._since, waits=waits, done=done, size=size)
+            holder.write(self._descriptor, facts)
 
 
-def try_lock(lock: LockFile) -> Callable[[], None] | None:
+OnWait = Callable[[LockFile, bool], object]  # gets the lock, and whether this wait was reported before
+
+
+def ignore_wait(lock: LockFile, again: bool, /) -> None:
+    """Ignore the wait: the default OnWait."""
+
+
+def try_lock(lock: LockFile) -> HeldLock | None:
     """Take the lock at once and return what releases it, or None if it is held.
 
     The kernel releases the lock when its holder dies. If the file was unlinked before it was locked, other processes do
-    not see that lock: the file is opened again. Nothing is written into the file, as its owner may be another user.
+    not see that lock: the file is opened again. What another user left, and we may not write, is replaced if possible.
 
     Raises:
         DiskError: what lies there is no regular file with one name: it may be a file of the user's.
     """
     with disk_errors(f"cannot lock {lock}"):
         while True:
-            descriptor = _open(lock)
+            descriptor, is_writable = _open(lock)
             stat = os.fstat(descriptor)
             if not S_ISREG(stat.st_mode) or stat.st_nlink > 1:
                 os.close(descriptor)
-                raise DiskError(f"{lock}: no lock file, expected a file with one name", hint="Move it away.")
+                raise _no_lock_file(lock)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as exc:
                 if exc.errno in _UNSUPPORTED:
-                    return lambda: _release(descriptor, lock)
+                    return HeldLock(lock, descriptor)
                 os.close(descriptor)
                 if exc.errno in (errno.EWOULDBLOCK, errno.EINTR):
                     return None
                 raise
-            if os.fstat(descriptor).st_nlink:
-                return lambda: _release(descriptor, lock)
+            if os.fstat(descriptor).st_nlink and (is_writable or not lock.is_ours or not _unlink(lock)):
+                return HeldLock(lock, descriptor)
             os.close(descriptor)
 
 
-def _open(lock: LockFile) -> int:
+def _open(lock: LockFile) -> tuple[int, bool]:
+    """Return a descriptor of the lock's file, and whether we may write into it."""
     try:
-        return lock.tree.open(lock.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, make=True)
+        return lock.tree.open(lock.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, make=True), True
     except PermissionError:  # another user's; flock needs no right to write
-        return lock.tree.open(lock.path, os.O_RDONLY | os.O_NONBLOCK)
+        return lock.tree.open(lock.path, os.O_RDONLY | os.O_NONBLOCK), False
+    except OSError as exc:
+        if exc.errno == errno.EISDIR and lock.tree.remove_if_empty(lock.path):
+            return _open(lock)
+        if exc.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+            raise _no_lock_file(lock) from exc
+        raise
 
 
-def _release(descriptor: int, lock: LockFile) -> None:
-    if lock.is_ours:
-        with contextlib.suppress(OSError):
-            lock.tree.unlink(lock.path)
-    os.close(descriptor)
+def _no_lock_file(lock: LockFile) -> DiskError:
+    return DiskError(f"{lock}: no lock file, expected a file with one name", hint="Move it away.")
+
+
+def _unlink(lock: LockFile) -> bool:
+    try:
+        return lock.tree.unlink(lock.path)
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
-def locked(lock: LockFile, cancel: CancelToken = NEVER, on_wait: OnWait = lambda _lock: None) -> Iterator[None]:
-    """Hold the lock for the block; wait for its holder. Raises Stopped when cancelled meanwhile.
+def locked(lock: LockFile, cancel: CancelToken = NEVER, on_wait: OnWait = ignore_wait) -> Iterator[HeldLock]:
+    """Hold the lock for the block, and say so in its file. Wait for its holder; raise Stopped when cancelled meanwhile.
 
     Args:
-        on_wait: called once, when the lock was held by another for a second.
+        on_wait: called when the lock was held by another for a second, and then every 10 s.
     """
     wait, waited = _FIRST_WAIT_S, 0.0
-    while (release := try_lock(lock)) is None:
+    reported, due = False, _REPORTED_AFTER_S
+    while (held := try_lock(lock)) is None:
         cancel.wait(wait)
-        if waited < _REPORTED_AFTER_S <= waited + wait:
-            on_wait(lock)
         waited += wait
+        if waited >= due:
+            on_wait(lock, reported)
+            reported, due = True, waited + _REPORTED_EVERY_S
         wait = min(wait * 1.5, _LONGEST_WAIT_S)
     try:
-        yield
+        held.describe()
+        yield held
     finally:
-        release()
+        held()
+
+
+def close_in_children(descriptor: int) -> None:
+    """Let this locked descriptor lead to /dev/null in children that are forked from now on, until `close_locked`."""
+    _locked.add(descriptor)
+
+
+def close_locked(descriptor: int) -> None:
+    """Close a locked descriptor."""
+    _locked.discard(descriptor)  # first: another thread may get its number
+    os.close(descriptor)
+
+
+def _leave_locks_to_parent() -> None:
+    """Replace the descriptors of the parent's locks: closed ones would give their numbers to other files."""
+    if _locked:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in _locked:
+            os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
+        _locked.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_parent)
 
 
 def is_held(lock: LockFile) -> bool:

@@ -162,7 +162,6 @@ def write_manifest(root: CacheRoot, manifest: Manifest) -> None:
             return
     if old is not None and {f.path for f in old.files} - {f.path for f in manifest.files}:
         write_json(root.tree, _path_of_superseded(old), to_json(old))
-    root.tree.remove_empty_tree(path)
     write_json(root.tree, path, to_json(manifest))
 
 
@@ -187,10 +186,14 @@ def note_hidden(root: CacheRoot, paths: Mapping[str, str]) -> None:
 def remove_manifests(root: CacheRoot, key: str) -> None:
     """Remove the manifest of this request, superseded ones too."""
     with disk_errors(f"cannot remove the records of {key[:12]}"):
-        for path in _paths(root):
-            if os.path.basename(path).startswith(f"{key}."):
-                root.tree.remove_empty_tree(path)
-                root.tree.unlink(path)
+        for path in paths_of(root, key):
+            root.tree.remove_empty_tree(path)
+            root.tree.unlink(path)
+
+
+def paths_of(root: CacheRoot, key: str) -> list[str]:
+    """Return where the manifests of this request are, superseded ones too, relative to the root."""
+    return [path for path in _paths(root) if _key_of(path) == key]
 
 
 def _key_of(path: str) -> str:
@@ -211,10 +214,11 @@ def _paths(root: CacheRoot) -> list[str]:
 
 
 def _read(root: CacheRoot, path: str) -> Manifest | None:
-    return record_file.read_once(_parse, root.tree, path)
+    return record_file.read_once(parse, root.tree, path)
 
 
-def _parse(tree: FileTree, path: str) -> Manifest | None:
+def parse(tree: FileTree, path: str) -> Manifest | None:
+    """Return the manifest of this file, None where it is missing. Raises Unreadable."""
     try:
         value = record_file.read_record(tree, path)
         if value is None:

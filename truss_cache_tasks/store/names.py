@@ -4,17 +4,20 @@
     manifests/{key}.json        one for each request; {key}.{snapshot:12}.json was superseded and waits for `clean`
     claims/{project}.json       which project uses which manifest
     pins.json                   the commit that each moving revision stands for
+    runs.jsonl                  what the last runs did
     fetches/{key}.json          what an unfinished fetch of a request may have left: blobs, partials, visible paths
     published/{etag}            hub layout: a blob of ours that no manifest lists yet, with the mtime of the blob
     blobs/{id:2}/{id}.{xxh3}.{digest}   whole files that no path shows: verified and not yet committed, or hidden again
     partials/{id}.{token}       files that are being fetched, or that a run left for the next one
     partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
-    partials/put.{token}        a file, link (`link.`) or ref (`ref.`) that gets its final name in the next step
-    locks/{name}.lock           flock(2) files, empty: `root`, `entry-{key}`, `{id}`, `try.{token}`
+    partials/put.{token}        a file, link (`link.`) or ref (`ref.`) that gets its final name in the next step; or the
+                                file that reserves space (`space.`), which loses its name as soon as it is made
+    locks/{name}.lock           flock(2) files: `root` and `entry-{key}` name their holder; `{id}`, `try.{token}`;
+                                `space.{token}` has the bytes that its holder reserves
 {hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, held while a blob of its cache is written
 {hub}/.locks/models--org--name/removed.{token}  an empty repo folder, while it is removed
 
-{id} is 40 or 64 hex digits, {token} 8. The JSON files are replaced by way of {name}.{token}.tmp beside them.
+{id} is 40 or 64 hex digits, {token} 8. Records are replaced by way of {name}.{token}.tmp beside them.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ STAGING = f"{RECORDS}/blobs"
 PUBLISHED = f"{RECORDS}/published"
 MANIFESTS = f"{RECORDS}/manifests"
 LOCKS = f"{RECORDS}/locks"
+HISTORY = f"{RECORDS}/runs.jsonl"
 
 # Names of ours, in full: nothing else in our folder is removed
 
@@ -38,11 +42,12 @@ PARTIAL = re.compile(rf"({BLOB_ID})\.{TOKEN}")
 JOURNAL = re.compile(rf"({BLOB_ID})\.{TOKEN}\.parts")
 STAGED = re.compile(r"([0-9a-f]{40})\.([0-9a-f]{32})\.([a-z0-9-]+)")
 MANIFEST = re.compile(r"([0-9a-f]{64})(?:\.[0-9a-f]{12})?\.json")
-LOCK = re.compile(rf"(?:root|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN})\.lock")
+SPACE_LOCK = re.compile(rf"space\.{TOKEN}\.lock")
+LOCK = re.compile(rf"(?:root|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN}|space\.{TOKEN})\.lock")
 REMOVED = re.compile(rf"removed\.{TOKEN}")  # a repo's folder while it is removed, in huggingface_hub's folder of locks
 
-RECORD_NAMES: dict[str, str] = {  # folder below ours -> the names of its JSON files
-    "": r"pins\.json",
+RECORD_NAMES: dict[str, str] = {  # folder below ours -> the names of its records
+    "": r"(?:pins\.json|runs\.jsonl)",
     "manifests": MANIFEST.pattern,
     "fetches": MANIFEST.pattern,
     "claims": r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}\.json",
@@ -50,7 +55,7 @@ RECORD_NAMES: dict[str, str] = {  # folder below ours -> the names of its JSON f
 }
 TEMPORARIES = {
     **{folder: re.compile(rf"(?:{names})\.{TOKEN}\.tmp") for folder, names in RECORD_NAMES.items()},
-    "partials": re.compile(rf"(?:put|link|ref)\.{TOKEN}"),
+    "partials": re.compile(rf"(?:put|link|ref|space)\.{TOKEN}"),
 }
 TEMPORARIES[""] = re.compile(rf"{TEMPORARIES[''].pattern}|(?:link|ref)\.{TOKEN}")  # 0.1.0 made them there
 

@@ -17,10 +17,10 @@ from truss_cache_tasks.model.listing import Digest
 from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import digest_text
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
-from truss_cache_tasks.store.blob import LocalBlob, local_blob, rename_over
-from truss_cache_tasks.store.disk import disk_errors, token, write_all
+from truss_cache_tasks.store.blob import LocalBlob, local_blob
+from truss_cache_tasks.store.disk import allocate, disk_errors, token, write_all
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import locks_work, try_lock
+from truss_cache_tasks.store.locks import close_in_children, close_locked, locks_work, try_lock
 from truss_cache_tasks.store.names import JOURNAL, LOCKS, PARTIAL, PARTIALS, TEMPORARIES, is_temporary
 from truss_cache_tasks.store.tree import FileTree, sync
 
@@ -55,9 +55,10 @@ class Partial:
 
     def close(self) -> None:
         """Close the descriptors. A second call does nothing."""
-        for descriptor in (self.descriptor, self._journal):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if self.descriptor >= 0:
+            close_locked(self.descriptor)
+        if self._journal >= 0:
+            os.close(self._journal)
         self.descriptor = self._journal = -1
 
     def drop_journal(self) -> None:
@@ -81,7 +82,8 @@ class Partial:
 def open_partial(root: CacheRoot, planned: PlannedFile) -> Partial:
     """Open a partial for these bytes: the one that a dead run left, if it has whole parts, else a new one.
 
-    The caller holds the blob's lock, so any partial that is there is a dead run's.
+    The caller holds the blob's lock, so any partial that is there is a dead run's. It has the space that it needs, as
+    far as the disk can allocate.
     """
     name = root.layout.blob_id(planned.content_id)
     with disk_errors(f"cannot write below {root.path}"):
@@ -95,30 +97,53 @@ def open_partial(root: CacheRoot, planned: PlannedFile) -> Partial:
                 if is_left_by_a_run(root.tree, _journal_of(one)):
                     root.tree.unlink(_journal_of(one))
             if resumed is not None:
-                return Partial(resumed, root.tree, path, has_journal=True)
+                return _with_space(Partial(resumed, root.tree, path, has_journal=True), planned)
         descriptor = root.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True)
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return Partial(descriptor, root.tree, path)
+        close_in_children(descriptor)
+        return _with_space(Partial(descriptor, root.tree, path), planned)
+
+
+def _with_space(partial: Partial, planned: PlannedFile) -> Partial:
+    """Give the partial the space of all its bytes; leave it as a dead run would if the disk refuses."""
+    try:
+        allocate(partial.tree, partial.descriptor, planned.file.size)
+    except BaseException:
+        partial.leave()
+        raise
+    return partial
 
 
 def _resume(tree: FileTree, dead: Iterable[str], path: str) -> int | None:
     """Rename the first partial of `dead` that can be resumed to `path`; return a descriptor, None where there is none.
 
     The file itself is locked too: where the locks of blobs do not work, its writer may be alive, and must stay the
-    only one.
+    only one. If a partial cannot be renamed, its journal gets its name back: neither is lost, nor taken for another's.
     """
     for one in dead:
         if not _is_resumable(tree, one):
             continue
-        descriptor = tree.open(one, os.O_RDWR)
+        try:
+            os.close(tree.open(_journal_of(one), os.O_RDWR))
+            descriptor = tree.open(one, os.O_RDWR)
+        except (PermissionError, FileNotFoundError):  # the rights of a file: it is removed, and fetched anew
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             tree.rename(_journal_of(one), _journal_of(path))
-            tree.rename(one, path)
-        except OSError:
+            try:
+                tree.rename(one, path)
+            except OSError:
+                tree.rename(_journal_of(path), _journal_of(one))
+                raise
+        except (BlockingIOError, FileNotFoundError):  # its writer is alive, or another process took it
             os.close(descriptor)
             continue
+        except OSError:
+            os.close(descriptor)
+            raise
+        close_in_children(descriptor)
         return descriptor
     return None
 
@@ -152,10 +177,12 @@ def publish(
         blob = root.layout.blob_path(planned.content_id, xxh3, confirmed)
         root.layout.before_publish(blob, stat.st_mtime_ns)
         try:
-            rename_over(root.tree, partial.path, blob)
+            root.tree.rename_over(partial.path, blob)
         except FileNotFoundError:
             return None
         partial.drop_journal()
+    if root.tree.reserve is not None:
+        root.tree.reserve.written(stat.st_size)
     return local_blob(root.tree, blob, stat, xxh3, confirmed)
 
 
@@ -181,6 +208,9 @@ def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, cancel: Canc
         decoded = Partial(root.tree.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True), root.tree, path)
     try:
         hasher = Hasher(0, None)
+        if root.tree.reserve is not None:  # how long the decoded bytes are is not known
+            with root.tree.reserve.given(planned.file.size):
+                pass
         os.lseek(stored.descriptor, 0, os.SEEK_SET)
         with (
             disk_errors(f"cannot decode {planned.file.path}"),
@@ -204,14 +234,14 @@ def _decode(root: CacheRoot, planned: PlannedFile, stored: Partial, cancel: Canc
     return decoded, hasher.xxh3()
 
 
-def left_bytes(root: CacheRoot, files: Iterable[PlannedFile]) -> int:
-    """Return how many bytes of these files' disk space the partials of dead runs hold already."""
-    left: Counter[str] = Counter()
+def bytes_of_partials(root: CacheRoot) -> Counter[str]:
+    """Return how many bytes of the disk the partials of each blob hold already, by its id."""
+    held: Counter[str] = Counter()
     with contextlib.suppress(OSError):
         for name in root.tree.names(PARTIALS):
             if (found := PARTIAL.fullmatch(name)) and (stat := root.tree.lstat(f"{PARTIALS}/{name}")):
-                left[found[1]] += stat.st_blocks * 512
-    return sum(min(left[root.layout.blob_id(planned.content_id)], planned.file.size) for planned in files)
+                held[found[1]] += stat.st_blocks * 512
+    return held
 
 
 def dead_partials(root: CacheRoot) -> Iterator[tuple[str, str]]:

@@ -41,14 +41,14 @@ class HubRefs:
         return self._read_short(f"refs/{revision}").strip()
 
     def point(self, revision: str, commit: str) -> None:
-        """Write refs/REVISION as huggingface_hub does: no ref for a full commit."""
+        """Write refs/REVISION as huggingface_hub does: no ref for a full commit. Empty folders there are removed."""
         if is_commit(revision) or self.read(revision) == commit:
             return
         temporary = f"{PARTIALS}/ref.{token()}"
         descriptor = self.tree.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make=True)
         with open(descriptor, "w", encoding="ascii") as out:
             out.write(commit)
-        self.tree.rename(temporary, f"refs/{revision}")
+        self.tree.rename_over(temporary, f"refs/{revision}")
 
     def drop(self, paths: Collection[str]) -> None:
         """Remove the refs to snapshots that hold nothing but `paths`: scan_cache_dir() would warn of them."""

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import request_key
@@ -25,7 +26,7 @@ from truss_cache_tasks.store.disk import is_writable
 from truss_cache_tasks.store.fetch_notes import FetchNote, read_notes
 from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import OnWait, locked
+from truss_cache_tasks.store.locks import OnWait, ignore_wait, locked
 from truss_cache_tasks.store.manifest import Manifests, note_hidden, read_manifest, read_manifests
 from truss_cache_tasks.store.names import pin_name
 from truss_cache_tasks.store.record_file import Unreadable
@@ -189,7 +190,7 @@ def locked_states(
     root: CacheRoot,
     paths: Callable[[RootState], Collection[str]],
     cancel: CancelToken = NEVER,
-    on_wait: OnWait = lambda _lock: None,
+    on_wait: OnWait = ignore_wait,
 ) -> Iterator[NestedStates]:
     """Hold the locks of the roots in which any of these paths lies; return their states, as they are under the locks.
 
@@ -267,16 +268,37 @@ def gather_evidence(
         return Evidence(claim=claim, unreadable=unreadable, fingerprint=fingerprint, known_fingerprints=known)
     moving = pin_name(request)
     pin = claims.read_pins(root).get(moving) if moving else None
+    stats = {file.path: _stat(root, file) for file in manifest.files}
     return Evidence(
         claim=claim,
         manifest=manifest,
-        stats={file.path: _stat(root, file) for file in manifest.files},
+        stats=stats,
+        lost={path: describe_loss(root, path) for path, stat in stats.items() if stat is None},
         fingerprint=fingerprint,
         known_fingerprints=claims.fingerprints(root, key),
         pin=(pin.commit, pin.by) if pin else None,
+        pin_damage=claims.damage_of_pins(root) if moving and pin is None else "",
         ref=root.layout.refs.read(request.revision) if moving else None,
         writable=is_writable(root.records),
     )
+
+
+def describe_loss(root: CacheRoot, path: str) -> str:
+    """Return what is the matter with a visible path that does not show the file that a manifest lists there.
+
+    As a predicate: "missing", "replaced by a folder".
+    """
+    holder = root.layout.holder_of(path)
+    stat = root.tree.lstat(holder)
+    if stat is None:
+        return "missing"
+    if root.layout.find_bytes(path) is not None:
+        return "linked to other bytes"
+    if S_ISDIR(stat.st_mode):
+        return "replaced by a folder"
+    if S_ISLNK(stat.st_mode):
+        return "replaced by a link that leads to no file of this cache"
+    return "not readable by this user" if S_ISREG(stat.st_mode) else "replaced by something that is no file"
 
 
 def _stat(root: CacheRoot, record: FileRecord) -> tuple[int, int] | None:

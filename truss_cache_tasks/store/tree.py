@@ -11,12 +11,28 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISDIR
+from typing import Protocol
 
 from truss_cache_tasks.store.open_folders import LinkedFolder, OpenFolders, parent_of
 
 
+class Reserve(Protocol):
+    """Space of the disk that is kept for the files of a tree."""
+
+    def given(self, size: int, /) -> contextlib.AbstractContextManager[None]:
+        """Give up `size` bytes of it, for a file that takes them in the block."""
+        ...
+
+    def written(self, size: int, /) -> None:
+        """Take note that a file of `size` bytes is complete."""
+        ...
+
+
 class FileTree:
     """The folders and files below `path`, by relative paths with `/`.
+
+    Attributes:
+        reserve: what `disk.allocate` takes the space of new files from; None without a reservation.
 
     A path has no empty component, `.`, `..` or NUL: UnsafeName is raised for one that has. A link where a folder is
     expected raises LinkedFolder; everything else that the disk refuses raises OSError, with the whole path in it.
@@ -24,6 +40,7 @@ class FileTree:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.reserve: Reserve | None = None
         self._folders = OpenFolders(self.path)
 
     def __repr__(self) -> str:
@@ -57,6 +74,10 @@ class FileTree:
             return self._folders.at(path, lambda name, folder: os.readlink(name, dir_fd=folder))
         except OSError:
             return None
+
+    def is_readable(self, path: str) -> bool:
+        """Whether the rights of the file at `path`, which is no link, let this user read it."""
+        return self._folders.at(path, lambda name, folder: os.access(name, os.R_OK, dir_fd=folder))
 
     def is_folder(self, path: str) -> bool:
         """Whether a real folder lies at `path`, and no link on the way to it."""
@@ -129,6 +150,14 @@ class FileTree:
             self._folders.at(old, lambda source, there: os.rename(source, name, src_dir_fd=there, dst_dir_fd=folder))
 
         self._folders.at(new, move, make=True)
+
+    def rename_over(self, old: str, new: str) -> None:
+        """Move a file or link as `rename` does; folders that hold no file are replaced too."""
+        try:
+            self.rename(old, new)
+        except IsADirectoryError:
+            self.remove_empty_tree(new)
+            self.rename(old, new)
 
     def unlink(self, path: str) -> bool:
         """Remove the file or link at `path`; return whether there was one."""

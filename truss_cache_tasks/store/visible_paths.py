@@ -14,14 +14,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
-from truss_cache_tasks.errors import Collision, DiskError, ForeignFile
+from truss_cache_tasks.errors import Collision, ForeignFile
 from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import Plan, PlannedFile, case_clashes
 from truss_cache_tasks.model.records import FileRecord
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import LocalBlob, Taken
-from truss_cache_tasks.store.disk import MOVE_AWAY, disk_error, disk_errors, hash_file, longest_name
+from truss_cache_tasks.store.disk import MOVE_AWAY, disk_error, disk_errors, found_folder, hash_file, longest_name
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.names import PARTIALS, folders_of
 
@@ -62,7 +62,8 @@ def check_paths(
         DiskError: a folder lies where a file is to be, or the reverse; LinkedFolder: a link where a folder is to be.
     """
     _refuse_long_names(root, plan)
-    root.layout.refs.refuse_foreign(plan, replace=replace)
+    root.layout.refs.refuse_foreign(plan, replace=replace or bool(owned))
+    root.layout.refuse_folders(planned for planned in plan.files if planned.content_id not in blobs)
     _refuse_bad_folders(root, plan, leaving)
     made = {folder for paths in (owned, leaving) for path in paths for folder in folders_of(path)}
     right: dict[str, os.stat_result] = {}
@@ -73,10 +74,9 @@ def check_paths(
         if there is None:
             to_show[path] = None
         elif S_ISDIR(there.st_mode):
-            if path not in made or any(file not in leaving for file in root.tree.files_below(path)):
-                raise DiskError(
-                    f"{root.path / path}: found a folder, expected a file", hint="Move it away: it is not replaced."
-                )
+            is_ours = path in made or path in owned
+            if not is_ours or any(file not in leaving for file in root.tree.files_below(path)):
+                raise found_folder(root.path / path)
             to_show[path] = None
         elif _is_right(root, planned, blobs.get(planned.content_id), there, cancel, is_owned=path in owned):
             right[path] = there
@@ -184,6 +184,7 @@ def show_paths(
     staged: Mapping[str, str],
     *,
     unshown: set[str],
+    cancel: CancelToken,
 ) -> dict[str, os.stat_result]:
     """Make every file of `plan` visible, each in one step; return the stat of its bytes by path.
 
@@ -207,7 +208,7 @@ def show_paths(
         root.tree.remove_empty_tree(path)
         is_over, is_last = checked.to_show[path] is not None, last[planned.content_id] == path
         try:
-            shown[path] = root.layout.show(planned, blob, staged[path], is_over=is_over, is_last=is_last)
+            shown[path] = root.layout.show(planned, blob, staged[path], cancel, is_over=is_over, is_last=is_last)
         except Taken:
             unshown.add(path)
             raise

@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 
 from truss_cache_tasks.errors import CacheTaskError, Stopped, TransientError
-from truss_cache_tasks.events import Received
+from truss_cache_tasks.events import Received, Refetching
 from truss_cache_tasks.model.hashing import Piece
 from truss_cache_tasks.model.listing import Location
 from truss_cache_tasks.network.exchange import RateFloor
@@ -194,6 +194,7 @@ class Download:
             if not self._refetched.isdisjoint(pieces):
                 raise bad.error from bad
             self._refetched.update(pieces)
+        self._context.reporter(Refetching(path=self.job.file.path, cause=str(bad.error)))
         self.start_over(worker, pieces)
 
     def repeat_once(self, worker: DownloadWorker, error: CacheTaskError) -> None:

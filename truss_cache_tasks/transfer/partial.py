@@ -36,17 +36,6 @@ def disk_errors(file: RemoteFile) -> Iterator[None]:
 # -- bytes
 
 
-def allocate(descriptor: int, size: int) -> None:
-    """Reserve `size` bytes, so that a full disk fails now; a disk that cannot reserve fails at a later write."""
-    if not hasattr(os, "posix_fallocate"):  # macOS
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as exc:
-        if exc.errno not in _UNSUPPORTED:
-            raise
-
-
 def write(descriptor: int, chunk: memoryview, offset: int) -> None:
     """Write all of `chunk` at `offset`."""
     while chunk:
@@ -132,7 +121,6 @@ class PartialFile:
         if len(parts) > 1:
             with disk_errors(file), token.writing:
                 token.check()
-                allocate(self._job.partial.descriptor, file.size)
                 self._resume(parts, location, token.check, buffer, reporter)
         with self._lock:
             self.parts = parts

@@ -125,8 +125,9 @@ class Journal:
 
     def note(self, entry: JournalEntry) -> None:
         """Append a line."""
-        line = f"{entry.start} {entry.end} {entry.xxh3} {entry.validator}\n"
-        os.write(self._descriptor, line.encode("latin-1", "replace"))
+        line = f"{entry.start} {entry.end} {entry.xxh3} {entry.validator}\n".encode("latin-1", "replace")
+        while line:  # a disk that is nearly full takes a part of it
+            line = line[os.write(self._descriptor, line) :]
 
     def forget(self, start: int, end: int, validator: str) -> None:
         """Append a line that revokes a part."""

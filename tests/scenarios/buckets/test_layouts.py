@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from servers.s3 import MOTO_PAGE
 from trusses import Truss, tree
 
 from scenarios.buckets.stores import Folder, GcsStore, S3Store, Store
@@ -141,12 +142,13 @@ def test_2500_keys_are_listed_by_pages(on_gcs: GcsStore, truss: Truss) -> None:
 
 
 def test_more_keys_of_s3_than_a_page_holds_are_listed(on_moto: S3Store, truss: Truss) -> None:
-    many_keys(on_moto, 1001)
+    count = 2 * MOTO_PAGE + 1
+    many_keys(on_moto, count)
     on_moto.give(truss)
     truss.config(f"model_cache:\n  - repo_id: {on_moto.uri('m')}\n    allow_patterns: ['*99.bin']\n")
     ran = truss.cli()
     assert ran.code == 0, ran
-    assert tree(truss.model_cache) == {on_moto.visible("m", f"{n:04}.bin"): b"%d" % n for n in range(99, 1001, 100)}
+    assert tree(truss.model_cache) == {on_moto.visible("m", f"{n:04}.bin"): b"%d" % n for n in range(99, count, 100)}
 
 
 def many_keys(store: Store, count: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from trusses import Truss, tree
+from trusses import BIN, Truss, tree
 
 from scenarios.buckets.stores import GcsStore, Store
 
@@ -38,6 +38,31 @@ def test_a_prefix_and_a_prefix_inside_it_share_their_objects(vendor: Store, trus
     ran = truss.cli("clean", vendor.name("m"))
     assert ran.code == 0, ran
     assert tree(truss.model_cache) == {vendor.visible("m", "sub/x.bin"): b"x" * 500}  # the other entry's still
+
+
+def test_what_another_entry_commits_after_this_one_looked_for_it_is_not_fetched_again(
+    on_gcs: GcsStore, truss: Truss
+) -> None:
+    on_gcs.put("m/sub/x.bin", b"x" * 500)
+    on_gcs.give(truss)
+    truss.config(two(f"repo_id: {on_gcs.uri('m')}", f"repo_id: {on_gcs.uri('m/sub')}"))
+    fetch_meanwhile = """
+        import subprocess, sys
+        from truss_cache_tasks import fetch
+        from truss_cache_tasks.events import Planned
+
+        def fetch_the_other(event):
+            if isinstance(event, Planned):
+                assert event.missing_files == 1
+                subprocess.run([sys.argv[2], "run", sys.argv[3]], check=True)
+
+        result = fetch(names=[sys.argv[1]], reporter=fetch_the_other).entries[sys.argv[1]]
+        assert (result.status, result.bytes_fetched) == ("fetched", 0), result
+    """
+    with on_gcs.front.watching() as front:
+        ran = truss.python(fetch_meanwhile, on_gcs.name("m/sub"), str(BIN / "truss-cache"), on_gcs.name("m"))
+        assert ran.code == 0, ran
+    assert front.kinds().count("get") == 1
 
 
 def test_of_one_object_seen_at_two_times_the_newer_wins_and_the_other_entry_is_put_right(

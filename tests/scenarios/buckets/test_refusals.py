@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fast_clock import FastClock
 from servers.s3 import region_stub
 from trusses import Ran, Truss, tree
 
@@ -63,10 +64,12 @@ def test_a_local_folder_that_is_missing_or_empty_is_named(truss: Truss) -> None:
     ("endpoint", "words"),
     [("http://127.0.0.1:9", "127.0.0.1:9 cannot be reached"), ("http://no-such-host.invalid", "cannot be reached")],
 )
-def test_a_store_that_cannot_be_reached_is_named(truss: Truss, endpoint: str, words: str) -> None:
+def test_a_store_that_cannot_be_reached_is_named(
+    truss: Truss, fast_clock: FastClock, endpoint: str, words: str
+) -> None:
     beside_a_good_one(truss, "s3://b/m")
     truss.env["AWS_ENDPOINT_URL_S3"] = endpoint
-    refused(truss.cli(), truss, words)
+    refused(truss.cli(**fast_clock(50)), truss, words, "(tried 8 times)")
 
 
 def test_doit_stops_at_a_failed_entry_and_with_c_goes_on_to_the_others(on_gcs: GcsStore, truss: Truss) -> None:

@@ -26,13 +26,6 @@ def upstream(request: pytest.FixtureRequest) -> Upstream:
     return upstream_of(request, request.param)
 
 
-@pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    forks = Forks()
-    yield forks
-    forks.end()
-
-
 @pytest.fixture
 def truss(tmp_path: Path, hub: Hub, forks: Forks) -> ForkedTruss:
     """A Truss whose Hub is the stand-in; `truss-cache` is forked."""

@@ -1,9 +1,10 @@
 """`truss-cache` in a process of its own for each command, forked from one that has everything imported: 20 ms each.
 
 truss = ForkedTruss(tmp_path, forks=forks, hub=hub)     # its `cli` is forked; `doit` and `start` are as ever
+truss.cli(rights=False)                                 # of a user whom a file of mode 0 refuses
 truss.cli("clean", dies_at=7)                           # SIGKILL just before the 7th change that it makes to the disk
 calls_of(truss, "clean")["change"]                      # how many changes it makes
-one = truss.fork("run", **ruled(truss.root, "any=stop@90"))                    # it stops itself before its 90th call
+one = truss.fork("run", **variables(truss.root, "any=stop@90"))     # it stops itself before its 90th call
 interleave(one, lambda: other.fork("run"))              # another runs meanwhile
 """
 
@@ -23,7 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from odd_disk import build, ruled
+import rights
+from odd_disk import build, variables
 from servers.tools import die_with_parent
 from trusses import Ran, Truss
 
@@ -31,6 +33,7 @@ _PATIENCE_S = 0.5  # a command that takes longer beside a stopped one waits for 
 
 _SERVER = """
 import ctypes, json, os, signal, sys
+import rights
 import awscrt.checksums, boto3, botocore.auth, botocore.config, google.cloud.storage, google.oauth2.service_account
 import concurrent.futures, http.client, huggingface_hub.hf_api, urllib3, xxhash, yaml
 from truss_cache_tasks.app import cli
@@ -42,9 +45,11 @@ def live(ask):
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (1, 2):
         os.dup2(os.open(ask["said"][number - 1], os.O_WRONLY), number)
+    if not ask["rights"]:
+        rights.give_up_rights()
     disk = ctypes.CDLL(None) if "ODD_DISK_BELOW" in os.environ else None
     if disk:
-        disk.odd_disk_setup()
+        disk.odd_disk_arm()
     status = cli.main(ask["argv"])
     sys.stdout.flush()
     sys.stderr.flush()
@@ -91,27 +96,34 @@ class Forks:
             [sys.executable, "-c", _SERVER],
             stdin=subprocess.PIPE,
             text=True,
-            env={**os.environ, **disk},
+            env={**os.environ, "PYTHONPATH": str(Path(rights.__file__).parent), **disk},
             preexec_fn=die_with_parent,  # noqa: PLW1509 - it makes one system call, and takes no lock
         )
 
-    def start(self, argv: list[str], cwd: Path, env: dict[str, str]) -> Forked:
-        """Start `truss-cache` with these arguments."""
+    def start(self, argv: list[str], cwd: Path, env: dict[str, str], *, rights: bool = True) -> Forked:
+        """Start `truss-cache` with these arguments.
+
+        Args:
+            rights: whether it has those of root, where the tests have them.
+        """
         assert self._server.stdin is not None
         folder = Path(tempfile.mkdtemp(dir=self._folder.name))
         said = [folder / name for name in ("out", "err")]
         for path in said:
             path.touch()
         os.mkfifo(folder / "news")
-        ask = {"argv": argv, "cwd": str(cwd), "env": env, "said": list(map(str, said)), "news": str(folder / "news")}
+        ask = {
+            "argv": argv,
+            "cwd": str(cwd),
+            "env": env,
+            "said": list(map(str, said)),
+            "news": str(folder / "news"),
+            "rights": rights,
+        }
         with self._lock:
             self._server.stdin.write(json.dumps(ask) + "\n")
             self._server.stdin.flush()
         return Forked(folder)
-
-    def run(self, argv: list[str], cwd: Path, env: dict[str, str]) -> Ran:
-        """Run `truss-cache` with these arguments, and return how it ended."""
-        return self.start(argv, cwd, env).end()
 
     def end(self) -> None:
         """End the process."""
@@ -162,9 +174,14 @@ class ForkedTruss(Truss):
         super().__init__(root, hub=hub, **env)
         self.forks = forks
 
-    def cli(self, *args: str, dies_at: int = 0, **env: str) -> Ran:  # type: ignore[override]  # no variable is called so
-        disk = ruled(self.root, f"change=kill@{dies_at}") if dies_at else {}
-        return self.fork(*args, **disk, **env).end()
+    def cli(  # type: ignore[override]  # no variable is called so
+        self, *args: str, dies_at: int = 0, rights: bool = True, **env: str
+    ) -> Ran:
+        if "LD_PRELOAD" in env:  # what a process is forked from has loaded its libraries already
+            assert not dies_at
+            return super().cli(*args, **env)
+        disk = variables(self.root, f"change=kill@{dies_at}") if dies_at else {}
+        return self.forks.start(list(args), self.folder, {**self.env, **disk, **env}, rights=rights).end()
 
     def fork(self, *args: str, **env: str) -> Forked:
         """Start `truss-cache` in a fork."""
@@ -174,7 +191,7 @@ class ForkedTruss(Truss):
 def calls_of(truss: ForkedTruss, *args: str) -> dict[str, int]:
     """Run `truss-cache`, which must succeed; return how many calls of each kind it made below the folder of `truss`."""
     count = truss.root.with_name(f"{truss.root.name}.count")
-    ran = truss.fork(*args, **ruled(truss.root, "", count)).end()
+    ran = truss.fork(*args, **variables(truss.root, "", count)).end()
     assert ran.code == 0, ran.text
     calls = {name: int(number) for name, number in map(str.split, count.read_text().splitlines())}
     count.unlink()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from odd_disk import ruled
+from odd_disk import variables
 from servers.hub import Hub, Request, Rights
 from trusses import Ran, tree
 
@@ -135,7 +135,7 @@ class Storm:
         token = f"hf_{len(self.hub.tokens)}_{threading.get_ident()}"
         self.hub.tokens[token] = Rights()
         first = len(self.hub.requests)
-        running = truss.fork(*command, HF_TOKEN=token, **(ruled(truss.root, rules) if rules else {}))
+        running = truss.fork(*command, HF_TOKEN=token, **(variables(truss.root, rules) if rules else {}))
         if after:
             running.has_news(after)
             running.kill()

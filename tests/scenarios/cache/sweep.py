@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from odd_disk import ruled
+from odd_disk import variables
 from servers.hub import Hub, Request
 from trusses import tree
 
@@ -119,7 +119,7 @@ def death_at(number: int, name: str, layout: str, lives: Path, hub: Hub, forks: 
     """
     death = machine(name, layout, lives, hub, forks, files)
     death.number = number
-    death.code = death.truss.fork(*death.act.command, **ruled(death.truss.root, f"change=kill@{number}")).end().code
+    death.code = death.truss.fork(*death.act.command, **variables(death.truss.root, f"change=kill@{number}")).end().code
     assert death.code in (0, -signal.SIGKILL), death
     return death
 
@@ -363,7 +363,7 @@ def interleaving(
     if "run -a" in pair:
         upstream.put("main", {**ONE, **TWO, "both.bin": B[::-1]})
     stops = one.fork(
-        *pair[0].split(), **ruled(folder, f"{calls}=stop@{number}", only=only.format(repo=f"models--org--{name}"))
+        *pair[0].split(), **variables(folder, f"{calls}=stop@{number}", only=only.format(repo=f"models--org--{name}"))
     )
     first, second, was_stopped = interleave(stops, lambda: other.fork(*pair[1].split()))
     for ran, command in zip((first, second), pair, strict=True):

@@ -19,12 +19,6 @@ Make = Callable[..., Case]
 __all__ = ["before_gcs", "make_case", "odd_disk", "on_gcs"]
 
 
-@pytest.fixture
-def truss(tmp_path: Path, hub: Hub) -> Truss:
-    """A Truss whose every command is a process of its own, into which a library can be preloaded."""
-    return Truss(tmp_path, hub=hub)
-
-
 @dataclass
 class Many:
     """A Truss with an entry of each layout that its form of config has, and every path that it shows."""

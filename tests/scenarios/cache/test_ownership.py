@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from odd_disk import ruled
+from odd_disk import variables
 from servers.hub import Hub
 from trusses import Truss, tree
 
@@ -270,7 +270,7 @@ def test_a_blob_that_is_committed_while_another_entry_looks_for_it_is_ours_for_b
         project.config(f"model_cache:\n  - repo_id: org/name\n    allow_patterns: ['{name}', 'both.bin']\n")
     with upstream.held("b.bin") as hold, started(other) as child:
         wait_for(child, lambda: hold.is_asked() and any(truss.hub_cache.glob("*/blobs/*")))
-        at_second_look = ruled(truss.root, "stat=stop@2", only="/published/")
+        at_second_look = variables(truss.root, "stat=stop@2", only="/published/")
         one = truss.fork("run", **at_second_look)
         assert one.stops()
         hold.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from truss_cache_tasks.events import (
 )
 from truss_cache_tasks.operations.fetch import fetch
 from truss_cache_tasks.operations.run import RunContext
+from truss_cache_tasks.store.fetch_notes import note_fetch
 
 MAIN = "org/name"
 BLOBS = {content: path for path, content in FILES.items()}  # equal files come once
@@ -104,35 +106,50 @@ HOLD = """
 import sys
 from truss_cache_tasks.store.locks import LockFile, try_lock
 from truss_cache_tasks.store.tree import FileTree
-held = try_lock(LockFile(FileTree(sys.argv[1]), sys.argv[2]))
-print(bool(held), flush=True)
+held = []
+for where in sys.argv[2:]:
+    held.append(try_lock(LockFile(FileTree(sys.argv[1]), where)))
+    held[-1].describe(done=1_200_000, size=4_100_000)
+print(all(held), flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("what", ["entry", "file", "root"])
-def test_a_wait_for_another_process_is_told_once(
-    machine: Machine, repo: Repo, in_background: Callable[[Callable[[], Any]], Callable[[], Any]], what: Any
+@pytest.mark.parametrize("what", ["entry", "file", "file of an unknown", "root"])
+def test_a_wait_for_another_process_is_told_with_its_holder(
+    machine: Machine, repo: Repo, in_background: Callable[[Callable[[], Any]], Callable[[], Any]], what: str
 ) -> None:
     truss = machine.truss(entry(MAIN, allow_patterns=["config.json"]))
     place = truss.context().root
     key = truss.context().entry.key
     (config,) = {tree["config.json"].etag for tree in repo.trees.values()}
-    lock, path = {
-        "entry": (place.lock(f"entry-{key}"), str(place.path)),
-        "file": (place.layout.blob_lock(config), "config.json"),
-        "root": (place.lock("root"), str(place.path)),
+    root, blob = str(place.path), place.layout.blob_lock(config)
+    tree, locks, path = {
+        "entry": (root, [place.lock(f"entry-{key}").path], root),
+        "file": (str(machine.hub_cache), [blob.path], "config.json"),
+        "file of an unknown": (str(machine.hub_cache), [blob.path], "config.json"),
+        "root": (root, [place.lock("root").path], root),
     }[what]
-    command = [sys.executable, "-c", HOLD, str(lock.tree.path), lock.path]
+    if what == "file":  # another entry, whose lock is held, has noted that it fetches it
+        other = "0" * 64
+        note_fetch(place, other, ("theirs", "other"), blobs=[config])
+        locks.append(f"models--org--name/{place.lock(f'entry-{other}').path}")
+    command = [sys.executable, "-c", HOLD, tree, *locks]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "True\n"
         run = in_background(truss.run)
-        assert truss.recorder.wait_for(Waiting) == Waiting(entry=MAIN, lock=what, path=path)
+        told = truss.recorder.wait_for(Waiting)
         assert not truss.recorder.of(Committed)
+        assert (told.entry, told.lock, told.path, told.again) == (MAIN, what.partition(" ")[0], path, False)
+        if what == "file of an unknown":
+            assert told.holder is None
+        else:
+            assert told.holder is not None
+            assert told.holder.host == os.uname().nodename
+            assert (told.holder.pid, told.holder.done, told.holder.size) == (child.pid, 1_200_000, 4_100_000)
         child.communicate("")
     assert run()[MAIN].files == 1
-    assert len(truss.recorder.of(Waiting)) == 1
 
 
 def test_nothing_is_told_of_a_cache_that_is_fresh_but_that_it_is(machine: Machine, repo: Repo) -> None:

@@ -14,6 +14,7 @@ from truss_cache_tasks.network.exchange import Exchange, ReadTimeout, Unreadable
 from truss_cache_tasks.network.settings import Network
 
 _MAKING = threading.Lock()  # held while SSL_CERT_FILE is set for huggingface_hub's session
+_opened: Any = None  # the session that open_session returned last
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,17 @@ def open_session(network: Network) -> Any:
     Raises:
         ConfigError: the certificates or the proxy cannot be used.
     """
+    global _opened
     from huggingface_hub import get_session
 
     bundle = network.trusted_bundle()
     try:
-        with _MAKING, _certificates(bundle if bundle and os.path.isfile(bundle) else None):
-            return get_session()
+        with _MAKING:
+            if _opened is not None and not _opened.is_closed:  # the environment stays as it is: other threads read it
+                return get_session()
+            with _certificates(bundle if bundle and os.path.isfile(bundle) else None):
+                _opened = get_session()
+            return _opened
     except (ImportError, ValueError) as exc:  # no library for a SOCKS proxy; a proxy that is no URL
         raise ConfigError(
             f"the proxy variables name a proxy that cannot be used ({type(exc).__name__})",
