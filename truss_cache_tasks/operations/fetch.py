@@ -48,7 +48,7 @@ from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import last_commit
-from truss_cache_tasks.store.root_state import RootState, read_states
+from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
 from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
 
 if TYPE_CHECKING:
@@ -362,11 +362,24 @@ class _OnlineFetch:
         return find_local_blobs(self.context.roots, plan.files, rehash=self.rehash, cancel=self.run.cancel)
 
     def _check_paths(self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
-        """Refuse, before a byte is fetched, what `commit` would refuse: foreign files at our paths."""
-        paths = {file.path for file in plan.files}
-        owned, replace = read_states(root, paths).own_paths(), self.context.settings.replace
-        leaving = owned - paths  # the commit hides those that are in the way
-        check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, cancel=self.run.cancel)
+        """Refuse, before a byte is fetched, what `commit` would refuse: foreign files at our paths.
+
+        What is refused is looked at again under the lock: another process may have shown and recorded a file after the
+        records were read here.
+        """
+        paths, cancel = {file.path for file in plan.files}, self.run.cancel
+
+        def check(states: NestedStates) -> None:
+            owned = states.own_paths()
+            leaving = owned - paths  # the commit hides those that are in the way
+            replace_foreign = self.context.settings.replace
+            check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace_foreign, cancel=cancel)
+
+        try:
+            check(read_states(root, paths))
+        except DiskError:
+            with locked_states(root, lambda _state: paths, cancel, self.run.waits_for_root) as states:
+                check(states)
 
     def _prove_access(self, plan: Plan) -> None:
         """Request the first byte of a file, if access must be proved and no file was fetched."""

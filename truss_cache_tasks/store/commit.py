@@ -108,6 +108,7 @@ def commit(
         pin = states.own.pin_of(plan.request)
         if pin is not None and pin != pinned and pin.commit != plan.revision:
             raise PinMoved(pin.commit)
+        blobs = _with_makers(blobs, states.own)
         _refuse_changed(plan, blobs, claimant, states)
         files = _show(plan, blobs, claimant, states, cancel)
         manifest = Manifest(request_key(plan.request), canonical(plan.request), plan.revision, plan.folder, files)
@@ -118,6 +119,20 @@ def commit(
         _forget_notes(root, manifest.key, claimant)
         sweep(root)
         return manifest
+
+
+def _with_makers(blobs: Mapping[ContentId, LocalBlob], state: RootState) -> Mapping[ContentId, LocalBlob]:
+    """Return the blobs; those that a manifest says we made are ours.
+
+    A blob of another entry that was committed while this one looked for it was found without a record and without a
+    mark: as if another tool had made it.
+    """
+    made = {file.blob for manifest in state.manifests.readable for file in manifest.files if file.made_blob}
+    tree = state.root.tree
+    return {
+        content_id: replace(blob, ours=True) if blob.tree is tree and blob.path in made else blob
+        for content_id, blob in blobs.items()
+    }
 
 
 def _refuse_changed(plan: Plan, blobs: Mapping[ContentId, LocalBlob], claimant: Claimant, states: NestedStates) -> None:

@@ -184,7 +184,8 @@ class HubLayout:
     ) -> Iterator[tuple[str, str]]:
         """Yield the blobs of ours that the cleaned manifests list, or that are marked, and that no link leads to."""
         linked = self.linked_blobs(removed_paths)
-        blobs = {file.blob: file.made_blob for manifest in cleaned for file in manifest.files if file.blob}
+        files = [file for manifest in cleaned for file in manifest.files if file.blob]
+        blobs = dict.fromkeys((file.blob for file in files), False) | {f.blob: True for f in files if f.made_blob}
         marked = [f"blobs/{name}" for name in self.tree.names(PUBLISHED) if is_unowned(name)]
         blobs |= {blob: True for blob in marked if self._is_marked(blob)}
         for blob, is_made in sorted(blobs.items()):

@@ -248,7 +248,7 @@ def test_a_file_longer_than_the_limit_is_one_error_and_many_shorter_ones_are_non
 
 @pytest.fixture
 def odd_forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    forks = Forks(odd_disk.build(tmp_path_factory.mktemp("odd_disk")))
+    forks = Forks()
     yield forks
     forks.end()
 
