@@ -24,6 +24,7 @@ from truss_cache_tasks.events import Evicted, Warned
 from truss_cache_tasks.model.usage import Sizes
 from truss_cache_tasks.operations.roots import forget_gone_projects, roots_of_project, with_roots_of_gone_projects
 from truss_cache_tasks.operations.usage import CacheUsage, PruneResult, dead_rule, prune, read_cache_usage
+from truss_cache_tasks.store.claims import read_pins
 from truss_cache_tasks.store.known_roots import noted_projects
 from truss_cache_tasks.store.locks import locked
 
@@ -146,6 +147,21 @@ def test_what_an_edit_left_and_a_superseded_commit_go_and_the_pin_of_the_living_
     again = machine.truss(entry(MAIN, ignore_patterns=["empty.txt"]))
     again.run()
     assert machine.asked() == []
+
+
+def test_a_superseded_commit_of_a_living_claim_goes_and_its_pin_stays(
+    machine: Machine, repo: Repo, judge: Judge
+) -> None:
+    truss = living(machine.truss(entry(MAIN)))
+    truss.run()
+    commit = repo.commit({"model.bin": b"two", "config.json": None})
+    machine.truss(entry(MAIN)).run(force=True)
+    assert usage(truss).sizes.unclaimed == len(b"{}")
+    assert freed(pruned(truss)) == len(b"{}")
+    assert truss.fresh
+    assert [path.name for path in (machine.repo() / "snapshots").iterdir()] == [commit]
+    assert [pin.commit for pin in read_pins(truss.context().root).values()] == [commit]
+    judge.scan(machine)
 
 
 def test_what_hf_downloaded_and_what_its_snapshots_link_to_stays(machine: Machine, repo: Repo, judge: Judge) -> None:
@@ -286,6 +302,11 @@ def test_a_fetch_that_failed_keeps_its_parts_until_its_config_is_gone(
     assert usage(keeper).sizes.partial > 0
     assert freed(pruned(keeper)) == 0
     remove_config(truss)
+    (note,) = (machine.repo("org/big") / ".truss_cache" / "fetches").iterdir()
+    text = note.read_text()
+    note.write_text(json.dumps({**json.loads(text), "makers": {}}))  # as an earlier build of format 1 wrote it
+    assert freed(pruned(keeper)) == 0
+    note.write_text(text)
     dry = pruned(keeper, dry=True)
     assert freed(dry) > 0
     assert freed(pruned(keeper)) == freed(dry)
@@ -344,15 +365,18 @@ def test_a_fetch_evicts_the_least_recently_used_until_it_fits_and_never_what_is_
 
 @pytest.mark.parametrize("layout", [{"mount_location": "/m"}, VOLUME], ids=["mount", "volume"])
 def test_plain_files_have_a_budget_of_their_own_which_is_checked_before_the_first_byte(
-    layout: dict[str, Any], machine: Machine, repo: Repo
+    layout: dict[str, Any], machine: Machine, repo: Repo, tmp_path: Path
 ) -> None:
-    machine.max_bytes = TOTAL - 1
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "other.bin").write_bytes(b"other")
+    living(machine.truss(entry(f"file://{tmp_path}/source", **layout), project="other")).run()
+    machine.max_bytes = TOTAL + 4  # enough for the hub cache
     truss = machine.truss(entry(MAIN, **layout))
     machine.asked()
     with pytest.raises(DiskError, match="TRUSS_CACHE_MAX_BYTES"):
         truss.run()
     assert machine.downloads() == []
-    machine.max_bytes = TOTAL
+    machine.max_bytes = TOTAL + 5
     truss = machine.truss(entry(MAIN, **layout))
     truss.run()
     assert truss.fresh
@@ -371,9 +395,11 @@ def test_files_of_hf_do_not_count_for_the_budget_and_are_not_evicted(
     judge.scan(machine)
 
 
-def test_an_eviction_keeps_what_the_fetch_itself_will_use(machine: Machine, repo: Repo) -> None:
+def test_an_eviction_keeps_what_the_fetch_itself_will_use(machine: Machine, hub: Hub, repo: Repo) -> None:
     old = machine.truss(entry(MAIN, allow_patterns=["*.bin"]), project="old")
     old.run()
+    edit_claims(machine.repo() / ".truss_cache", "old", when=1.0)  # the least recently used
+    fetched_in_order(machine, hub, ("a",))
     machine.asked()
     machine.max_bytes = TOTAL
     new = machine.truss(entry(MAIN), project="new")
@@ -392,13 +418,13 @@ def test_sizes_of_entries_say_what_is_shared_and_what_a_clean_frees(machine: Mac
     assert found == {MAIN: (TOTAL, only), "fp16": (len(BIG) + len(OTHER), 0)}
     assert {name: (one.size, one.unique) for name, (_, one) in usage(mine).others.items()} == {"theirs": (len(BIG), 0)}
     assert usage(mine).sizes == Sizes(claimed=TOTAL)
+    assert [one.foreign_files for one, _ in usage(mine).roots] == [0]
     assert mine.clean(MAIN).size == only
 
 
 def test_two_hosts_of_one_path_warn_and_neither_loses_its_claim_in_silence(
     machine: Machine, hub: Hub, repo: Repo
 ) -> None:
-    hub.create("org/b").commit({"b.bin": b"b"})
     first = on_host(machine.truss(entry(MAIN), entry("org/gone")), "a")
     first.run(MAIN)
     second = on_host(machine.truss(entry(MAIN, allow_patterns=["*.json"])), "b")
@@ -406,10 +432,13 @@ def test_two_hosts_of_one_path_warn_and_neither_loses_its_claim_in_silence(
     (said,) = [event.message for event in second.recorder.of(Warned)]
     assert "'a'" in said
     assert "TRUSS_CACHE_PROJECT" in said
-    third = on_host(machine.truss(entry("org/b")), "c")
+    third = on_host(machine.truss(entry(MAIN, name="other", allow_patterns=["*.bin"])), "c")
     third.run()
     claims = json.loads((machine.repo() / ".truss_cache" / "claims" / "ours.json").read_text())["entries"]
-    assert set(claims) == {MAIN}  # of another host: not dropped, although no entry of this config has it
+    assert set(claims) == {
+        MAIN,
+        "other",
+    }  # the first is of another host: not dropped, although no entry of this config has it
 
 
 def on_host(truss: Trussed, host: str) -> Trussed:

@@ -66,8 +66,10 @@ def _make_room(
     limit: int,
 ) -> None:
     rule, roots = dead_rule([context.project]), budget_roots(root)
-    needed = {root.layout.blob_id(planned.content_id) for planned in files}
     coming = _coming(root, files, blobs)
+    if coming <= 0:
+        return
+    needed = {root.layout.blob_id(content_id) for content_id in (*blobs, *(planned.content_id for planned in files))}
     key = request_key(context.request_in(root))
     others = sum(coming_bytes(one, key if one is root else "") for one in roots)
     for _ in range(_ROUNDS):
