@@ -5,6 +5,7 @@ doit test lint
 doit test --fast         # what needs no server
 doit coverage
 doit bench --quick       # without it: all that docs/explanation/benchmarks.md reports
+doit reliability --quick     # without it: all that docs/reliability.md reports, in less than 20 minutes
 doit fuzz --steps 5000 --seed 1     # what tests/scenarios/cache/test_world.py does in 300 steps
 """
 
@@ -75,6 +76,24 @@ def task_fuzz() -> dict[str, Any]:
         "params": [
             {"name": "steps", "long": "steps", "type": int, "default": 5_000},
             {"name": "seed", "long": "seed", "type": int, "default": 1},
+        ],
+        "verbosity": 2,
+    }
+
+
+def task_reliability() -> dict[str, Any]:
+    """Run the long forms of the proofs of docs/reliability.md, and write their figures there; --quick: for a minute."""
+
+    def prove(quick: bool, seed: int, minutes: int) -> str:
+        options = f"--seed {seed} --minutes {minutes}{' --quick' if quick else ''}"
+        return f"{sys.executable} tests/reliability.py {options}"
+
+    return {
+        "actions": [CmdAction(prove)],
+        "params": [
+            {"name": "quick", "long": "quick", "type": bool, "default": False},
+            {"name": "seed", "long": "seed", "type": int, "default": 1},
+            {"name": "minutes", "long": "minutes", "type": int, "default": 17},
         ],
         "verbosity": 2,
     }

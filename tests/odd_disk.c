@@ -6,6 +6,9 @@ ODD_DISK_RULES   NAME=ERRNO[@N],... : the Nth call of NAME there and every later
                  NAME is one of `names`: `open` and `read` of files and folders, `write` of all that write bytes,
                  `allocate` of ftruncate(2),
                  `change` of whatever changes the disk, `any` of every call. `flock=ok`: it does nothing and says that it locked.
+                 NAME=kill@N, NAME=stop@N: the process sends itself SIGKILL or SIGSTOP just before the Nth call. A write that
+                 is to be killed is made for half of its bytes first.
+ODD_DISK_ONLY    count only calls whose path has this text in it; with `$` after it, at its end
 ODD_DISK_COUNT   a file; at the end of the process `NAME COUNT` of each kind of call is appended to it, a line each
 ODD_DISK_FAILED  a file; `NAME PATH` of the first call that failed by a rule is appended to it
 
@@ -18,6 +21,7 @@ counts now: for one that ends by _exit.
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -37,16 +41,24 @@ static const char *names[KINDS] = {"symlink", "link", "rename", "unlink", "rmdir
                                    "write", "allocate", "fallocate", "utime", "fsync", "flock", "clone", "change", "any"};
 static struct { int code; long from; int once; } rules[KINDS];
 static atomic_long counts[KINDS];
-static char below[PATH_MAX];
+static char below[PATH_MAX], only[PATH_MAX];
 static size_t below_size;
-static const int NOTHING = -1; /* of `flock=ok` */
+enum { NOTHING = -1 /* of `flock=ok` */, KILL = -2, STOP = -3 };
 static char failed_at[PATH_MAX];
 static atomic_int has_failed;
+
+static int code_of(const char *value) {
+    if (!strncmp(value, "kill", 4)) return KILL;
+    if (!strncmp(value, "stop", 4)) return STOP;
+    return strcmp(value, "ok") ? atoi(value) : NOTHING;
+}
 
 __attribute__((constructor)) void odd_disk_arm(void) {
     const char *folder = getenv("ODD_DISK_BELOW"), *text = getenv("ODD_DISK_RULES"), *failed = getenv("ODD_DISK_FAILED");
     below_size = 0;
     memset(below, 0, sizeof below);
+    const char *text_of_only = getenv("ODD_DISK_ONLY");
+    strncpy(only, text_of_only ? text_of_only : "", sizeof only - 1);
     memset(rules, 0, sizeof rules);
     memset(counts, 0, sizeof counts);
     memset(failed_at, 0, sizeof failed_at);
@@ -60,9 +72,9 @@ __attribute__((constructor)) void odd_disk_arm(void) {
         *value++ = 0;
         for (int kind = 0; kind < KINDS; kind++)
             if (!strcmp(rule, names[kind])) {
-                rules[kind].code = strcmp(value, "ok") ? atoi(value) : NOTHING;
+                rules[kind].code = code_of(value);
                 rules[kind].from = from ? atol(from + 1) : 1;
-                rules[kind].once = strchr(value, '!') != NULL;
+                rules[kind].once = strchr(value, '!') != NULL || rules[kind].code <= KILL;
             }
     }
     free(copy);
@@ -76,24 +88,38 @@ __attribute__((destructor)) void odd_disk_report(void) {
     if (out) fclose(out);
 }
 
+static int is_meant(const char *path) {
+    size_t size = strlen(only), length = strlen(path);
+    if (!size || only[size - 1] != '$') return strstr(path, only) != NULL;
+    return length >= size - 1 && !strncmp(path + length - (size - 1), only, size - 1);
+}
+
 static int is_below(const char *path) {
-    return below_size && !strncmp(path, below, below_size) && (path[below_size] == '/' || !path[below_size]);
+    return below_size && !strncmp(path, below, below_size) && (path[below_size] == '/' || !path[below_size]) && is_meant(path);
+}
+
+/* Put the path of a descriptor into `path`; return its length, 0 where it has none. */
+static size_t path_of(int fd, char path[PATH_MAX]) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t size = readlink(link, path, PATH_MAX - 1);
+    path[size < 0 ? 0 : size] = 0;
+    return size < 0 ? 0 : size;
 }
 
 static int fd_below(int fd) {
-    char link[64], path[PATH_MAX];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t size = readlink(link, path, sizeof path - 1);
-    if (size < 0) return 0;
-    path[size] = 0;
-    return is_below(path);
+    char path[PATH_MAX];
+    return below_size && path_of(fd, path) && is_below(path);
 }
 
-static int at_below(int at, const char *path) {
-    char cwd[PATH_MAX];
-    if (path && path[0] == '/') return is_below(path);
-    if (at != AT_FDCWD) return fd_below(at);
-    return getcwd(cwd, sizeof cwd) != NULL && is_below(cwd);
+static int at_below(int at, const char *name) {
+    char path[PATH_MAX];
+    if (!below_size) return 0;
+    if (name && name[0] == '/') return is_below(name);
+    if (at == AT_FDCWD ? !getcwd(path, sizeof path) : !path_of(at, path)) return 0;
+    size_t size = strlen(path);
+    snprintf(path + size, sizeof path - size, "/%s", name ? name : "");
+    return is_below(path);
 }
 
 static int due(enum kind kind) {
@@ -123,16 +149,34 @@ static int fate(enum kind kind, int changes) {
     return own ? own : change ? change : every;
 }
 
+/* Send the signal of KILL or STOP; return the code that the call is to fail with, 0 for none. */
+static int signalled(int code) {
+    if (code == KILL || code == STOP) kill(getpid(), code == KILL ? SIGKILL : SIGSTOP);
+    return code == KILL || code == STOP ? 0 : code;
+}
+
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define FAIL_IF(is_there, kind, changes, failed) FAIL_AT(is_there, kind, changes, failed, -1, NULL)
 #define FAIL_AT(is_there, kind, changes, failed, fd, path)      \
     do {                                                        \
         int code_;                                              \
-        if ((is_there) && (code_ = fate(kind, changes)) != 0) { \
+        if ((is_there) && (code_ = signalled(fate(kind, changes))) != 0) { \
             tell(kind, fd, path);                               \
             errno = code_;                                      \
             return failed;                                      \
         }                                                       \
+    } while (0)
+
+/* As FAIL_AT; a write that is to be killed is made for half of its bytes by the call `half` first. */
+#define FAIL_WRITE(fd, half)                              \
+    do {                                                  \
+        int code_ = fd_below(fd) ? fate(WRITE, 1) : 0;    \
+        if (code_ == KILL && size > 1 && (half) < 0) {}   \
+        if ((code_ = signalled(code_)) != 0) {            \
+            tell(WRITE, fd, NULL);                        \
+            errno = code_;                                \
+            return -1;                                    \
+        }                                                 \
     } while (0)
 
 int symlink(const char *to, const char *path) { FAIL_AT(at_below(AT_FDCWD, path), SYMLINK, 1, -1, -1, path); return REAL(symlink)(to, path); }

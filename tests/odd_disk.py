@@ -38,15 +38,18 @@ def build(folder: Path) -> Path:
     return preload.build("odd_disk", folder)
 
 
-def variables(below: Path, rules: str, count: Path | None = None, failed: Path | None = None) -> dict[str, str]:
+def variables(
+    below: Path, rules: str, count: Path | None = None, failed: Path | None = None, only: str = ""
+) -> dict[str, str]:
     """Return the variables of a disk that is odd below a folder, without the one that loads the library.
 
     Args:
         rules: with names of errors.
         count: a file that gets the number of calls.
         failed: a file that gets the first call that failed.
+        only: calls count whose path has this text in it; with `$` after it, at its end.
     """
     numbers = re.sub("E[A-Z0-9]+", lambda name: str(getattr(errno, name[0])), rules)
-    env = {"ODD_DISK_BELOW": os.path.realpath(below), "ODD_DISK_RULES": numbers}
+    env = {"ODD_DISK_BELOW": os.path.realpath(below), "ODD_DISK_RULES": numbers, "ODD_DISK_ONLY": only}
     env |= {} if count is None else {"ODD_DISK_COUNT": str(count)}
     return env | ({} if failed is None else {"ODD_DISK_FAILED": str(failed)})

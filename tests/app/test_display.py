@@ -21,6 +21,7 @@ from truss_cache_tasks.errors import NotFound, Stopped
 from truss_cache_tasks.events import (
     Committed,
     Event,
+    Evicted,
     Failed,
     Holder,
     How,
@@ -172,6 +173,7 @@ def test_a_wait_names_the_holder_since_when_and_how_far_it_is() -> None:
         (Waiting(lock="root", path="/cache"), "waiting for another process that changes /cache"),
         (Retrying(cause="hub: 503", attempt=1, delay_s=0.25), "listing again in 0.2 s: hub: 503"),
         (Warned(message="no digest"), "warning: no digest"),
+        (Evicted(path="/cache", files=2, size=3 * MB), "evicted 3.0 MB that no claim lists from /cache"),
         (Relisting(cause="w.bin: replaced"), "the source changed meanwhile: listing it again"),
     ],
 )

@@ -9,7 +9,18 @@ from typing import assert_never
 
 from truss_cache_tasks.app.output import format_bytes, format_count
 from truss_cache_tasks.app.progress import Progress, Total
-from truss_cache_tasks.events import Committed, Event, Holder, Planned, Refetching, Relisting, Retrying, Waiting, Warned
+from truss_cache_tasks.events import (
+    Committed,
+    Event,
+    Evicted,
+    Holder,
+    Planned,
+    Refetching,
+    Relisting,
+    Retrying,
+    Waiting,
+    Warned,
+)
 
 _UNITS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 _SOON_S = 100.0  # up to here seconds are shown alone
@@ -139,6 +150,8 @@ def lines_of_event(progress: Progress, event: Event, *, block: bool) -> list[str
             lines = ["the source changed meanwhile: listing it again"]
         case Refetching():
             lines = [f"fetching {event.path} again: {_cause(event)}"]
+        case Evicted():
+            lines = [f"evicted {format_bytes(event.size)} that no claim lists from {event.path}"]
         case Warned():
             lines = [f"warning: {event.message}"]
         case Committed():

@@ -27,14 +27,14 @@ from truss_cache_tasks.store.history import shortened
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import HeldLock
 
-_DESCRIBED_EVERY_S = 5.0
+_DESCRIBED_EVERY_S = 1.0
 _MOST_FAULTS = 8  # in a line
 
 
 class RunRecord:
     """A Reporter that counts what happens in the run of one entry, and passes every event on.
 
-    While an entry's lock is held (`holding`), the lock's file says how far the run is, anew every 5 s.
+    While an entry's lock is held (`holding`), the lock's file says how far the run is, anew every second.
 
     Attributes:
         roots: those in which the run held the entry's lock.

@@ -155,15 +155,6 @@ def link_blob(blob: LocalBlob, tree: FileTree, path: str) -> os.stat_result | No
     return stat
 
 
-def rename_over(tree: FileTree, path: str, blob: str) -> None:
-    """Rename the file `path` to `blob`. Folders that a killed run left at `blob` are removed if they hold no file."""
-    try:
-        tree.rename(path, blob)
-    except IsADirectoryError:
-        tree.remove_empty_tree(blob)
-        tree.rename(path, blob)
-
-
 def show_file(tree: FileTree, source: str, path: str, size: int, *, is_over: bool) -> os.stat_result:
     """Give `source`, a file of our own folder, the name `path` in one step; return the stat of what is there then.
 

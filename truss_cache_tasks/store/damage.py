@@ -18,7 +18,7 @@ from truss_cache_tasks.model.hashing import BLOCK, Span, xxh3
 from truss_cache_tasks.model.records import FileRecord
 from truss_cache_tasks.model.safetensors import find_header_fault
 from truss_cache_tasks.network.cancel import CancelToken
-from truss_cache_tasks.store import claims, fetch_notes, manifest
+from truss_cache_tasks.store import claims, manifest
 from truss_cache_tasks.store.disk import OnHashed, OnHashing
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.record_file import Unreadable
@@ -226,14 +226,13 @@ class _Hashing:
 def find_damaged_records(root: CacheRoot, project: str, key: str) -> list[str]:
     """Return a line for each record of a project and of a request key in this root that cannot be used, and why.
 
-    These are the manifests of the request, the note of its fetch, the claims of the project, and the pins.
+    These are the manifests of the request, the claims of the project, and the pins.
 
     Raises:
         OSError: the disk fails. DiskError: a link lies where a folder of ours is to be.
     """
     readers = (
         *((path, manifest.parse) for path in manifest.paths_of(root, key)),
-        (fetch_notes.path_of(key), fetch_notes.parse),
         (claims.path_of(project), claims.parse),
         (claims.PINS, claims.parse_pins),
     )

@@ -9,11 +9,14 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from truss_cache_tasks.errors import RUN_AGAIN, DiskError
 from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.tree import FileTree, sync
+
+T = TypeVar("T")
 
 # What link(2) and symlink(2) answer where a disk, or a pair of disks, has no such links: then bytes are copied.
 NO_LINKS = frozenset(
@@ -201,7 +204,7 @@ def _fallocate() -> tuple[Callable[[int, int, int, int], int] | None, Callable[[
 
 def free_bytes(path: Path) -> int:
     """Return how many bytes this user may still write on the disk of `path`."""
-    stat = os.statvfs(_nearest(path))
+    stat = _ask_nearest(path, os.statvfs)
     return stat.f_bavail * stat.f_frsize
 
 
@@ -230,20 +233,32 @@ def mount_point(path: Path) -> Path:
 def longest_name(path: Path) -> int:
     """Return how many bytes a name may have on the disk of `path`."""
     try:
-        return os.pathconf(_nearest(path), "PC_NAME_MAX")
+        return _ask_nearest(path, lambda there: os.pathconf(there, "PC_NAME_MAX"))
     except (OSError, ValueError):
         return 255
 
 
 def device_of(path: Path) -> int:
     """Return the number of the disk of `path`, or of its nearest parent that exists."""
-    return _nearest(path).stat().st_dev
+    return _ask_nearest(path, os.stat).st_dev
 
 
 def is_writable(folder: Path) -> bool:
     """Whether we could write in `folder`, or make it."""
-    there = _nearest(folder)
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    return _ask_nearest(folder, _can_write)
+
+
+def _can_write(there: Path) -> bool:
+    can = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    os.stat(there)  # raises FileNotFoundError if it is not there any more: that is no refusal
+    return can
+
+
+def _ask_nearest(path: Path, ask: Callable[[Path], T]) -> T:
+    """Return `ask` of the nearest folder above `path` that is there; ask again if a clean removes it meanwhile."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return ask(_nearest(path))
 
 
 def _nearest(path: Path) -> Path:

@@ -17,7 +17,7 @@ from truss_cache_tasks.model.listing import Digest
 from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import digest_text
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
-from truss_cache_tasks.store.blob import LocalBlob, local_blob, rename_over
+from truss_cache_tasks.store.blob import LocalBlob, local_blob
 from truss_cache_tasks.store.disk import allocate, disk_errors, token, write_all
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import close_in_children, close_locked, locks_work, try_lock
@@ -177,7 +177,7 @@ def publish(
         blob = root.layout.blob_path(planned.content_id, xxh3, confirmed)
         root.layout.before_publish(blob, stat.st_mtime_ns)
         try:
-            rename_over(root.tree, partial.path, blob)
+            root.tree.rename_over(partial.path, blob)
         except FileNotFoundError:
             return None
         partial.drop_journal()

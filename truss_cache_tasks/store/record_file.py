@@ -108,7 +108,7 @@ def write_text(tree: FileTree, path: str, text: str) -> None:
                 out.write(text)
                 out.flush()
                 sync(out.fileno())
-            tree.rename(temporary, path)
+            tree.rename_over(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 tree.unlink(temporary)

@@ -151,6 +151,14 @@ class FileTree:
 
         self._folders.at(new, move, make=True)
 
+    def rename_over(self, old: str, new: str) -> None:
+        """Move a file or link as `rename` does; folders that hold no file are replaced too."""
+        try:
+            self.rename(old, new)
+        except IsADirectoryError:
+            self.remove_empty_tree(new)
+            self.rename(old, new)
+
     def unlink(self, path: str) -> bool:
         """Remove the file or link at `path`; return whether there was one."""
         try:

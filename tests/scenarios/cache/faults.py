@@ -118,7 +118,7 @@ def sweep(seed: int, points: int) -> Figures:
 def _machine() -> Iterator[_Machine]:
     memory = Path("/dev/shm")  # where fsync costs nothing
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder, Hub() as hub:
-        forks = Forks(odd_disk.build(Path(folder)))
+        forks = Forks()
         try:
             yield _Machine(Path(folder), hub, forks)
         finally:

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from odd_disk import variables
 from servers.hub import Hub
 from trusses import Truss, tree
 
 from scenarios.buckets.stores import GcsStore, Store
 from scenarios.cache.disk import clean_tells, leftovers, weigh
+from scenarios.cache.forks import ForkedTruss
 from scenarios.cache.moments import end_of, started, wait_for
 from scenarios.cache.upstreams import OnHub, beside, check, config, run
 
@@ -254,6 +256,29 @@ def test_every_blob_of_the_hub_cache_has_a_snapshot_however_often_a_repo_moves(h
     repo = truss.hub_cache / "models--org--name"
     linked = {path.resolve().name for path in (repo / "snapshots").rglob("*.bin")}
     assert {path.name for path in (repo / "blobs").iterdir()} == linked
+    clean_tells(truss)
+    assert leftovers(truss) == []
+
+
+def test_a_blob_that_is_committed_while_another_entry_looks_for_it_is_ours_for_both(
+    hub: Hub, truss: ForkedTruss
+) -> None:
+    """One stops when it has found the blob, and no record of it; then the other records it, and takes its mark away."""
+    upstream, other = OnHub(hub), beside(truss, "other")
+    upstream.put("main", {name: name.encode() * 3000 for name in ("a.bin", "b.bin", "both.bin")})
+    for project, name in ((truss, "a.bin"), (other, "b.bin")):
+        project.config(f"model_cache:\n  - repo_id: org/name\n    allow_patterns: ['{name}', 'both.bin']\n")
+    with upstream.held("b.bin") as hold, started(other) as child:
+        wait_for(child, lambda: hold.is_asked() and any(truss.hub_cache.glob("*/blobs/*")))
+        at_second_look = variables(truss.root, "stat=stop@2", only="/published/")
+        one = truss.fork("run", **at_second_look)
+        assert one.stops()
+        hold.release()
+        ran = end_of(child)
+        assert ran.code == 0, ran.text
+        one.go_on()
+        assert one.end().code == 0
+    clean_tells(other)
     clean_tells(truss)
     assert leftovers(truss) == []
 

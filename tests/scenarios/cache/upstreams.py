@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pytest
 from servers.hub import Hub
@@ -27,6 +27,7 @@ from scenarios.buckets.front import Asked
 from scenarios.buckets.stores import Folder, Store
 
 Files = Mapping[str, bytes]
+AnyTruss = TypeVar("AnyTruss", bound=Truss)
 LAYOUTS = ("volume", "mount")
 
 
@@ -201,7 +202,7 @@ def use_disk(truss: Truss, disk: Path) -> None:
     truss.env |= {"TRUSS_MODEL_CACHE_DIR": str(truss.model_cache), "TRUSS_MOUNT_ROOT": str(truss.mounts)}
 
 
-def beside(truss: Truss, name: str) -> Truss:
+def beside(truss: AnyTruss, name: str) -> AnyTruss:
     """Return another project on the same caches: a config of its own in a folder of its own."""
     other = copy.copy(truss)
     other.env = dict(truss.env)
