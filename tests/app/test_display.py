@@ -109,8 +109,8 @@ def test_a_slow_listing_is_a_line_too() -> None:
 @pytest.mark.parametrize(
     ("how", "end"),
     [
-        ("claimed", "whole already, claimed (a.bin is missing): 1 file, 10 B (UNVERIFIED)"),
-        ("repaired", "put right from this disk (a.bin is missing): 1 file, 10 B (UNVERIFIED)"),
+        ("claimed", "fetched 0 files, whole already: claimed (a.bin is missing); 1 file, 10 B (UNVERIFIED)"),
+        ("repaired", "fetched 0 files, put right from this disk (a.bin is missing); 1 file, 10 B (UNVERIFIED)"),
         ("fresh", "whole already: 1 file, 10 B (UNVERIFIED)"),
         ("fetched", "fetched 0 files, 0 B in 0.0 s; reused 1 file, 10 B (UNVERIFIED)"),
     ],

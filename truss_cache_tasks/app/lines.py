@@ -224,9 +224,9 @@ def _committed(progress: Progress, event: Committed) -> list[str]:
     whole = f"{format_count(event.files, 'file')}, {format_bytes(event.size)}"
     match event.how:
         case "claimed":
-            first = f"whole already, claimed{_reasons(progress)}: {whole} ({trust})"
+            first = f"fetched 0 files, whole already: claimed{_reasons(progress)}; {whole} ({trust})"
         case "repaired":
-            first = f"put right from this disk{_reasons(progress)}: {whole} ({trust})"
+            first = f"fetched 0 files, put right from this disk{_reasons(progress)}; {whole} ({trust})"
         case "fresh":
             first = f"whole already: {whole} ({trust})"
         case "fetched":

@@ -206,7 +206,7 @@ def test_a_run_heals_a_record_that_cannot_be_used(record: Record, make_case: Mak
             assert (found.code, found.text.count(f"{path.relative_to(case.root)}: ")) == (1, 1), (damage, found)
         ran = cli(case)
         assert ran.code == 0, (damage, ran)
-        assert f"; fetched {record.fetched}, " in ran.err, (damage, ran)
+        assert f": fetched {record.fetched}, " in ran.err, (damage, ran)
         is_healed(case)
     assert cli(case, "clean").code == 0
     assert not [path for path in case.records.rglob("*.json")]
@@ -223,7 +223,7 @@ def test_a_note_of_an_unfinished_fetch_that_cannot_be_used_is_replaced(make_case
         note.write_text('{"format": 1, "claims": [], "blobs": [], "paths": []}')
         change(note)
         ran = cli(case)
-        assert "; fetched 1 file, " in ran.err, (damage, ran)
+        assert ": fetched 1 file, " in ran.err, (damage, ran)
         assert not os.path.lexists(note), damage
         is_healed(case)
 
