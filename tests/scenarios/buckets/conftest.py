@@ -75,5 +75,5 @@ def anywhere(request: pytest.FixtureRequest) -> Store:
 
 @pytest.fixture
 def truss(tmp_path: Path, forks: Forks) -> ForkedTruss:
-    """A Truss without a Hub; `store.give(truss)` lets it read. `truss-cache` is forked: it takes a fifth of the time."""
+    """A Truss without a Hub; `store.give(truss)` lets it read. `truss-cache` is forked, in a fifth of the time."""
     return ForkedTruss(tmp_path, forks=forks)
