@@ -386,7 +386,7 @@ def test_a_written_out_lock_is_read_as_it_stands(tmp_path: Path) -> None:
 
 
 def test_a_written_out_lock_file_is_as_it_is_written() -> None:
-    (text,) = re.findall(r"```json lock\n(.*?)```", ON_DISK, re.DOTALL)
+    (text,) = re.findall(r"```json lockfile\n(.*?)```", ON_DISK, re.DOTALL)
     assert lockfile.to_text(lockfile.parse(text.encode(), "docs")) == text
     fields = {field.name for field in dataclasses.fields(lockfile.LockedFile)}
     assert fields <= set(re.findall(r"^\| `(\w+)` \|", ON_DISK.partition("## The lock file")[2], re.MULTILINE))
