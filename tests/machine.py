@@ -30,7 +30,7 @@ from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.operations.context import make_context, project_entries
 from truss_cache_tasks.operations.fetch import Outcome, fetch
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.store.clean import Cleaned
+from truss_cache_tasks.store.removal import Cleaned
 
 BIG, OTHER = random.Random(1).randbytes(60_000), random.Random(2).randbytes(40_000)
 FILES = {
@@ -47,6 +47,7 @@ class Machine:
     """`hub_cache`, `model_cache`, `mounts` and `secrets` below `root`; the Hub is the stand-in."""
 
     connections: int | None = None
+    max_bytes: int | None = None
 
     def __init__(self, root: Path, hub: Hub) -> None:
         self.root, self.hub = root, hub
@@ -60,7 +61,9 @@ class Machine:
             **{"HF_ENDPOINT": self.hub.url, "HF_HUB_CACHE": str(self.hub_cache), "HOME": str(self.root)},
             **env,
         )
-        return Settings(**{**vars(base), "mount_root": self.mounts, "connections": self.connections})
+        return Settings(
+            **{**vars(base), "mount_root": self.mounts, "connections": self.connections, "max_bytes": self.max_bytes}
+        )
 
     def truss(self, *entries: Entry, project: str = "ours", **env: str) -> Trussed:
         """A config with these entries, read anew: another call is the same config after an edit."""
@@ -69,7 +72,8 @@ class Machine:
         blank = Project("", "", {})
         roots = [make_context(entry, blank, settings, self.model_cache) for entry in entries]
         known = {str(p.path) for t in roots for p in t.roots}
-        owner = Project(project, str(config), project_entries(entries), tuple(sorted(known)))
+        host = os.uname().nodename
+        owner = Project(project, str(config), project_entries(entries), tuple(sorted(known)), host)
         targets = tuple(make_context(entry, owner, settings, self.model_cache) for entry in entries)
         return Trussed(Workspace(config, settings, self.model_cache, targets, owner, ()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -22,8 +23,9 @@ from truss_cache_tasks import load_config
 from truss_cache_tasks.app.cli import COMMANDS
 from truss_cache_tasks.config.settings import VARIABLES, read_settings
 from truss_cache_tasks.events import Committed, Retrying
+from truss_cache_tasks.model import lockfile
 from truss_cache_tasks.model.keys import canonical
-from truss_cache_tasks.model.records import FORMAT, Claims, Pin, Project
+from truss_cache_tasks.model.records import FORMAT, Claims, Maker, Pin, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.operations.history import RunRecord
 from truss_cache_tasks.store import names as store_names
@@ -345,14 +347,20 @@ def test_a_written_out_note_of_a_fetch_is_read_as_it_stands(tmp_path: Path) -> N
     place = hub_root(tmp_path)
     (written,) = records("fetches")
     ((project, name),) = written["claims"]
-    note_fetch(place, "0" * 64, (project, name), blobs=written["blobs"], paths=written["paths"])
+    maker = Maker(**written["makers"][project])
+    uses, size = written["uses"], written["size"]
+    note_fetch(
+        place, "0" * 64, (project, name), maker, blobs=written["blobs"], paths=written["paths"], uses=uses, size=size
+    )
     assert json.loads((place.records / "fetches" / f"{'0' * 64}.json").read_text()) == written
 
 
 def test_a_written_out_file_of_roots_is_that_of_its_project(tmp_path: Path) -> None:
     settings = read_settings({"XDG_STATE_HOME": str(tmp_path)}, tmp_path)
     (written,) = records("roots")
-    remember_roots(settings, Project("docs", written["config"], {}, tuple(written["roots"])), pytest.fail)
+    remember_roots(
+        settings, Project("docs", written["config"], {}, tuple(written["roots"]), written["host"]), pytest.fail
+    )
     assert json.loads((tmp_path / "truss-cache" / "docs.json").read_text()) == written
 
 
@@ -375,6 +383,13 @@ def test_a_written_out_lock_is_read_as_it_stands(tmp_path: Path) -> None:
     holder = LockFile(FileTree(tmp_path), "one.lock").read_holder()
     assert holder is not None
     assert {"format": FORMAT, **asdict(holder)} == written
+
+
+def test_a_written_out_lock_file_is_as_it_is_written() -> None:
+    (text,) = re.findall(r"```json lockfile\n(.*?)```", ON_DISK, re.DOTALL)
+    assert lockfile.to_text(lockfile.parse(text.encode(), "docs")) == text
+    fields = {field.name for field in dataclasses.fields(lockfile.LockedFile)}
+    assert fields <= set(re.findall(r"^\| `(\w+)` \|", ON_DISK.partition("## The lock file")[2], re.MULTILINE))
 
 
 def test_the_documented_tree_has_the_names_of_the_code() -> None:

@@ -9,6 +9,7 @@ CacheTaskError
 |-- CredentialError    fix a credential file
 |-- WrongAnswer        check the server, or what is on the way to it
 |-- IntegrityError     run again, then check the server
+|-- LockMismatch       put the locked bytes back, or move the lock
 |-- DiskError          free space, or make the disk writable
 |   `-- ForeignFile    move the file away, or allow its replacement
 |-- Collision          give one of two entries a folder of its own
@@ -72,6 +73,10 @@ class WrongAnswer(CacheTaskError):
 
 class IntegrityError(CacheTaskError):
     """Wrong bytes arrived, twice: nothing was published."""
+
+
+class LockMismatch(CacheTaskError):
+    """The store no longer has what model_cache.lock names: put it back, or move the lock. Nothing was published."""
 
 
 class DiskError(CacheTaskError):

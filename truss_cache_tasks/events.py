@@ -181,6 +181,20 @@ class Refetching(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Evicted(Event):
+    """Unclaimed files of a cache root were removed, so that the fetch fits into TRUSS_CACHE_MAX_BYTES.
+
+    Attributes:
+        path: of the cache root.
+        files, size: files and links; bytes that were freed on the disk.
+    """
+
+    path: str
+    files: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Relisting(Event):
     """An object was replaced after it was listed: the store is listed once more."""
 

@@ -203,12 +203,13 @@ def test_claims_that_may_not_be_looked_at_protect_all(machine: Machine, repo: Re
     ours = machine.truss(entry(MAIN))
     ours.run()
     context = ours.context()
-    before = RootState(context.root).live_keys(context.project, but=(MAIN,))
+    but = {(context.project.id, MAIN)}
+    before = RootState(context.root).live_keys(context.project, but)
     assert before == set()
 
     (context.root.records / "claims").chmod(0)
     with rights_of_files_count():
-        assert RootState(context.root).live_keys(context.project, but=(MAIN,)) == {context.entry.key}
+        assert RootState(context.root).live_keys(context.project, but) == {context.entry.key}
 
 
 def test_a_manifest_of_another_format_that_another_project_claims_protects_all(machine: Machine, repo: Repo) -> None:

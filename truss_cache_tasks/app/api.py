@@ -97,13 +97,15 @@ def fetch(
         What was done to each entry. An entry that fails is in it, and the others are fetched all the same.
 
     Raises:
-        ConfigError: the config or a variable is wrong, or no entry has one of `names`. Nothing was fetched.
+        ConfigError: the config, the lock file or a variable is wrong, or no entry has one of `names`. Nothing was
+            fetched.
         KeyboardInterrupt: Ctrl-C.
     """
     workspace = open_workspace(config, model_cache_dir)
     contexts = workspace.choose(names)
+    workspace.require_lock()
     reporter = reporter or ignore_events
-    for warning in workspace.warnings:
+    for warning in workspace.all_warnings:
         reporter(Warned(message=warning))
     cancelled = threading.Event()
     run = RunContext(id=workspace.run_id, reporter=reporter, cancel=StopPoll(cancelled.is_set))

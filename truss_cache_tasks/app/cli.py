@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.workspace import Workspace, open_workspace
-from truss_cache_tasks.config.settings import VARIABLES
+from truss_cache_tasks.app.workspace import Workspace, is_config_named, open_workspace
+from truss_cache_tasks.config.settings import VARIABLES, parse_age, parse_size
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, DiskError, Stopped
 from truss_cache_tasks.model.records import FORMAT
 from truss_cache_tasks.operations.context import EntryContext
@@ -176,12 +176,14 @@ def _open(
         if options.command is None:  # the name may be a misspelt command
             error.hint = f"{error.hint} The commands: {', '.join(COMMANDS)}."
         raise
-    workspace.warn()
+    if options.command != "lock":  # which says itself what the lock file does not have
+        workspace.warn()
     return workspace, contexts
 
 
 def _run(options: argparse.Namespace) -> int:
     workspace, contexts = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
+    workspace.require_lock()
     signals.install()
     stale = [context for context in contexts if not workspace.read_status(context).verdict.fresh or options.always]
     failed = _fetch_all(stale, workspace.run_id, force=options.always) if stale else {}
@@ -246,6 +248,20 @@ def _why(options: argparse.Namespace) -> int:
     return reports.why([(context.name, workspace, context) for context in contexts], output.write, check=options.check)
 
 
+def _lock(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app.lockfile import lock
+
+    workspace, contexts = _open(options)
+    return lock(
+        workspace,
+        contexts if options.names else None,
+        output.write,
+        upgrade=options.upgrade,
+        check=options.check,
+        remote=options.remote,
+    )
+
+
 def _verify(options: argparse.Namespace) -> int:
     from truss_cache_tasks.app import reports
 
@@ -254,16 +270,42 @@ def _verify(options: argparse.Namespace) -> int:
     return reports.verify(chosen, output.write, quick=options.quick)
 
 
+def _du(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app import usage
+
+    if not is_config_named(options.config) and not options.names:
+        return usage.write_usage(usage.scope_of_machine(), output.write)
+    workspace, contexts = _open(options)
+    return usage.write_usage(usage.scope_of([workspace], ((one.name, one) for one in contexts)), output.write)
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app import usage
+
+    scope = (
+        usage.scope_of([open_workspace(options.config)])
+        if is_config_named(options.config)
+        else usage.scope_of_machine()
+    )
+    return usage.write_prune(
+        scope, output.write, older_than_s=options.older_than, keep_bytes=options.keep_bytes, yes=options.yes
+    )
+
+
 def _key(options: argparse.Namespace) -> int:
     workspace = open_workspace(options.config)
     workspace.warn()
+    workspace.require_readable_lock()
     output.write(cache_key(workspace))
     return DONE
 
 
 def cache_key(workspace: Workspace) -> str:
-    """Return 64 hex digits that are equal for configs whose entries make equal requests, in any order."""
-    keys = sorted(context.entry.key for context in workspace.contexts)
+    """Return 64 hex digits that are equal for configs whose entries make equal requests, in any order.
+
+    What a lock file names for a request counts too.
+    """
+    keys = sorted(f"{c.entry.key} {c.locked.snapshot}" if c.locked else c.entry.key for c in workspace.contexts)
     return hashlib.sha256("\n".join([f"format {FORMAT}", *keys]).encode()).hexdigest()
 
 
@@ -286,6 +328,16 @@ def _flag(*flags: str, what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     return flags, {"action": "store_true", "help": what}
 
 
+def _option(flag: str, metavar: str, rule: Callable[[str], Any], what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    def parse(text: str) -> Any:
+        try:
+            return rule(text)
+        except ValueError as want:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {want}") from None
+
+    return (flag,), {"metavar": metavar, "type": parse, "help": what}
+
+
 COMMANDS = {
     "run": Command(
         "fetch what is stale (the default)",
@@ -306,10 +358,30 @@ COMMANDS = {
         _why,
         (_flag("--check", what="exit 1 if a run would have to read a store"),),
     ),
+    "lock": Command(
+        "write, move or check model_cache.lock, which pins files",
+        _lock,
+        (
+            _flag("--upgrade", what="lock what the stores have now, for all or the named entries"),
+            _flag("--check", what="write nothing; exit 1 if the file is missing or outdated"),
+            _flag("--remote", what="with --check: ask the stores; exit 1 if something has moved"),
+        ),
+    ),
     "verify": Command(
         "hash everything again, and name each bad file",
         _verify,
         (_flag("--quick", what="compare the sizes alone, and look at the headers of safetensors files"),),
+    ),
+    "du": Command("say what the cache holds, shares, and no claim lists", _du),
+    "prune": Command(
+        "remove what no living claim lists; dry without --yes",
+        _prune,
+        (
+            _flag("--yes", what="remove it; without this, only print what would go"),
+            _option("--older-than", "AGE", parse_age, "drop claims of other hosts not renewed for AGE (30d, 12h, 8w)"),
+            _option("--keep-bytes", "SIZE", parse_size, "remove the least recently used first, down to SIZE (500G)"),
+        ),
+        takes=None,
     ),
     "key": Command("print the portable cache key for CI", _key, takes=None),
     "help": Command(

@@ -11,6 +11,7 @@ from truss_cache_tasks.app.output import format_bytes, format_count, notify
 from truss_cache_tasks.events import (
     Committed,
     Event,
+    Evicted,
     Holder,
     Received,
     Refetching,
@@ -72,6 +73,8 @@ class EntryDisplay:
                     self._say(f"fetching {event.path} again: {_cause(event)}")
             case Relisting():
                 self._say("the source changed meanwhile: listing it again")
+            case Evicted():
+                self._say(f"evicted {format_bytes(event.size)} that no claim lists from {event.path}")
             case Warned():
                 self._say(f"warning: {event.message}")
             case Committed():

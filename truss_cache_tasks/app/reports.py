@@ -26,10 +26,16 @@ def why(chosen: Chosen, write: Write, *, check: bool) -> int:
 
     Returns:
         1 with `check` if a run would have to read the store of any entry, else 0.
+
+    Raises:
+        ConfigError: the lock file cannot be used; with `check` also if a run would fetch nothing because of it.
     """
     signals.install()
     reads_store = False
     for label, workspace, context in chosen:
+        if check:
+            workspace.require_lock()
+        workspace.require_readable_lock()
         status = workspace.read_status(context)
         if status.verdict.fresh:
             write(f"{label}: fresh")

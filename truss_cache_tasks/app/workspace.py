@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
+from truss_cache_tasks.config.document import NAMES as CONFIG_NAMES
+from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.config.loader import load_config
 from truss_cache_tasks.config.settings import Settings, read_settings
 from truss_cache_tasks.errors import ConfigError
-from truss_cache_tasks.model.records import Project
+from truss_cache_tasks.model.records import LOCK_NAME, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
 from truss_cache_tasks.network.cancel import CancelToken
@@ -27,10 +29,12 @@ from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.names import pin_name
 
 if TYPE_CHECKING:
+    from truss_cache_tasks.model.lockfile import LockFile
     from truss_cache_tasks.operations.forecast import Forecast
-    from truss_cache_tasks.store.clean import Cleaned
+    from truss_cache_tasks.store.removal import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
+RUN_LOCK = "Run `truss-cache lock` or `doit cache-lock`"  # a hint
 
 
 @dataclass
@@ -46,6 +50,10 @@ class Workspace:
         warnings: of the config; written once, before the first status is read.
         run_id: `RunContext.id` of what this process runs.
         verdicts: by the entry's name, of those whose status was read.
+        lock: the lock file beside the config; None without one, and for one that cannot be used.
+        lock_error: why it cannot be used; None where it can, or there is none.
+        lock_warning: about entries that the lock file does not have; "" for none.
+        outdated: why nothing may be fetched under TRUSS_CACHE_LOCKED; None if it may.
     """
 
     path: Path
@@ -56,18 +64,38 @@ class Workspace:
     warnings: tuple[str, ...]
     run_id: str = field(default_factory=lambda: os.urandom(16).hex())
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    lock: LockFile | None = None
+    lock_error: ConfigError | None = None
+    outdated: ConfigError | None = None
+    lock_warning: str = ""
     _shown: dict[Path, ShownFiles] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
 
     @cached_property
     def cleaned(self) -> Cleaned:
         """What all calls of `clean` in this process removed together."""
-        from truss_cache_tasks.store.clean import Cleaned
+        from truss_cache_tasks.store.removal import Cleaned
 
         return Cleaned(run=self.run_id)
 
+    def require_readable_lock(self) -> None:
+        """Raise ConfigError if there is a lock file that cannot be used: then no entry can be judged."""
+        if self.lock_error is not None:
+            raise self.lock_error
+
+    def require_lock(self) -> None:
+        """Raise ConfigError if nothing may be fetched because of the lock file."""
+        self.require_readable_lock()
+        if self.outdated is not None:
+            raise self.outdated
+
     def warn(self) -> None:
-        """Write the config's warnings to stderr, once a process."""
-        output.warn_once(self.warnings)
+        """Write the warnings of the config and the lock file to stderr, once a process."""
+        output.warn_once(self.all_warnings)
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """The warnings of the config, and that of the lock file."""
+        return (*self.warnings, self.lock_warning) if self.lock_warning else self.warnings
 
     def read_status(self, context: EntryContext) -> Status:
         """Read an entry's status and keep the verdict. An internal error makes it stale; its run raises it again."""
@@ -142,6 +170,7 @@ class Workspace:
             dry=dry,
             on_wait=run.waits_for_root,
         )
+        output.warn_once(self.cleaned.warnings)
         return self.cleaned
 
 
@@ -181,16 +210,59 @@ def open_workspace(
         id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
         config=str(config.path),
         entries=project_entries(config.entries),
+        host=os.uname().nodename,
+        is_named=settings.project is not None,
     )
     contexts = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
     roots = {str(root.path) for context in contexts for root in context.roots}
     project = dataclasses.replace(project, roots=tuple(sorted(roots)))
     contexts = tuple(dataclasses.replace(context, project=project) for context in contexts)
     _refuse_own_source(contexts)
-    warnings = config.warnings
+    workspace = Workspace(config.path, settings, cache, contexts, project, config.warnings)
     if not contexts:
-        warnings += (f"{config.path.name}: no model_cache entries, nothing to fetch",)
-    return Workspace(config.path, settings, cache, contexts, project, warnings)
+        workspace.warnings += (f"{config.path.name}: no model_cache entries, nothing to fetch",)
+    if settings.locked or os.path.lexists(config.path.parent / LOCK_NAME):
+        _add_lock(workspace)
+    return workspace
+
+
+def _add_lock(workspace: Workspace) -> None:
+    """Read the lock file, and give each context what it says of the entry."""
+    from truss_cache_tasks.config.lockfile import lock_path, read_lock  # not needed without a lock file
+
+    requests = {context.name: context.entry.request for context in workspace.contexts}
+    name = shown_path(lock_path(workspace.path))
+    try:
+        workspace.lock = read_lock(workspace.path)
+    except ConfigError as error:
+        workspace.lock_error = error
+        return
+    if workspace.lock is None:
+        if requests and workspace.settings.locked:
+            missing = f"{name}: found no such file, expected one, as TRUSS_CACHE_LOCKED is set"
+            workspace.outdated = ConfigError(missing, hint=f"{RUN_LOCK} and commit the file.")
+        return
+    found = {context.name: workspace.lock.find(context.entry.request) for context in workspace.contexts}
+    workspace.contexts = tuple(dataclasses.replace(c, locked=found[c.name]) for c in workspace.contexts)
+    outdated = workspace.lock.find_outdated(requests)
+    if outdated and workspace.settings.locked:
+        workspace.outdated = ConfigError(f"{name}: outdated: {'; '.join(outdated)}", hint=f"{RUN_LOCK}.")
+    unknown = [name for name, locked in found.items() if locked is None or not locked.is_complete]
+    if unknown:
+        count = output.format_count(len(unknown), "entry is", "entries are")
+        workspace.lock_warning = f"{name}: {count} not in it: {', '.join(unknown)}. {RUN_LOCK}."
+
+
+def is_config_named(path: str | None) -> bool:
+    """Return whether `path` or TRUSS_CONFIG names a config, or one lies in the current folder."""
+    named = path or read_settings(os.environ, Path.cwd()).config
+    return named is not None or any(map(os.path.lexists, CONFIG_NAMES))
+
+
+def machine_settings() -> tuple[Settings, Path]:
+    """Return the settings of the environment, and the model cache without a config. Raises ConfigError."""
+    settings = read_settings(os.environ, Path.cwd())
+    return settings, settings.model_cache_dir or MODEL_CACHE
 
 
 def _refuse_own_source(contexts: Iterable[EntryContext]) -> None:

@@ -21,7 +21,8 @@ HUB_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_
 T = TypeVar("T")
 
 _MOST_CONNECTIONS = 256
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _TRUE, _FALSE = ("1", "on", "yes", "true"), ("0", "off", "no", "false")
 
 
@@ -51,11 +52,17 @@ VARIABLES = (
         "at most 32, adapted to each host",
     ),
     Variable("TRUSS_CACHE_MAX_RATE", "bytes a second of the whole process, such as 50M (K, M, G of 1000)", "unlimited"),
+    Variable(
+        "TRUSS_CACHE_MAX_BYTES",
+        "bytes of ours in the hub cache, the model cache, each mount; such as 500G",
+        "unlimited",
+    ),
     Variable("TRUSS_CACHE_REPLACE", "1: replace foreign files at the paths of an entry (else it fails)", "0"),
     Variable(
         "TRUSS_CACHE_ACCEPT_UNVERIFIED", "1: accept a file whose MD5-like ETag is not its MD5 (else it fails)", "0"
     ),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
+    Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error, nothing is fetched", "0"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),
 )
 
@@ -73,10 +80,12 @@ class Settings:
         project: TRUSS_CACHE_PROJECT, or None; safe as a file name.
         connections: TRUSS_CACHE_CONNECTIONS (1 to 256), or None.
         max_rate: TRUSS_CACHE_MAX_RATE in bytes a second, or None.
+        max_bytes: TRUSS_CACHE_MAX_BYTES, or None.
         replace: TRUSS_CACHE_REPLACE: a foreign file at a path of an entry is replaced.
         accept_unverified: TRUSS_CACHE_ACCEPT_UNVERIFIED: bytes that two fetches gave equally are accepted although
             the ETag, which looks like an MD5, is not their MD5.
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
+        locked: TRUSS_CACHE_LOCKED: nothing is fetched without a model_cache.lock that has every entry of the config.
         debug: TRUSS_CACHE_DEBUG.
         offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is true.
         cwd: what relative paths of the environment are relative to.
@@ -90,9 +99,11 @@ class Settings:
     project: str | None = None
     connections: int | None = None
     max_rate: int | None = None
+    max_bytes: int | None = None
     replace: bool = False
     accept_unverified: bool = False
     follow_links: bool = False
+    locked: bool = False
     debug: bool = False
     offline: bool = False
     cwd: Path = field(default_factory=Path.cwd)
@@ -184,9 +195,11 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         project=get.parsed("TRUSS_CACHE_PROJECT", _project),
         connections=get.parsed("TRUSS_CACHE_CONNECTIONS", _connections),
         max_rate=get.parsed("TRUSS_CACHE_MAX_RATE", _rate),
+        max_bytes=get.parsed("TRUSS_CACHE_MAX_BYTES", parse_size),
         replace=get.parsed("TRUSS_CACHE_REPLACE", _boolean) or False,
         accept_unverified=get.parsed("TRUSS_CACHE_ACCEPT_UNVERIFIED", _boolean) or False,
         follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
+        locked=get.parsed("TRUSS_CACHE_LOCKED", _boolean) or False,
         debug=get.parsed("TRUSS_CACHE_DEBUG", _boolean) or False,
         offline=(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").lower() in _TRUE,
         cwd=cwd,
@@ -195,12 +208,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
 
 
 def _refuse_unsupported(get: _Reader) -> None:
-    """Raise ConfigError for variables of features that do not exist yet, rather than ignore them."""
-    if get.parsed("TRUSS_CACHE_LOCKED", _boolean):
-        raise ConfigError(
-            "TRUSS_CACHE_LOCKED: model_cache.lock is not supported yet",
-            hint="Unset it; a full commit as `revision` pins a Hub entry on every machine.",
-        )
+    """Raise ConfigError for a variable of a feature that does not exist yet, rather than ignore it."""
     if get.text("TRUSS_CACHE_EVENTS"):
         raise ConfigError("TRUSS_CACHE_EVENTS: events are not supported yet", hint="Unset it.")
 
@@ -254,6 +262,32 @@ def _rate(text: str) -> int:
     if rate < 1:
         raise ValueError("bytes a second as a positive number, with K, M or G of 1000: 500K, 50M, 1.5G")
     return rate
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes. Raises ValueError, which says what is expected.
+
+    >>> parse_size("1.5G"), parse_size("0")
+    (1500000000, 0)
+    """
+    match = re.fullmatch(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?([KMGT]?)", text.upper(), re.ASCII)
+    if match is None or (match[2] and not match[3]):
+        raise ValueError("bytes as a number, with K, M, G or T of 1000: 500M, 1.5T")
+    fraction = match[2] or ""
+    units: int = 10 ** len(fraction)
+    return int(match[1] + fraction) * _UNITS[match[3]] // units
+
+
+def parse_age(text: str) -> float:
+    """Return a time in seconds. Raises ValueError, which says what is expected.
+
+    >>> parse_age("30d")
+    2592000.0
+    """
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.lower(), re.ASCII)
+    if match is None:
+        raise ValueError("a time as a number with s, m, h, d or w: 12h, 30d, 8w")
+    return float(int(match[1]) * _SECONDS[match[2]])
 
 
 def _home_of(user: str) -> str:

@@ -25,7 +25,8 @@ class Digest:
     """A digest with its algorithm, as the store gives it.
 
     Attributes:
-        algorithm: `sha256`, `git-sha1` (of ``blob {size}\\0`` + data), `sha1`, `md5`, `crc32`, `crc32c` or `crc64nvme`.
+        algorithm: `sha256`, `git-sha1` (of ``blob {size}\\0`` + data), `sha1`, `md5`, `crc32`, `crc32c` or `crc64nvme`;
+            `xxh3-128`, which is ours, only in a listing in detail of a folder.
         value: lower-case hex; CRCs big-endian and zero-padded to their width.
         parts: sizes in bytes of the parts of a composite S3 checksum (`value` is then the digest of the parts'
             raw digests, joined); empty for a digest of the whole file.
@@ -95,10 +96,15 @@ class Pins:
         revision: the full commit that the request's revision stands for at the Hub; "": the store resolves it.
         files: the files, each in exactly this version; None for all that are there now. Not read with a `revision`,
             which fixes all files.
+        in_detail: each of `files` is returned with its digest and its version id, where asking for it gives these.
+        known: the whole listing, where a lock file has it. A source whose files need no listing to be located returns
+            it without a request, at least those of the Hub, GCS and S3; any other reads `revision` and `files`.
     """
 
     revision: str = ""
     files: tuple[FilePin, ...] | None = None
+    in_detail: bool = False
+    known: Listing | None = None
 
 
 UNPINNED = Pins()
@@ -180,13 +186,12 @@ def listed_file(
     Raises:
         WrongAnswer: a field has a wrong type or an impossible value.
     """
-    of = f"path {quoted(path)}"
-    if not isinstance(path, str) or not path or not isinstance(key, str) or not key:
-        raise wrong_answer(store, of if key == path else f"{of} of the key {quoted(key)}", "text")
-    if type(size) is not int or not 0 <= size < 1 << 63:  # a bool is an int too
-        raise wrong_answer(store, f"{of}: size {quoted(size)}", "a number of bytes")
-    if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise wrong_answer(store, f"{of}: version {quoted(version)}", "printable ASCII")
+    if fault := fault_of_file(path=path, size=size, version=version, key=key):
+        raise wrong_answer(store, *fault)
+    assert isinstance(path, str)
+    assert isinstance(key, str)
+    assert isinstance(size, int)
+    assert isinstance(version, str)
     return RemoteFile(path=path, size=size, version=version, key=key, digest=digest, encoding=encoding)
 
 
@@ -201,15 +206,44 @@ def listed_digest(store: str, of: object, algorithm: str, value: object, parts: 
     Raises:
         WrongAnswer: the value is no such digest, or the size of a part is none.
     """
+    sizes = tuple(parts)
+    if fault := fault_of_digest(algorithm, value, sizes):
+        raise wrong_answer(store, f"path {quoted(of)}: {fault[0]}", fault[1])
+    assert isinstance(value, str)
+    return Digest(algorithm, value, tuple(size for size in sizes if isinstance(size, int)))
+
+
+def fault_of_file(*, path: object, size: object, version: object, key: object) -> tuple[str, str] | None:
+    """Return what is wrong with the fields of a file, as (what was found, what was expected); None if nothing is.
+
+    Whether the path is safe on a disk is not looked at.
+    """
+    if not isinstance(path, str) or not path or not isinstance(key, str) or not key:
+        return f"path {quoted(path)}" + ("" if key == path else f" of the key {quoted(key)}"), "text"
+    if not _is_size(size):
+        return f"path {quoted(path)}: size {quoted(size)}", "a number of bytes"
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        return f"path {quoted(path)}: version {quoted(version)}", "printable ASCII"
+    return None
+
+
+def fault_of_digest(algorithm: str, value: object, parts: Iterable[object] = ()) -> tuple[str, str] | None:
+    """Return what is wrong with a digest, as `fault_of_file` does.
+
+    Args:
+        algorithm: one of DIGITS.
+    """
     digits = DIGITS[algorithm]
     if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
-        raise wrong_answer(store, f"path {quoted(of)}: {algorithm} {quoted(value)}", f"{digits} lower-case hex digits")
-    sizes = []
+        return f"{algorithm} {quoted(value)}", f"{digits} lower-case hex digits"
     for size in parts:
-        if type(size) is not int or not 0 <= size < 1 << 63:
-            raise wrong_answer(store, f"path {quoted(of)}: a part of size {quoted(size)}", "a number of bytes")
-        sizes.append(size)
-    return Digest(algorithm, value, tuple(sizes))
+        if not _is_size(size):
+            return f"a part of size {quoted(size)}", "a number of bytes"
+    return None
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63  # a bool is an int too
 
 
 def wrong_answer(store: str, found: str, want: str) -> WrongAnswer:

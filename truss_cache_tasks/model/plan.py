@@ -117,14 +117,20 @@ def _folder(request: Request, listing: Listing) -> str:
 def _visible_path(request: Request, folder: str, path: str) -> str:
     """Return the path below the root, without empty and `.` components, which no disk has. Raises UnsafeName."""
     parts = [part for part in f"{folder}/{path}".split("/") if part not in ("", ".")]
-    outside = path.startswith("/") or ".." in parts or not any(part not in ("", ".") for part in path.split("/"))
-    ours = any(part.casefold() == RECORDS for part in parts)  # at any depth: a mount may lie inside a mount
-    if outside or ours or "\0" in path or not _is_text(path):
+    # our own folder is refused at any depth: a mount may lie inside a mount
+    if not is_safe(path) or any(part.casefold() == RECORDS for part in parts):
         raise UnsafeName(
             f"{request.source}: refusing the name {path!r}: it would be written outside this entry's folder",
             hint="Add it to ignore_patterns, or rename it in the store.",
         )
     return "/".join(parts)
+
+
+def is_safe(path: str) -> bool:
+    """Return whether a file of this name, as a store has it, would be written below its entry's folder."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    outside = path.startswith("/") or ".." in parts or not parts or any(part.casefold() == RECORDS for part in parts)
+    return not outside and "\0" not in path and _is_text(path)
 
 
 def _is_text(path: str) -> bool:

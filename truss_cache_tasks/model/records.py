@@ -9,6 +9,7 @@ from typing import Any
 from truss_cache_tasks.model.keys import ContentId, RequestKey, SnapshotKey, snapshot_key
 from truss_cache_tasks.model.listing import Digest
 
+LOCK_NAME = "model_cache.lock"  # beside the config, whatever that is called (model/lockfile.py)
 FORMAT = 1  # of every JSON file below .truss_cache/; a reader refuses a number that it does not know
 
 
@@ -106,6 +107,23 @@ class Manifest:
         return sum(file.size for file in self.files)
 
 
+ClaimId = tuple[str, str]  # project id, claim name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Maker:
+    """Who made a claim, or noted a fetch.
+
+    Attributes:
+        config, host: path of the config, and the host that it was read on.
+        when: seconds since the epoch, UTC.
+    """
+
+    config: str
+    host: str
+    when: float
+
+
 @dataclass(frozen=True)
 class Claim:
     """One project's use of one manifest.
@@ -130,6 +148,11 @@ class Claim:
     cleaned: bool = False
     former: tuple[str, ...] = ()
     snapshot: str = ""
+
+    @property
+    def maker(self) -> Maker:
+        """Who made it, and when."""
+        return Maker(config=self.config, host=self.host, when=self.when)
 
 
 @dataclass(frozen=True)
@@ -168,9 +191,22 @@ class Project:
         config: path of the config file, for people, and to tell its former entries from those of another config.
         entries: claim name -> request key, of the whole config.
         roots: absolute paths of the cache roots of the whole config.
+        host: this host.
+        is_named: TRUSS_CACHE_PROJECT names it: the user says that all claims under the id are of one project. Else the
+            id is a digest of the config's path, and another host (a container) may have another config at that path.
     """
 
     id: str
     config: str
     entries: Mapping[str, str]
     roots: tuple[str, ...] = ()
+    host: str = ""
+    is_named: bool = True
+
+    def made(self, claim: Claim | Maker) -> bool:
+        """Return whether this config made a claim, or note of a fetch, that is under this project's id."""
+        return claim.config == self.config and (self.is_named or claim.host == self.host)
+
+    def maker(self, when: float) -> Maker:
+        """Return who makes a claim, or notes a fetch, at this time."""
+        return Maker(config=self.config, host=self.host, when=when)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from truss_cache_tasks.model.keys import RequestKey, canonical, request_key
-from truss_cache_tasks.model.records import Claim, Manifest
+from truss_cache_tasks.model.records import LOCK_NAME, Claim, Manifest
 from truss_cache_tasks.model.request import Request
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.lockfile import Locked
 
 
 class Need(IntEnum):
@@ -101,12 +104,16 @@ class Status:
         return self.evidence.manifest if self.verdict.fresh else None
 
 
-def verdict_of(request: Request, seen: Evidence) -> Verdict:
-    """Compare a request with what is on disk. The costliest need counts; every reason is kept."""
+def verdict_of(request: Request, seen: Evidence, locked: Locked | None = None) -> Verdict:
+    """Compare a request with what is on disk. The costliest need counts; every reason is kept.
+
+    Args:
+        locked: what the lock file says of the request; None without one.
+    """
     found: list[tuple[Need, str]] = []
     unproven = False
     if seen.claim is not None and seen.claim.cleaned:
-        found.append((Need.FETCH, "cleaned: the next run resolves it again"))
+        found.append((Need.FETCH, "cleaned: the next run resolves it again" if locked is None else "cleaned"))
     elif seen.claim is not None and seen.claim.request != request_key(request) and (seen.writable or not seen.manifest):
         need = Need.REPAIR if seen.manifest else Need.FETCH
         found.extend((need, change) for change in changes(seen.claim.form, canonical(request)))
@@ -118,7 +125,10 @@ def verdict_of(request: Request, seen: Evidence) -> Verdict:
         if request.source.store.is_local:
             found.extend(_find_other_owner(seen, seen.manifest))
         found.extend(_check_claim(seen, request_key(request)))
-        found.extend(_compare_pin(seen, seen.manifest))
+        differences = _compare_lock(locked, seen.manifest, request) if locked is not None else []
+        found.extend((Need.FETCH, difference) for difference in differences)
+        if not differences:
+            found.extend(_compare_pin(seen, seen.manifest, is_locked=locked is not None and bool(locked.commit)))
         found.extend(_compare_files(seen.manifest, seen.stats or {}, seen.lost))
     need = max((need for need, _ in found), default=Need.NOTHING)
     unproven = unproven or any(need is Need.PROVE for need, _ in found)
@@ -169,11 +179,24 @@ def _check_claim(seen: Evidence, key: RequestKey) -> list[tuple[Need, str]]:
     return [(Need.CLAIM, "whole, but not yet claimed by this project")]
 
 
-def _compare_pin(seen: Evidence, manifest: Manifest) -> list[tuple[Need, str]]:
-    """Return how the pinned commit and the file below refs/ differ from the manifest, as a need and reason."""
+def _compare_lock(locked: Locked, manifest: Manifest, request: Request) -> list[str]:
+    from truss_cache_tasks.model.lockfile import find_differences  # not needed without a lock file
+
+    return find_differences(locked, manifest, request)
+
+
+def _compare_pin(seen: Evidence, manifest: Manifest, *, is_locked: bool) -> list[tuple[Need, str]]:
+    """Return how the pinned commit and the file below refs/ differ from the manifest, as a need and reason.
+
+    Args:
+        is_locked: the lock names the commit of the manifest: a pin that moved is moved back.
+    """
     commit, by = seen.pin or (manifest.revision, "")
     if commit != manifest.revision:
         who = f" by {by}" if by else ""
+        if is_locked:
+            back = f"the pinned commit moved{who} to {commit[:12]}; {LOCK_NAME} names {manifest.revision[:12]}"
+            return [(Need.REPAIR, back)]
         return [(Need.FETCH, f"the pinned commit moved{who}: {manifest.revision[:12]} -> {commit[:12]}")]
     if seen.pin_damage and seen.writable:
         return [(Need.REPAIR, f"pins.json cannot be used: {seen.pin_damage}")]

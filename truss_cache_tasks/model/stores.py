@@ -137,6 +137,8 @@ class Store:
         variables: names of the environment that its source reads; one that ends in `_` stands for all that begin so.
         cache_folder: folder of the model cache in which `{bucket}/{key}` lies; "" for the model cache itself, None for
             one that is called like the scheme.
+        versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
+        lists_known: its source returns `Pins.known` without a request.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
     """
 
@@ -147,6 +149,8 @@ class Store:
     credential: TokenCredential | JsonCredential | None = None
     variables: tuple[str, ...] = ()
     cache_folder: str | None = None
+    versions: str = "[!-~]+"
+    lists_known: bool = False
     refused: tuple[tuple[str, str, str], ...] = ()
 
     @property
@@ -193,6 +197,7 @@ HUGGINGFACE = Store(
         is_hub=True,
     ),
     variables=("HF_ENDPOINT",),
+    lists_known=True,
 )
 GCS = Store(
     schemes=("gs", "gcs"),
@@ -216,6 +221,8 @@ GCS = Store(
         "HOME",
     ),
     cache_folder="",
+    versions="[0-9]{1,19}",  # generations
+    lists_known=True,
 )
 S3 = Store(
     schemes=("s3",),
@@ -230,6 +237,7 @@ S3 = Store(
     ),
     variables=("AWS_", "HOME"),
     cache_folder="",
+    lists_known=True,
     refused=(("--x-s3", *_DIRECTORY_BUCKET), ("--xa-s3", *_DIRECTORY_BUCKET)),
 )
 LOCAL = Store(

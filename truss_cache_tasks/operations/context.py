@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from truss_cache_tasks.config.credentials import fingerprint
 from truss_cache_tasks.config.entries import Entry
@@ -31,6 +31,9 @@ from truss_cache_tasks.store.manifest import read_manifest
 from truss_cache_tasks.store.record_file import Unreadable
 from truss_cache_tasks.store.root_state import RootState, gather_evidence
 
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.lockfile import Locked
+
 HUB_SUFFIX = "+hub"  # an entry with plain files of a Hub repo has a second claim, in the hub cache: its name and this
 
 
@@ -41,6 +44,7 @@ class EntryContext:
     Attributes:
         root: where its files go.
         hub_root: the folder of its repo in the hub cache, when `root` has plain files of a Hub repo; else None.
+        locked: what the lock file beside the config says of it; None if there is no lock file, or it says nothing.
     """
 
     entry: Entry
@@ -48,6 +52,7 @@ class EntryContext:
     settings: Settings
     root: CacheRoot
     hub_root: CacheRoot | None
+    locked: Locked | None = None
 
     @property
     def name(self) -> str:
@@ -133,7 +138,7 @@ def read_status(context: EntryContext) -> Status:
             evidence = gather_evidence(root, request, context.project, context.name, context.fingerprint)
     except DiskError as error:
         return Status(Evidence(), Verdict(Need.FETCH, (str(error),)))
-    return Status(evidence, verdict_of(request, evidence))
+    return Status(evidence, verdict_of(request, evidence, context.locked))
 
 
 def read_entry_manifest(context: EntryContext) -> Manifest | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from truss_cache_tasks.store.clean import sweep
 from truss_cache_tasks.store.demand import demand_of
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.fetch_notes import note_fetch
-from truss_cache_tasks.store.known_roots import all_known_roots
+from truss_cache_tasks.store.known_roots import noted_projects
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked, try_lock
@@ -66,8 +67,6 @@ class BlobFetcher:
             rehash: hash what another process brought meanwhile, also where its stat is as recorded.
         """
         missing = list({file.content_id: file for file in files if file.content_id not in blobs}.values())
-        if missing:
-            self._note_fetch(root, missing)
         arrivals = _Arrivals(root, missing, blobs, since_ns, rehash, self.run.cancel)
         for _ in range(ATTEMPTS):
             if not missing:
@@ -84,14 +83,40 @@ class BlobFetcher:
             missing = [planned for planned in pull.busy + pull.lost if not arrivals.has(planned)]
         raise keeps_changing(root)
 
-    def _note_fetch(self, root: CacheRoot, missing: Iterable[PlannedFile]) -> None:
-        """Note that this entry owns the blobs and partials that are about to come (docs/adr/0016)."""
+    def note_fetch(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> None:
+        """Make room for `files` in the budget of `root`, where there is one, and note what is about to come.
+
+        The note says that this entry owns the blobs and partials of what is not in `blobs`, and which of `blobs` it
+        needs (docs/adr/0016). `fetch_missing` is called after it.
+
+        Raises:
+            DiskError: the files do not fit into the budget.
+        """
+        missing = {file.content_id: file for file in files if file.content_id not in blobs}
+        with self.room_for(root, files, blobs):
+            if missing:
+                self._write_note(root, list(missing.values()), blobs)
+
+    def room_for(
+        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Make room for `files` in the budget of `root`, where there is one; see `budget.room_for`."""
+        limit = self.context.settings.max_bytes
+        if limit is None:
+            return contextlib.nullcontext()
+        from truss_cache_tasks.operations.budget import room_for  # few machines have a budget
+
+        return room_for(self.context, self.run, root, files, blobs, limit=limit)
+
+    def _write_note(self, root: CacheRoot, missing: Sequence[PlannedFile], uses: Iterable[ContentId]) -> None:
         cancel, on_wait = self.run.cancel, self.run.waits_for_root
         context = self.context
         ids = {root.layout.blob_id(planned.content_id) for planned in missing}
+        size = sum(planned.file.size for planned in missing)
         with locked(root.lock("root"), cancel, on_wait):
-            owner = (context.project.id, context.claim_in(root))
-            note_fetch(root, request_key(context.request_in(root)), owner, blobs=ids)
+            owner, maker = (context.project.id, context.claim_in(root)), context.project.maker(time.time())
+            key, used = request_key(context.request_in(root)), set(map(root.layout.blob_id, uses))
+            note_fetch(root, key, owner, maker, blobs=ids, uses=used, size=size)
 
     def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
         """Wait, holding nothing, for another process that fetches these bytes."""
@@ -293,7 +318,8 @@ def _known_roots(context: EntryContext) -> set[Path]:
     """Return the cache roots of which this user's other fetches may use one now."""
     hubs = {root.layout.hub for root in context.roots if root.layout.hub is not None}
     repos = {repo for hub in hubs for repo in hub.glob("models--*")}
-    return all_known_roots(context.settings) | repos
+    noted = noted_projects(context.settings).values()
+    return {Path(root) for one in noted for root in one.roots} | repos
 
 
 def keeps_changing(root: CacheRoot) -> DiskError:

@@ -12,13 +12,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from truss_cache_tasks import transfer
-from truss_cache_tasks.config.credentials import find_credential
-from truss_cache_tasks.errors import CacheTaskError, DiskError, PermanentError, SourceChanged, Stopped
+from truss_cache_tasks.errors import (
+    CacheTaskError,
+    DiskError,
+    IntegrityError,
+    NotFound,
+    PermanentError,
+    SourceChanged,
+    Stopped,
+)
 from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
@@ -29,7 +37,7 @@ from truss_cache_tasks.operations.context import EntryContext, read_status
 from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, keeps_changing, reserved_space
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.sources.base import Source
+from truss_cache_tasks.operations.source import open_source
 from truss_cache_tasks.store import claims, disk, history
 from truss_cache_tasks.store.blob import LocalBlob, Vanished
 from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
@@ -42,6 +50,9 @@ from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
 from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.lockfile import Locked
 
 
 @dataclass
@@ -62,7 +73,7 @@ def fetch(context: EntryContext, run: RunContext, *, force: bool = False) -> Out
     """
     run = run.for_entry(context.name)
     status = read_status(context)
-    run.report(_started(status, force=force))
+    run.report(_started(status, context, force=force))
     try:
         if not force and status.fresh_manifest is not None:
             outcome = Outcome(status.fresh_manifest, how="fresh")  # without a lock: the disk may be read-only
@@ -174,6 +185,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim an entry that is whole, if it still is under the root's lock: another project may clean it before that."""
+    _warn_of_other_claims(context, context.root, run)
     claimant = _claimant(context, context.root, run, resolved=False)
     reread = partial(read_status, context)
     return claim_if_whole(context.root, claimant, reread, cancel=run.cancel, on_wait=run.waits_for_root)
@@ -188,91 +200,110 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=run.cancel)
     if any(planned.content_id not in blobs for planned in plan.files):
         return None
+    # the lock moves a pin back; without one, a pin that moved meanwhile means that the source is to be listed
+    pinned = RootState(root).pin_of(context.entry.request) if context.locked is not None else None
     with (
         contextlib.suppress(PinMoved, Vanished),  # then the source is listed, at the new pin
         reserved_space(context, run, root, plan.files, blobs),
     ):
-        return _commit(context, root, run, plan, blobs, pinned=None, resolved=False)
+        return _commit(context, root, run, plan, blobs, pinned=pinned, resolved=False)
     return None
 
 
 def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, force: bool) -> Outcome:
     """Fetch from the source; list it once more if an object was replaced after it was listed."""
+    if context.locked is None or not context.locked.is_complete or status.verdict.unproven:
+        _refuse_if_offline(context, status)
+    fetcher = BlobFetcher(context, open_source(context, run), run)  # one for both attempts: it counts all files
+    online = _OnlineFetch(fetcher, status, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
+    try:
+        return online.retry_if_pin_moved(resolve=force)
+    except (SourceChanged, NotFound, IntegrityError) as exc:
+        if context.locked is None and not isinstance(exc, SourceChanged):
+            raise
+        run.report(Relisting(cause=str(exc)))
+        again = _OnlineFetch(fetcher, status, rehash=False, prove=status.verdict.unproven, again=True)
+        return again.retry_if_pin_moved(resolve=force)
+
+
+def _refuse_if_offline(context: EntryContext, status: Status) -> None:
+    """Raise PermanentError for an entry of the Hub if HF_HUB_OFFLINE is set."""
     if context.settings.offline and context.entry.request.source.store.is_hub:
         raise PermanentError(
             f"HF_HUB_OFFLINE is set, and the entry is stale: {status.verdict}", hint="Unset HF_HUB_OFFLINE."
         )
-    fetcher = BlobFetcher(context, _open_source(context, run), run)  # one for both attempts: it counts all files
-    online = _OnlineFetch(fetcher, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
-    try:
-        return online.retry_if_pin_moved(resolve=force)
-    except SourceChanged as exc:
-        run.report(Relisting(cause=str(exc)))
-        again = _OnlineFetch(fetcher, rehash=False, prove=status.verdict.unproven)
-        return again.retry_if_pin_moved(resolve=force)
-
-
-def _open_source(context: EntryContext, run: RunContext) -> Source:
-    from truss_cache_tasks.sources.registry import open_source  # imported here: a run of a fresh entry opens no source
-
-    settings, entry = context.settings, context.entry
-    network = replace(settings.network, base=entry.config.parent, cancel=run.cancel, reporter=run.reporter)
-    return open_source(entry.request, find_credential(entry, settings), network)
 
 
 class _OnlineFetch:
     """One online fetch of one entry.
 
     Attributes:
+        status: of the entry, before the fetch.
         rehash: hash every file, also one whose stat is as recorded.
         prove: prove that the credential file gives access to these bytes; a fetched file proves it.
         pins: the pin in each root when the revision was listed, by the root's path.
         resolved: this fetch asked the source what the revision stands for.
         searched: `last_commit` of each root when it was last searched for blobs, by the root's path.
+        again: the second fetch, after an object was not there as it was listed or locked.
     """
 
-    def __init__(self, fetcher: BlobFetcher, *, rehash: bool, prove: bool) -> None:
+    def __init__(self, fetcher: BlobFetcher, status: Status, *, rehash: bool, prove: bool, again: bool = False) -> None:
         self.context = fetcher.context
         self.source = fetcher.source
         self.run = fetcher.run
+        self.status = status
         self.rehash = rehash
         self.prove = prove
         self.fetcher = fetcher
         self.pins: dict[Path, Pin | None] = {}
         self.resolved = False
         self.searched: dict[Path, int] = {}
+        self.again = again
 
     def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
         """List and fetch; if another run moves the pin meanwhile, do it again at the new commit.
 
         Args:
-            resolve: ask what the revision stands for, unless this very run did already.
+            resolve: ask what the revision stands for, unless this very run did already. A commit of the lock counts
+                before all others.
         """
+        locked = self.context.locked
         moved_to: str | None = None
         while True:
             request = self.context.entry.request
             self.pins = {root.path: RootState(root).pin_of(request) for root in self.context.roots}
             pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
             pinned = moved_to or (pins[0].commit if pins else None)
-            self.resolved = pinned is None
+            self.resolved = pinned is None and locked is None
             try:
-                return self._fetch_listed(self.source.listing(Pins(revision=pinned or "")))
+                if locked is None:
+                    return self._fetch_listed(self.source.listing(Pins(revision=pinned or "")))
+                return self._fetch_listed(self._list_locked(locked))
             except PinMoved as exc:
                 moved_to = exc.commit
+
+    def _list_locked(self, locked: Locked) -> Listing:
+        from truss_cache_tasks.operations.lockfile import list_locked  # not needed without a lock file
+
+        return list_locked(self.source, self.context, locked, again=self.again)
 
     def _fetch_listed(self, listing: Listing) -> Outcome:
         """Plan, refuse what cannot be shown, and fetch the files; into the hub cache first, if `_fills_hub_first`."""
         root = self.context.root
         plan = make_plan(self.context.entry.request, listing)
         refuse_case_clashes(root, plan)
-        for warning in plan.warnings:
+        for warning in plan.warnings if self.context.locked is None else ():  # `cache-lock` gave them
             self.run.warn(warning)
         conflicts = find_conflicts(root, plan, self.context.other_entries(root))
         blobs = self._find_blobs(plan)
         self.run.report(_planned(plan, blobs))
+        if any(planned.content_id not in blobs for planned in plan.files):
+            _refuse_if_offline(self.context, self.status)
         hub_root = self.context.hub_root
         if hub_root is not None and self._fills_hub_first(hub_root, listing):
             self._check_paths(root, plan, blobs)
+            with self.fetcher.room_for(root, plan.files, blobs):  # before the first byte comes into the hub cache
+                pass
             self._fetch_into_hub(hub_root, listing)
             blobs = self._find_blobs(plan)
         manifest = self._retry_if_blobs_vanished(root, plan, blobs, conflicts)
@@ -303,11 +334,14 @@ class _OnlineFetch:
         for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
             try:
+                self.fetcher.note_fetch(root, plan.files, blobs)
                 with reserved_space(self.context, self.run, root, plan.files, blobs):
                     self._fetch_missing(root, conflicts.undecided, blobs)
                     conflicts.resolve(blobs)
                     self._fetch_missing(root, plan.files, blobs)
                     self._prove_access(plan)
+                    if self.context.locked is not None:
+                        self._refuse_other_bytes(plan, blobs)
                     pinned = self.pins[root.path]
                     return _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=self.resolved)
             except Vanished:
@@ -317,6 +351,11 @@ class _OnlineFetch:
 
     def _fetch_missing(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[ContentId, LocalBlob]) -> None:
         self.fetcher.fetch_missing(root, files, blobs, since_ns=self.searched[root.path], rehash=self.rehash)
+
+    def _refuse_other_bytes(self, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
+        from truss_cache_tasks.operations.lockfile import refuse_other_bytes  # not needed without a lock file
+
+        refuse_other_bytes(self.context, plan, blobs)
 
     def _find_blobs(self, plan: Plan) -> dict[ContentId, LocalBlob]:
         self.searched = {root.path: last_commit(root.tree) for root in self.context.roots}  # before the search
@@ -363,6 +402,7 @@ def _commit(
     resolved: bool,
 ) -> Manifest:
     """Put the blobs where paths of `root` can show them, and commit. Raises Vanished and PinMoved."""
+    _warn_of_other_claims(context, root, run)
     adopted = {planned.content_id: blobs[planned.content_id] for planned in plan.files}
     for planned in plan.files:
         on_wait = run.waits_for_file(root, planned, request_key(plan.request))
@@ -370,6 +410,20 @@ def _commit(
         adopted[planned.content_id] = blob
     claimant = _claimant(context, root, run, resolved=resolved)
     return commit(root, plan, adopted, claimant, pinned=pinned, cancel=run.cancel, on_wait=run.waits_for_root)
+
+
+def _warn_of_other_claims(context: EntryContext, root: CacheRoot, run: RunContext) -> None:
+    """Warn of claims under this project's id that another host or config made: this run may take them over."""
+    others = claims.claims_of_others(claims.read_claims(root, context.project.id), context.project)
+    if not others:
+        return
+    name, other = min(others.items(), key=lambda item: (item[0] != context.claim_in(root), item[0]))
+    more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+    run.warn(
+        f"{root.path}: found the claim {name!r}{more} of {other.config} on {other.host!r} under this project's id "
+        f"{context.project.id}, expected none but of {context.project.config} on {context.project.host!r}: set another "
+        "TRUSS_CACHE_PROJECT for each project, or the same one for both if they are one"
+    )
 
 
 def _claimant(context: EntryContext, root: CacheRoot, run: RunContext, *, resolved: bool) -> Claimant:
@@ -390,10 +444,12 @@ def _is_cleaned(context: EntryContext) -> bool:
     return any(claim.cleaned for entries in found for name, claim in entries.items() if name in context.claims)
 
 
-def _started(status: Status, *, force: bool) -> Started:
+def _started(status: Status, context: EntryContext, *, force: bool) -> Started:
     if force:
         return Started(reasons=(), lists=False, forced=True)
-    return Started(reasons=status.verdict.reasons, lists=status.verdict.need is Need.FETCH, forced=False)
+    is_known = context.locked is not None and context.locked.is_complete
+    lists = status.verdict.need is Need.FETCH and not is_known
+    return Started(reasons=status.verdict.reasons, lists=lists, forced=False)
 
 
 def _planned(plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> Planned:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from truss_cache_tasks.errors import Collision
+from truss_cache_tasks.errors import CacheTaskError, Collision
+from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import RemoteFile
-from truss_cache_tasks.model.plan import Plan, PlannedFile
+from truss_cache_tasks.model.plan import Plan, PlannedFile, make_plan
 from truss_cache_tasks.model.records import FileRecord, Manifest, parse_digest
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.status import Need, Status
@@ -15,7 +16,9 @@ from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.store.conflicts import ShownFiles, find_conflicts
 from truss_cache_tasks.store.disk import disk_errors
+from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
+from truss_cache_tasks.store.manifest import read_manifests
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Forecast:
 
     Attributes:
         reads_store: whether it would have to read the store.
-        size: bytes that it would fetch, by the records; None where only a listing can tell.
+        size: bytes that it would fetch, by the records or the lock file; None where only a listing can tell.
     """
 
     reads_store: bool
@@ -54,7 +57,7 @@ def forecast(
     if status.verdict.need <= Need.CLAIM:
         return Forecast(reads_store=False, size=0)
     if status.manifest is None or status.verdict.need is Need.FETCH:
-        return Forecast(reads_store=True, size=None)
+        return _forecast_locked(context, status, hashing=hashing, cancel=cancel, shown=shown)
     with disk_errors(f"cannot look at {context.root.path}"):
         plan = replay(context.entry.request, status.manifest)
         if _must_list(context, plan, status.manifest, shown):
@@ -66,6 +69,38 @@ def forecast(
         blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=cancel)
         missing = _missing_size(plan, blobs)
         return Forecast(reads_store=status.verdict.need > Need.REPAIR or missing > 0, size=missing)
+
+
+def _forecast_locked(
+    context: EntryContext, status: Status, *, hashing: bool, cancel: CancelToken, shown: ShownFiles | None
+) -> Forecast:
+    """Return the forecast of an entry whose manifest is of no use: only a lock file may tell what it is to have."""
+    request, locked = context.entry.request, context.locked
+    if locked is None or not locked.is_complete or request.source.store.is_local:
+        return Forecast(reads_store=True, size=None)
+    with disk_errors(f"cannot look at {context.root.path}"):
+        try:
+            plan = make_plan(request, locked.listing(request.source))
+            find_conflicts(context.root, plan, context.other_entries(context.root, shown))
+        except CacheTaskError:  # the run fails with it
+            return Forecast(reads_store=True, size=None)
+        if hashing:
+            missing = _missing_size(plan, find_local_blobs(context.roots, plan.files, rehash=False, cancel=cancel))
+        else:
+            missing = _missing_size(plan, _recorded(context.roots))
+    asks = not hashing or status.verdict.unproven or not request.source.store.lists_known
+    return Forecast(reads_store=asks or missing > 0, size=missing)
+
+
+def _recorded(roots: Iterable[CacheRoot]) -> set[ContentId]:
+    """Return the content ids of the files that are there by a manifest, whatever their mtime."""
+    return {
+        record.content_id
+        for root in roots
+        for manifest in read_manifests(root).readable
+        for record in manifest.files
+        if root.layout.recorded_bytes(record, is_hidden=record.path in manifest.hidden) is not None
+    }
 
 
 def _must_list(context: EntryContext, plan: Plan, manifest: Manifest, shown: ShownFiles | None) -> bool:

@@ -64,6 +64,8 @@ def cache_tasks(
                 accept_unverified=accept_unverified,
                 follow_links=follow_links,
             )
+            if defer_errors:
+                workspace.require_lock()
         except ConfigError as error:
             if not defer_errors:
                 raise InvalidTask(output.escaped(*output.format_error(error))) from None

@@ -6,9 +6,11 @@ import inspect
 from typing import Any
 
 from doit.dependency import UptodateCalculator
+from doit.exceptions import InvalidDodoFile
 
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.workspace import Workspace
+from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import Manifest
 from truss_cache_tasks.operations.context import EntryContext
 
@@ -27,6 +29,13 @@ def result_of(manifest: Manifest) -> dict[str, str]:
     A dict, because doit saves a str as its MD5 after a run, and `_correct_database` would save it as it is.
     """
     return {"snapshot_key": manifest.snapshot}
+
+
+def _require_lock(workspace: Workspace) -> None:
+    try:
+        workspace.require_lock()
+    except ConfigError as error:
+        raise InvalidDodoFile(output.escaped(*output.format_error(error))) from None
 
 
 class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
@@ -49,8 +58,14 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
         self._manager = dep_manager
 
     def __call__(self, task: Any, values: dict[str, Any]) -> bool:
-        """Return whether the entry is fresh. doit calls this in its main process, whenever it needs a status."""
+        """Return whether the entry is fresh. doit calls this in its main process, whenever it needs a status.
+
+        Raises:
+            InvalidDodoFile: because of the lock file nothing may be fetched: doit exits with 3. It makes a 2 of an
+                InvalidTask that is raised here.
+        """
         signals.install()
+        _require_lock(self.workspace)
         status = self.workspace.read_status(self.context)
         task.meta[META]["force"] = status.verdict.fresh or self.workspace.is_forced(self.context)
         if status.fresh_manifest is not None:
@@ -78,8 +93,13 @@ class GroupUptodate:
         self.workspace = workspace
 
     def __call__(self) -> bool:
-        """Return whether every entry is fresh; a status that this process has read is not read again."""
+        """Return whether every entry is fresh; a status that this process has read is not read again.
+
+        Raises:
+            InvalidDodoFile: as EntryUptodate.
+        """
         self.workspace.warn()
+        _require_lock(self.workspace)
         verdicts = [
             self.workspace.is_fresh(context) for context in self.workspace.contexts
         ]  # a list, so that the status of every entry is read, also after a stale one

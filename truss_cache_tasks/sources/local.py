@@ -7,6 +7,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +21,15 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     TransientError,
 )
-from truss_cache_tasks.model.listing import UNPINNED, Listing, Location, Pins, RemoteFile
+from truss_cache_tasks.model.listing import UNPINNED, Digest, Listing, Location, Pins, RemoteFile
 from truss_cache_tasks.model.patterns import select
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import Credential, NoCredential
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins
+
+_CHUNK = 4 << 20  # bytes
 
 
 class LocalSource:
@@ -36,6 +39,7 @@ class LocalSource:
         self._as_written = str(request.source)
         self._request = request
         self._follow_links = network.follow_links
+        self._cancel = network.cancel
         # abspath and not resolve(): a link that the config names may be changed to lead to other weights
         self._root = os.path.abspath(network.base / request.source.root)
 
@@ -56,7 +60,27 @@ class LocalSource:
         keys = {file.path: file.key for file in listing.files}
         wanted = [replace(pin, key=paths.get(pin.key, pin.key)) for pin in pins.files]
         kept = check_pins([replace(file, key=file.path) for file in listing.files], wanted, self._request.source)
-        return replace(listing, files=tuple(replace(file, key=keys[file.path]) for file in kept))
+        files = tuple(replace(file, key=keys[file.path]) for file in kept)
+        if pins.in_detail:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                files = tuple(pool.map(self._hashed, files))
+        return replace(listing, files=files)
+
+    def _hashed(self, file: RemoteFile) -> RemoteFile:
+        """Return the file with our own xxh3-128 of its bytes as its digest: a folder has no other."""
+        from truss_cache_tasks.model.hashing import Hasher
+
+        self.locate(file)  # refuses a link that leads out
+        hasher = Hasher(file.size, None)
+        try:
+            with open(file.key, "rb", buffering=0) as opened:
+                while chunk := opened.read(_CHUNK):
+                    self._cancel.check()
+                    hasher.update(chunk)
+        except OSError as exc:
+            raise _refused(file.key, exc) from exc
+        self.locate(file)  # refuses a file that changed meanwhile
+        return replace(file, digest=Digest("xxh3-128", hasher.xxh3()))
 
     def _listing(self) -> Listing:
         seen = self._stat(self._root)

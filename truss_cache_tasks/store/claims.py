@@ -108,7 +108,7 @@ class AllClaims:
     unreadable: frozenset[str] = frozenset()
     is_complete: bool = True
 
-    def are_known(self, besides: str) -> bool:
+    def are_known(self, besides: str | None = None) -> bool:
         """Whether it is known what every project claims, save the project `besides`."""
         return self.is_complete and self.unreadable <= {besides}
 
@@ -148,12 +148,16 @@ def aligned(claims: Claims, project: Project) -> Claims:
 
     A claim belongs to its request: entries that were renamed, or swapped names, keep theirs. The claims of entries that
     left the config are dropped, and their request keys go into `former`; so does the request that an entry had before
-    it took over another claim. Claims that another config made under this project's id stay.
+    it took over another claim. Claims that another config or host made under this project's id stay.
     """
     entries, asked = claims.entries, project.entries
     if not entries:
         return claims
-    free = {claim.request: name for name, claim in entries.items() if asked.get(name) != claim.request}
+    free = {
+        claim.request: name
+        for name, claim in entries.items()
+        if asked.get(name) != claim.request and project.made(claim)
+    }
     moves = {
         name: free[RequestKey(key)]
         for name, key in asked.items()
@@ -165,7 +169,7 @@ def aligned(claims: Claims, project: Project) -> Claims:
     for name, claim in entries.items():
         if name in moved:
             continue
-        if name in moves or (name not in asked and claim.config == project.config):
+        if name in moves or (name not in asked and project.made(claim)):
             former += (*claim.former, claim.request)
         else:
             kept[name] = claim
@@ -180,6 +184,22 @@ def aligned(claims: Claims, project: Project) -> Claims:
             kept[name] = entries[last]
     held = {claim.request for claim in kept.values()}
     return Claims(kept, tuple(dict.fromkeys(key for key in former if key not in held)), claims.roots)
+
+
+def claims_of_others(claims: Claims, project: Project) -> dict[str, Claim]:
+    """Return the claims under this project's id that another host or config made, by name.
+
+    None with TRUSS_CACHE_PROJECT, which says that all of them are of one project.
+    """
+    if project.is_named:
+        return {}
+    here = os.path.realpath(project.config)
+    return {
+        name: claim
+        for name, claim in claims.entries.items()
+        if claim.host != project.host
+        or (claim.config != project.config and os.path.realpath(claim.config.replace("\0", "")) != here)
+    }
 
 
 def add_claim(claims: Claims, name: str, claim: Claim, project: Project) -> Claims:

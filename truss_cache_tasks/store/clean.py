@@ -1,8 +1,4 @@
-"""clean_root: drop claims, and remove what no other claim or snapshot refers to. Nothing else removes whole entries.
-
-A link or blob is removed when we made it and no living claim lists it, in any root that it lies in; a blob of the hub
-cache also stays while any link in `snapshots/` leads to it, ours or not. What huggingface_hub downloaded, and what the
-user put there, is named and stays. What unfinished fetches left is removed with the claims that noted it.
+"""clean_root: drop claims, and remove what no other claim or snapshot refers to (`removal.py`).
 
 sweep: remove what dead runs left and nothing owns, at each commit and each clean, under the root's lock. Every byte
 that we made has an owner: a manifest, a note of an unfinished fetch, or a process that holds its lock.
@@ -12,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from stat import S_ISDIR, S_ISLNK
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import Claims, Manifest, Project
+from truss_cache_tasks.model.records import Claims, Project
 from truss_cache_tasks.store import claims, partials
 from truss_cache_tasks.store.disk import disk_errors, is_writable
 from truss_cache_tasks.store.fetch_notes import FetchNote, drop_unreadable_notes, noted_keys, read_notes, reassign_note
@@ -29,50 +22,11 @@ from truss_cache_tasks.store.history import append_removal
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import OnWait, ignore_wait, is_held, sweep_locks
 from truss_cache_tasks.store.manifest import remove_manifests
-from truss_cache_tasks.store.names import (
-    HISTORY,
-    JOURNAL,
-    LOCK,
-    LOCKS,
-    PARTIAL,
-    PARTIALS,
-    PUBLISHED,
-    STAGING,
-    is_name_of_ours,
-    is_temporary,
-)
-from truss_cache_tasks.store.open_folders import LinkedFolder
+from truss_cache_tasks.store.names import HISTORY, LOCK, LOCKS, PARTIAL, PARTIALS, PUBLISHED, STAGING
+from truss_cache_tasks.store.removal import Cleaned, Doomed, Removal
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
 
 RESUMABLE_S = 7 * 86400.0  # a failed download of another entry waits so long for its next run
-
-
-@dataclass
-class Cleaned:
-    """What a clean removed (or would remove), over one invocation.
-
-    Args:
-        run: the id of the invocation, for the history.
-        size: bytes that are freed on the disk; what several entries share is counted once.
-        files: how many files and links.
-        kept: what stays, a line each, and why.
-        left: what could not be removed, a line each.
-    """
-
-    run: str = ""
-    size: int = 0
-    files: int = 0
-    kept: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    seen: set[Path] = field(default_factory=set, repr=False)
-    gone: set[tuple[Path, str]] = field(default_factory=set, repr=False)  # (root, claim) that was cleaned, or would be
-    keys: set[tuple[Path, str]] = field(default_factory=set, repr=False)  # (root, request key) likewise
-    links: Counter[tuple[int, int]] = field(default_factory=Counter, repr=False)  # (device, inode) -> names removed
-
-    def keep(self, line: str) -> None:
-        """Add a line about what stays, once."""
-        if line not in self.kept:
-            self.kept.append(line)
 
 
 def clean_root(
@@ -101,14 +55,14 @@ def clean_root(
                 done.left.append(f"{root.path}: not writable")
             return
         if dry:
-            _Clean(read_states(root, _listed_paths(RootState(root))), project, done, dry=True).run(names)
+            _Clean(read_states(root, listed_paths(RootState(root))), project, done, dry=True).run(names)
             return
-        with locked_states(root, _listed_paths, on_wait=on_wait) as states:
+        with locked_states(root, listed_paths, on_wait=on_wait) as states:
             _Clean(states, project, done, dry=False).run(names)
         remove_empty_folders(root)
 
 
-def _listed_paths(state: RootState) -> set[str]:
+def listed_paths(state: RootState) -> set[str]:
     """Return the paths that the records of this root are about."""
     paths = {file.path for manifest in state.manifests.readable for file in manifest.files}
     return paths.union(*(note.paths for note in state.notes))
@@ -139,42 +93,42 @@ class _Clean:
         files, size = self.done.files, self.done.size
         # A claim of our config whose entry is gone has been dropped by `aligned`; another config's under our id stays
         chosen = {name for name in mine.entries if name in wanted}
-        self.done.gone.update((self.root.path, name) for name in chosen)
+        self.done.gone.update((self.root.path, (self.project.id, name)) for name in chosen)
+        for name, other in claims.claims_of_others(mine, self.project).items():
+            if name in chosen:
+                self.done.warnings.append(
+                    f"{self.root.path}: the claim {name!r} was made by {other.config} on {other.host!r}, which may be "
+                    "another project: set TRUSS_CACHE_PROJECT"
+                )
         notes, others = self._split_notes(names)
         keys = {key for name in chosen for key in (mine.entries[name].request, *mine.entries[name].former)}
         keys |= set(mine.former) if names is None else set()
         keys |= {note.key for note in notes if note.key}  # a manifest that a killed commit did not claim
-        gone = {name for path, name in self.done.gone if path == self.root.path}
+        gone = {claim for path, claim in self.done.gone if path == self.root.path}
         live = self.state.live_keys(self.project, but=gone)
-        cleaned = [m for m in self.state.manifests.readable if m.key in keys and m.key not in live]
-        self.done.keys.update((self.root.path, manifest.key) for manifest in cleaned)
-        removed = self._remove_paths(cleaned, notes)
-        self._remove_blobs(cleaned, live, others, removed)
-        self._remove_partials(others)
-        self._name_what_is_not_ours()
+        manifests = self.state.manifests
+        doomed = Doomed(
+            manifests={path: one for path, one in manifests.by_path.items() if one.key in keys and one.key not in live},
+            used=[one for one in manifests.readable if one.key in live],
+            used_paths=self.states.paths_in_use(self.project, self.done.gone),
+            notes=notes,
+            other_notes=others,
+        )
+        removal = Removal(self.states, self.done, dry=self.dry)
+        removal.run(doomed)
         if self.dry:
             return
-        removed_all = not self.done.left
-        self.states.note_hidden(dict.fromkeys(filter(self._is_gone, removed), ""))
-        self._drop_pins([mine.entries[name].form for name in chosen] + [manifest.request for manifest in cleaned])
-        if removed_all:
+        forms = [mine.entries[name].form for name in chosen] + [one.request for one in doomed.manifests.values()]
+        drop_pins(self.state, forms)
+        if removal.is_whole:
             for note in notes:
                 reassign_note(self.root, note, ())
             for key in keys.difference(live):
                 remove_manifests(self.root, key)
-        self._write_claims(mine, chosen, everything=names is None, removed_all=removed_all)
-        sweep_unowned(self.root)
-        _remove_records(self.root)
+        self._write_claims(mine, chosen, everything=names is None, removed_all=removal.is_whole)
         newly = {name for name in chosen if not mine.entries[name].cleaned}
-        if newly or self.done.files > files:
-            self._append_to_history(newly, self.done.files - files, self.done.size - size)
-        self.root.layout.remove_empty_root()
-
-    def _append_to_history(self, names: Collection[str], files: int, size: int) -> None:
-        try:
-            append_removal(self.root, self.done.run, self.project.id, "cleaned", names, files=files, size=size)
-        except DiskError as error:
-            self.done.keep(f"the history lacks this clean: {error}")
+        files, size = self.done.files - files, self.done.size - size
+        end_removal(self.root, self.done, self.project.id, newly, files=files, size=size)
 
     def _split_notes(self, names: Collection[str] | None) -> tuple[list[FetchNote], list[FetchNote]]:
         """Return the notes of fetches that only the cleaned claims made, and that are not under way; and the others.
@@ -197,104 +151,6 @@ class _Clean:
                 reassign_note(self.root, note, theirs)
         return cleaned, others
 
-    def _remove_paths(self, cleaned: Iterable[Manifest], notes: Iterable[FetchNote]) -> set[str]:
-        """Remove what the cleaned manifests and notes show, and no living claim lists; return the paths."""
-        used = self.states.paths_in_use(self.project, self.done.gone)
-        records = {file.path: file for manifest in cleaned for file in manifest.shown if file.path not in used}
-        for path, record in records.items():
-            if not record.made_link and not self._is_gone(path):
-                self.done.keep(f"{path}: made by {self.root.layout.maker}, not by us")
-        ours = {path for path, record in records.items() if record.made_link}
-        ours |= {path for note in notes for path in note.paths if path not in used and path not in records}
-        if not self.dry:
-            self.root.layout.refs.drop(ours)
-        for path in sorted(ours, reverse=True):  # files in a folder go before a file that was to replace the folder
-            self._unlink(path)
-        return ours
-
-    def _remove_blobs(
-        self, cleaned: Sequence[Manifest], live: Collection[str], notes: Iterable[FetchNote], removed: set[str]
-    ) -> None:
-        """Remove the blobs that the cleaned manifests list and no kept one does, and those that nothing owns any more.
-
-        Args:
-            live: keys of the manifests that a living claim holds.
-            notes: those that stay.
-            removed: visible paths that were removed.
-        """
-        manifests, path = self.state.manifests.readable, self.root.path
-        noted = {blob_id for note in notes for blob_id in note.blobs}
-        used = noted | self.state.blob_ids(m for m in manifests if m.key in live)
-        owned = noted | self.state.blob_ids(m for m in manifests if (path, m.key) not in self.done.keys)
-        found = self.root.layout.removable_blobs(cleaned, used, removed, lambda name: self._is_unowned(name, owned))
-        for blob, why_kept in found:
-            if why_kept:
-                self.done.keep(f"{blob}: {why_kept}")
-            else:
-                self._unlink(blob)
-
-    def _is_unowned(self, blob_id: str, owned: Collection[str]) -> bool:
-        return blob_id not in owned and not is_held(self.root.layout.blob_lock(blob_id))
-
-    def _remove_partials(self, notes: Iterable[FetchNote]) -> None:
-        """Remove the partials of dead runs that none of `notes` lists, and the temporaries."""
-        kept = {blob_id for note in notes for blob_id in note.blobs}
-        for name in sorted(self.root.tree.names(PARTIALS)):
-            path = f"{PARTIALS}/{name}"
-            found = PARTIAL.fullmatch(name) or JOURNAL.fullmatch(name)
-            is_dead = found and partials.is_left_by_a_run(self.root.tree, path) and self._is_unowned(found[1], kept)
-            if is_dead or is_temporary("partials", name):  # temporaries are made only under the root's lock
-                self._unlink(path)
-
-    def _name_what_is_not_ours(self) -> None:
-        """Add to `done.kept` what lies in our folder under a name that is not ours."""
-        for path, is_folder in self.root.tree.walk(RECORDS):
-            folder, _, name = path.removeprefix(f"{RECORDS}/").rpartition("/")
-            if not is_name_of_ours(folder, name, is_folder=is_folder):
-                self.done.keep(f"{path}: not ours, though it lies in our folder")
-
-    def _is_gone(self, path: str) -> bool:
-        """Whether nothing lies at `path`; False if a link is on the way to it, because no link is followed."""
-        try:
-            return self.root.tree.lstat(path) is None
-        except LinkedFolder:
-            return False
-
-    def _unlink(self, path: str) -> None:
-        tree, done, top = self.root.tree, self.done, self.root.layout.top
-        whole = self.root.path / path
-        try:
-            if not self.dry:
-                tree.remove_empty_tree(path)
-            stat = tree.lstat(path)
-            if whole in done.seen or stat is None or (self.dry and S_ISDIR(stat.st_mode)):
-                if not self.dry:  # another process removed it, and may have left its folder
-                    tree.remove_empty_parents(path, top)
-                return
-            if not self.dry:
-                tree.unlink(path)
-                tree.remove_empty_parents(path, top)
-        except OSError as exc:
-            done.left.append(f"{whole}: {exc.strerror}")
-            return
-        except LinkedFolder as error:
-            done.left += [] if self.dry or str(error) in done.left else [str(error)]
-            return
-        done.seen.add(whole)
-        done.files += 1
-        inode = (stat.st_dev, stat.st_ino)
-        done.links[inode] += self.dry
-        if not S_ISLNK(stat.st_mode) and stat.st_nlink - done.links[inode] == (0 if self.dry else 1):
-            done.size += stat.st_size
-
-    def _drop_pins(self, forms: Iterable[Mapping[str, Any]]) -> None:
-        """Drop the pins of the requests with these canonical forms."""
-        for form in forms:
-            source = str(form.get("source", ""))
-            name = f"{source.removeprefix('hf://')}@{form.get('revision', '')}"
-            if source.startswith("hf://") and name in self.state.pins:
-                claims.write_pin(self.root, name, None)
-
     def _write_claims(self, mine: Claims, chosen: Collection[str], *, everything: bool, removed_all: bool) -> None:
         """Mark the chosen claims cleaned. What could not be removed stays in `former`, for the next clean."""
         entries = {n: replace(c, cleaned=True) if n in chosen else c for n, c in mine.entries.items()}
@@ -302,6 +158,37 @@ class _Clean:
             entries = {n: replace(c, former=()) if n in chosen else c for n, c in entries.items()}
         former = () if everything and removed_all else mine.former
         claims.write_claims(self.root, self.project.id, Claims(entries, former, mine.roots))
+
+
+def end_removal(root: CacheRoot, done: Cleaned, project: str, names: Collection[str], *, files: int, size: int) -> None:
+    """Sweep a root from which something was removed; drop its last records, and the root itself where it is empty.
+
+    Args:
+        project: the id of the project that removed it; "" for none.
+        names, files, size: for the history, see `append_removal`. Without names and files there is no line.
+    """
+    sweep_unowned(root)
+    _remove_records(root)
+    if names or files:
+        try:
+            append_removal(root, done.run, project, done.did, names, files=files, size=size)
+        except DiskError as error:
+            done.keep(f"the history lacks this run: {error}")
+    root.layout.remove_empty_root()
+
+
+def drop_pins(state: RootState, forms: Iterable[Mapping[str, Any]]) -> None:
+    """Drop the pins of the requests with these canonical forms."""
+    for form in forms:
+        name = pin_name_of_form(form)
+        if name in state.pins:
+            claims.write_pin(state.root, name, None)
+
+
+def pin_name_of_form(form: Mapping[str, Any]) -> str:
+    """Return the name under which a root keeps the pin of a request of the Hub with this canonical form; else ""."""
+    source = str(form.get("source", ""))
+    return f"{source.removeprefix('hf://')}@{form.get('revision', '')}" if source.startswith("hf://") else ""
 
 
 def remove_empty_folders(root: CacheRoot) -> None:

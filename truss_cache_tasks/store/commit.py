@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from dataclasses import dataclass, replace
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import ContentId, canonical, request_key
 from truss_cache_tasks.model.plan import Plan
-from truss_cache_tasks.model.records import Claim, FileRecord, Manifest, Pin, Project
+from truss_cache_tasks.model.records import Claim, ClaimId, FileRecord, Manifest, Pin, Project
 from truss_cache_tasks.model.status import Need, Status, same_mtime
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store import claims
@@ -66,7 +65,7 @@ class Claimant:
     replace: bool = False
 
     @property
-    def owner(self) -> tuple[str, str]:
+    def owner(self) -> ClaimId:
         """Project and claim, as a note of an unfinished fetch has them."""
         return self.project.id, self.claim
 
@@ -169,7 +168,8 @@ def _show(
         with staged_paths(root, plan, blobs, checked, cancel) as staged:
             try:
                 # says whose the manifest is, if this ends before it is claimed
-                note_fetch(root, key, claimant.owner, paths=ours)
+                uses = {root.layout.blob_id(blob_of) for blob_of in blobs}
+                note_fetch(root, key, claimant.owner, claimant.project.maker(time.time()), paths=ours, uses=uses)
                 _note_replaced(plan, blobs, states)
                 remove_paths(root, unlisted)
                 gone = hide_paths(root, blocking)
@@ -200,7 +200,7 @@ def _former_files(plan: Plan, claimant: Claimant, states: NestedStates) -> list[
     before = [manifest for manifest in state.manifests.readable if manifest.key == old.request]
     kept = {planned.path for planned in plan.files}
     if any(manifest.paths - kept for manifest in before):
-        kept |= states.paths_in_use(project, but={(state.root.path, claimant.claim)})
+        kept |= states.paths_in_use(project, but={(state.root.path, claimant.owner)})
     return [record for manifest in before for record in manifest.shown if record.path not in kept]
 
 
@@ -251,7 +251,8 @@ def _write_claim(root: CacheRoot, manifest: Manifest, claimant: Claimant) -> Non
     old = claims.current_claims(stored, project).entries.get(claimant.claim)
     if fingerprint is None and old is not None and old.request == manifest.key:
         fingerprint = old.fingerprint  # the credential file is absent now, which is not a change
-    claim = Claim(manifest.key, manifest.request, fingerprint, time.time(), project.config, os.uname().nodename)
+    maker = project.maker(time.time())
+    claim = Claim(manifest.key, manifest.request, fingerprint, maker.when, maker.config, maker.host)
     claim = replace(claim, snapshot=manifest.snapshot)
     claims.write_claims(root, project.id, claims.add_claim(stored, claimant.claim, claim, project))
 

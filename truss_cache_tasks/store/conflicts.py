@@ -157,7 +157,7 @@ def is_replaced_by_another_version(
     mine = {file.path: file for file in manifest.files if file.path in manifest.hidden}
     if not mine:
         return False
-    live = set(state.live_keys(project, but=names)) - {manifest.key}
+    live = set(state.live_keys(project, but={(project.id, name) for name in names})) - {manifest.key}
     others = (other for other in state.manifests.readable if other.key in live)
     theirs = [file for other in others for file in other.shown if file.path in mine]
     return any(_is_another_version(mine[file.path], file) for file in theirs)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.events import Holder
 from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import FORMAT
+from truss_cache_tasks.model.records import FORMAT, ClaimId, Maker
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import is_held
@@ -29,6 +29,15 @@ _FIELDS = {
     "claims": lambda value: isinstance(value, list) and all(_is_claim(one) for one in value),
     "blobs": lambda value: isinstance(value, list) and all(map(_is_blob_id, value)),
     "paths": lambda value: isinstance(value, list) and all(map(record_file.is_path, value)),
+    "uses": lambda value: isinstance(value, list) and all(map(_is_blob_id, value)),
+    "size": record_file.is_size,
+    "makers": record_file.is_object,
+}
+_LATER = ("uses", "size", "makers")  # the first notes of format 1 do not have these
+_MAKER = {
+    "config": record_file.is_text,
+    "host": record_file.is_text,
+    "when": lambda value: isinstance(value, float) or record_file.is_integer(value),
 }
 
 
@@ -41,12 +50,24 @@ class FetchNote:
         claims: (project, claim name) of each that fetched.
         blobs: ids (`layout.blob_id`) of whole files that no manifest lists, and of partials.
         paths: what it shows, or was about to show, relative to the root.
+        uses: ids of blobs of this root that the last fetch found there and needs; they count only while it is under
+            way.
+        size: bytes of `blobs` that the last fetch had to bring.
+        makers: project id -> who fetched for it last.
     """
 
     key: str
-    claims: frozenset[tuple[str, str]] = frozenset()
+    claims: frozenset[ClaimId] = frozenset()
     blobs: frozenset[str] = frozenset()
     paths: frozenset[str] = frozenset()
+    uses: frozenset[str] = frozenset()
+    size: int = 0
+    makers: Mapping[str, Maker] = field(default_factory=dict)
+
+
+def note_path(note: FetchNote) -> str:
+    """Return the path of the file of a note, relative to the root."""
+    return f"{_FOLDER}/{note.key}.json" if note.key else _LINKS
 
 
 def read_notes(root: CacheRoot) -> list[FetchNote]:
@@ -61,6 +82,18 @@ def read_notes(root: CacheRoot) -> list[FetchNote]:
             paths = record_file.check_fields(links, {"paths": _FIELDS["paths"]}, "it", more=True)["paths"]
             found.append(FetchNote("", paths=frozenset(paths)))
     return found
+
+
+def has_unknown_notes(root: CacheRoot) -> bool:
+    """Whether a note is there that another version or user can read and we cannot: what it owns is not known."""
+    for key in noted_keys(root):
+        try:
+            _read(root, key)
+        except (NewerFormat, Denied):
+            return True
+        except Unreadable:
+            continue
+    return False
 
 
 def noted_keys(root: CacheRoot) -> list[str]:
@@ -102,19 +135,29 @@ def drop_unreadable_notes(root: CacheRoot) -> None:
 def note_fetch(
     root: CacheRoot,
     key: str,
-    claim: tuple[str, str],
+    claim: ClaimId,
+    maker: Maker,
     *,
     blobs: Collection[str] = (),
     paths: Collection[str] = (),
+    uses: Collection[str] = (),
+    size: int = 0,
 ) -> None:
-    """Note what a fetch of this request is about to leave, beside what earlier ones noted."""
+    """Note what a fetch of this request is about to leave, beside what earlier ones noted; see FetchNote."""
     try:
         known = _read(root, key)
     except Unreadable:
         known = FetchNote(key)
-    note = replace(known, claims=known.claims | {claim}, blobs=known.blobs.union(blobs), paths=known.paths.union(paths))
-    if note != known:
-        _write(root, note)
+    note = replace(
+        known,
+        claims=known.claims | {claim},
+        blobs=known.blobs.union(blobs),
+        paths=known.paths.union(paths),
+        uses=frozenset(uses),
+        size=size,
+        makers={**known.makers, claim[0]: maker},
+    )
+    _write(root, note)
 
 
 def forget_paths(root: CacheRoot, key: str, paths: Collection[str]) -> None:
@@ -125,14 +168,14 @@ def forget_paths(root: CacheRoot, key: str, paths: Collection[str]) -> None:
             _write(root, replace(note, paths=note.paths.difference(paths)))
 
 
-def reassign_note(root: CacheRoot, note: FetchNote, claims: Collection[tuple[str, str]]) -> None:
+def reassign_note(root: CacheRoot, note: FetchNote, claims: Collection[ClaimId]) -> None:
     """Replace the claims of a note by `claims`; remove the note if there are none."""
-    if not note.key:
-        root.tree.unlink(_LINKS)
-    elif claims:
-        _write(root, replace(note, claims=frozenset(claims)))
+    if note.key and claims:
+        projects = {project for project, _ in claims}
+        makers = {project: maker for project, maker in note.makers.items() if project in projects}
+        _write(root, replace(note, claims=frozenset(claims), makers=makers))
     else:
-        root.tree.unlink(f"{_FOLDER}/{note.key}.json")
+        root.tree.unlink(note_path(note))
 
 
 def _write(root: CacheRoot, note: FetchNote) -> None:
@@ -141,6 +184,9 @@ def _write(root: CacheRoot, note: FetchNote) -> None:
         "claims": sorted(map(list, note.claims)),
         "blobs": sorted(note.blobs),
         "paths": sorted(note.paths),
+        "uses": sorted(note.uses),
+        "size": note.size,
+        "makers": {project: asdict(maker) for project, maker in note.makers.items()},
     }
     write_json(root.tree, f"{_FOLDER}/{note.key}.json", value, indent=None)
 
@@ -151,9 +197,20 @@ def _read(root: CacheRoot, key: str) -> FetchNote:
     value = read_record(root.tree, path)
     if value is None:
         return FetchNote(key)
-    found = record_file.check_fields(value, _FIELDS, os.path.basename(path), more=True)
-    claims = frozenset((project, name) for project, name in found["claims"])
-    return FetchNote(key, claims, frozenset(found["blobs"]), frozenset(found["paths"]))
+    found = record_file.check_fields(value, _FIELDS, os.path.basename(path), optional=_LATER, more=True)
+    makers = {
+        project: Maker(**record_file.check_fields(maker, _MAKER, "the maker"))
+        for project, maker in found.get("makers", {}).items()
+    }
+    return FetchNote(
+        key,
+        frozenset((project, name) for project, name in found["claims"]),
+        frozenset(found["blobs"]),
+        frozenset(found["paths"]),
+        frozenset(found.get("uses", ())),
+        found.get("size", 0),
+        makers,
+    )
 
 
 def _is_blob_id(value: Any) -> bool:

@@ -115,6 +115,14 @@ class FlatLayout:
             if blob_id in ids or is_unowned(blob_id):
                 yield path, ""
 
+    def unshown_blobs(self) -> Iterator[tuple[str, str]]:
+        """Yield the blobs of our folder."""
+        yield from self._all_staged()
+
+    def linked_blobs(self, but: Collection[str]) -> set[str]:
+        """Return none: no path shows a link."""
+        return set()
+
     def _staged(self, blob_id: str) -> list[str]:
         folder = _folder_of(blob_id)
         return [
@@ -144,6 +152,10 @@ class FlatLayout:
     def recorded_bytes(self, record: FileRecord, *, is_hidden: bool) -> FoundFile | None:
         """Return the file at the record's path; None where that shows something else."""
         return None if is_hidden else self.find_bytes(record.path)
+
+    def made_file(self, record: FileRecord, *, is_hidden: bool) -> str:
+        """Return the record's path."""
+        return record.path if record.made_link and not is_hidden else ""
 
     def has_planned_link(self, planned: PlannedFile) -> bool:
         """Return False: no path shows a link."""
@@ -188,6 +200,11 @@ class FlatLayout:
             self.tree.link(self.tree, record.path, self.blob_path(record.content_id, record.xxh3, record.digest))
 
     # The root
+
+    @property
+    def budget_lock(self) -> LockFile:
+        """The lock of the budget of this root."""
+        return LockFile(self.tree, f"{LOCKS}/budget.lock")
 
     def nested_roots(self, paths: Iterable[str]) -> tuple[list[Path], list[Path]]:
         """Return the other roots with records of ours, above this one and below it."""

@@ -30,7 +30,7 @@ from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, found_folder, to
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.locks import LockFile, OnWait, locked, unlink_unless_locked
 from truss_cache_tasks.store.manifest import last_commit
-from truss_cache_tasks.store.names import BLOB_ID, LOCKS, PARTIALS, PUBLISHED, REMOVED
+from truss_cache_tasks.store.names import BLOB_ID, BUDGET_LOCK, LOCKS, PARTIALS, PUBLISHED, REMOVED
 from truss_cache_tasks.store.refs import HubRefs, Refs
 from truss_cache_tasks.store.tree import FileTree
 
@@ -169,7 +169,7 @@ class HubLayout:
         for name in self.tree.names(PUBLISHED):
             if re.fullmatch(BLOB_ID, name) is None or name in owned:
                 continue
-            linked = self._linked_blobs() if linked is None else linked
+            linked = self.linked_blobs() if linked is None else linked
             blob = f"blobs/{name}"
             if self._is_marked(blob) and blob not in linked:
                 unlink_unless_locked(self.blob_lock(name), self.tree, blob)
@@ -183,7 +183,7 @@ class HubLayout:
         is_unowned: Callable[[str], bool],
     ) -> Iterator[tuple[str, str]]:
         """Yield the blobs of ours that the cleaned manifests list, or that are marked, and that no link leads to."""
-        linked = self._linked_blobs(removed_paths)
+        linked = self.linked_blobs(removed_paths)
         files = [file for manifest in cleaned for file in manifest.files if file.blob]
         blobs = dict.fromkeys((file.blob for file in files), False) | {f.blob: True for f in files if f.made_blob}
         marked = [f"blobs/{name}" for name in self.tree.names(PUBLISHED) if is_unowned(name)]
@@ -193,6 +193,11 @@ class HubLayout:
                 stat = self.tree.lstat(blob)
                 is_shared = stat is not None and S_ISLNK(stat.st_mode)
                 yield blob, "shared by huggingface_hub's own store" if is_shared else ""
+
+    def unshown_blobs(self) -> Iterator[tuple[str, str]]:
+        """Yield the blobs that are marked as ours: no manifest lists them yet."""
+        names = [name for name in self.tree.names(PUBLISHED) if re.fullmatch(BLOB_ID, name)]
+        yield from ((f"blobs/{name}", name) for name in names if self._is_marked(f"blobs/{name}"))
 
     def _is_marked(self, blob: str) -> bool:
         mark, stat = self.tree.lstat(_mark_of(blob)), self.tree.lstat(blob)
@@ -218,7 +223,7 @@ class HubLayout:
         folder, _, name = target.rpartition("/")
         return target if folder == "blobs" and name not in ("", ".", "..") else None
 
-    def _linked_blobs(self, but: Collection[str] = ()) -> set[str]:
+    def linked_blobs(self, but: Collection[str] = ()) -> set[str]:
         """Return the blobs that links of the snapshots lead to, save those of the paths `but`."""
         links = (path for path in self.tree.files_below("snapshots") if path not in but)
         return {blob for path in links if (blob := self._blob_of_link(path)) is not None}
@@ -247,6 +252,12 @@ class HubLayout:
         if record.blob:
             return self._blob_bytes(record.blob)
         return None if is_hidden else self.find_bytes(record.path)
+
+    def made_file(self, record: FileRecord, *, is_hidden: bool) -> str:
+        """Return the record's blob; where it has none, its path."""
+        if record.blob:
+            return record.blob if record.made_blob else ""
+        return record.path if record.made_link and not is_hidden else ""
 
     def has_planned_link(self, planned: PlannedFile) -> bool:
         """Whether the link lies there that huggingface_hub would make."""
@@ -310,6 +321,11 @@ class HubLayout:
 
     # The root
 
+    @property
+    def budget_lock(self) -> LockFile:
+        """The lock of the budget of all repos; where scan_cache_dir() does not look."""
+        return LockFile(self.hub_tree, BUDGET_LOCK)
+
     def nested_roots(self, paths: Iterable[str]) -> tuple[list[Path], list[Path]]:
         """Return none: a repo of the hub cache has no other root above or below it."""
         return [], []
@@ -343,6 +359,7 @@ class HubLayout:
             for name in self.hub_tree.names(self._locks):
                 if REMOVED.fullmatch(name):
                     self.hub_tree.remove_tree(f"{self._locks}/{name}")
+            unlink_unless_locked(self.budget_lock, self.hub_tree, BUDGET_LOCK)
 
     @property
     def _locks(self) -> str:

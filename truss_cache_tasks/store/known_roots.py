@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import DiskError
@@ -21,22 +21,39 @@ from truss_cache_tasks.store.locks import LockFile, OnWait, ignore_wait, locked
 from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record, write_json
 from truss_cache_tasks.store.tree import FileTree
 
-_FIELDS = {"roots": lambda value: isinstance(value, list) and all(map(record_file.is_root, value))}
+_FIELDS = {
+    "roots": lambda value: isinstance(value, list) and all(map(record_file.is_root, value)),
+    "config": record_file.is_text,
+    "host": record_file.is_text,
+}
 
 
-def known_roots(settings: Settings, project: Project) -> set[str]:
+def known_roots(settings: Settings, project: Project) -> frozenset[str]:
     """Return the absolute paths of the roots that this project has used; none where the note cannot be read."""
-    return _read_or_nothing(FileTree(settings.state_dir), f"{project.id}.json")
+    return _read_or_nothing(FileTree(settings.state_dir), project.id).roots
 
 
-def all_known_roots(settings: Settings) -> set[Path]:
-    """Return the absolute paths of the roots that any project of this user has used, as far as they can be read."""
-    state, found = FileTree(settings.state_dir), set[str]()
-    with contextlib.suppress(OSError, DiskError):
-        for name in state.names(""):
-            if name.endswith(".json"):
-                found |= _read_or_nothing(state, name)
-    return set(map(Path, found))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NotedRoots:
+    """What is noted of one project.
+
+    Attributes:
+        config, host: whose note it is; "" where it does not say.
+        roots: absolute paths.
+    """
+
+    config: str = ""
+    host: str = ""
+    roots: frozenset[str] = frozenset()
+
+
+def noted_projects(settings: Settings) -> dict[str, NotedRoots]:
+    """Return what is noted of each project that ran here, by project id; without notes that cannot be read."""
+    state, names = FileTree(settings.state_dir), list[str]()
+    with contextlib.suppress(OSError):
+        names = state.names("")
+    projects = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    return {project: _read_or_nothing(state, project) for project in projects}
 
 
 def remember_roots(
@@ -80,9 +97,9 @@ class _Note:
         """Read the note. Raises DiskError for one that must not be replaced: of another version, or unreadable."""
         self._state = state
         self._path = f"{project.id}.json"
-        self._config = project.config
+        self._owner = {"config": project.config, "host": project.host}
         try:
-            self.roots = _read(state, self._path)
+            self.roots = set(_read(state, project.id).roots)
         except (NewerFormat, Denied) as exc:
             name = state.path / self._path
             raise DiskError(f"cannot replace {name}: {exc}", hint="Make it readable, or remove it.") from exc
@@ -93,7 +110,7 @@ class _Note:
     def write(self, roots: set[str]) -> None:
         """Replace the roots of the note; remove the note if there are none."""
         if roots:
-            write_json(self._state, self._path, {"format": FORMAT, "config": self._config, "roots": sorted(roots)})
+            write_json(self._state, self._path, {"format": FORMAT, **self._owner, "roots": sorted(roots)})
         else:
             self._state.unlink(self._path)
 
@@ -109,25 +126,29 @@ def _locked_note(settings: Settings, project: Project, cancel: CancelToken, on_w
         os.rmdir(settings.state_dir)
 
 
-def _read(state: FileTree, path: str) -> set[str]:
-    value = read_record(state, path)
-    return set() if value is None else set(record_file.check_fields(value, _FIELDS, "it", more=True)["roots"])
+def _read(state: FileTree, project: str) -> NotedRoots:
+    """Return what is noted of this project, nothing without a note. Raises Unreadable and DiskError."""
+    value = read_record(state, f"{project}.json")
+    if value is None:
+        return NotedRoots()
+    found = record_file.check_fields(value, _FIELDS, "it", optional=("config", "host"), more=True)
+    return NotedRoots(config=found.get("config", ""), host=found.get("host", ""), roots=frozenset(found["roots"]))
 
 
-def _read_or_nothing(state: FileTree, path: str) -> set[str]:
+def _read_or_nothing(state: FileTree, project: str) -> NotedRoots:
     try:
-        return _read(state, path)
+        return _read(state, project)
     except (Unreadable, DiskError):
-        return set()
+        return NotedRoots()
 
 
 def _is_damaged(settings: Settings, project: Project) -> bool:
     """Whether the note cannot be used by any version, and is a file."""
-    state, path = FileTree(settings.state_dir), f"{project.id}.json"
+    state = FileTree(settings.state_dir)
     try:
-        _read(state, path)
+        _read(state, project.id)
     except (NewerFormat, Denied):
         return False
     except Unreadable:
-        return not state.is_folder(path)
+        return not state.is_folder(f"{project.id}.json")
     return False

@@ -132,6 +132,12 @@ class BlobLayout(Protocol):
             is_unowned: whether no remaining manifest or note lists the blob of this id, and no process fetches it.
         """
 
+    def unshown_blobs(self) -> Iterator[tuple[str, str]]:
+        """Yield (path, blob id) of the blobs of ours that no path needs to show: staged, hidden, or not listed yet."""
+
+    def linked_blobs(self, but: Collection[str], /) -> set[str]:
+        """Return the blobs that links of the snapshots lead to, save those at the paths `but`."""
+
 
 class PathLayout(Protocol):
     """Visible paths: what lies there, and how they are shown and hidden."""
@@ -150,6 +156,9 @@ class PathLayout(Protocol):
 
     def recorded_bytes(self, record: FileRecord, /, *, is_hidden: bool) -> FoundFile | None:
         """Return where a manifest says that the bytes of `record` are; None where they are not."""
+
+    def made_file(self, record: FileRecord, /, *, is_hidden: bool) -> str:
+        """Return the path of the file with the bytes of `record`, if we made it; else ""."""
 
     def has_planned_link(self, planned: PlannedFile, /) -> bool:
         """Whether the planned path is a link to the planned blob, as this layout makes it."""
@@ -218,6 +227,10 @@ class RootLayout(BlobLayout, PathLayout, Protocol):
     @property
     def hub(self) -> Path | None:
         """The hub cache that the root lies in."""
+
+    @property
+    def budget_lock(self) -> LockFile:
+        """The lock under which it is decided whether a fetch fits into the budget that this root counts for."""
 
     def nested_roots(self, paths: Iterable[str], /) -> tuple[list[Path], list[Path]]:
         """Return the other roots with records of ours in which any of `paths` lies: above this one, and below it.

@@ -17,7 +17,7 @@ from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.names import MANIFEST, MANIFESTS, is_commit
-from truss_cache_tasks.store.record_file import Unreadable, write_json
+from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, write_json
 from truss_cache_tasks.store.tree import FileTree
 
 _IDENTITY = re.compile("[a-z0-9-]+:[0-9a-f]+")  # in the hub cache a file is named by it
@@ -121,34 +121,48 @@ class Manifests:
     """The manifests of one root, superseded ones too.
 
     Args:
-        readable: those that can be used.
+        by_path: path of the record -> the manifest, of those that can be used.
         keys: the request keys of all.
         unreadable: the request keys of current manifests that cannot be used.
         are_all_readable: every one could be read, so everything that they list is known.
+        are_all_ours: none is of a newer format, or may not be read by this user.
     """
 
-    readable: tuple[Manifest, ...]
+    by_path: Mapping[str, Manifest]
     keys: frozenset[str]
     unreadable: frozenset[str]
     are_all_readable: bool
+    are_all_ours: bool
+
+    @property
+    def readable(self) -> tuple[Manifest, ...]:
+        """Those that can be used."""
+        return tuple(self.by_path.values())
+
+    @property
+    def current(self) -> dict[str, Manifest]:
+        """Those that can be used and were not superseded, by the path of the record."""
+        return {path: manifest for path, manifest in self.by_path.items() if path == _path(manifest.key)}
 
 
 def read_manifests(root: CacheRoot) -> Manifests:
     """Return all manifests of this root."""
-    readable: list[Manifest] = []
+    readable: dict[str, Manifest] = {}
     unreadable: set[str] = set()
+    are_all_ours = True
     paths = _paths(root)
     for path in paths:
         try:
             manifest = _read(root, path)
-        except Unreadable:
+        except Unreadable as exc:
+            are_all_ours = are_all_ours and not isinstance(exc, NewerFormat | Denied)
             if path == _path(_key_of(path)):
                 unreadable.add(_key_of(path))
             continue
         if manifest is not None:
-            readable.append(manifest)
+            readable[path] = manifest
     return Manifests(
-        tuple(readable), frozenset(map(_key_of, paths)), frozenset(unreadable), len(readable) == len(paths)
+        readable, frozenset(map(_key_of, paths)), frozenset(unreadable), len(readable) == len(paths), are_all_ours
     )
 
 
@@ -196,6 +210,12 @@ def paths_of(root: CacheRoot, key: str) -> list[str]:
     return [path for path in _paths(root) if _key_of(path) == key]
 
 
+def remove_manifest(root: CacheRoot, path: str) -> None:
+    """Remove the manifest whose record is at `path`."""
+    with disk_errors(f"cannot remove {root.path / path}"):
+        root.tree.unlink(path)
+
+
 def _key_of(path: str) -> str:
     return os.path.basename(path).partition(".")[0]
 
@@ -228,4 +248,4 @@ def parse(tree: FileTree, path: str) -> Manifest | None:
             raise Unreadable(f"it is of another request, {manifest.key[:12]}")
         return manifest
     except Unreadable as exc:
-        raise Unreadable(f"the manifest cannot be used: {exc}") from exc
+        raise type(exc)(f"the manifest cannot be used: {exc}") from exc

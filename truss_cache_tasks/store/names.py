@@ -12,10 +12,11 @@
     partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
     partials/put.{token}        a file, link (`link.`) or ref (`ref.`) that gets its final name in the next step; or the
                                 file that reserves space (`space.`), which loses its name as soon as it is made
-    locks/{name}.lock           flock(2) files: `root` and `entry-{key}` name their holder; `{id}`, `try.{token}`;
-                                `space.{token}` has the bytes that its holder reserves
+    locks/{name}.lock           flock(2) files: `root` and `entry-{key}` name their holder; `budget`, `{id}`,
+                                `try.{token}`; `space.{token}` has the bytes that its holder reserves
 {hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, held while a blob of its cache is written
 {hub}/.locks/models--org--name/removed.{token}  an empty repo folder, while it is removed
+{hub}/.locks/truss-cache-budget.lock            while it is decided whether a fetch fits into TRUSS_CACHE_MAX_BYTES
 
 {id} is 40 or 64 hex digits, {token} 8. Records are replaced by way of {name}.{token}.tmp beside them.
 """
@@ -43,7 +44,8 @@ JOURNAL = re.compile(rf"({BLOB_ID})\.{TOKEN}\.parts")
 STAGED = re.compile(r"([0-9a-f]{40})\.([0-9a-f]{32})\.([a-z0-9-]+)")
 MANIFEST = re.compile(r"([0-9a-f]{64})(?:\.[0-9a-f]{12})?\.json")
 SPACE_LOCK = re.compile(rf"space\.{TOKEN}\.lock")
-LOCK = re.compile(rf"(?:root|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN}|space\.{TOKEN})\.lock")
+LOCK = re.compile(rf"(?:root|budget|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN}|space\.{TOKEN})\.lock")
+BUDGET_LOCK = ".locks/truss-cache-budget.lock"  # below the hub cache
 REMOVED = re.compile(rf"removed\.{TOKEN}")  # a repo's folder while it is removed, in huggingface_hub's folder of locks
 
 RECORD_NAMES: dict[str, str] = {  # folder below ours -> the names of its records

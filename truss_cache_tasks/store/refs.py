@@ -15,7 +15,13 @@ from truss_cache_tasks.store.tree import FileTree
 
 
 class Refs(Protocol):
-    """The refs of one root."""
+    """The refs of one root.
+
+    Attributes:
+        folder: that holds them, relative to the root; "" where there are none.
+    """
+
+    folder: str
 
     def read(self, revision: str, /) -> str | None:
         """Return the commit that refs/REVISION names, "" without one; None where the root has no refs."""
@@ -32,6 +38,8 @@ class Refs(Protocol):
 
 class HubRefs:
     """The refs of a repo, as huggingface_hub reads and writes them."""
+
+    folder = "refs"
 
     def __init__(self, tree: FileTree) -> None:
         self.tree = tree
@@ -82,6 +90,8 @@ class HubRefs:
 
 class NoRefs:
     """Refs for a root that has none: nothing is read or written."""
+
+    folder = ""
 
     def read(self, revision: str) -> None:
         """Return None: the root has no refs."""

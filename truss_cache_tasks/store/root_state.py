@@ -16,7 +16,7 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import request_key
-from truss_cache_tasks.model.records import Claims, FileRecord, Manifest, Pin, Project
+from truss_cache_tasks.model.records import ClaimId, Claims, FileRecord, Manifest, Pin, Project
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.status import Evidence
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
@@ -77,7 +77,7 @@ class RootState:
         name = pin_name(request)
         return self.pins.get(name) if name else None
 
-    def live_keys(self, project: Project, but: Collection[str] = ()) -> Collection[str]:
+    def live_keys(self, project: Project, but: Collection[ClaimId] = ()) -> Collection[str]:
         """Return the request keys that the claims of any project hold.
 
         Where that cannot be known, every key here is held: a claims file of another project that cannot be read
@@ -85,16 +85,15 @@ class RootState:
         file.
 
         Args:
-            but: claims of `project` that do not count, by name.
+            but: claims that do not count.
         """
-        if not self.all_claims.are_known(besides=project.id):
+        if not self.all_claims.are_known(besides=project.id or None):
             return self.manifests.keys
         live: set[str] = set()
         for owner, stored in self.all_claims.by_project.items():
-            is_mine = owner == project.id
-            theirs = self.claims_of(project) if is_mine else stored
-            names = theirs.entries.keys() - (but if is_mine else ())
-            live |= {theirs.entries[name].request for name in names if not theirs.entries[name].cleaned}
+            theirs = self.claims_of(project) if owner == project.id else stored
+            claims = theirs.entries.items()
+            live |= {claim.request for name, claim in claims if not claim.cleaned and (owner, name) not in but}
         return live if live.isdisjoint(self.manifests.unreadable) else self.manifests.keys
 
     def own_paths(self) -> set[str]:
@@ -106,11 +105,11 @@ class RootState:
         """Return the paths that a manifest shows."""
         return {file.path for manifest in self.manifests.readable for file in manifest.shown}
 
-    def paths_in_use(self, project: Project, but: Collection[str]) -> set[str]:
+    def paths_in_use(self, project: Project, but: Collection[ClaimId]) -> set[str]:
         """Return the paths that the manifests of living claims show.
 
         Args:
-            but: claims of `project` that do not count, by name.
+            but: claims that do not count.
         """
         live = self.live_keys(project, but)
         return {file.path for manifest in self.manifests.readable if manifest.key in live for file in manifest.shown}
@@ -144,15 +143,22 @@ class NestedStates:
         """Return the paths below the root that any manifest shows."""
         return self._collect(RootState.shown_paths)
 
-    def paths_in_use(self, project: Project, but: Collection[tuple[Path, str]]) -> set[str]:
+    def paths_in_use(
+        self, project: Project, but: Collection[tuple[Path, ClaimId]], own: Collection[str] | None = None
+    ) -> set[str]:
         """Return the paths below the root that a living claim of any project lists.
 
         Args:
-            but: (root, claim name) of claims of `project` that do not count.
+            but: (root, claim) of claims that do not count.
+            own: the paths in use by the records of the root itself; None: those that a living claim lists.
         """
+        roots = {path for path, _ in but}
 
         def in_use(state: RootState) -> set[str]:
-            paths = state.paths_in_use(project, {name for path, name in but if _is_same_folder(path, state.root.path)})
+            if state is self.own and own is not None:
+                return set(own)
+            same = {path for path in roots if _is_same_folder(path, state.root.path)}
+            paths = state.paths_in_use(project, {claim for path, claim in but if path in same})
             # a manifest that cannot be read may list any file
             if state is not self.own and not state.manifests.are_all_readable:
                 paths |= set(state.root.tree.files_below(""))

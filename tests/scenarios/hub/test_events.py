@@ -28,6 +28,7 @@ from truss_cache_tasks.events import (
     Verified,
     Waiting,
 )
+from truss_cache_tasks.model.records import Maker
 from truss_cache_tasks.operations.fetch import fetch
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.store.fetch_notes import note_fetch
@@ -132,7 +133,7 @@ def test_a_wait_for_another_process_is_told_with_its_holder(
     }[what]
     if what == "file":  # another entry, whose lock is held, has noted that it fetches it
         other = "0" * 64
-        note_fetch(place, other, ("theirs", "other"), blobs=[config])
+        note_fetch(place, other, ("theirs", "other"), Maker(config="", host="", when=0.0), blobs=[config])
         locks.append(f"models--org--name/{place.lock(f'entry-{other}').path}")
     command = [sys.executable, "-c", HOLD, tree, *locks]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:

@@ -55,6 +55,8 @@ class GcsSource:
 
         Pinned files are looked up among all generations of the bucket, so a pin holds after its file was replaced.
         """
+        if pins.known is not None:
+            return pins.known
         if pins.files is None:
             return under_prefix(self._objects(), self._source)
         kept = {(pin.key, pin.version) for pin in pins.files}

@@ -63,8 +63,11 @@ class HuggingFaceSource:
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Resolve the revision (one call, none for a full commit) and list the whole tree of that commit.
 
-        A commit names all its files, so only the revision of `pins` is read.
+        A commit names all its files, so only the revision of `pins` is read; `known` files are not listed.
         """
+        if pins.known is not None:
+            self._commit = pins.known.revision
+            return pins.known
         commit = pins.revision or self._resolve(self._request.revision)
         files = tuple(self._files(commit))
         self._commit = commit

@@ -56,6 +56,7 @@ class S3Source:
         self._credential = credential
         self._network = network
         self._lock = threading.Lock()
+        self._finding = threading.Lock()  # of the bucket; taken before `_lock`
         self._connected: tuple[Any, Identity] | None = None
         self._bucket: _Bucket | None = None
         self._digests: dict[RemoteFile, Digest | None] = {}
@@ -66,13 +67,16 @@ class S3Source:
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Return every object below the prefix.
 
-        Each pinned file is looked up by a HEAD of its own, of its version id if the pin has one.
+        Each pinned file is looked up by a HEAD of its own, of its version id if the pin has one. The digest of a known
+        file is left to `locate`, as that of a listed one is: the sizes of its parts are not known either.
 
         Raises:
             NothingSelected: there is no object, or there are only folder markers.
         """
+        if pins.known is not None:
+            return replace(pins.known, files=tuple(replace(file, digest=None) for file in pins.known.files))
         if pins.files is not None:
-            return under_prefix(self._pinned(pins.files), self._source)
+            return under_prefix(self._pinned(pins.files, in_detail=pins.in_detail), self._source)
         prefix = self._source.prefix
         if not prefix:
             return under_prefix(self._objects(""), self._source)
@@ -86,8 +90,8 @@ class S3Source:
 
     def locate(self, file: RemoteFile) -> Location:
         """Return a GET of `file`, signed now. Its `fetch_digest` sends HEADs, and may raise SourceChanged."""
-        assert self._bucket is not None, "what is located was listed"
-        url = f"{self._bucket.url}/{urllib.parse.quote(file.key, safe='/~')}"
+        bucket = self._found_bucket()
+        url = f"{bucket.url}/{urllib.parse.quote(file.key, safe='/~')}"
         if file.version_id:
             url += f"?versionId={urllib.parse.quote(file.version_id, safe='~')}"
         etag = f'"{file.version}"'
@@ -97,7 +101,7 @@ class S3Source:
             with translate_errors(self._asked(file)), SESSIONS:  # only one thread refreshes an expired credential
                 keys = identity.credentials.get_frozen_credentials()
             now = time.time()
-            headers = signed_headers(url, CHECKSUMS, self._bucket.region, keys, now)
+            headers = signed_headers(url, CHECKSUMS, bucket.region, keys, now)
             expires = now + SIGNED_FOR_S
         return Location(
             url,
@@ -149,14 +153,21 @@ class S3Source:
     def _files(self, page: Mapping[str, Any]) -> list[RemoteFile]:
         return [_remote_file(str(self._source), found) for found in page.get("Contents", ())]
 
-    def _pinned(self, pins: Sequence[FilePin]) -> list[RemoteFile]:
-        # A listing before the HEADs, because botocore finds the bucket's region by it.
-        self._page(Prefix=f"{self._source.prefix}/" if self._source.prefix else "", MaxKeys=1)
+    def _pinned(self, pins: Sequence[FilePin], *, in_detail: bool) -> list[RemoteFile]:
+        self._found_bucket()
         with ThreadPoolExecutor(HEADS) as pool:
-            found = list(pool.map(self._find, pins))
+            found = list(pool.map(partial(self._find, in_detail=in_detail), pins))
         return check_pins([file for file in found if file], pins, self._source)
 
-    def _find(self, pin: FilePin) -> RemoteFile | None:
+    def _found_bucket(self) -> _Bucket:
+        """Return where the bucket is. A short listing finds it if nothing was listed yet: botocore finds the region."""
+        with self._finding:
+            if self._bucket is None:
+                self._page(Prefix=f"{self._source.prefix}/" if self._source.prefix else "", MaxKeys=1)
+        assert self._bucket is not None, "a listing noted it"
+        return self._bucket
+
+    def _find(self, pin: FilePin, *, in_detail: bool) -> RemoteFile | None:
         """Return the object, or the version of it, that a pin names; None where it is gone."""
         client, _ = self._client()
         named = RemoteFile(pin.key, 0, pin.version, pin.key, version_id=pin.version_id)
@@ -166,7 +177,11 @@ class S3Source:
             return None
         size, etag = head.get("ContentLength"), _plain(head.get("ETag"))
         file = listed_file(str(self._source), path=pin.key, size=size, version=etag, key=pin.key)
-        return replace(file, version_id=pin.version_id)
+        if not in_detail:
+            return replace(file, version_id=pin.version_id)
+        file = replace(file, version_id=pin.version_id or str(head.get("VersionId") or ""))
+        digest = digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
+        return replace(file, digest=digest)
 
     # Looking at one object
 

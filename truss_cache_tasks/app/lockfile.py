@@ -1,0 +1,248 @@
+"""Write, move and check the lock file of a config: for `truss-cache lock` and `doit cache-lock`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from truss_cache_tasks.app import output, signals
+from truss_cache_tasks.app.display import EntryDisplay
+from truss_cache_tasks.app.output import format_bytes, format_count
+from truss_cache_tasks.app.workspace import RUN_LOCK, Workspace
+from truss_cache_tasks.config.document import shown_path
+from truss_cache_tasks.config.lockfile import lock_path, read_usable, update_lock
+from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped
+from truss_cache_tasks.model.keys import RequestKey
+from truss_cache_tasks.model.lockfile import LockedEntry, LockFile
+from truss_cache_tasks.model.request import Request
+from truss_cache_tasks.operations.context import EntryContext
+from truss_cache_tasks.operations.lockfile import Moves, ask_moves, find_moves, from_manifest, resolve
+from truss_cache_tasks.operations.run import RunContext
+from truss_cache_tasks.store.root_state import RootState
+
+Write = Callable[..., object]  # of lines, as output.write
+Resolved = dict[RequestKey, tuple[str, LockedEntry]]  # the commit, and the entry
+
+
+def lock(
+    workspace: Workspace,
+    contexts: Sequence[EntryContext] | None,
+    write: Write,
+    *,
+    upgrade: bool,
+    check: bool,
+    remote: bool,
+) -> int:
+    """Write the lock file of a config, or with `check` compare it; write a line for each entry that differs.
+
+    Entries that the file has stay as they are. Missing ones are added: from the manifest of a fresh entry, else as the
+    store has them now. Entries that left the config are dropped.
+
+    Args:
+        contexts: which entries; None: all. Those with the same source and revision as one of them count too.
+        upgrade: ask the stores anew for what the file has.
+        check: write nothing.
+        remote: with `check`: ask the stores what has moved.
+
+    Returns:
+        0; 1 if an entry failed, or with `check` if the file is missing or outdated or something moved.
+
+    Raises:
+        ConfigError: the lock file cannot be used, or the options exclude each other.
+        DiskError: it cannot be written.
+    """
+    if check and upgrade:
+        raise ConfigError("--check and --upgrade: found both, expected one of them", hint="Leave one of them out.")
+    if remote and not check:
+        raise ConfigError("--remote: found it without --check, expected both", hint="Add --check.")
+    signals.install()
+    workspace.lock_warning = ""  # the lines say it
+    workspace.warn()
+    chosen = _with_same_pin(workspace, contexts)
+    now = _read(workspace, may_be_broken=upgrade and contexts is None)
+    if check:
+        return _check(workspace, chosen, now, write, is_all=contexts is None, remote=remote)
+    return _write(workspace, chosen, now, write, upgrade=upgrade, may_be_broken=upgrade and contexts is None)
+
+
+def _read(workspace: Workspace, *, may_be_broken: bool) -> LockFile | None:
+    """Return the lock file; raise why it cannot be used, unless it is about to be replaced whole."""
+    if may_be_broken:
+        return read_usable(workspace.path)
+    workspace.require_readable_lock()
+    return workspace.lock
+
+
+def _with_same_pin(workspace: Workspace, contexts: Sequence[EntryContext] | None) -> list[EntryContext]:
+    if contexts is None:
+        return list(workspace.contexts)
+    wanted = {_about(context) for context in contexts}
+    return [context for context in workspace.contexts if _about(context) in wanted]
+
+
+def _about(context: EntryContext) -> tuple[str, str]:
+    return str(context.entry.request.source), context.entry.request.revision
+
+
+def _run_context(workspace: Workspace, context: EntryContext) -> RunContext:
+    return RunContext(id=workspace.run_id, reporter=EntryDisplay(context.name), cancel=signals.CANCEL)
+
+
+def _report(error: CacheTaskError, context: EntryContext) -> None:
+    if isinstance(error, Stopped):  # the handler of the signal wrote the message
+        raise error
+    output.notify(*output.format_error(error, context.name))
+
+
+# Writing
+
+
+def _write(
+    workspace: Workspace,
+    chosen: Sequence[EntryContext],
+    now: LockFile | None,
+    write: Write,
+    *,
+    upgrade: bool,
+    may_be_broken: bool,
+) -> int:
+    name = shown_path(lock_path(workspace.path))
+    resolved: Resolved = {}
+    failed = 0
+    for about in dict.fromkeys(map(_about, chosen)):
+        group = [context for context in chosen if _about(context) == about]
+        found: Resolved = {}
+        try:
+            for context in group:
+                if not upgrade and now is not None and context.entry.key in now.entries:
+                    continue
+                commit = next((commit for commit, _ in found.values()), "")
+                found[context.entry.key] = _resolved(workspace, context, commit, now, upgrade=upgrade)
+        except CacheTaskError as error:  # the others of this source and revision stay too: they share its pin
+            _report(error, context)
+            failed += 1
+            continue
+        resolved |= found
+        for context in group:
+            if context.entry.key in found:
+                write(f"{context.name}: {_format_change(now, context, *found[context.entry.key])}")
+    requests = [context.entry.request for context in workspace.contexts]
+    if now is None and not resolved:
+        if not failed:
+            write(f"{name}: not written, the config has no entries")
+        return int(bool(failed))
+    for line in _gone(now, requests):
+        write(line)
+    has_changed = update_lock(
+        workspace.path, lambda there: (there or LockFile()).changed(requests, resolved), broken_is_none=may_be_broken
+    )
+    write(f"{name}: {'written' if has_changed else 'unchanged'}")
+    return int(bool(failed))
+
+
+def _gone(now: LockFile | None, requests: Sequence[Request]) -> list[str]:
+    if now is None:
+        return []
+    kept = {(str(request.source), request.revision) for request in requests}
+    gone = sorted({(entry.source, entry.revision) for entry in now.entries.values()} - kept)
+    return [f"{'@'.join(filter(None, about))}: dropped, it is not in the config any more" for about in gone]
+
+
+def _resolved(
+    workspace: Workspace, context: EntryContext, commit: str, now: LockFile | None, *, upgrade: bool
+) -> tuple[str, LockedEntry]:
+    """Return what an entry is to be locked at.
+
+    Args:
+        commit: that of another entry with the same pin; "" for none.
+    """
+    locked = now.find(context.entry.request) if now is not None else None
+    if not upgrade:
+        commit = commit or (locked.commit if locked is not None else "")
+        manifest = workspace.read_status(context).fresh_manifest
+        if manifest is not None and commit in ("", manifest.revision):
+            found = from_manifest(context, manifest)
+            if found is not None:
+                return found
+        if not commit:  # the one that a run would take
+            pins = [RootState(root).pin_of(context.entry.request) for root in context.roots]
+            commit = next((pin.commit for pin in pins if pin is not None), "")
+    return resolve(context, _run_context(workspace, context), commit=commit, known=locked)
+
+
+def _format_change(now: LockFile | None, context: EntryContext, commit: str, entry: LockedEntry) -> str:
+    locked = now.find(context.entry.request) if now is not None else None
+    if locked is None or not locked.is_complete:
+        size = sum(file.size for file in entry.files)
+        at = f" at {commit[:12]}" if commit else ""
+        return f"locked{at}, {format_count(len(entry.files), 'file')}, {format_bytes(size)}"
+    moves = find_moves(locked, commit, entry)
+    return _format_moves(moves, entry.revision) if moves else "unchanged"
+
+
+# Checking
+
+
+def _check(
+    workspace: Workspace,
+    chosen: Sequence[EntryContext],
+    now: LockFile | None,
+    write: Write,
+    *,
+    is_all: bool,
+    remote: bool,
+) -> int:
+    name = shown_path(lock_path(workspace.path))
+    if now is None:
+        if not workspace.contexts:
+            write(f"{name}: not needed, the config has no entries")
+            return 0
+        write(f"{name}: missing")
+        output.notify(f"hint: {RUN_LOCK}.")
+        return 1
+    asked = workspace.contexts if is_all else chosen
+    outdated = now.find_outdated({context.name: context.entry.request for context in asked})
+    if not is_all:
+        outdated = [line for line in outdated if any(line.startswith(f"{context.name} ") for context in asked)]
+    for line in outdated:
+        write(f"{name}: {line}")
+    if outdated:
+        output.notify(f"hint: {RUN_LOCK}.")
+    elif not remote:
+        write(f"{name}: {format_count(len(asked), 'entry', 'entries')}, up to date")
+    moved = _check_remote(workspace, chosen, now, write) if remote else False
+    return int(bool(outdated) or moved)
+
+
+def _check_remote(workspace: Workspace, chosen: Sequence[EntryContext], now: LockFile, write: Write) -> bool:
+    """Ask the stores, and write what has moved; return whether anything has, or an entry failed."""
+    is_bad = has_moved = False
+    commits: dict[tuple[str, str], str] = {}  # what a revision stands for now: asked once
+    for context in chosen:
+        locked = now.find(context.entry.request)
+        if locked is None or not locked.is_complete:
+            continue
+        try:
+            moves, commit = ask_moves(
+                context, _run_context(workspace, context), locked, commit=commits.get(_about(context), "")
+            )
+        except CacheTaskError as error:
+            _report(error, context)
+            is_bad = True
+            continue
+        commits[_about(context)] = commit
+        has_moved = has_moved or bool(moves)
+        write(f"{context.name}: {_format_moves(moves, context.entry.request.revision) if moves else 'unchanged'}")
+    if has_moved:
+        output.notify("hint: `truss-cache lock --upgrade` or `doit cache-lock --upgrade` takes what is there now.")
+    return has_moved or is_bad
+
+
+def _format_moves(moves: Moves, revision: str) -> str:
+    """Return `main: 1a2b3c4d5e6f -> ...; 2 files changed, 1 new, 1 gone, 1.2 GB to fetch`."""
+    counts = []
+    if moves.changed:
+        counts.append(f"{format_count(len(moves.changed), 'file')} changed")
+    counts += [f"{len(paths):,} {word}" for paths, word in ((moves.new, "new"), (moves.gone, "gone")) if paths]
+    counts.append(f"{format_bytes(moves.size)} to fetch" if counts else "no file changed")
+    pin = f"{revision}: {moves.before[:12]} -> {moves.after[:12]}; " if moves.before != moves.after else ""
+    return pin + ", ".join(counts)

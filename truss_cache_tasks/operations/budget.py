@@ -1,0 +1,126 @@
+"""Make room for a fetch within TRUSS_CACHE_MAX_BYTES: evict what nothing needs, or refuse the fetch before it begins.
+
+There is one budget for a hub cache with all its repos, one for the model cache, and one for each mount. It counts the
+files that we made, with partials, and not what the user or huggingface_hub put there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from truss_cache_tasks.errors import DiskError
+from truss_cache_tasks.events import Evicted
+from truss_cache_tasks.model.keys import ContentId, request_key
+from truss_cache_tasks.model.plan import PlannedFile
+from truss_cache_tasks.model.usage import RootUsage, choose_units, sizes_of
+from truss_cache_tasks.operations.context import EntryContext
+from truss_cache_tasks.operations.roots import budget_roots
+from truss_cache_tasks.operations.run import RunContext
+from truss_cache_tasks.operations.usage import dead_rule
+from truss_cache_tasks.store import partials
+from truss_cache_tasks.store.blob import LocalBlob
+from truss_cache_tasks.store.dead_claims import DeadRule
+from truss_cache_tasks.store.disk import disk_errors
+from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.locks import locked
+from truss_cache_tasks.store.prune import prune_root
+from truss_cache_tasks.store.removal import Cleaned
+from truss_cache_tasks.store.usage import coming_bytes, read_usage
+
+_ROUNDS = 10  # of evicting, while other processes claim what was to go
+
+
+@contextlib.contextmanager
+def room_for(
+    context: EntryContext,
+    run: RunContext,
+    root: CacheRoot,
+    files: Sequence[PlannedFile],
+    blobs: Mapping[ContentId, LocalBlob],
+    *,
+    limit: int,
+) -> Iterator[None]:
+    """Make room for `files` in the budget of `root`, and hold its lock for the block, which notes what is to come.
+
+    Args:
+        blobs: what is on this disk already, by content id.
+        limit: TRUSS_CACHE_MAX_BYTES.
+
+    Raises:
+        DiskError: the files do not fit, even without what nothing needs. Nothing was evicted.
+    """
+    with locked(root.layout.budget_lock, run.cancel, run.waits_for_root):
+        with disk_errors(f"cannot make room in {root.path}"):
+            _make_room(context, run, root, files, blobs, limit=limit)
+        yield
+
+
+def _make_room(
+    context: EntryContext,
+    run: RunContext,
+    root: CacheRoot,
+    files: Sequence[PlannedFile],
+    blobs: Mapping[ContentId, LocalBlob],
+    *,
+    limit: int,
+) -> None:
+    rule, roots = dead_rule([context.project]), budget_roots(root)
+    coming = _coming(root, files, blobs)
+    if coming <= 0:
+        return
+    needed = {root.layout.blob_id(content_id) for content_id in (*blobs, *(planned.content_id for planned in files))}
+    key = request_key(context.request_in(root))
+    others = sum(coming_bytes(one, key if one is root else "") for one in roots)
+    for _ in range(_ROUNDS):
+        usages = [read_usage(one, rule, needed=needed if one is root else ()) for one in roots]
+        sizes = sizes_of(usages)
+        allowed = limit - coming - others
+        if sizes.ours <= allowed:
+            return
+        if sizes.ours - sizes.unclaimed > allowed:
+            raise _does_not_fit(root, limit, usages, coming, others)
+        _evict(roots, rule, needed, choose_units(usages, allowed), run)
+    raise _does_not_fit(root, limit, usages, coming, others)
+
+
+def _coming(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> int:
+    """Return the bytes that the files add to the root: those that are to be fetched, and those that lie elsewhere."""
+    trees = {root.path, root.layout.hub}
+    coming = {
+        planned.content_id: planned
+        for planned in files
+        if planned.content_id not in blobs or blobs[planned.content_id].tree.path not in trees
+    }
+    missing = [planned for content_id, planned in coming.items() if content_id not in blobs]
+    there = partials.bytes_of_partials(root)
+    left = sum(min(there[root.layout.blob_id(planned.content_id)], planned.file.size) for planned in missing)
+    return sum(planned.file.size for planned in coming.values()) - left
+
+
+def _evict(
+    roots: Sequence[CacheRoot],
+    rule: DeadRule,
+    needed: Collection[str],
+    chosen: Mapping[str, Collection[str]],
+    run: RunContext,
+) -> None:
+    for one in roots:
+        only = chosen.get(str(one.path))
+        if only is None:
+            continue
+        kept, done = needed if one is roots[0] else (), Cleaned(run=run.id, did="evicted")
+        pruned = prune_root(one, rule, done, only=only, needed=kept, cancel=run.cancel, dry=False)
+        if pruned.files:
+            run.report(Evicted(path=pruned.root, files=pruned.files, size=pruned.size))
+
+
+def _does_not_fit(root: CacheRoot, limit: int, usages: Sequence[RootUsage], coming: int, others: int) -> DiskError:
+    sizes = sizes_of(usages)
+    flying = f", {others:,} of other fetches that run now" if others else ""
+    return DiskError(
+        f"the budget of {root.layout.hub or root.path} (TRUSS_CACHE_MAX_BYTES): found {sizes.ours:,} bytes of ours, of "
+        f"which {sizes.ours - sizes.unclaimed:,} are claimed or in use, and {coming:,} to come{flying}, expected at "
+        f"most {limit:,}",
+        hint="Raise TRUSS_CACHE_MAX_BYTES, or clean what is not needed: `truss-cache du` shows who holds it.",
+    )
