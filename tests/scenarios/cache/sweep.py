@@ -115,16 +115,20 @@ def fast_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def death_at(number: int, name: str, layout: str, lives: Path, hub: Hub, forks: Forks, files: Files = BEFORE) -> Death:
+def death_at(number: int, name: str, layout: str, lives: Path, hub: Hub, forks: Forks, disk: str = "") -> Death:
     """Let an act die just before its change `number`; 1 is the first.
 
     Args:
         lives: the folder for all machines.
-        files: what the source has at first.
+        disk: what its disk lacks, as rules of tests/odd_disk.c.
     """
-    death = machine(name, layout, lives, hub, forks, files)
+    death = machine(name, layout, lives, hub, forks, BEFORE)
     death.number = number
-    death.code = death.truss.fork(*death.act.command, **variables(death.truss.root, f"change=kill@{number}")).end().code
+    if disk:
+        death.truss.env |= variables(death.truss.root, disk)
+    death.code = (
+        death.truss.fork(*death.act.command, **variables(death.truss.root, f"{disk},change=kill@{number}")).end().code
+    )
     assert death.code in (0, -signal.SIGKILL), death
     return death
 
@@ -136,6 +140,10 @@ def deaths(name: str, layout: str, lives: Path, hub: Hub, forks: Forks, *, strid
         yield death
         if not death.was_killed:
             return
+
+
+# A disk as of FUSE or a network that has no links and no locks.
+BARE = "symlink=ENOSYS,link=ENOSYS,clone=EOPNOTSUPP,flock=ENOSYS"
 
 
 def changes_of(name: str, layout: str, lives: Path, hub: Hub, forks: Forks) -> int:
