@@ -225,22 +225,40 @@ def _remove_records(root: CacheRoot) -> None:
         root.tree.unlink(HISTORY)
 
 
-def sweep(root: CacheRoot) -> None:
-    """Remove what no manifest, no note of a fetch and no living process owns, and useless or old partials."""
+def sweep(root: CacheRoot, held: str = "") -> None:
+    """Remove what no manifest, no note of a fetch and no living process owns, and useless or old partials.
+
+    Args:
+        held: the request key of the entry whose lock the caller holds, if its note may be removed too.
+    """
     partials.sweep_partials(root, older_than_s=RESUMABLE_S)
-    sweep_unowned(root)
+    sweep_unowned(root, held)
 
 
-def sweep_unowned(root: CacheRoot) -> None:
+def sweep_unowned(root: CacheRoot, held: str = "") -> None:
     """Remove what no manifest, no note of a fetch and no living process owns."""
     partials.sweep_temporaries(root)
     drop_unreadable_notes(root)
     sweep_locks(root.tree, LOCKS, LOCK)
+    _drop_ended_notes(root, held)
     if not root.tree.is_folder(STAGING) and not root.tree.is_folder(PUBLISHED):
         return
     state = RootState(root)
     if state.manifests.are_all_readable:  # else it cannot be known what is owned
-        root.layout.sweep_blobs(state.owned_blob_ids())
+        root.layout.sweep_blobs(state.owned_blob_ids(), state.made_blob_ids())
+
+
+def _drop_ended_notes(root: CacheRoot, held: str) -> None:
+    """Remove the notes of fetches that ended in a manifest: a run was killed between its manifest and its note."""
+    if not noted_keys(root):
+        return
+    state = RootState(root)
+    for note in state.notes:
+        manifests = [manifest for manifest in state.manifests.readable if manifest.key == note.key]
+        paths = {file.path for manifest in manifests for file in manifest.shown if file.made_link}
+        is_recorded = note.paths <= paths and note.blobs <= state.blob_ids(manifests)
+        if manifests and is_recorded and (note.key == held or not is_held(root.lock(f"entry-{note.key}"))):
+            reassign_note(root, note, ())
 
 
 def forget_empty_note(root: CacheRoot, key: str, claim: tuple[str, str]) -> None:

@@ -286,4 +286,5 @@ def claim_if_whole(
         status = read_status()
         if status.manifest is not None and status.verdict.need <= Need.CLAIM:
             _write_claim(root, status.manifest, claimant)
+            sweep(root, status.manifest.key)  # the run that wrote the manifest may have been killed before its end
         return status

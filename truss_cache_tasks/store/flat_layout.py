@@ -95,7 +95,7 @@ class FlatLayout:
                 self.tree.unlink(blob.path)
         self.tree.remove_empty_tree(STAGING)
 
-    def sweep_blobs(self, owned: Collection[str]) -> None:
+    def sweep_blobs(self, owned: Collection[str], recorded: Collection[str] = ()) -> None:
         """Remove the blobs of our folder that nothing owns."""
         for path, blob_id in self._all_staged():
             if blob_id not in owned:

@@ -163,17 +163,20 @@ class HubLayout:
         for blob in blobs:
             self.tree.unlink(_mark_of(blob.path))
 
-    def sweep_blobs(self, owned: Collection[str]) -> None:
-        """Remove the blobs that are marked as ours, and that nothing owns or links to."""
+    def sweep_blobs(self, owned: Collection[str], recorded: Collection[str] = ()) -> None:
+        """Remove the blobs that are marked as ours, and that nothing owns or links to; and marks that say no more."""
         linked: set[str] | None = None
         for name in self.tree.names(PUBLISHED):
-            if re.fullmatch(BLOB_ID, name) is None or name in owned:
+            if re.fullmatch(BLOB_ID, name) is None:
                 continue
-            linked = self.linked_blobs() if linked is None else linked
-            blob = f"blobs/{name}"
-            if self._is_marked(blob) and blob not in linked:
-                unlink_unless_locked(self.blob_lock(name), self.tree, blob)
-            unlink_unless_locked(self.blob_lock(name), self.tree, f"{PUBLISHED}/{name}")
+            blob, mark = f"blobs/{name}", f"{PUBLISHED}/{name}"
+            if name in recorded or self.tree.lstat(blob) is None:  # a run was killed before it removed the mark
+                unlink_unless_locked(self.blob_lock(name), self.tree, mark)
+            elif name not in owned:
+                linked = self.linked_blobs() if linked is None else linked
+                if self._is_marked(blob) and blob not in linked:
+                    unlink_unless_locked(self.blob_lock(name), self.tree, blob)
+                unlink_unless_locked(self.blob_lock(name), self.tree, mark)
 
     def removable_blobs(
         self,

@@ -109,11 +109,12 @@ class BlobLayout(Protocol):
     def release_blobs(self, blobs: Iterable[LocalBlob], /) -> None:
         """Remove the marks or staged names of blobs that a manifest lists now. The caller holds the root's lock."""
 
-    def sweep_blobs(self, owned: Collection[str], /) -> None:
+    def sweep_blobs(self, owned: Collection[str], recorded: Collection[str] = (), /) -> None:
         """Remove the blobs of ours that nothing owns.
 
         Args:
             owned: ids of the blobs that a manifest or a note of a fetch lists.
+            recorded: ids of the blobs that a manifest lists as made by us.
         """
 
     def removable_blobs(
