@@ -34,7 +34,7 @@ from scenarios.cache.sweep import (
 )
 from scenarios.cache.upstreams import OnHub, config, root_of
 
-STRIDES = {"clean": 40}  # changes between two deaths; of other acts: 90
+STRIDES = {"clean": 40, "prune": 25, "lock": 3}  # changes between two deaths; of other acts: 90
 
 
 @pytest.fixture
