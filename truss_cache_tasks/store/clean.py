@@ -23,7 +23,7 @@ from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import OnWait, ignore_wait, is_held, sweep_locks
 from truss_cache_tasks.store.manifest import remove_manifests
 from truss_cache_tasks.store.names import HISTORY, LOCK, LOCKS, PARTIAL, PARTIALS, PUBLISHED, STAGING
-from truss_cache_tasks.store.removal import Cleaned, Doomed, Removal
+from truss_cache_tasks.store.removal import Cleaned, RemovalPlan, Removal
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
 
 RESUMABLE_S = 7 * 86400.0  # a failed download of another entry waits so long for its next run
@@ -107,7 +107,7 @@ class _Clean:
         gone = {claim for path, claim in self.done.gone if path == self.root.path}
         live = self.state.live_keys(self.project, but=gone)
         manifests = self.state.manifests
-        doomed = Doomed(
+        plan = RemovalPlan(
             manifests={path: one for path, one in manifests.by_path.items() if one.key in keys and one.key not in live},
             used=[one for one in manifests.readable if one.key in live],
             used_paths=self.states.paths_in_use(self.project, self.done.gone),
@@ -115,10 +115,10 @@ class _Clean:
             other_notes=others,
         )
         removal = Removal(self.states, self.done, dry=self.dry)
-        removal.run(doomed)
+        removal.run(plan)
         if self.dry:
             return
-        forms = [mine.entries[name].form for name in chosen] + [one.request for one in doomed.manifests.values()]
+        forms = [mine.entries[name].form for name in chosen] + [one.request for one in plan.manifests.values()]
         drop_pins(self.state, forms)
         if removal.is_whole:
             for note in notes:

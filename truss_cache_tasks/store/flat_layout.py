@@ -145,7 +145,7 @@ class FlatLayout:
 
     own_file = find_bytes
 
-    def holder_of(self, path: str) -> str:
+    def path_of_bytes(self, path: str) -> str:
         """Return `path`: the file there holds the bytes."""
         return path
 

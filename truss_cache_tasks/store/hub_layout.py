@@ -240,7 +240,7 @@ class HubLayout:
             return None if blob is None else self._blob_bytes(blob)
         return found_file(self.tree, path, stat)
 
-    def holder_of(self, path: str) -> str:
+    def path_of_bytes(self, path: str) -> str:
         """Return the blob that the link at `path` names; `path` itself where no link to a blob is."""
         return self._blob_of_link(path) or path
 

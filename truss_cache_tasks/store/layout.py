@@ -50,6 +50,10 @@ class CacheRoot:
         """Return the lock of this name."""
         return LockFile(self.tree, f"{LOCKS}/{name}.lock")
 
+    def entry_lock(self, key: str) -> LockFile:
+        """Return the lock that a run of the request `key` holds, from its status to its commit."""
+        return self.lock(f"entry-{key}")
+
 
 class Candidate(NamedTuple):
     """A file that no manifest lists, and that may hold the bytes of a planned file.
@@ -148,7 +152,7 @@ class PathLayout(Protocol):
         None where nothing is there, a link that leads elsewhere, or what this user may not read.
         """
 
-    def holder_of(self, path: str, /) -> str:
+    def path_of_bytes(self, path: str, /) -> str:
         """Return the path that holds the bytes of a visible path: that itself, or the blob that its link names."""
 
     def own_file(self, path: str, /) -> FoundFile | None:
