@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.display import EntryDisplay
-from truss_cache_tasks.app.output import format_bytes, format_count
+from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import RUN_LOCK, Workspace
 from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.lockfile import lock_path, read_usable, update_lock
@@ -19,7 +19,6 @@ from truss_cache_tasks.operations.lockfile import Moves, ask_moves, find_moves, 
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.store.root_state import RootState
 
-Write = Callable[..., object]  # of lines, as output.write
 Resolved = dict[RequestKey, tuple[str, LockedEntry]]  # the commit, and the entry
 
 

@@ -172,7 +172,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
     """
     key = request_key(context.request_in(root))
     with (
-        locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for_entry) as held,
+        locked(root.entry_lock(key), run.cancel, run.waits_for_entry) as held,
         run.record.holding(root, held),
     ):
         try:

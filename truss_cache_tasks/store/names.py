@@ -24,6 +24,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.request import Request
@@ -95,6 +97,12 @@ def pin_name(request: Request) -> str | None:
     if not request.source.store.is_hub or is_commit(request.revision):
         return None
     return f"{request.source.root}@{request.revision}"
+
+
+def pin_name_of_form(form: Mapping[str, Any]) -> str:
+    """Return `pin_name` of the request with this canonical form, also of a full commit; "" for another store."""
+    source = str(form.get("source", ""))
+    return f"{source.removeprefix('hf://')}@{form.get('revision', '')}" if source.startswith("hf://") else ""
 
 
 def folders_of(path: str) -> list[str]:

@@ -10,13 +10,14 @@ from truss_cache_tasks.model.records import ClaimId, Claims, Project
 from truss_cache_tasks.model.usage import DeadClaim
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import claims
-from truss_cache_tasks.store.clean import drop_pins, end_removal, listed_paths, pin_name_of_form, remove_empty_folders
+from truss_cache_tasks.store.clean import drop_pins, end_removal, listed_paths, remove_empty_folders
 from truss_cache_tasks.store.dead_claims import DeadRule
 from truss_cache_tasks.store.disk import disk_errors, is_writable
 from truss_cache_tasks.store.fetch_notes import note_path, noted_keys, reassign_note
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.manifest import remove_manifest
-from truss_cache_tasks.store.removal import Cleaned, RemovalPlan, Removal
+from truss_cache_tasks.store.names import pin_name_of_form
+from truss_cache_tasks.store.removal import Cleaned, Removal, RemovalPlan
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
 from truss_cache_tasks.store.usage import RootUnits, find_units
 

@@ -14,14 +14,15 @@ from stat import S_ISREG
 from typing import Literal
 
 from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import ClaimId
+from truss_cache_tasks.model.records import ClaimId, Maker
 from truss_cache_tasks.model.usage import UNOWNED, DeadClaim, RootUsage, StoredFile, Unit
 from truss_cache_tasks.store.dead_claims import DeadRule
 from truss_cache_tasks.store.fetch_notes import FetchNote, has_unknown_notes, note_path
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import is_held
-from truss_cache_tasks.store.names import LOCKS, PARTIAL, PARTIALS
+from truss_cache_tasks.store.names import LOCKS
 from truss_cache_tasks.store.open_folders import LinkedFolder
+from truss_cache_tasks.store.partials import list_partials
 from truss_cache_tasks.store.root_state import RootState
 
 
@@ -118,7 +119,7 @@ def coming_bytes(root: CacheRoot, but: str) -> int:
     for note in state.notes:
         if note.key in under_way and note.size:
             arrived = [
-                path for path, blob_id in (*_incomplete(root), *root.layout.unshown_blobs()) if blob_id in note.blobs
+                path for path, blob_id in (*list_partials(root), *root.layout.unshown_blobs()) if blob_id in note.blobs
             ]
             there = [stat for path in arrived if (stat := _stat(root, path)) is not None]
             coming += max(0, note.size - sum(map(_disk_size, there)))
@@ -158,17 +159,17 @@ def _keys_under_way(root: CacheRoot) -> set[str]:
     """Return the request keys of the fetches that run now: they hold the lock of their entry."""
     names = [name for name in root.tree.names(LOCKS) if name.startswith("entry-")]
     keys = {name.removeprefix("entry-").removesuffix(".lock") for name in names}
-    return {key for key in keys if is_held(root.lock(f"entry-{key}"))}
+    return {key for key in keys if is_held(root.entry_lock(key))}
 
 
 def _is_dead_note(note: FetchNote, state: RootState, rule: DeadRule, under_way: Collection[str]) -> bool:
     """Whether no running process and no living claim will go on with what a fetch left."""
     if not note.key or note.key in under_way:
         return False
-    return all(_is_dead_owner(claim, note, state, rule) for claim in note.claims)
+    return all(_is_dead_in_note(claim, note, state, rule) for claim in note.claims)
 
 
-def _is_dead_owner(claim: ClaimId, note: FetchNote, state: RootState, rule: DeadRule) -> bool:
+def _is_dead_in_note(claim: ClaimId, note: FetchNote, state: RootState, rule: DeadRule) -> bool:
     project, name = claim
     known = rule.project_of(claim)
     theirs, maker = state.all_claims.by_project.get(project), note.makers.get(project)
@@ -181,9 +182,8 @@ def _is_dead_owner(claim: ClaimId, note: FetchNote, state: RootState, rule: Dead
     return bool(rule.why_dead(claim, maker))
 
 
-def _when(maker: object) -> float:
-    when = float(getattr(maker, "when", 0.0))
-    return when if math.isfinite(when) else 0.0
+def _when(maker: Maker) -> float:
+    return maker.when if math.isfinite(maker.when) else 0.0
 
 
 def _claimed_at(state: RootState, now: float) -> dict[str, float]:
@@ -199,33 +199,33 @@ def _claimed_at(state: RootState, now: float) -> dict[str, float]:
 def _stored_files(state: RootState, root_units: RootUnits) -> Iterator[tuple[str, StoredFile]]:
     """Yield (path, file) of every file of ours, without our records."""
     root, layout = state.root, state.root.layout
-    owners: dict[str, set[str]] = {}  # path of a file -> what lists it
+    listed_by: dict[str, set[str]] = {}  # path of a file -> the manifests that list it
     by_blob: dict[str, set[str]] = {}  # blob id -> the manifests that list it
     for record, manifest in state.manifests.by_path.items():
         for file in manifest.files:
             by_blob.setdefault(layout.blob_id(file.content_id), set()).add(record)
             if path := layout.made_file(file, is_hidden=file.path in manifest.hidden):
-                owners.setdefault(path, set()).add(record)
+                listed_by.setdefault(path, set()).add(record)
     staged = dict(layout.unshown_blobs())
     for path, blob_id in staged.items():
-        owners.setdefault(path, set()).update(by_blob.get(blob_id, ()))
-    partials = {path: blob_id for path, blob_id in _incomplete(root) if path not in staged}
+        listed_by.setdefault(path, set()).update(by_blob.get(blob_id, ()))
+    partials = {path: blob_id for path, blob_id in list_partials(root) if path not in staged}
     for note in state.notes:
         for path in note.paths:
-            owners.setdefault(path, set())
+            listed_by.setdefault(path, set())
     noted = _ids_by_note(state, root_units)
     linked = layout.linked_blobs(state.shown_paths())
     kept_paths = {path for note in state.notes if note_path(note) not in root_units.notes for path in note.paths}
     shown_by_dead = {path: record for record, note in root_units.notes.items() for path in note.paths}
-    for path in (*owners, *partials):
+    for path in (*listed_by, *partials):
         blob_id = staged.get(path) or partials.get(path) or os.path.basename(path)
         kind: Literal["whole", "staged", "partial"] = "whole"
-        if path in partials or (path in staged and not owners[path]):
+        if path in partials or (path in staged and not listed_by[path]):
             kind = "partial" if path in partials else "staged"
         stat = _stat(root, path)
         if stat is None:
             continue
-        units = set(owners.get(path, ()))
+        units = set(listed_by.get(path, ()))
         dead, is_noted = noted.get(blob_id, (set[str](), False))
         if kind != "whole":
             units |= dead
@@ -247,13 +247,6 @@ def _ids_by_note(state: RootState, root_units: RootUnits) -> dict[str, tuple[set
             dead, is_noted = found.get(blob_id, (set(), False))
             found[blob_id] = (dead | {note_path(note)}, is_noted) if is_dead else (dead, True)
     return found
-
-
-def _incomplete(root: CacheRoot) -> Iterator[tuple[str, str]]:
-    """Yield (path, blob id) of the partials."""
-    for name in root.tree.names(PARTIALS):
-        if found := PARTIAL.fullmatch(name):
-            yield f"{PARTIALS}/{name}", found[1]
 
 
 def _count_foreign(root: CacheRoot, ours: Collection[str]) -> tuple[int, int]:
