@@ -17,7 +17,7 @@ from truss_cache_tasks.model.records import FORMAT, Project
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.locks import LockFile, OnWait, ignore_wait, locked
+from truss_cache_tasks.store.locks import FileLock, OnWait, ignore_wait, locked
 from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record, write_json
 from truss_cache_tasks.store.tree import FileTree
 
@@ -119,7 +119,7 @@ class _RootsFile:
 def _locked_file(settings: Settings, project: Project, cancel: CancelToken, on_wait: OnWait) -> Iterator[_RootsFile]:
     """Hold the lock of the project's file for the block; then remove its folder if it is empty."""
     state = FileTree(settings.state_dir)
-    lock = LockFile(state, f"{project.id}.lock")
+    lock = FileLock(state, f"{project.id}.lock")
     with disk_errors(f"cannot write {state.path / project.id}.json"), locked(lock, cancel, on_wait):
         yield _RootsFile(state, project)
     with contextlib.suppress(OSError):

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.store import disk
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import LockFile, is_held
+from truss_cache_tasks.store.locks import FileLock, is_held
 from truss_cache_tasks.store.names import LOCKS, PARTIALS, SPACE_LOCK
 from truss_cache_tasks.store.tree import FileTree
 
@@ -212,7 +212,7 @@ def reserved_by_others(root: CacheRoot, roots: Collection[Path]) -> int:
 def _announced_sizes(tree: FileTree) -> Iterator[int]:
     for name in tree.names(LOCKS):
         path = f"{LOCKS}/{name}"
-        if SPACE_LOCK.fullmatch(name) and is_held(LockFile(tree, path)):
+        if SPACE_LOCK.fullmatch(name) and is_held(FileLock(tree, path)):
             with (
                 contextlib.suppress(OSError, ValueError),
                 open(tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file,
