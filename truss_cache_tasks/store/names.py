@@ -12,7 +12,7 @@
     partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
     partials/put.{token}        a file, link (`link.`) or ref (`ref.`) that gets its final name in the next step; or the
                                 file that reserves space (`space.`), which loses its name as soon as it is made
-    locks/{name}.lock           flock(2) files: `root` and `entry-{key}` name their holder; `budget`, `{id}`,
+    locks/{name}.lock           flock(2) files: `root`, `entry-{key}` and `budget` name their holder; `{id}`,
                                 `try.{token}`; `space.{token}` has the bytes that its holder reserves
 {hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, held while a blob of its cache is written
 {hub}/.locks/models--org--name/removed.{token}  an empty repo folder, while it is removed
