@@ -1,4 +1,4 @@
-"""Make room for a fetch within TRUSS_CACHE_MAX_BYTES: evict what nothing needs, or refuse the fetch before it begins.
+"""Make room for a fetch within TRUSS_CACHE_MAX_BYTES: evict what nothing needs, or refuse the fetch.
 
 There is one budget for a hub cache with all its repos, one for the model cache, and one for each mount. It counts the
 files that we made, with partials, and not what the user or huggingface_hub put there.

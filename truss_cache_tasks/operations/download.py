@@ -82,7 +82,9 @@ class BlobFetcher:
             missing = [planned for planned in pull.busy + pull.lost if not arrivals.has(planned)]
         raise keeps_changing(root)
 
-    def note_fetch(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> None:
+    def prepare_fetch(
+        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]
+    ) -> None:
         """Make room for `files` in the budget of `root`, where there is one, and note what is about to come.
 
         The note says that this entry owns the blobs and partials of what is not in `blobs`, and which of `blobs` it

@@ -334,7 +334,7 @@ class _OnlineFetch:
         for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
             try:
-                self.fetcher.note_fetch(root, plan.files, blobs)
+                self.fetcher.prepare_fetch(root, plan.files, blobs)
                 with reserved_space(self.context, self.run, root, plan.files, blobs):
                     self._fetch_missing(root, conflicts.undecided, blobs)
                     conflicts.resolve(blobs)

@@ -1,4 +1,4 @@
-"""Demand: what the fetch of a plan takes on the disk of a root, before its first byte comes.
+"""Compute what the fetch of a plan will take on the disk of a root.
 
 What is whole is a hard link and takes nothing, except on another disk, or if it is the user's own file: then it is a
 reflink, which takes nothing either, or a copy. What the partial of a dead run holds is there already. What a living

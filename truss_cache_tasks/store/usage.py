@@ -1,4 +1,4 @@
-"""Read what lies in a cache root, and what of it nothing living needs: for `du`, `prune` and the budget.
+"""Read which files a cache root has, and which of them a claim or a process needs: for `du`, `prune` and the budget.
 
 Whose bytes they are is told by the records alone (ADR 16): a manifest, the note of an unfinished fetch, a held lock.
 """
@@ -43,7 +43,7 @@ class RootUnits:
     notes: Mapping[str, FetchNote]
 
 
-def find_units(state: RootState, rule: DeadRule, needed: Collection[str] = ()) -> RootUnits:
+def find_units(state: RootState, rule: DeadRule, needed: Collection[str]) -> RootUnits:
     """Return the units of a root, and which of them are needed. Writes nothing.
 
     Args:
