@@ -1,4 +1,4 @@
-"""Tell which claims are dead: of this host and without their config, or of another host and not renewed for a given time.
+"""Tell which claims are dead: of this host without their config, or of another host and not renewed for a given time.
 
 A claim that is wrongly taken for dead costs its project a fetch; one that is wrongly taken for living costs disk space.
 Where it cannot be told, a claim lives (docs/adr/0023).
