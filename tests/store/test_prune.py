@@ -25,7 +25,7 @@ from truss_cache_tasks.model.usage import Sizes
 from truss_cache_tasks.operations.roots import forget_gone_projects, roots_of_project, with_roots_of_gone_projects
 from truss_cache_tasks.operations.usage import CacheUsage, PruneResult, dead_rule, prune, read_cache_usage
 from truss_cache_tasks.store.claims import read_pins
-from truss_cache_tasks.store.known_roots import noted_projects
+from truss_cache_tasks.store.known_roots import known_roots_by_project
 from truss_cache_tasks.store.locks import locked
 
 MAIN = "org/name"
@@ -453,7 +453,7 @@ def test_roots_that_only_a_config_that_is_gone_used_are_pruned_and_forgotten(mac
     job = living(machine.truss(entry(MAIN, mount_location="/m"), project="job", XDG_STATE_HOME=str(machine.root / "s")))
     job.run()
     settings, rule = job.workspace.settings, dead_rule([])
-    assert noted_projects(settings)["job"].roots == {str(machine.mounts / "m"), str(machine.repo())}
+    assert known_roots_by_project(settings)["job"].roots == {str(machine.mounts / "m"), str(machine.repo())}
     assert with_roots_of_gone_projects([], settings, rule) == []
     remove_config(job)
     rule = dead_rule([])

@@ -78,7 +78,7 @@ class Workspace:
         return Cleaned(run=self.run_id)
 
     def require_readable_lock(self) -> None:
-        """Raise ConfigError if there is a lock file that cannot be used: then no entry can be judged."""
+        """Raise ConfigError if there is a lock file that cannot be used: then no status can be computed."""
         if self.lock_error is not None:
             raise self.lock_error
 

@@ -1,4 +1,4 @@
-"""Make room for a fetch within TRUSS_CACHE_MAX_BYTES: evict what nothing needs, or refuse the fetch before it begins.
+"""Make room for a fetch within TRUSS_CACHE_MAX_BYTES: evict what nothing needs, or refuse the fetch.
 
 There is one budget for a hub cache with all its repos, one for the model cache, and one for each mount. It counts the
 files that we made, with partials, and not what the user or huggingface_hub put there.
@@ -117,10 +117,10 @@ def _evict(
 
 def _does_not_fit(root: CacheRoot, limit: int, usages: Sequence[RootUsage], coming: int, others: int) -> DiskError:
     sizes = sizes_of(usages)
-    flying = f", {others:,} of other fetches that run now" if others else ""
+    of_others = f", {others:,} of other fetches that run now" if others else ""
     return DiskError(
         f"the budget of {root.layout.hub or root.path} (TRUSS_CACHE_MAX_BYTES): found {sizes.ours:,} bytes of ours, of "
-        f"which {sizes.ours - sizes.unclaimed:,} are claimed or in use, and {coming:,} to come{flying}, expected at "
+        f"which {sizes.ours - sizes.unclaimed:,} are claimed or in use, and {coming:,} to come{of_others}, expected at "
         f"most {limit:,}",
         hint="Raise TRUSS_CACHE_MAX_BYTES, or clean what is not needed: `truss-cache du` shows who holds it.",
     )

@@ -7,7 +7,6 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
@@ -17,7 +16,7 @@ from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.operations.roots import budget_roots, with_roots_of_gone_projects
+from truss_cache_tasks.operations.roots import budget_roots, roots_of_other_fetches, with_roots_of_gone_projects
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store import partials
@@ -26,7 +25,6 @@ from truss_cache_tasks.store.clean import sweep
 from truss_cache_tasks.store.demand import demand_of
 from truss_cache_tasks.store.disk import device_of, disk_errors
 from truss_cache_tasks.store.fetch_notes import note_fetch
-from truss_cache_tasks.store.known_roots import noted_projects
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked, try_lock
@@ -84,7 +82,9 @@ class BlobFetcher:
             missing = [planned for planned in pull.busy + pull.lost if not arrivals.has(planned)]
         raise keeps_changing(root)
 
-    def note_fetch(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> None:
+    def prepare_fetch(
+        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]
+    ) -> None:
         """Make room for `files` in the budget of `root`, where there is one, and note what is about to come.
 
         The note says that this entry owns the blobs and partials of what is not in `blobs`, and which of `blobs` it
@@ -300,7 +300,7 @@ def reserved_space(
         NotEnoughSpace: it is not free, counting what other fetches have reserved. Nothing was fetched.
     """
     demand = functools.partial(demand_of, root, request_key(context.request_in(root)), files, blobs)
-    roots = functools.partial(_known_roots, context)
+    roots = functools.partial(roots_of_other_fetches, context)
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(reserved(root, demand(), roots))
@@ -328,14 +328,6 @@ def _prunable_bytes(context: EntryContext, root: CacheRoot) -> int:
     used = {one.path: one for mine in context.roots for one in budget_roots(mine)}
     caches = with_roots_of_gone_projects(used.values(), context.settings, rule)
     return unclaimed_bytes([one for one in caches if device_of(one.path) == here], rule)
-
-
-def _known_roots(context: EntryContext) -> set[Path]:
-    """Return the cache roots of which this user's other fetches may use one now."""
-    hubs = {root.layout.hub for root in context.roots if root.layout.hub is not None}
-    repos = {repo for hub in hubs for repo in hub.glob("models--*")}
-    noted = noted_projects(context.settings).values()
-    return {Path(root) for one in noted for root in one.roots} | repos
 
 
 def keeps_changing(root: CacheRoot) -> DiskError:

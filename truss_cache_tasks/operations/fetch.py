@@ -172,7 +172,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
     """
     key = request_key(context.request_in(root))
     with (
-        locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for_entry) as held,
+        locked(root.entry_lock(key), run.cancel, run.waits_for_entry) as held,
         run.record.holding(root, held),
     ):
         try:
@@ -334,7 +334,7 @@ class _OnlineFetch:
         for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
             try:
-                self.fetcher.note_fetch(root, plan.files, blobs)
+                self.fetcher.prepare_fetch(root, plan.files, blobs)
                 with reserved_space(self.context, self.run, root, plan.files, blobs):
                     self._fetch_missing(root, conflicts.undecided, blobs)
                     conflicts.resolve(blobs)

@@ -1,5 +1,7 @@
-"""What the lock file means for a run: the listing that it stands for, and the refusal of other bytes; and how a lock is
-made: from a manifest, or by asking the store, which reads no file of it (of a `file://` folder: hashes its files).
+"""Use and make what the lock file says of an entry.
+
+A run gets its listing from it, and refuses other bytes. `cache-lock` makes it from a manifest, or from what the store
+lists now; only the files of a `file://` folder are read, to hash them.
 """
 
 from __future__ import annotations

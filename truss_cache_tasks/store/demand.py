@@ -1,4 +1,4 @@
-"""Demand: what the fetch of a plan takes on the disk of a root, before its first byte comes.
+"""Compute what the fetch of a plan will take on the disk of a root.
 
 What is whole is a hard link and takes nothing, except on another disk, or if it is the user's own file: then it is a
 reflink, which takes nothing either, or a copy. What the partial of a dead run holds is there already. What a living
@@ -13,15 +13,13 @@ from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.store import disk
 from truss_cache_tasks.store.blob import LocalBlob
-from truss_cache_tasks.store.fetch_notes import read_notes
+from truss_cache_tasks.store.fetch_notes import is_under_way, read_notes
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import is_held
 from truss_cache_tasks.store.partials import bytes_of_partials
 from truss_cache_tasks.store.space import Demand, unnamed_file
 
-_RECORDS = (
-    1 << 10
-)  # bytes of a file's records, at the most: a line of the manifest, the note, and a superseded manifest
+# Bytes of a file's records, at the most: a line of the manifest, the note, and a superseded manifest
+_RECORDS = 1 << 10
 _LOCKS = 16  # files and folders of ours that are there for a while
 
 
@@ -37,11 +35,11 @@ def demand_of(root: CacheRoot, key: str, files: Sequence[PlannedFile], blobs: Ma
     if not missing and not copies:
         return Demand()
     block = disk.block_size(root.path)
-    there, in_flight = bytes_of_partials(root), _in_flight(root, key)
+    there, of_others = bytes_of_partials(root), _blobs_of_others(root, key)
     coming, blocks = 0, 0
     for planned in missing.values():
         blob_id, size = root.layout.blob_id(planned.content_id), planned.file.size
-        if blob_id in in_flight:
+        if blob_id in of_others:
             continue
         left = min(there[blob_id], size)
         coming, blocks = coming + size - left, blocks + max(0, _rounded(size, block) - left)
@@ -58,10 +56,10 @@ def _rounded(size: int, block: int) -> int:
     return -(-size // block) * block
 
 
-def _in_flight(root: CacheRoot, key: str) -> set[str]:
+def _blobs_of_others(root: CacheRoot, key: str) -> set[str]:
     """Return the ids of the blobs that living fetches of other requests bring into this root."""
-    notes = [note for note in read_notes(root) if note.key not in ("", key) and note.blobs]
-    return {blob for note in notes if is_held(root.lock(f"entry-{note.key}")) for blob in note.blobs}
+    notes = [note for note in read_notes(root) if note.key != key and note.blobs]
+    return {blob for note in notes if is_under_way(root, note) for blob in note.blobs}
 
 
 def _copies(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> list[LocalBlob]:

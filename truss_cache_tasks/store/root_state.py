@@ -299,8 +299,8 @@ def describe_loss(root: CacheRoot, path: str) -> str:
 
     As a predicate: "missing", "replaced by a folder".
     """
-    holder = root.layout.holder_of(path)
-    stat = root.tree.lstat(holder)
+    there = root.layout.path_of_bytes(path)
+    stat = root.tree.lstat(there)
     if stat is None:
         return "missing"
     if root.layout.find_bytes(path) is not None:

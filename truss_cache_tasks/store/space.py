@@ -21,7 +21,7 @@ from typing import NamedTuple
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.store import disk
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import LockFile, is_held
+from truss_cache_tasks.store.locks import FileLock, is_held
 from truss_cache_tasks.store.names import LOCKS, PARTIALS, SPACE_LOCK
 from truss_cache_tasks.store.tree import FileTree
 
@@ -63,13 +63,13 @@ def reserved(root: CacheRoot, demand: Demand, roots: Roots) -> Iterator[None]:
         return
     mount = disk.mount_point(root.path)
     with contextlib.ExitStack() as held:
-        with _alone(mount), disk.disk_errors(f"cannot reserve space below {root.path}"):
+        with _disk_lock(mount), disk.disk_errors(f"cannot reserve space below {root.path}"):
             _check(root, demand, roots)
             descriptor = held.enter_context(unnamed_file(root.tree))
             is_allocated = _allocate(root, demand, roots, descriptor)
             if not is_allocated:
                 _check(root, demand, roots, taken=reserved_by_others(root, roots()))
-            note = held.enter_context(_figure(root, demand.reserved))
+            note = held.enter_context(_announced(root, demand.reserved))
         root.tree.reserve = _Reserve(mount, descriptor if is_allocated else -1, demand.reserved, note)
         try:
             yield
@@ -78,7 +78,7 @@ def reserved(root: CacheRoot, demand: Demand, roots: Roots) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(mount: Path) -> Iterator[None]:
+def _disk_lock(mount: Path) -> Iterator[None]:
     """Hold, for the block, the lock under which all of us reserve space of a disk, and take it.
 
     It is a flock of the folder at which the disk is mounted, which needs no file there. Where it cannot be had (another
@@ -139,11 +139,11 @@ class _Reserve:
 
     @contextlib.contextmanager
     def given(self, size: int, /) -> Iterator[None]:
-        """Give up `size` bytes, for a file that takes them in the block: nobody else can reserve them meanwhile."""
+        """Give up `size` bytes, for a file that takes them in the block. No other fetch can reserve them meanwhile."""
         if size <= 0 or self._size <= 0 or self._descriptor < 0:
             yield
             return
-        with _alone(self._mount):
+        with _disk_lock(self._mount):
             self._reduce(size)
             os.ftruncate(self._descriptor, self._size)
             yield
@@ -171,7 +171,7 @@ def unnamed_file(tree: FileTree) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _figure(root: CacheRoot, size: int) -> Iterator[Callable[[int], None]]:
+def _announced(root: CacheRoot, size: int) -> Iterator[Callable[[int], None]]:
     """Hold the lock file that tells other processes how much is reserved; yield what notes how much is left.
 
     It only informs: where it cannot be written, nothing else changes.
@@ -205,14 +205,14 @@ def reserved_by_others(root: CacheRoot, roots: Collection[Path]) -> int:
     for path in {Path(os.path.realpath(path)) for path in (root.path, *roots)}:
         with contextlib.suppress(OSError, DiskError):
             if disk.device_of(path) == here:
-                total += sum(_figures(FileTree(path)))
+                total += sum(_announced_sizes(FileTree(path)))
     return total
 
 
-def _figures(tree: FileTree) -> Iterator[int]:
+def _announced_sizes(tree: FileTree) -> Iterator[int]:
     for name in tree.names(LOCKS):
         path = f"{LOCKS}/{name}"
-        if SPACE_LOCK.fullmatch(name) and is_held(LockFile(tree, path)):
+        if SPACE_LOCK.fullmatch(name) and is_held(FileLock(tree, path)):
             with (
                 contextlib.suppress(OSError, ValueError),
                 open(tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file,
