@@ -382,6 +382,30 @@ def test_plain_files_have_a_budget_of_their_own_which_is_checked_before_the_firs
     assert truss.fresh
 
 
+def test_a_moved_branch_evicts_the_commit_before_the_last(machine: Machine, hub: Hub) -> None:
+    repo = hub.create("org/moving")
+    machine.max_bytes = 2000
+    for content in (b"1", b"2", b"3"):
+        repo.commit({"w.bin": content * 1000})
+        truss = machine.truss(entry("org/moving"))
+        living(truss).run(force=True)
+    assert [event.size for event in truss.recorder.of(Evicted)] == [1000]
+    assert truss.fresh
+
+
+@pytest.mark.parametrize("layout", [{"mount_location": "/m"}, VOLUME], ids=["mount", "volume"])
+def test_what_the_hub_cache_has_already_is_not_to_come_when_plain_files_show_it(
+    layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
+    machine.max_bytes = TOTAL
+    truss = machine.truss(entry(MAIN, **layout))
+    truss.run()
+    machine.asked()
+    truss.run(force=True)
+    assert machine.downloads() == []
+    assert truss.fresh
+
+
 def test_files_of_hf_do_not_count_for_the_budget_and_are_not_evicted(
     machine: Machine, hub: Hub, repo: Repo, judge: Judge
 ) -> None:

@@ -164,7 +164,8 @@ def _resolved(
         if not commit:  # the one that a run would take
             pins = [RootState(root).pin_of(context.entry.request) for root in context.roots]
             commit = next((pin.commit for pin in pins if pin is not None), "")
-    return resolve(context, _run_context(workspace, context), commit=commit, known=locked)
+    known = None if upgrade else locked  # an upgrade puts right what somebody edited, too
+    return resolve(context, _run_context(workspace, context), commit=commit, known=known)
 
 
 def _format_change(now: LockFile | None, context: EntryContext, commit: str, entry: LockedEntry) -> str:

@@ -330,11 +330,12 @@ def _list(lines: list[str]) -> str:
     return "[\n" + ",\n".join(lines) + "\n]" if lines else "[]"
 
 
-def parse(data: bytes, name: str) -> LockFile:
+def parse(data: bytes, name: str, requests: Iterable[Request] = ()) -> LockFile:
     """Return the lock file of these bytes.
 
     Args:
         name: of the file, for the errors.
+        requests: of the config: what the file has by the key of one must be of its source and revision.
 
     Raises:
         NewerLock: its format number is a later one.
@@ -358,7 +359,8 @@ def parse(data: bytes, name: str) -> LockFile:
         raise ConfigError(
             f"{name}:{line}: found brackets nested too deeply, expected at most {_DEEPEST}", hint=MAKE_ANEW
         ) from None
-    return _Reader(text, name).lock_file(value)
+    about = {request_key(request): (str(request.source), request.revision) for request in requests}
+    return _Reader(text, name, about).lock_file(value)
 
 
 class _Unusable:
@@ -390,9 +392,10 @@ JsonPath = tuple[str | int, ...]  # of a value in the JSON document
 class _Reader:
     """Checks a JSON document, and makes values of it. Errors carry the line, which is looked for only then."""
 
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, text: str, name: str, about: Mapping[RequestKey, tuple[str, str]]) -> None:
         self._text = text
         self._name = name
+        self._about = about
 
     def fail(self, path: JsonPath, found: str, expected: str, hint: str = MAKE_ANEW) -> NoReturn:
         line = _line_of(self._text, path)
@@ -443,6 +446,10 @@ class _Reader:
         if not _KEY.fullmatch(found["request"]):
             self.fail((*path, "request"), f"request {quoted(found['request'])}", "64 lower-case hex digits")
         source: str = found["source"]
+        about = self._about.get(RequestKey(found["request"]), (source, found["revision"]))
+        if about != (source, found["revision"]):
+            was = quoted("@".join(filter(None, (source, found["revision"]))))
+            self.fail(path, f"found the request of {quoted('@'.join(filter(None, about)))} at {was}", "its own source")
         files: dict[str, LockedFile] = {}
         for at, item in enumerate(found["files"]):
             file = self.file(item, (*path, "files", at), source)

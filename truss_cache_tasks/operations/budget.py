@@ -86,16 +86,23 @@ def _make_room(
 
 def _coming(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> int:
     """Return the bytes that the files add to the root: those that are to be fetched, and those that lie elsewhere."""
-    trees = {root.path, root.layout.hub}
     coming = {
         planned.content_id: planned
         for planned in files
-        if planned.content_id not in blobs or blobs[planned.content_id].tree.path not in trees
+        if planned.content_id not in blobs or not _is_in(root, planned, blobs[planned.content_id])
     }
     missing = [planned for content_id, planned in coming.items() if content_id not in blobs]
     there = partials.bytes_of_partials(root)
     left = sum(min(there[root.layout.blob_id(planned.content_id)], planned.file.size) for planned in missing)
     return sum(planned.file.size for planned in coming.values()) - left
+
+
+def _is_in(root: CacheRoot, planned: PlannedFile, blob: LocalBlob) -> bool:
+    """Whether `root` has these bytes itself; those that another root shows may be there too, under the blob's name."""
+    if blob.tree.path in (root.path, root.layout.hub):
+        return True
+    stat = root.tree.lstat(root.layout.blob_path(planned.content_id, blob.xxh3, blob.digest))
+    return stat is not None and stat.st_size == blob.size
 
 
 def _evict(

@@ -312,7 +312,7 @@ class _OnlineFetch:
     def _fills_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
         """Whether the hub cache gets the files first: if it is on the same disk, writable, and its pin agrees."""
         pin = self.pins[hub_root.path]
-        agreed = pin is None or self.resolved or pin.commit == listing.revision
+        agreed = pin is None or self.resolved or self.context.locked is not None or pin.commit == listing.revision
         one_disk = disk.device_of(hub_root.path) == disk.device_of(self.context.root.path)
         return agreed and one_disk and disk.is_writable(hub_root.path)
 

@@ -258,7 +258,7 @@ def _drop_ended_notes(root: CacheRoot, held: str) -> None:
         manifests = [manifest for manifest in state.manifests.readable if manifest.key == note.key]
         paths = {file.path for manifest in manifests for file in manifest.shown if file.made_link}
         is_recorded = note.paths <= paths and note.blobs <= state.blob_ids(manifests)
-        if manifests and is_recorded and (note.key == held or not is_held(root.lock(f"entry-{note.key}"))):
+        if manifests and is_recorded and (note.key == held or not is_under_way(root, note)):
             reassign_note(root, note, ())
 
 

@@ -61,7 +61,8 @@ def find_units(state: RootState, rule: DeadRule, needed: Collection[str]) -> Roo
     units = {}
     for path, manifest in state.manifests.by_path.items():
         claims = living.get(manifest.key, frozenset()) if path in current else frozenset[ClaimId]()
-        is_used = manifest.key in in_progress or not used.isdisjoint(state.blob_ids([manifest]))
+        is_used = path in current and manifest.key in in_progress  # a run needs no superseded one, but for its blobs
+        is_used = is_used or not used.isdisjoint(state.blob_ids([manifest]))
         is_claimed = bool(claims) or is_used or bool(protected)
         last_used = claimed_at.get(manifest.key) if path in current else None
         last_used = _mtime(root, path) if last_used is None else last_used
