@@ -298,11 +298,12 @@ def reserved_space(
     Raises:
         NotEnoughSpace: it is not free, counting what other fetches have reserved. Nothing was fetched.
     """
-    demand = functools.partial(demand_of, root, request_key(context.request_in(root)), files, blobs)
+    key = request_key(context.request_in(root))
+    demand = functools.partial(demand_of, root, key, files, blobs)
     roots = functools.partial(_known_roots, context)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(reserved(root, demand(), roots))
+            held.enter_context(reserved(root, key, demand, roots))
         except NotEnoughSpace:
             with (
                 contextlib.suppress(DiskError),  # the figures count
@@ -310,7 +311,7 @@ def reserved_space(
                 locked(root.lock("root"), run.cancel, run.waits_for_root),
             ):
                 sweep(root)
-            held.enter_context(reserved(root, demand(), roots))
+            held.enter_context(reserved(root, key, demand, roots))
         yield
 
 
