@@ -176,6 +176,8 @@ BAD: list[dict[str, object]] = [
     {"since": None},
     {"done": 1.5},
     {"size": -1},
+    {"done": 10**400},
+    {"size": 1 << 63},
     {"waits": 1},
 ]
 

@@ -299,11 +299,12 @@ def reserved_space(
     Raises:
         NotEnoughSpace: it is not free, counting what other fetches have reserved. Nothing was fetched.
     """
-    demand = functools.partial(demand_of, root, request_key(context.request_in(root)), files, blobs)
+    key = request_key(context.request_in(root))
+    demand = functools.partial(demand_of, root, key, files, blobs)
     roots = functools.partial(roots_of_other_fetches, context)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(reserved(root, demand(), roots))
+            held.enter_context(reserved(root, key, demand, roots))
         except NotEnoughSpace:
             with (
                 contextlib.suppress(DiskError),  # the figures count
@@ -312,7 +313,7 @@ def reserved_space(
             ):
                 sweep(root)
             try:
-                held.enter_context(reserved(root, demand(), roots))
+                held.enter_context(reserved(root, key, demand, roots))
             except NotEnoughSpace as error:
                 if freed := _prunable_bytes(context, root):
                     error.hint = f"Run `truss-cache prune --yes`, which frees {freed:,} bytes. Or: {error.hint}"

@@ -49,6 +49,7 @@ from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
+from truss_cache_tasks.store.space import can_share_bytes
 from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
 
 if TYPE_CHECKING:
@@ -310,11 +311,16 @@ class _OnlineFetch:
         return Outcome(manifest, self.fetcher.files, self.fetcher.size)
 
     def _fills_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
-        """Whether the hub cache gets the files first: if it is on the same disk, writable, and its pin agrees."""
+        """Whether the hub cache gets the files first: if it can share bytes, is writable, and its pin agrees."""
         pin = self.pins[hub_root.path]
         agreed = pin is None or self.resolved or self.context.locked is not None or pin.commit == listing.revision
         one_disk = disk.device_of(hub_root.path) == disk.device_of(self.context.root.path)
-        return agreed and one_disk and disk.is_writable(hub_root.path)
+        if not (agreed and one_disk and disk.is_writable(hub_root.path)):
+            return False
+        if can_share_bytes(hub_root.tree, self.context.root.tree):
+            return True
+        remove_empty_folders(hub_root)
+        return False
 
     def _fetch_into_hub(self, hub_root: CacheRoot, listing: Listing) -> None:
         plan = make_plan(self.context.request_in(hub_root), listing)

@@ -7,16 +7,19 @@ fetch of another entry brings is reserved by that one. A replaced file keeps its
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.store import disk
 from truss_cache_tasks.store.blob import LocalBlob
-from truss_cache_tasks.store.fetch_notes import is_under_way, read_notes
+from truss_cache_tasks.store.fetch_notes import read_notes
 from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.names import PARTIALS
 from truss_cache_tasks.store.partials import bytes_of_partials
-from truss_cache_tasks.store.space import Demand, unnamed_file
+from truss_cache_tasks.store.space import Demand, requests_with_space, unnamed_file
 
 # Bytes of a file's records, at the most: a line of the manifest, the note, and a superseded manifest
 _RECORDS = 1 << 10
@@ -57,27 +60,34 @@ def _rounded(size: int, block: int) -> int:
 
 
 def _blobs_of_others(root: CacheRoot, key: str) -> set[str]:
-    """Return the ids of the blobs that living fetches of other requests bring into this root."""
-    notes = [note for note in read_notes(root) if note.key != key and note.blobs]
-    return {blob for note in notes if is_under_way(root, note) for blob in note.blobs}
+    """Return the ids of the blobs that living fetches of other requests bring into this root, and have space for."""
+    keys = requests_with_space(root) - {key}
+    return {blob for note in read_notes(root) if note.key in keys for blob in note.blobs} if keys else set()
 
 
 def _copies(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> list[LocalBlob]:
     """Return the blob of every copy of bytes that `files` need: neither a hard link nor a reflink can show it."""
-    here = disk.device_of(root.path)
+    if not blobs:
+        return []
     found: list[LocalBlob] = []
+    links: dict[Path, bool] = {}  # root of a blob -> whether its files can be hard links here
     clones: dict[int, bool] = {}  # device -> whether its files can be reflinks here
-    for planned in files:
-        blob = blobs.get(planned.content_id)
-        if blob is None or not blob.size or (blob.tree is root.tree and blob.path == planned.path):
-            continue
-        if blob.device == here and root.layout.may_link(blob):
-            continue
-        if blob.device not in clones:
-            with unnamed_file(root.tree) as descriptor:
+    with unnamed_file(root.tree) as descriptor:
+        here = os.fstat(descriptor).st_dev  # of files: on an overlay, folders have another one
+        for planned in files:
+            blob = blobs.get(planned.content_id)
+            if blob is None or not blob.size or (blob.tree is root.tree and blob.path == planned.path):
+                continue
+            if blob.device == here and root.layout.may_link(blob):
+                at = blob.tree.path
+                if at not in links:
+                    links[at] = disk.can_link(blob.tree, blob.path, root.tree, f"{PARTIALS}/link.{disk.token()}")
+                if links[at]:
+                    continue
+            if blob.device not in clones:
                 clones[blob.device] = disk.can_clone(blob.tree, blob.path, descriptor)
-        if not clones[blob.device]:
-            found.append(blob)
+            if not clones[blob.device]:
+                found.append(blob)
     if root.layout.paths_name_bytes:  # copied once, and shown by links
         return list({id(blob): blob for blob in found}.values())
     return found
