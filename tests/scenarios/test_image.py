@@ -21,6 +21,8 @@ from servers.hub import Hub
 from servers.tools import require
 from trusses import Ran, Truss, tree
 
+pytestmark = pytest.mark.timeout(300)  # each starts a dozen containers
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "image.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)

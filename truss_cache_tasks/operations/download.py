@@ -17,13 +17,14 @@ from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext
+from truss_cache_tasks.operations.roots import budget_roots, with_roots_of_gone_projects
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store import partials
 from truss_cache_tasks.store.blob import LocalBlob
 from truss_cache_tasks.store.clean import sweep
 from truss_cache_tasks.store.demand import demand_of
-from truss_cache_tasks.store.disk import disk_errors
+from truss_cache_tasks.store.disk import device_of, disk_errors
 from truss_cache_tasks.store.fetch_notes import note_fetch
 from truss_cache_tasks.store.known_roots import noted_projects
 from truss_cache_tasks.store.layout import CacheRoot
@@ -310,8 +311,23 @@ def reserved_space(
                 locked(root.lock("root"), run.cancel, run.waits_for_root),
             ):
                 sweep(root)
-            held.enter_context(reserved(root, demand(), roots))
+            try:
+                held.enter_context(reserved(root, demand(), roots))
+            except NotEnoughSpace as error:
+                if freed := _prunable_bytes(context, root):
+                    error.hint = f"Run `truss-cache prune --yes`, which frees {freed:,} bytes. Or: {error.hint}"
+                raise
         yield
+
+
+def _prunable_bytes(context: EntryContext, root: CacheRoot) -> int:
+    """Return how many bytes on the disk of `root` a prune would free, in caches of the entry and of dead configs."""
+    from truss_cache_tasks.operations.usage import dead_rule, unclaimed_bytes  # only where space is short
+
+    rule, here = dead_rule([context.project]), device_of(root.path)
+    used = {one.path: one for mine in context.roots for one in budget_roots(mine)}
+    caches = with_roots_of_gone_projects(used.values(), context.settings, rule)
+    return unclaimed_bytes([one for one in caches if device_of(one.path) == here], rule)
 
 
 def _known_roots(context: EntryContext) -> set[Path]:

@@ -65,6 +65,12 @@ def dead_rule(projects: Iterable[Project], older_than_s: float | None = None) ->
     return DeadRule(tuple(projects), os.uname().nodename, time.time(), older_than_s)
 
 
+def unclaimed_bytes(roots: Iterable[CacheRoot], rule: DeadRule) -> int:
+    """Return how many bytes a prune would remove from these roots, as far as they can be read."""
+    usages, _ = _read(roots, rule)
+    return sizes_of(usages).unclaimed
+
+
 def read_cache_usage(
     roots: Iterable[CacheRoot], rule: DeadRule, entries: Mapping[str, frozenset[ClaimId]]
 ) -> CacheUsage:

@@ -126,6 +126,25 @@ def test_of_two_entries_of_one_run_that_do_not_fit_together_one_is_whole_and_one
     assert len([asked for asked in hub.requests if asked.host == "cdn" and asked.method == "GET"]) == 1
 
 
+def test_a_refused_fetch_says_what_a_prune_would_free_and_fits_after_it(
+    truss: ForkedTruss, hub: Hub, small_disk: Mount
+) -> None:
+    small_disk(truss.mounts, 5 * 1024)
+    two = beside(truss, "two")
+    mount_entry(truss, hub, "one", ONE)
+    mount_entry(two, hub, "two", TWO)
+    assert truss.cli().code == 0
+    ran = two.cli()
+    well_said(ran, "not enough space for")
+    assert "prune" not in ran.err, "a living config holds it all"
+    (truss.folder / "config.yaml").unlink()
+    ran = two.cli()
+    well_said(ran, "not enough space for", f"Run `truss-cache prune --yes`, which frees {len(ONE):,} bytes.")
+    assert two.cli("prune", "--yes").code == 0
+    ran = two.cli()
+    assert ran.code == 0, ran
+
+
 def test_a_replaced_file_needs_the_space_of_the_old_and_the_new_one(
     truss: ForkedTruss, hub: Hub, small_disk: Mount
 ) -> None:

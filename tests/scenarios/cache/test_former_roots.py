@@ -45,7 +45,7 @@ def state(truss: Truss, project: str = "") -> Path:
 def roots(truss: Truss) -> set[str]:
     """Return the roots that the file names, relative to the test's folder; its other fields must be right."""
     kept: dict[str, Any] = json.loads(state(truss).read_text())
-    assert kept.keys() == {"format", "config", "roots"}
+    assert kept.keys() == {"format", "config", "host", "roots"}
     assert (kept["format"], kept["config"]) == (1, str(truss.folder / "config.yaml"))
     return {str(Path(root).relative_to(truss.root)) for root in kept["roots"]}
 
