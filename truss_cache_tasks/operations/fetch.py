@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -341,10 +341,10 @@ class _OnlineFetch:
             self._check_paths(root, plan, blobs)
             try:
                 self.fetcher.note_fetch(root, plan.files, blobs)
-                with reserved_space(self.context, self.run, root, plan.files, blobs):
-                    self._fetch_missing(root, conflicts.undecided, blobs)
+                with reserved_space(self.context, self.run, root, plan.files, blobs) as demand:
+                    self._fetch_missing(root, conflicts.undecided, blobs, demand.elsewhere)
                     conflicts.resolve(blobs)
-                    self._fetch_missing(root, plan.files, blobs)
+                    self._fetch_missing(root, plan.files, blobs, demand.elsewhere)
                     self._prove_access(plan)
                     if self.context.locked is not None:
                         self._refuse_other_bytes(plan, blobs)
@@ -355,8 +355,15 @@ class _OnlineFetch:
                 blobs = self._find_blobs(plan)
         raise keeps_changing(root)
 
-    def _fetch_missing(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[ContentId, LocalBlob]) -> None:
-        self.fetcher.fetch_missing(root, files, blobs, since_ns=self.searched[root.path], rehash=self.rehash)
+    def _fetch_missing(
+        self,
+        root: CacheRoot,
+        files: Sequence[PlannedFile],
+        blobs: dict[ContentId, LocalBlob],
+        elsewhere: Mapping[str, Collection[str]],
+    ) -> None:
+        since_ns = self.searched[root.path]
+        self.fetcher.fetch_missing(root, files, blobs, elsewhere=elsewhere, since_ns=since_ns, rehash=self.rehash)
 
     def _refuse_other_bytes(self, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
         from truss_cache_tasks.operations.lockfile import refuse_other_bytes  # not needed without a lock file
