@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from truss_cache_tasks import transfer
@@ -27,10 +27,10 @@ from truss_cache_tasks.store.disk import device_of, disk_errors
 from truss_cache_tasks.store.fetch_notes import note_fetch
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
-from truss_cache_tasks.store.locks import locked, try_lock
+from truss_cache_tasks.store.locks import locked, try_lock, wait_until
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.partials import Partial
-from truss_cache_tasks.store.space import NotEnoughSpace, reserved
+from truss_cache_tasks.store.space import Demand, NotEnoughSpace, is_living, reserved
 
 ATTEMPTS = 100  # to keep what was found or fetched, while other processes remove it; then it is an error
 
@@ -55,6 +55,7 @@ class BlobFetcher:
         files: Sequence[PlannedFile],
         blobs: dict[ContentId, LocalBlob],
         *,
+        elsewhere: Mapping[str, Collection[str]],
         since_ns: int,
         rehash: bool,
     ) -> None:
@@ -62,11 +63,29 @@ class BlobFetcher:
 
         Args:
             root: whose blobs the files become. What they take on its disk is reserved (`reserved_space`).
+            elsewhere: the blobs for which another fetch has reserved the space (`Demand`): they are waited for, and
+                fetched here only if that fetch ends without them.
             since_ns: `last_commit` of the root before `blobs` were looked for.
             rehash: hash what another process brought meanwhile, also where its stat is as recorded.
         """
         missing = list({file.content_id: file for file in files if file.content_id not in blobs}.values())
         arrivals = _Arrivals(root, missing, blobs, since_ns, rehash, self.run.cancel)
+        here = [planned for planned in missing if root.layout.blob_id(planned.content_id) not in elsewhere]
+        self._pull_all(root, here, blobs, arrivals)
+        left = [planned for planned in missing if planned.content_id not in blobs]
+        for planned in left:
+            reserves = elsewhere.get(root.layout.blob_id(planned.content_id), ())
+            self._wait_for_other_fetch(root, planned, reserves, arrivals)
+        self._pull_all(root, [planned for planned in left if planned.content_id not in blobs], blobs, arrivals)
+
+    def _pull_all(
+        self,
+        root: CacheRoot,
+        missing: Sequence[PlannedFile],
+        blobs: dict[ContentId, LocalBlob],
+        arrivals: _Arrivals,
+    ) -> None:
+        """Fetch `missing`, or wait for those that another process fetches, until all are in `blobs`."""
         for _ in range(ATTEMPTS):
             if not missing:
                 return
@@ -118,6 +137,19 @@ class BlobFetcher:
             owner, maker = (context.project.id, context.claim_in(root)), context.project.maker(time.time())
             key, used = request_key(context.request_in(root)), set(map(root.layout.blob_id, uses))
             note_fetch(root, key, owner, maker, blobs=ids, uses=used, size=size)
+
+    def _wait_for_other_fetch(
+        self, root: CacheRoot, planned: PlannedFile, reserves: Collection[str], arrivals: _Arrivals
+    ) -> None:
+        """Wait until a file has arrived, or the fetches that have reserved the space for it have ended."""
+        blob_id, key = root.layout.blob_id(planned.content_id), request_key(self.context.request_in(root))
+        on_wait, lock = self.run.waits_for_file(root, planned, key), root.layout.blob_lock(blob_id)
+
+        def is_over() -> bool:
+            return arrivals.has(planned) or not any(is_living(root, reserve) for reserve in reserves)
+
+        wait_until(is_over, self.run.cancel, lambda again: on_wait(lock, again))
+        arrivals.has(planned)  # it may have come just before that fetch ended
 
     def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
         """Wait, holding nothing, for another process that fetches these bytes."""
@@ -291,8 +323,8 @@ def reserved_space(
     root: CacheRoot,
     files: Sequence[PlannedFile],
     blobs: Mapping[ContentId, LocalBlob],
-) -> Iterator[None]:
-    """Reserve, for the block, what the files of a plan take on the disk of `root` beyond `blobs`.
+) -> Iterator[Demand]:
+    """Reserve, for the block, what the files of a plan take on the disk of `root` beyond `blobs`; yield what that is.
 
     If that is not free, remove what nothing owns there, as every commit does, and try once more.
 
@@ -304,7 +336,7 @@ def reserved_space(
     roots = functools.partial(roots_of_other_fetches, context)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(reserved(root, key, demand, roots))
+            demanded = held.enter_context(reserved(root, key, demand, roots))
         except NotEnoughSpace:
             with (
                 contextlib.suppress(DiskError),  # the figures count
@@ -313,12 +345,12 @@ def reserved_space(
             ):
                 sweep(root)
             try:
-                held.enter_context(reserved(root, key, demand, roots))
+                demanded = held.enter_context(reserved(root, key, demand, roots))
             except NotEnoughSpace as error:
                 if freed := _prunable_bytes(context, root):
                     error.hint = f"Run `truss-cache prune --yes`, which frees {freed:,} bytes. Or: {error.hint}"
                 raise
-        yield
+        yield demanded
 
 
 def _prunable_bytes(context: EntryContext, root: CacheRoot) -> int:

@@ -19,7 +19,7 @@ from truss_cache_tasks.store.fetch_notes import read_notes
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.names import PARTIALS
 from truss_cache_tasks.store.partials import bytes_of_partials
-from truss_cache_tasks.store.space import Demand, requests_with_space, unnamed_file
+from truss_cache_tasks.store.space import Demand, living_reserves, unnamed_file
 
 # Bytes of a file's records, at the most: a line of the manifest, the note, and a superseded manifest
 _RECORDS = 1 << 10
@@ -40,9 +40,11 @@ def demand_of(root: CacheRoot, key: str, files: Sequence[PlannedFile], blobs: Ma
     block = disk.block_size(root.path)
     there, of_others = bytes_of_partials(root), _blobs_of_others(root, key)
     coming, blocks = 0, 0
+    elsewhere: dict[str, frozenset[str]] = {}
     for planned in missing.values():
         blob_id, size = root.layout.blob_id(planned.content_id), planned.file.size
         if blob_id in of_others:
+            elsewhere[blob_id] = of_others[blob_id]
             continue
         left = min(there[blob_id], size)
         coming, blocks = coming + size - left, blocks + max(0, _rounded(size, block) - left)
@@ -52,17 +54,28 @@ def demand_of(root: CacheRoot, key: str, files: Sequence[PlannedFile], blobs: Ma
         coming, blocks = coming + blob.size, blocks + _rounded(blob.size, block)
     links = len(files) if root.layout.paths_name_bytes else 0
     spare = _LOCKS * block + _RECORDS * len(files)
-    return Demand(coming, blocks, spare, len(missing) + len(copies) + links + _LOCKS)
+    inodes = len(missing) + len(copies) + links + _LOCKS
+    return Demand(coming, blocks, spare, inodes, elsewhere)
 
 
 def _rounded(size: int, block: int) -> int:
     return -(-size // block) * block
 
 
-def _blobs_of_others(root: CacheRoot, key: str) -> set[str]:
-    """Return the ids of the blobs that living fetches of other requests bring into this root, and have space for."""
-    keys = requests_with_space(root) - {key}
-    return {blob for note in read_notes(root) if note.key in keys for blob in note.blobs} if keys else set()
+def _blobs_of_others(root: CacheRoot, key: str) -> dict[str, frozenset[str]]:
+    """Return the id of each blob that living fetches of other requests bring into this root and have space for.
+
+    With their reserves. A fetch waits for these alone: they began before its own, so no two wait for each other.
+    """
+    reserves = {reserve: its_key for reserve, its_key in living_reserves(root).items() if its_key != key}
+    if not reserves:
+        return {}
+    found: dict[str, frozenset[str]] = {}
+    for note in read_notes(root):
+        theirs = frozenset(reserve for reserve, its_key in reserves.items() if its_key == note.key)
+        if theirs:
+            found.update((blob, found.get(blob, frozenset()) | theirs) for blob in note.blobs)
+    return found
 
 
 def _copies(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> list[LocalBlob]:

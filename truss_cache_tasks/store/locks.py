@@ -148,20 +148,37 @@ def locked(lock: FileLock, cancel: CancelToken = NEVER, on_wait: OnWait = ignore
     Args:
         on_wait: called when the lock was held by another for a second, and then every 10 s.
     """
-    wait, waited = _FIRST_WAIT_S, 0.0
-    reported, due = False, _REPORTED_AFTER_S
-    while (held := try_lock(lock)) is None:
-        cancel.wait(wait)
-        waited += wait
-        if waited >= due:
-            on_wait(lock, reported)
-            reported, due = True, waited + _REPORTED_EVERY_S
-        wait = min(wait * 1.5, _LONGEST_WAIT_S)
+    held: HeldLock | None = None
+
+    def is_taken() -> bool:
+        nonlocal held
+        held = try_lock(lock)
+        return held is not None
+
+    wait_until(is_taken, cancel, lambda again: on_wait(lock, again))
+    assert held is not None
     try:
         held.describe()
         yield held
     finally:
         held()
+
+
+def wait_until(is_over: Callable[[], bool], cancel: CancelToken, on_wait: Callable[[bool], object]) -> None:
+    """Wait until `is_over`, asked again and again; raise Stopped when cancelled meanwhile.
+
+    Args:
+        on_wait: called after a second, and then every 10 s, with whether it was called before.
+    """
+    wait, waited = _FIRST_WAIT_S, 0.0
+    reported, due = False, _REPORTED_AFTER_S
+    while not is_over():
+        cancel.wait(wait)
+        waited += wait
+        if waited >= due:
+            on_wait(reported)
+            reported, due = True, waited + _REPORTED_EVERY_S
+        wait = min(wait * 1.5, _LONGEST_WAIT_S)
 
 
 def close_in_children(descriptor: int) -> None:

@@ -14,8 +14,9 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from truss_cache_tasks.errors import DiskError
@@ -42,23 +43,27 @@ class Demand(NamedTuple):
         reserved: bytes of the blocks of these.
         spare: bytes of the records, which are not reserved.
         inodes: files and links that are to be made.
+        elsewhere: id of each blob that other fetches bring, which have reserved the space for it -> their reserves.
     """
 
     coming: int = 0
     reserved: int = 0
     spare: int = 0
     inodes: int = 0
+    elsewhere: Mapping[str, frozenset[str]] = MappingProxyType({})
 
 
 Roots = Callable[[], Collection[Path]]  # the cache roots that are known, where other fetches may have reserved space
 
 
 @contextlib.contextmanager
-def reserved(root: CacheRoot, key: str, ask: Callable[[], Demand], roots: Roots) -> Iterator[None]:
+def reserved(root: CacheRoot, key: str, ask: Callable[[], Demand], roots: Roots) -> Iterator[Demand]:
     """Reserve space of the disk of `root` for the block; `disk.allocate` takes the blocks of new files out of it.
 
+    Yields what is demanded.
+
     Args:
-        key: of the request that is fetched (`requests_with_space`).
+        key: of the request that is fetched (`living_reserves`).
         ask: returns what it takes. It is asked while no other fetch can reserve, so that of two fetches that bring the
             same blob, the second one sees that the first has its space.
         roots: see Roots.
@@ -72,7 +77,7 @@ def reserved(root: CacheRoot, key: str, ask: Callable[[], Demand], roots: Roots)
             demand = ask()
             if demand.inodes:
                 held.enter_context(_reserve(root, key, demand, roots, mount))
-        yield
+        yield demand
 
 
 @contextlib.contextmanager
@@ -243,17 +248,22 @@ def reserved_by_others(root: CacheRoot, roots: Collection[Path]) -> int:
     for path in {Path(os.path.realpath(path)) for path in (root.path, *roots)}:
         with contextlib.suppress(OSError, DiskError):
             if disk.device_of(path) == here:
-                total += sum(left for left, _ in _figures(FileTree(path)))
+                total += sum(left for _, left, _ in _figures(FileTree(path)))
     return total
 
 
-def requests_with_space(root: CacheRoot) -> set[str]:
-    """Return the keys of the requests for whose fetch into `root` space is reserved now, by any process."""
-    return {key for _, key in _figures(root.tree)}
+def living_reserves(root: CacheRoot) -> dict[str, str]:
+    """Return the path of the figure of each reserve for a fetch into `root`, by any process, and the request's key."""
+    return {path: key for path, _, key in _figures(root.tree)}
 
 
-def _figures(tree: FileTree) -> Iterator[tuple[int, str]]:
-    """Yield how much each living reserve has left, and the key of its request."""
+def is_living(root: CacheRoot, reserve: str) -> bool:
+    """Whether this reserve of `living_reserves` is still there."""
+    return is_held(FileLock(root.tree, reserve))
+
+
+def _figures(tree: FileTree) -> Iterator[tuple[str, int, str]]:
+    """Yield the path of the figure of each living reserve, how much it has left, and the key of its request."""
     for name in tree.names(LOCKS):
         path = f"{LOCKS}/{name}"
         if SPACE_LOCK.fullmatch(name) and is_held(FileLock(tree, path)):
@@ -262,7 +272,7 @@ def _figures(tree: FileTree) -> Iterator[tuple[int, str]]:
                 open(tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file,
             ):
                 left, _, key = file.read(100).decode().partition(" ")
-                yield max(0, int(left)), key.strip()
+                yield path, max(0, int(left)), key.strip()
 
 
 def _check(root: CacheRoot, demand: Demand, roots: Roots, *, taken: int = 0) -> None:

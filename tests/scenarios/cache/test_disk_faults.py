@@ -173,6 +173,18 @@ def test_a_file_of_two_entries_that_does_not_fit_is_refused_with_the_figures_for
     assert asked_for(hub, "one") == 0
 
 
+def test_a_file_of_many_entries_needs_its_space_once_and_who_has_it_fetches_it(
+    truss: ForkedTruss, hub: Hub, small_disk: Mount
+) -> None:
+    small_disk(truss.root / "hf", 4600)
+    hub.create("org/one").commit({"one.bin": ONE, **{f"{number}.json": b"%d" % number for number in range(8)}})
+    entry = "  - repo_id: org/one\n    allow_patterns: ['*.bin', '{}.json']\n"
+    truss.config("model_cache:\n" + "".join(map(entry.format, range(8))))
+    ran = truss.cli()
+    assert ran.code == 0, ran
+    assert asked_for(hub, "one") <= 2  # at the Hub and its CDN
+
+
 def test_two_bind_mounts_of_one_disk_take_no_hard_link_of_each_other(
     truss: ForkedTruss, hub: Hub, small_disk: Mount, request: pytest.FixtureRequest
 ) -> None:
