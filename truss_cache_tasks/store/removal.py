@@ -168,7 +168,8 @@ class Removal:
             if not self.dry:
                 tree.remove_empty_tree(path)
             stat = tree.lstat(path)
-            if whole in done.seen or stat is None or (self.dry and S_ISDIR(stat.st_mode)):
+            # a folder is none of ours, but what came in the place of a file: of another entry, or of the user
+            if whole in done.seen or stat is None or S_ISDIR(stat.st_mode):
                 if not self.dry:  # another process removed it, and may have left its folder
                     tree.remove_empty_parents(path, top)
                 return

@@ -31,6 +31,7 @@ from scenarios.cache.sweep import (
     death_at_a_moment,
     deaths,
     fast_folder,
+    machine,
 )
 from scenarios.cache.upstreams import OnHub, config, root_of
 
@@ -66,6 +67,20 @@ def test_a_kill_on_a_disk_without_links_and_locks_is_ended_by_a_rerun(
 ) -> None:
     death = death_at(number, act, layout, lives, hub, forks, disk=BARE)
     assert death.was_killed
+    check_rerun(death)
+    check_clean(death)
+
+
+def test_a_kill_between_a_file_and_the_folder_in_its_place_leaves_a_prune_complete(
+    lives: Path, hub: Hub, forks: Forks
+) -> None:
+    """The superseded manifest still lists `x`, where the new one has `x/new.bin`."""
+    death = machine("update", "volume", lives, hub, forks, BEFORE)
+    rules = variables(
+        death.truss.root, "change=kill@2", only="/model_cache/m/x"
+    )  # x is removed, and x/ is not made yet, or empty
+    assert death.truss.fork("run", "-a", **rules).end().code == -signal.SIGKILL
+    assert not (death.truss.model_cache / "m" / "x").is_file()
     check_rerun(death)
     check_clean(death)
 
