@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.display import shared_display
-from truss_cache_tasks.app.output import format_bytes, format_count
+from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import RUN_LOCK, Workspace
 from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.lockfile import lock_path, read_usable, update_lock
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped
 from truss_cache_tasks.model.keys import RequestKey
-from truss_cache_tasks.model.lockfile import LockedEntry, LockFile
+from truss_cache_tasks.model.lockfile import LockedEntry, LockFile, PinKey, format_pin, pin_key
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.lockfile import Moves, ask_moves, find_moves, from_manifest, resolve
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.store.root_state import RootState
 
-Write = Callable[..., object]  # of lines, as output.write
 Resolved = dict[RequestKey, tuple[str, LockedEntry]]  # the commit, and the entry
 
 
@@ -76,12 +75,12 @@ def _read(workspace: Workspace, *, may_be_broken: bool) -> LockFile | None:
 def _with_same_pin(workspace: Workspace, contexts: Sequence[EntryContext] | None) -> list[EntryContext]:
     if contexts is None:
         return list(workspace.contexts)
-    wanted = {_about(context) for context in contexts}
-    return [context for context in workspace.contexts if _about(context) in wanted]
+    wanted = {_pin_of(context) for context in contexts}
+    return [context for context in workspace.contexts if _pin_of(context) in wanted]
 
 
-def _about(context: EntryContext) -> tuple[str, str]:
-    return str(context.entry.request.source), context.entry.request.revision
+def _pin_of(context: EntryContext) -> PinKey:
+    return pin_key(context.entry.request)
 
 
 @contextlib.contextmanager
@@ -112,8 +111,8 @@ def _write(
     name = shown_path(lock_path(workspace.path))
     resolved: Resolved = {}
     failed = 0
-    for about in dict.fromkeys(map(_about, chosen)):
-        group = [context for context in chosen if _about(context) == about]
+    for pin in dict.fromkeys(map(_pin_of, chosen)):
+        group = [context for context in chosen if _pin_of(context) == pin]
         found: Resolved = {}
         try:
             for context in group:
@@ -146,9 +145,8 @@ def _write(
 def _gone(now: LockFile | None, requests: Sequence[Request]) -> list[str]:
     if now is None:
         return []
-    kept = {(str(request.source), request.revision) for request in requests}
-    gone = sorted({(entry.source, entry.revision) for entry in now.entries.values()} - kept)
-    return [f"{'@'.join(filter(None, about))}: dropped, it is not in the config any more" for about in gone]
+    gone = sorted({entry.pin for entry in now.entries.values()} - set(map(pin_key, requests)))
+    return [f"{format_pin(pin)}: dropped, it is not in the config any more" for pin in gone]
 
 
 def _resolved(
@@ -170,8 +168,9 @@ def _resolved(
         if not commit:  # the one that a run would take
             pins = [RootState(root).pin_of(context.entry.request) for root in context.roots]
             commit = next((pin.commit for pin in pins if pin is not None), "")
+    known = None if upgrade else locked  # an upgrade puts right what somebody edited, too
     with _run_context(workspace, context) as run:
-        return resolve(context, run, commit=commit, known=locked)
+        return resolve(context, run, commit=commit, known=known)
 
 
 def _format_change(now: LockFile | None, context: EntryContext, commit: str, entry: LockedEntry) -> str:
@@ -221,19 +220,19 @@ def _check(
 def _check_remote(workspace: Workspace, chosen: Sequence[EntryContext], now: LockFile, write: Write) -> bool:
     """Ask the stores, and write what has moved; return whether anything has, or an entry failed."""
     is_bad = has_moved = False
-    commits: dict[tuple[str, str], str] = {}  # what a revision stands for now: asked once
+    commits: dict[PinKey, str] = {}  # what a revision stands for now: asked once
     for context in chosen:
         locked = now.find(context.entry.request)
         if locked is None or not locked.is_complete:
             continue
         try:
             with _run_context(workspace, context) as run:
-                moves, commit = ask_moves(context, run, locked, commit=commits.get(_about(context), ""))
+                moves, commit = ask_moves(context, run, locked, commit=commits.get(_pin_of(context), ""))
         except CacheTaskError as error:
             _report(error, context)
             is_bad = True
             continue
-        commits[_about(context)] = commit
+        commits[_pin_of(context)] = commit
         has_moved = has_moved or bool(moves)
         write(f"{context.name}: {_format_moves(moves, context.entry.request.revision) if moves else 'unchanged'}")
     if has_moved:

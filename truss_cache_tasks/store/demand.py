@@ -1,4 +1,4 @@
-"""Demand: what the fetch of a plan takes on the disk of a root, before its first byte comes.
+"""Compute what the fetch of a plan will take on the disk of a root.
 
 What is whole is a hard link and takes nothing, except on another disk, or if it is the user's own file: then it is a
 reflink, which takes nothing either, or a copy. What the partial of a dead run holds is there already. What a living
@@ -7,7 +7,9 @@ fetch of another entry brings is reserved by that one. A replaced file keeps its
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import PlannedFile
@@ -15,13 +17,12 @@ from truss_cache_tasks.store import disk
 from truss_cache_tasks.store.blob import LocalBlob
 from truss_cache_tasks.store.fetch_notes import read_notes
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import is_held
+from truss_cache_tasks.store.names import PARTIALS
 from truss_cache_tasks.store.partials import bytes_of_partials
-from truss_cache_tasks.store.space import Demand, unnamed_file
+from truss_cache_tasks.store.space import Demand, living_reserves, unnamed_file
 
-_RECORDS = (
-    1 << 10
-)  # bytes of a file's records, at the most: a line of the manifest, the note, and a superseded manifest
+# Bytes of a file's records, at the most: a line of the manifest, the note, and a superseded manifest
+_RECORDS = 1 << 10
 _LOCKS = 16  # files and folders of ours that are there for a while
 
 
@@ -37,11 +38,13 @@ def demand_of(root: CacheRoot, key: str, files: Sequence[PlannedFile], blobs: Ma
     if not missing and not copies:
         return Demand()
     block = disk.block_size(root.path)
-    there, in_flight = bytes_of_partials(root), _in_flight(root, key)
+    there, of_others = bytes_of_partials(root), _blobs_of_others(root, key)
     coming, blocks = 0, 0
+    elsewhere: dict[str, frozenset[str]] = {}
     for planned in missing.values():
         blob_id, size = root.layout.blob_id(planned.content_id), planned.file.size
-        if blob_id in in_flight:
+        if blob_id in of_others:
+            elsewhere[blob_id] = of_others[blob_id]
             continue
         left = min(there[blob_id], size)
         coming, blocks = coming + size - left, blocks + max(0, _rounded(size, block) - left)
@@ -51,35 +54,53 @@ def demand_of(root: CacheRoot, key: str, files: Sequence[PlannedFile], blobs: Ma
         coming, blocks = coming + blob.size, blocks + _rounded(blob.size, block)
     links = len(files) if root.layout.paths_name_bytes else 0
     spare = _LOCKS * block + _RECORDS * len(files)
-    return Demand(coming, blocks, spare, len(missing) + len(copies) + links + _LOCKS)
+    inodes = len(missing) + len(copies) + links + _LOCKS
+    return Demand(coming, blocks, spare, inodes, elsewhere)
 
 
 def _rounded(size: int, block: int) -> int:
     return -(-size // block) * block
 
 
-def _in_flight(root: CacheRoot, key: str) -> set[str]:
-    """Return the ids of the blobs that living fetches of other requests bring into this root."""
-    notes = [note for note in read_notes(root) if note.key not in ("", key) and note.blobs]
-    return {blob for note in notes if is_held(root.lock(f"entry-{note.key}")) for blob in note.blobs}
+def _blobs_of_others(root: CacheRoot, key: str) -> dict[str, frozenset[str]]:
+    """Return the id of each blob that living fetches of other requests bring into this root and have space for.
+
+    With their reserves. A fetch waits for these alone: they began before its own, so no two wait for each other.
+    """
+    reserves = {reserve: its_key for reserve, its_key in living_reserves(root).items() if its_key != key}
+    if not reserves:
+        return {}
+    found: dict[str, frozenset[str]] = {}
+    for note in read_notes(root):
+        theirs = frozenset(reserve for reserve, its_key in reserves.items() if its_key == note.key)
+        if theirs:
+            found.update((blob, found.get(blob, frozenset()) | theirs) for blob in note.blobs)
+    return found
 
 
 def _copies(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> list[LocalBlob]:
     """Return the blob of every copy of bytes that `files` need: neither a hard link nor a reflink can show it."""
-    here = disk.device_of(root.path)
+    if not blobs:
+        return []
     found: list[LocalBlob] = []
+    links: dict[Path, bool] = {}  # root of a blob -> whether its files can be hard links here
     clones: dict[int, bool] = {}  # device -> whether its files can be reflinks here
-    for planned in files:
-        blob = blobs.get(planned.content_id)
-        if blob is None or not blob.size or (blob.tree is root.tree and blob.path == planned.path):
-            continue
-        if blob.device == here and root.layout.may_link(blob):
-            continue
-        if blob.device not in clones:
-            with unnamed_file(root.tree) as descriptor:
+    with unnamed_file(root.tree) as descriptor:
+        here = os.fstat(descriptor).st_dev  # of files: on an overlay, folders have another one
+        for planned in files:
+            blob = blobs.get(planned.content_id)
+            if blob is None or not blob.size or (blob.tree is root.tree and blob.path == planned.path):
+                continue
+            if blob.device == here and root.layout.may_link(blob):
+                at = blob.tree.path
+                if at not in links:
+                    links[at] = disk.can_link(blob.tree, blob.path, root.tree, f"{PARTIALS}/link.{disk.token()}")
+                if links[at]:
+                    continue
+            if blob.device not in clones:
                 clones[blob.device] = disk.can_clone(blob.tree, blob.path, descriptor)
-        if not clones[blob.device]:
-            found.append(blob)
+            if not clones[blob.device]:
+                found.append(blob)
     if root.layout.paths_name_bytes:  # copied once, and shown by links
         return list({id(blob): blob for blob in found}.values())
     return found
