@@ -379,7 +379,7 @@ COMMANDS = {
     "run": Command(
         "fetch what is stale (the default)",
         _run,
-        (*_FETCHING, _flag("-n", "--dry-run", what="the same as `plan`")),
+        (*_FETCHING, _flag("--dry-run", what="the same as `plan`")),
     ),
     "plan": Command("say what a run would fetch, and if there is room; write nothing", _plan, _FETCHING),
     "path": Command("print the folder to open of each entry", _path),

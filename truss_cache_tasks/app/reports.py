@@ -73,9 +73,10 @@ def _pinned(context: EntryContext, status: Status) -> list[str]:
     if locked is not None and locked.commit:
         return [f"{context.entry.request.revision}: {LOCK_NAME} names {locked.commit}"]
     commit = pin[0] if pin is not None else manifest.revision if manifest is not None else ""
-    if commit == context.entry.request.revision:
-        return [f"config.yaml names {commit}"]
-    return [f"{context.entry.request.revision}: pinned at {commit}"] if commit else []
+    if not commit:
+        return []
+    revision = context.entry.request.revision
+    return [f"config.yaml names {commit}" if commit == revision else f"{revision}: pinned at {commit}"]
 
 
 def _format_remote(asked: Remote, workspace: Workspace, context: EntryContext, status: Status) -> str:
