@@ -179,3 +179,12 @@ def test_the_paths_of_those_that_are_fetched_are_printed_and_the_others_explaine
     assert both.err.count("hint: ") == 1
     assert cli("path", "org/nome").code == 3
     assert truss.doit("cache-path", "org/nome").code == 3
+
+
+@pytest.mark.parametrize("layout", ["hub", "mount", "local"])
+def test_plan_and_run_agree_on_what_fits_into_a_budget(layout: str, make_case: Make, cli: Cli) -> None:
+    make_case(layout)
+    size = sum(map(len, FILES.values()))
+    for limit, code in ((size - 1, 1), (size, 0)):
+        assert cli("plan", TRUSS_CACHE_MAX_BYTES=str(limit)).code == code
+        assert cli(TRUSS_CACHE_MAX_BYTES=str(limit)).code == code
