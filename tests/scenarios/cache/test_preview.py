@@ -204,3 +204,19 @@ def test_a_copy_from_another_disk_counts_and_the_plan_still_writes_nothing(
     assert (need := re.search(r"disk at \S+: needs ([0-9.]+) kB", plan.out)), plan
     assert float(need[1]) > 42
     assert fetched(cli())[0].startswith("0 files")
+
+
+def test_what_becomes_a_link_of_the_hub_cache_counts_into_the_budget_of_the_model_cache_too(
+    truss: Truss, hub: Hub, cli: Cli
+) -> None:
+    hub.create("org/name").commit({"model.bin": b"m" * 40_000})
+    (truss.folder / "weights").mkdir()
+    (truss.folder / "weights" / "other.bin").write_bytes(b"o" * 20_000)
+    truss.config(
+        "model_cache:\n  - repo_id: file://./weights\n"
+        "  - repo_id: org/name\n    use_volume: true\n    volume_folder: vol\n"
+    )
+    assert cli("weights").code == 0
+    for limit, code in (("50K", 1), ("60K", 0)):
+        assert cli("plan", TRUSS_CACHE_MAX_BYTES=limit).code == code
+        assert cli(TRUSS_CACHE_MAX_BYTES=limit).code == code
