@@ -189,7 +189,7 @@ def test_the_cache_may_lie_in_the_build_context_and_its_times_may_be_lost(ready:
     touched = inside("truss-cache", "why", "--check", "-f", "/app/truss")
     assert (touched.code, touched.out.count("touched since it was hashed")) == (0, 3), touched.text
     ran = inside("truss-cache", "-f", "/app/truss", HF_ENDPOINT="http://127.0.0.1:9")
-    assert (ran.code, ran.err.count("fetched 0 files")) == (0, 3), ran.text
+    assert (ran.code, ran.err.count("fetched 0 files, put right")) == (0, 3), ran.text
     why = inside("truss-cache", "why", "-f", "/app/truss")
     assert why.out.count(": fresh") == 3, why.text
 

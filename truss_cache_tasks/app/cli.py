@@ -166,11 +166,15 @@ def _print_help() -> int:
     return DONE
 
 
-def _open(
-    options: argparse.Namespace, *, replace: bool = False, accept_unverified: bool = False
-) -> tuple[Workspace, list[EntryContext]]:
+def _open(options: argparse.Namespace) -> tuple[Workspace, list[EntryContext]]:
     """Return the workspace, and the entries that the command line names."""
-    workspace = open_workspace(options.config, replace=replace, accept_unverified=accept_unverified)
+    given = vars(options)
+    workspace = open_workspace(
+        options.config,
+        replace=given.get("replace", False),
+        accept_unverified=given.get("accept_unverified", False),
+        strict_patterns=given.get("strict", False),
+    )
     try:
         contexts = workspace.choose(options.names or None)
     except ConfigError as error:
@@ -183,7 +187,9 @@ def _open(
 
 
 def _run(options: argparse.Namespace) -> int:
-    workspace, contexts = _open(options, replace=options.replace, accept_unverified=options.accept_unverified)
+    if options.dry_run:
+        return _plan(options)
+    workspace, contexts = _open(options)
     workspace.require_lock()
     signals.install()
     stale = [context for context in contexts if not workspace.read_status(context).verdict.fresh or options.always]
@@ -225,6 +231,21 @@ def _fetch_all(stale: Sequence[EntryContext], run_id: str, *, force: bool, quiet
     }
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app.preview import write_plan
+
+    workspace, contexts = _open(options)
+    chosen = [(context.name, workspace, context) for context in contexts]
+    return write_plan(chosen, output.write, force=options.always, quiet=options.quiet)
+
+
+def _path(options: argparse.Namespace) -> int:
+    from truss_cache_tasks.app.reports import write_paths
+
+    workspace, contexts = _open(options)
+    return write_paths([(context.name, workspace, context) for context in contexts], output.write)
+
+
 def _clean(options: argparse.Namespace) -> int:
     from truss_cache_tasks.app.reports import format_cleaned, format_left
 
@@ -248,7 +269,8 @@ def _why(options: argparse.Namespace) -> int:
     from truss_cache_tasks.app import reports
 
     workspace, contexts = _open(options)
-    return reports.why([(context.name, workspace, context) for context in contexts], output.write, check=options.check)
+    chosen = [(context.name, workspace, context) for context in contexts]
+    return reports.why(chosen, output.write, check=options.check, remote=options.remote)
 
 
 def _lock(options: argparse.Namespace) -> int:
@@ -332,6 +354,15 @@ def _flag(*flags: str, what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 _QUIET = _flag("-q", "--quiet", what="print only failures")
+_ALWAYS = _flag("-a", "--always", what="hash and resolve everything again")
+_STRICT = _flag("--strict", what="fail an entry if one of its patterns matches no file")
+_FETCHING = (
+    _QUIET,
+    _ALWAYS,
+    _STRICT,
+    _flag("--replace", what="replace foreign files at paths of an entry"),
+    _flag("--accept-unverified", what="accept files whose MD5-like ETag is not their MD5"),
+)
 
 
 def _option(flag: str, metavar: str, rule: Callable[[str], Any], what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -348,13 +379,10 @@ COMMANDS = {
     "run": Command(
         "fetch what is stale (the default)",
         _run,
-        (
-            _QUIET,
-            _flag("-a", "--always", what="hash and resolve everything again"),
-            _flag("--replace", what="replace foreign files at paths of an entry"),
-            _flag("--accept-unverified", what="accept files whose MD5-like ETag is not their MD5"),
-        ),
+        (*_FETCHING, _flag("--dry-run", what="the same as `plan`")),
     ),
+    "plan": Command("say what a run would fetch, and if there is room; write nothing", _plan, _FETCHING),
+    "path": Command("print the folder to open of each entry", _path),
     "clean": Command(
         "invalidate: remove these weights and their claims",
         _clean,
@@ -363,7 +391,10 @@ COMMANDS = {
     "why": Command(
         "say which entries are fresh, or which input changed",
         _why,
-        (_flag("--check", what="exit 1 if a run would have to read a store"),),
+        (
+            _flag("--check", what="exit 1 if a run would have to read a store"),
+            _flag("--remote", what="ask the stores what has moved; with --check: exit 1 if anything has"),
+        ),
     ),
     "lock": Command(
         "write, move or check model_cache.lock, which pins files",
@@ -372,6 +403,7 @@ COMMANDS = {
             _flag("--upgrade", what="lock what the stores have now, for all or the named entries"),
             _flag("--check", what="write nothing; exit 1 if the file is missing or outdated"),
             _flag("--remote", what="with --check: ask the stores; exit 1 if something has moved"),
+            _STRICT,
         ),
     ),
     "verify": Command(

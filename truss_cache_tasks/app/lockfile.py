@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.display import shared_display
 from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import RUN_LOCK, Workspace
 from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.lockfile import lock_path, read_usable, update_lock
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped
 from truss_cache_tasks.model.keys import RequestKey
-from truss_cache_tasks.model.lockfile import LockedEntry, LockFile, PinKey, format_pin, pin_key
+from truss_cache_tasks.model.lockfile import Locked, LockedEntry, LockFile, PinKey, format_pin, pin_key
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.lockfile import Moves, ask_moves, find_moves, from_manifest, resolve
-from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.store.root_state import RootState
 
 Resolved = dict[RequestKey, tuple[str, LockedEntry]]  # the commit, and the entry
+
+_TAKE_LOCKED = "`truss-cache lock --upgrade` or `doit cache-lock --upgrade` takes what is there now."
+_TAKE_UNLOCKED = "`truss-cache run -a` or `doit run -a cache_weights` takes what is there now."
 
 
 def lock(
@@ -81,13 +82,6 @@ def _with_same_pin(workspace: Workspace, contexts: Sequence[EntryContext] | None
 
 def _pin_of(context: EntryContext) -> PinKey:
     return pin_key(context.entry.request)
-
-
-@contextlib.contextmanager
-def _run_context(workspace: Workspace, context: EntryContext) -> Iterator[RunContext]:
-    """Show the progress of an entry for the block."""
-    with shared_display().showing(context.name, context.entry.where) as reporter:
-        yield RunContext(id=workspace.run_id, reporter=reporter, cancel=signals.CANCEL)
 
 
 def _report(error: CacheTaskError, context: EntryContext) -> None:
@@ -169,7 +163,7 @@ def _resolved(
             pins = [RootState(root).pin_of(context.entry.request) for root in context.roots]
             commit = next((pin.commit for pin in pins if pin is not None), "")
     known = None if upgrade else locked  # an upgrade puts right what somebody edited, too
-    with _run_context(workspace, context) as run:
+    with workspace.showing_run(context) as run:
         return resolve(context, run, commit=commit, known=known)
 
 
@@ -219,25 +213,47 @@ def _check(
 
 def _check_remote(workspace: Workspace, chosen: Sequence[EntryContext], now: LockFile, write: Write) -> bool:
     """Ask the stores, and write what has moved; return whether anything has, or an entry failed."""
-    is_bad = has_moved = False
-    commits: dict[PinKey, str] = {}  # what a revision stands for now: asked once
+    asked = Remote()
     for context in chosen:
         locked = now.find(context.entry.request)
-        if locked is None or not locked.is_complete:
-            continue
+        if locked is not None and locked.is_complete and (line := asked.ask(workspace, context, locked)):
+            write(f"{context.name}: {line}")
+    for hint in asked.hints:
+        output.notify(f"hint: {hint}")
+    return asked.has_moved or asked.has_failed
+
+
+class Remote:
+    """Asks the stores what has moved since entries were locked or fetched: for `lock --check` and `why`.
+
+    Attributes:
+        has_moved: whether anything has, of any entry.
+        has_failed: whether any store could not be asked; the lines about it are written.
+        hints: how to take what is there now.
+    """
+
+    def __init__(self) -> None:
+        self.has_moved = False
+        self.hints: set[str] = set()
+        self.has_failed = False
+        self._commits: dict[tuple[Path, PinKey], str] = {}  # what a revision stands for now: asked once
+
+    def ask(self, workspace: Workspace, context: EntryContext, before: Locked) -> str:
+        """Return what has moved of an entry, as text; `unchanged` if nothing; "" if the store cannot be asked."""
+        key = (workspace.path, _pin_of(context))
         try:
-            with _run_context(workspace, context) as run:
-                moves, commit = ask_moves(context, run, locked, commit=commits.get(_pin_of(context), ""))
+            with workspace.showing_run(context) as run:
+                moves, commit = ask_moves(context, run, before, commit=self._commits.get(key, ""))
         except CacheTaskError as error:
             _report(error, context)
-            is_bad = True
-            continue
-        commits[_pin_of(context)] = commit
-        has_moved = has_moved or bool(moves)
-        write(f"{context.name}: {_format_moves(moves, context.entry.request.revision) if moves else 'unchanged'}")
-    if has_moved:
-        output.notify("hint: `truss-cache lock --upgrade` or `doit cache-lock --upgrade` takes what is there now.")
-    return has_moved or is_bad
+            self.has_failed = True
+            return ""
+        self._commits[key] = commit
+        if not moves:
+            return "unchanged"
+        self.has_moved = True
+        self.hints.add(_TAKE_UNLOCKED if context.locked is None else _TAKE_LOCKED)
+        return _format_moves(moves, context.entry.request.revision)
 
 
 def _format_moves(moves: Moves, revision: str) -> str:

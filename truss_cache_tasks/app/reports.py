@@ -11,40 +11,84 @@ from typing import TYPE_CHECKING
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import Workspace
+from truss_cache_tasks.model.records import LOCK_NAME
+from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.operations.context import EntryContext
 
 if TYPE_CHECKING:
+    from truss_cache_tasks.app.lockfile import Remote
     from truss_cache_tasks.operations.forecast import Forecast
     from truss_cache_tasks.operations.verify import Verification
 
 Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the label in the lines, ...)
 
 
-def why(chosen: Chosen, write: Write, *, check: bool) -> int:
-    """Write whether each entry is fresh; for a stale one also each reason, and what a run would do.
+def why(chosen: Chosen, write: Write, *, check: bool, remote: bool = False) -> int:
+    """Write whether each entry is fresh, and its commit; for a stale one also each reason, and what a run would do.
+
+    Args:
+        remote: ask the stores what has moved since each entry was locked, or fetched.
 
     Returns:
-        1 with `check` if a run would have to read the store of any entry, else 0.
+        1 with `check` if a run would have to read the store of any entry, or with `remote` too if something moved;
+        1 with `remote` if a store could not be asked; else 0.
 
     Raises:
         ConfigError: the lock file cannot be used; with `check` also if a run would fetch nothing because of it.
     """
     signals.install()
     reads_store = False
+    asked: Remote | None = None
+    if remote:
+        from truss_cache_tasks.app.lockfile import Remote  # not needed without --remote
+
+        asked = Remote()
     for label, workspace, context in chosen:
         if check:
             workspace.require_lock()
         workspace.require_readable_lock()
         status = workspace.read_status(context)
-        if status.verdict.fresh:
-            write(f"{label}: fresh")
-            continue
-        forecast = workspace.forecast(context, status, hashing=check, cancel=signals.CANCEL)
-        reads_store = reads_store or forecast.reads_store
-        write(f"{label}: stale")
-        for line in (*status.verdict.reasons, f"-> {_format_forecast(forecast)}"):
-            write(*_wrapped(line))
-    return int(check and reads_store)
+        write(f"{label}: {'fresh' if status.verdict.fresh else 'stale'}")
+        lines = list(status.verdict.reasons)
+        if not status.verdict.fresh:
+            forecast = workspace.forecast(context, status, hashing=check, cancel=signals.CANCEL)
+            reads_store = reads_store or forecast.reads_store
+            lines.append(f"-> {_format_forecast(forecast)}")
+        lines += _pinned(context, status)
+        for line in lines:
+            write(*wrapped(line))
+        if asked is not None and (line := _format_remote(asked, workspace, context, status)):
+            write(*wrapped(line))
+    if asked is None:
+        return int(check and reads_store)
+    for hint in sorted(asked.hints):
+        output.notify(f"hint: {hint}")
+    return int(asked.has_failed or (check and (reads_store or asked.has_moved)))
+
+
+def _pinned(context: EntryContext, status: Status) -> list[str]:
+    """Return the line about the commit that a run would take; none where there is no commit, or none is known."""
+    locked, manifest, pin = context.locked, status.manifest, status.evidence.pin
+    if locked is not None and locked.commit:
+        return [f"{context.entry.request.revision}: {LOCK_NAME} names {locked.commit}"]
+    commit = pin[0] if pin is not None else manifest.revision if manifest is not None else ""
+    if not commit:
+        return []
+    revision = context.entry.request.revision
+    return [f"config.yaml names {commit}" if commit == revision else f"{revision}: pinned at {commit}"]
+
+
+def _format_remote(asked: Remote, workspace: Workspace, context: EntryContext, status: Status) -> str:
+    from truss_cache_tasks.operations.lockfile import as_locked
+
+    if context.locked is not None and context.locked.is_complete:
+        before = context.locked
+    elif status.manifest is not None:
+        before = as_locked(context, status.manifest)
+    else:
+        return "in the store: not asked, as nothing of it is locked or fetched"
+    line = asked.ask(workspace, context, before)
+    return f"in the store: {line}" if line else ""
 
 
 def _format_forecast(forecast: Forecast) -> str:
@@ -57,7 +101,30 @@ def _format_forecast(forecast: Forecast) -> str:
     return f"a run fetches {format_bytes(forecast.size)}"
 
 
-def _wrapped(line: str) -> list[str]:
+def write_paths(chosen: Chosen, write: Write) -> int:
+    """Write the folder to open of each entry that is whole, a line each; to stderr why the others are not.
+
+    Returns:
+        1 if an entry is not whole, else 0.
+
+    Raises:
+        ConfigError: the lock file cannot be used.
+    """
+    missing = False
+    for label, workspace, context in chosen:
+        workspace.require_readable_lock()
+        status = workspace.read_status(context)
+        if status.manifest is not None and status.verdict.need <= Need.CLAIM:
+            write(str(context.root.path / status.manifest.folder))
+        else:
+            missing = True
+            output.notify(f"{label}: {status.verdict}")
+    if missing:
+        output.notify("hint: Fetch it: `truss-cache run` or `doit cache_weights`.")
+    return int(missing)
+
+
+def wrapped(line: str) -> list[str]:
     """Return a line, indented; wrapped only on a terminal, so that a pipe gets each reason on one line."""
     width = max(os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else sys.maxsize, 40)
     wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
@@ -89,7 +156,7 @@ def verify(chosen: Chosen, write: Write, *, quick: bool, quiet: bool = False) ->
             continue
         write(f"{label}: {_format_verification(one, quick=quick)}")
         for line in (*one.bad_records, *one.bad_files):
-            write(*_wrapped(line))
+            write(*wrapped(line))
     is_bad = not all(one.is_good for one in found)
     if is_bad:
         output.notify("hint: Run `doit run -a cache_weights` or `truss-cache -a`: it fetches what is bad or missing.")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from truss_cache_tasks.store.names import pin_name
 if TYPE_CHECKING:
     from truss_cache_tasks.model.lockfile import LockFile
     from truss_cache_tasks.operations.forecast import Forecast
+    from truss_cache_tasks.operations.run import RunContext
     from truss_cache_tasks.store.removal import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
@@ -137,6 +139,16 @@ class Workspace:
 
         return forecast(context, status, hashing=hashing, cancel=cancel, shown=shown)
 
+    @contextlib.contextmanager
+    def showing_run(self, context: EntryContext, *, quiet: bool = False) -> Iterator[RunContext]:
+        """Show the progress of one entry for the block, which asks its store; SIGINT and SIGTERM end that."""
+        from truss_cache_tasks.app import signals
+        from truss_cache_tasks.app.display import shared_display
+        from truss_cache_tasks.operations.run import RunContext
+
+        with shared_display(quiet=quiet).showing(context.name, context.entry.where) as reporter:
+            yield RunContext(id=self.run_id, reporter=reporter, cancel=signals.CANCEL)
+
     def choose(self, names: Iterable[str] | str | None) -> list[EntryContext]:
         """Return the entries with these names (a str is one), each once; None: all.
 
@@ -182,6 +194,7 @@ def open_workspace(
     replace: bool = False,
     accept_unverified: bool = False,
     follow_links: bool = False,
+    strict_patterns: bool = False,
 ) -> Workspace:
     """Return the workspace of a config, with the settings of the environment. Reads no cache and sends no request.
 
@@ -190,6 +203,7 @@ def open_workspace(
         model_cache: `model_cache_dir` of `cache_tasks` or `fetch`; TRUSS_MODEL_CACHE_DIR takes precedence.
         started: what relative paths in our variables are relative to; None: the current folder.
         replace, accept_unverified, follow_links: True sets the field of that name in Settings, as its variable does.
+        strict_patterns: sets the field of that name in Settings.
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
@@ -201,6 +215,7 @@ def open_workspace(
         replace=settings.replace or replace,
         accept_unverified=settings.accept_unverified or accept_unverified,
         follow_links=settings.follow_links or follow_links,
+        strict_patterns=strict_patterns,
     )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()

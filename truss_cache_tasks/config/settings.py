@@ -86,6 +86,7 @@ class Settings:
             the ETag, which looks like an MD5, is not their MD5.
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
         locked: TRUSS_CACHE_LOCKED: nothing is fetched without a model_cache.lock that has every entry of the config.
+        strict_patterns: a pattern that matches nothing, beside others that do, is an error. Of no variable.
         debug: TRUSS_CACHE_DEBUG.
         offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is true.
         cwd: what relative paths of the environment are relative to.
@@ -104,6 +105,7 @@ class Settings:
     accept_unverified: bool = False
     follow_links: bool = False
     locked: bool = False
+    strict_patterns: bool = False
     debug: bool = False
     offline: bool = False
     cwd: Path = field(default_factory=Path.cwd)

@@ -7,8 +7,9 @@ fetch of another entry brings is reserved by that one. A replaced file keeps its
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from truss_cache_tasks.model.keys import ContentId
@@ -26,6 +27,9 @@ _RECORDS = 1 << 10
 _LOCKS = 16  # files and folders of ours that are there for a while
 
 
+Shares = Callable[[LocalBlob], bool]  # whether the root can show the bytes of a blob without a copy
+
+
 def demand_of(root: CacheRoot, key: str, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> Demand:
     """Return what it takes to fetch `files` into `root`, and to show them there. Nothing if all is there.
 
@@ -33,8 +37,30 @@ def demand_of(root: CacheRoot, key: str, files: Sequence[PlannedFile], blobs: Ma
         key: of the request that is fetched, whose lock in `root` the caller holds.
         blobs: what is on this machine already, by content id.
     """
+
+    if not blobs:
+        return _demand(root, key, files, blobs, lambda _blob: False)
+    with _tried_sharing(root) as shares:
+        return _demand(root, key, files, blobs, shares)
+
+
+def largest_demand_of(
+    root: CacheRoot, key: str, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]
+) -> Demand:
+    """Return `demand_of` without a try, which writes: as if a disk had hard links to itself and no reflinks."""
+    here = disk.device_of(root.path)
+    return _demand(root, key, files, blobs, lambda blob: blob.device == here and root.layout.may_link(blob))
+
+
+def _demand(
+    root: CacheRoot,
+    key: str,
+    files: Sequence[PlannedFile],
+    blobs: Mapping[ContentId, LocalBlob],
+    shares: Shares,
+) -> Demand:
     missing = {planned.content_id: planned for planned in files if planned.content_id not in blobs}
-    copies = _copies(root, files, blobs)
+    copies = _copies(root, files, blobs, shares)
     if not missing and not copies:
         return Demand()
     block = disk.block_size(root.path)
@@ -78,29 +104,39 @@ def _blobs_of_others(root: CacheRoot, key: str) -> dict[str, frozenset[str]]:
     return found
 
 
-def _copies(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> list[LocalBlob]:
-    """Return the blob of every copy of bytes that `files` need: neither a hard link nor a reflink can show it."""
-    if not blobs:
-        return []
-    found: list[LocalBlob] = []
+@contextlib.contextmanager
+def _tried_sharing(root: CacheRoot) -> Iterator[Shares]:
+    """Yield a Shares that tries a hard link and a reflink, once for each root and each disk of blobs."""
     links: dict[Path, bool] = {}  # root of a blob -> whether its files can be hard links here
     clones: dict[int, bool] = {}  # device -> whether its files can be reflinks here
     with unnamed_file(root.tree) as descriptor:
         here = os.fstat(descriptor).st_dev  # of files: on an overlay, folders have another one
-        for planned in files:
-            blob = blobs.get(planned.content_id)
-            if blob is None or not blob.size or (blob.tree is root.tree and blob.path == planned.path):
-                continue
+
+        def shares(blob: LocalBlob) -> bool:
             if blob.device == here and root.layout.may_link(blob):
                 at = blob.tree.path
                 if at not in links:
                     links[at] = disk.can_link(blob.tree, blob.path, root.tree, f"{PARTIALS}/link.{disk.token()}")
                 if links[at]:
-                    continue
+                    return True
             if blob.device not in clones:
                 clones[blob.device] = disk.can_clone(blob.tree, blob.path, descriptor)
-            if not clones[blob.device]:
-                found.append(blob)
+            return clones[blob.device]
+
+        yield shares
+
+
+def _copies(
+    root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob], shares: Shares
+) -> list[LocalBlob]:
+    """Return the blob of every copy of bytes that `files` need: neither a hard link nor a reflink can show it."""
+    found: list[LocalBlob] = []
+    for planned in files:
+        blob = blobs.get(planned.content_id)
+        if blob is None or not blob.size or (blob.tree is root.tree and blob.path == planned.path):
+            continue
+        if not shares(blob):
+            found.append(blob)
     if root.layout.paths_name_bytes:  # copied once, and shown by links
         return list({id(blob): blob for blob in found}.values())
     return found

@@ -84,7 +84,7 @@ def whole(project: Truss) -> None:
 
 
 def by_name(project: Truss) -> None:
-    (name,) = [line.partition(":")[0] for line in project.cli("why").out.splitlines()]
+    (name,) = [line.partition(":")[0] for line in project.cli("why").out.splitlines() if line[0] != " "]
     clean_tells(project, name)
 
 
