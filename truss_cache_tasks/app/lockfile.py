@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.display import shared_display
+from truss_cache_tasks.app.facts import Facts
 from truss_cache_tasks.app.output import format_bytes, format_count
 from truss_cache_tasks.app.workspace import RUN_LOCK, Workspace
 from truss_cache_tasks.config.document import shown_path
@@ -28,6 +31,7 @@ def lock(
     workspace: Workspace,
     contexts: Sequence[EntryContext] | None,
     write: Write,
+    facts: Facts,
     *,
     upgrade: bool,
     check: bool,
@@ -58,11 +62,12 @@ def lock(
     signals.install()
     workspace.lock_warning = ""  # the lines say it
     workspace.warn()
+    facts.config(workspace)
     chosen = _with_same_pin(workspace, contexts)
     now = _read(workspace, may_be_broken=upgrade and contexts is None)
     if check:
-        return _check(workspace, chosen, now, write, is_all=contexts is None, remote=remote)
-    return _write(workspace, chosen, now, write, upgrade=upgrade, may_be_broken=upgrade and contexts is None)
+        return _check(workspace, chosen, now, write, facts, is_all=contexts is None, remote=remote)
+    return _write(workspace, chosen, now, write, facts, upgrade=upgrade, may_be_broken=upgrade and contexts is None)
 
 
 def _read(workspace: Workspace, *, may_be_broken: bool) -> LockFile | None:
@@ -91,10 +96,12 @@ def _run_context(workspace: Workspace, context: EntryContext) -> Iterator[RunCon
         yield RunContext(id=workspace.run_id, reporter=reporter, cancel=signals.CANCEL)
 
 
-def _report(error: CacheTaskError, context: EntryContext) -> None:
+def _report(error: CacheTaskError, context: EntryContext, facts: Facts) -> None:
     if isinstance(error, Stopped):  # the handler of the signal wrote the message
         raise error
     output.notify(*output.format_error(error, context.name))
+    facts.error(error, context.name)
+    facts.entry(context.name, context, state="failed")
 
 
 # Writing
@@ -105,6 +112,7 @@ def _write(
     chosen: Sequence[EntryContext],
     now: LockFile | None,
     write: Write,
+    facts: Facts,
     *,
     upgrade: bool,
     may_be_broken: bool,
@@ -122,25 +130,35 @@ def _write(
                 commit = next((commit for commit, _ in found.values()), "")
                 found[context.entry.key] = _resolved(workspace, context, commit, now, upgrade=upgrade)
         except CacheTaskError as error:  # the others of this source and revision stay too: they share its pin
-            _report(error, context)
+            _report(error, context, facts)
             failed += 1
             continue
         resolved |= found
         for context in group:
             if context.entry.key in found:
                 write(f"{context.name}: {_format_change(now, context, *found[context.entry.key])}")
+                facts.entry(context.name, context, **_facts_of_change(now, context, *found[context.entry.key]))
+            else:
+                facts.entry(context.name, context, state="unchanged")
     requests = [context.entry.request for context in workspace.contexts]
     if now is None and not resolved:
         if not failed:
             write(f"{name}: not written, the config has no entries")
+            _add_file(facts, workspace, "not written")
         return int(bool(failed))
-    for line in _gone(now, requests):
+    gone = _gone(now, requests)
+    for line in gone:
         write(line)
     has_changed = update_lock(
         workspace.path, lambda there: (there or LockFile()).changed(requests, resolved), broken_is_none=may_be_broken
     )
     write(f"{name}: {'written' if has_changed else 'unchanged'}")
+    _add_file(facts, workspace, "written" if has_changed else "unchanged", gone)
     return int(bool(failed))
+
+
+def _add_file(facts: Facts, workspace: Workspace, state: str, notes: Sequence[str] = ()) -> None:
+    facts.add("locks", {"path": lock_path(workspace.path), "state": state, "notes": notes})
 
 
 def _gone(now: LockFile | None, requests: Sequence[Request]) -> list[str]:
@@ -174,6 +192,20 @@ def _resolved(
         return resolve(context, run, commit=commit, known=locked)
 
 
+def _facts_of_change(now: LockFile | None, context: EntryContext, commit: str, entry: LockedEntry) -> dict[str, Any]:
+    locked = now.find(context.entry.request) if now is not None else None
+    if locked is None or not locked.is_complete:
+        size = sum(file.size for file in entry.files)
+        return {"state": "locked", "commit": commit, "files": len(entry.files), "size": size}
+    return _facts_of_moves(find_moves(locked, commit, entry))
+
+
+def _facts_of_moves(moves: Moves) -> dict[str, Any]:
+    if not moves:
+        return {"state": "unchanged"}
+    return {"state": "moved", "moves": dataclasses.asdict(moves)}
+
+
 def _format_change(now: LockFile | None, context: EntryContext, commit: str, entry: LockedEntry) -> str:
     locked = now.find(context.entry.request) if now is not None else None
     if locked is None or not locked.is_complete:
@@ -192,6 +224,7 @@ def _check(
     chosen: Sequence[EntryContext],
     now: LockFile | None,
     write: Write,
+    facts: Facts,
     *,
     is_all: bool,
     remote: bool,
@@ -200,8 +233,10 @@ def _check(
     if now is None:
         if not workspace.contexts:
             write(f"{name}: not needed, the config has no entries")
+            _add_file(facts, workspace, "not needed")
             return 0
         write(f"{name}: missing")
+        _add_file(facts, workspace, "missing")
         output.notify(f"hint: {RUN_LOCK}.")
         return 1
     asked = workspace.contexts if is_all else chosen
@@ -210,15 +245,18 @@ def _check(
         outdated = [line for line in outdated if any(line.startswith(f"{context.name} ") for context in asked)]
     for line in outdated:
         write(f"{name}: {line}")
+    _add_file(facts, workspace, "outdated" if outdated else "up to date", outdated)
     if outdated:
         output.notify(f"hint: {RUN_LOCK}.")
     elif not remote:
         write(f"{name}: {format_count(len(asked), 'entry', 'entries')}, up to date")
-    moved = _check_remote(workspace, chosen, now, write) if remote else False
+    moved = _check_remote(workspace, chosen, now, write, facts) if remote else False
     return int(bool(outdated) or moved)
 
 
-def _check_remote(workspace: Workspace, chosen: Sequence[EntryContext], now: LockFile, write: Write) -> bool:
+def _check_remote(
+    workspace: Workspace, chosen: Sequence[EntryContext], now: LockFile, write: Write, facts: Facts
+) -> bool:
     """Ask the stores, and write what has moved; return whether anything has, or an entry failed."""
     is_bad = has_moved = False
     commits: dict[tuple[str, str], str] = {}  # what a revision stands for now: asked once
@@ -230,12 +268,13 @@ def _check_remote(workspace: Workspace, chosen: Sequence[EntryContext], now: Loc
             with _run_context(workspace, context) as run:
                 moves, commit = ask_moves(context, run, locked, commit=commits.get(_about(context), ""))
         except CacheTaskError as error:
-            _report(error, context)
+            _report(error, context, facts)
             is_bad = True
             continue
         commits[_about(context)] = commit
         has_moved = has_moved or bool(moves)
         write(f"{context.name}: {_format_moves(moves, context.entry.request.revision) if moves else 'unchanged'}")
+        facts.entry(context.name, context, **_facts_of_moves(moves))
     if has_moved:
         output.notify("hint: `truss-cache lock --upgrade` or `doit cache-lock --upgrade` takes what is there now.")
     return has_moved or is_bad

@@ -6,9 +6,10 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from truss_cache_tasks.app import output, signals
+from truss_cache_tasks.app.facts import Facts, facts_of_manifest
 from truss_cache_tasks.app.output import format_bytes, format_count
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.operations.context import EntryContext
@@ -21,7 +22,7 @@ Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the label in the line
 Write = Callable[..., object]  # of lines, as output.write
 
 
-def why(chosen: Chosen, write: Write, *, check: bool) -> int:
+def why(chosen: Chosen, write: Write, facts: Facts, *, check: bool) -> int:
     """Write whether each entry is fresh; for a stale one also each reason, and what a run would do.
 
     Returns:
@@ -33,15 +34,25 @@ def why(chosen: Chosen, write: Write, *, check: bool) -> int:
     signals.install()
     reads_store = False
     for label, workspace, context in chosen:
+        facts.config(workspace)
         if check:
             workspace.require_lock()
         workspace.require_readable_lock()
         status = workspace.read_status(context)
         if status.verdict.fresh:
             write(f"{label}: fresh")
+            facts.entry(label, context, fresh=True, reasons=[], reads_store=False, fetch_size=0)
             continue
         forecast = workspace.forecast(context, status, hashing=check, cancel=signals.CANCEL)
         reads_store = reads_store or forecast.reads_store
+        facts.entry(
+            label,
+            context,
+            fresh=False,
+            reasons=status.verdict.reasons,
+            reads_store=forecast.reads_store,
+            fetch_size=forecast.size,
+        )
         write(f"{label}: stale")
         for line in (*status.verdict.reasons, f"-> {_format_forecast(forecast)}"):
             write(*_wrapped(line))
@@ -65,12 +76,15 @@ def _wrapped(line: str) -> list[str]:
     return wrapper.wrap(output.escaped(line))  # escaped first, since wrapping turns a newline into a space
 
 
-def verify(chosen: Chosen, write: Write, *, quick: bool, quiet: bool = False) -> int:
+def verify(
+    chosen: Chosen, write: Write, facts: Facts, *, quick: bool, quiet: bool = False, verbose: bool = False
+) -> int:
     """Compare all files with their manifests; write whether each entry is good, and each bad file and record.
 
     Args:
         quick: compare the sizes alone, and look at the headers of safetensors files.
         quiet: write nothing about an entry that is good.
+        verbose: write a line for each file that is good.
 
     Returns:
         1 if any file or record is bad or any entry was not fetched, else 0.
@@ -85,16 +99,32 @@ def verify(chosen: Chosen, write: Write, *, quick: bool, quiet: bool = False) ->
     label = chosen[0][0] if len(chosen) == 1 else format_count(len(chosen), "entry", "entries")
     with shared_display(quiet=quiet).showing(label) as reporter:
         found = verify_entries([context for _, _, context in chosen], signals.CANCEL, reporter, quick=quick)
-    for (label, _, _), one in zip(chosen, found, strict=True):
+    for (label, workspace, context), one in zip(chosen, found, strict=True):
+        facts.config(workspace)
+        facts.entry(label, context, **_facts_of_verification(context, one))
         if one.is_good and quiet:
             continue
         write(f"{label}: {_format_verification(one, quick=quick)}")
         for line in (*one.bad_records, *one.bad_files):
             write(*_wrapped(line))
+        if verbose and one.manifest is not None and not one.bad_files:
+            for file in one.manifest.files:
+                write(f"  {file.path}: {format_bytes(file.size)}, {file.digest or 'unverified by the store'}")
     is_bad = not all(one.is_good for one in found)
     if is_bad:
         output.notify("hint: Run `doit run -a cache_weights` or `truss-cache -a`: it fetches what is bad or missing.")
     return int(is_bad)
+
+
+def _facts_of_verification(context: EntryContext, found: Verification) -> dict[str, Any]:
+    there = facts_of_manifest(context, found.manifest) if found.manifest is not None else {}
+    return {
+        "good": found.is_good,
+        "fetched": found.manifest is not None,
+        **there,
+        "bad_files": found.bad_files,
+        "bad_records": found.bad_records,
+    }
 
 
 def _format_verification(found: Verification, *, quick: bool) -> str:

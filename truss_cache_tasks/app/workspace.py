@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
-from truss_cache_tasks.config.document import NAMES as CONFIG_NAMES
 from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.config.loader import load_config
@@ -87,6 +86,13 @@ class Workspace:
         self.require_readable_lock()
         if self.outdated is not None:
             raise self.outdated
+
+    def require_event_log(self) -> None:
+        """Raise ConfigError if the events of a run are to be logged, and cannot be."""
+        if self.settings.events is not None:
+            from truss_cache_tasks.app.event_log import require_event_log  # not needed without a log
+
+            require_event_log(self.settings.events)
 
     def warn(self) -> None:
         """Write the warnings of the config and the lock file to stderr, once a process."""
@@ -182,6 +188,7 @@ def open_workspace(
     replace: bool = False,
     accept_unverified: bool = False,
     follow_links: bool = False,
+    events: Path | None = None,
 ) -> Workspace:
     """Return the workspace of a config, with the settings of the environment. Reads no cache and sends no request.
 
@@ -190,6 +197,7 @@ def open_workspace(
         model_cache: `model_cache_dir` of `cache_tasks` or `fetch`; TRUSS_MODEL_CACHE_DIR takes precedence.
         started: what relative paths in our variables are relative to; None: the current folder.
         replace, accept_unverified, follow_links: True sets the field of that name in Settings, as its variable does.
+        events: in place of TRUSS_CACHE_EVENTS.
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
@@ -201,13 +209,14 @@ def open_workspace(
         replace=settings.replace or replace,
         accept_unverified=settings.accept_unverified or accept_unverified,
         follow_links=settings.follow_links or follow_links,
+        events=events or settings.events,
     )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()
     config = path if isinstance(path, Config) else load_config(path)
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     project = Project(
-        id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
+        id=settings.project or hashlib.sha256(os.fsencode(os.path.realpath(config.path))).hexdigest()[:16],
         config=str(config.path),
         entries=project_entries(config.entries),
         host=os.uname().nodename,
@@ -251,12 +260,6 @@ def _add_lock(workspace: Workspace) -> None:
     if unknown:
         count = output.format_count(len(unknown), "entry is", "entries are")
         workspace.lock_warning = f"{name}: {count} not in it: {', '.join(unknown)}. {RUN_LOCK}."
-
-
-def is_config_named(path: str | None) -> bool:
-    """Return whether `path` or TRUSS_CONFIG names a config, or one lies in the current folder."""
-    named = path or read_settings(os.environ, Path.cwd()).config
-    return named is not None or any(map(os.path.lexists, CONFIG_NAMES))
 
 
 def machine_settings() -> tuple[Settings, Path]:
