@@ -56,6 +56,20 @@ class Planned(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Moved(Event):
+    """The run moved a pin: the commit that this machine has of a moving revision. Other entries of it are stale now.
+
+    Attributes:
+        revision: as in config.yaml, such as `main`.
+        before, after: commits.
+    """
+
+    revision: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Hashing(Event):
     """Files that are on this disk are hashed: once at the start with `size` 0, then for every 8 MiB or more.
 

@@ -122,7 +122,7 @@ def test_what_follows_two_dashes_is_no_option(two: Truss) -> None:
 
 def test_a_misspelt_command_names_the_entries_and_the_commands(two: Truss) -> None:
     done = two.cli("verfy")
-    commands = "run, clean, why, lock, verify, du, prune, key, init, help"
+    commands = "run, plan, path, clean, why, lock, verify, du, prune, key, init, help"
     hint = f"hint: Name one of this config: org/one, org/two. The commands: {commands}."
     assert (done.code, done.err.splitlines()) == (3, ["no entry is called 'verfy'", hint])
     assert two.cli("run", "verfy").err.endswith("hint: Name one of this config: org/one, org/two.\n")
@@ -134,7 +134,7 @@ def test_a_misspelt_command_names_the_entries_and_the_commands(two: Truss) -> No
         ["fetch"],
         ["--chek"],
         ["-n"],
-        ["run", "--dry-run"],
+        ["why", "--dry-run"],
         ["--check"],
         ["clean", "-a"],
         ["clean", "--replace"],
@@ -183,17 +183,19 @@ def test_why_names_what_changed_and_what_a_run_would_do(two: Truss, hub: Hub) ->
     assert two.cli().code == 0
     hub.requests.clear()
     fresh = two.cli("why", "--check")
-    assert (fresh.code, fresh.out) == (0, "org/one: fresh\norg/two: fresh\n")
+    pins = [repo.refs["refs/heads/main"] for repo in (hub.repos["org/one"], hub.repos["org/two"])]
+    both = [f"org/{name}: fresh\n  main: pinned at {pin}\n" for name, pin in zip(("one", "two"), pins, strict=True)]
+    assert (fresh.code, fresh.out) == (0, "".join(both))
 
     (one,) = two.hub_cache.glob("models--org--one/snapshots/*/one.bin")
     os.utime(one)
     touched = two.cli("why", "--check", "org/one")
     assert touched.code == 0, "whole and only touched: --check hashes it to know"
-    assert re.search(r"one\.bin is touched .*\n  -> a run puts it right and asks no server\n", touched.out)
+    assert re.search(r"one\.bin is touched .*\n  -> a run puts it right and asks no server\n  main: ", touched.out)
     one.resolve().write_bytes(b"x" * 20_000)
     damaged = two.cli("why", "--check")
     assert damaged.code == 1
-    assert damaged.out.endswith("  -> a run fetches 20.0 kB\norg/two: fresh\n"), damaged.out
+    assert f"  -> a run fetches 20.0 kB\n  main: pinned at {pins[0]}\norg/two: fresh\n" in damaged.out, damaged.out
     two.config(TWO.replace("org/two", "org/two\n        revision: v2"))
     changed = two.doit("cache-why", "--check", "cache_weights:org/two")
     assert changed.code == 1

@@ -94,6 +94,25 @@ def test_what_has_moved_is_told_by_file(two: Truss, cli: Cli, hub: Hub) -> None:
     assert found["entries"][1]["state"] == "unchanged"
 
 
+def test_a_plan_tells_what_would_be_fetched_and_where(two: Truss, cli: Cli, hub: Hub) -> None:
+    for line in (["plan", "--json"], ["run", "--dry-run", "--json"]):
+        found = document(cli(*line), "plan")
+        assert [entry["missing_size"] for entry in found["entries"]] == [21_500, 20_000]
+        assert found["entries"][1]["missing"] == [{"path": "two.bin", "size": 20_000}]
+        assert [disk["fits"] for disk in found["disks"]] == [True]
+    assert document(cli("path", "--json"), "path")["exit_status"] == 1
+    assert cli().code == 0
+    paths = document(cli("path", "--json"), "path")["entries"]
+    assert "".join(f"{entry['path']}\n" for entry in paths) == cli("path").out
+    hub.repos["org/one"].commit({"one.bin": b"x" * 30_000})
+    one, second = document(cli("why", "--remote", "--json"), "why")["entries"]
+    assert (one["state"], one["moves"]["changed"], one["fresh"]) == ("moved", ["one.bin"], True)
+    assert (one["commit"], second["state"]) == (one["moves"]["before"], "unchanged")
+    theirs = document(two.doit("cache-plan", "--json"), "plan")
+    assert [entry["status"] for entry in theirs["entries"]] == ["fresh", "fresh"]
+    assert document(two.doit("cache-path", "--json"), "path")["entries"][0]["path"] == paths[0]["path"]
+
+
 def test_damage_is_told_by_file(two: Truss, cli: Cli) -> None:
     assert cli().code == 0
     (one,) = two.hub_cache.glob("models--org--one/snapshots/*/one.bin")

@@ -264,19 +264,21 @@ def _print_help(facts: Facts, write: Callable[..., object]) -> int:
     return DONE
 
 
-def _configs(
-    options: _Options, *, changes: str = "", replace: bool = False, accept_unverified: bool = False, events: str = ""
-) -> Configs:
+def _configs(options: _Options, *, changes: str = "") -> Configs:
     """Open the configs that the command line names, or the nearest one.
 
     Args:
         changes: see `named_configs`.
-        replace, accept_unverified: see `open_workspace`.
-        events: the value of --events.
     """
-    paths = named_configs(options.config, changes=changes, quiet=getattr(options, "quiet", False))
-    log = Path(os.path.abspath(events)) if events else None
-    configs = open_configs(paths, replace=replace, accept_unverified=accept_unverified, events=log)
+    given = vars(options)
+    paths = named_configs(options.config, changes=changes, quiet=given.get("quiet", False))
+    configs = open_configs(
+        paths,
+        replace=given.get("replace", False),
+        accept_unverified=given.get("accept_unverified", False),
+        strict_patterns=given.get("strict", False),
+        events=Path(os.path.abspath(events)) if (events := given.get("events")) else None,
+    )
     for workspace in configs.workspaces.values():
         options.facts.config(workspace)
     return configs
@@ -297,9 +299,9 @@ def _chosen(options: _Options, configs: Configs) -> list[Labelled]:
 
 
 def _run(options: _Options) -> int:
-    configs = _configs(
-        options, replace=options.replace, accept_unverified=options.accept_unverified, events=options.events
-    )
+    if options.dry_run:
+        return _plan(options)
+    configs = _configs(options)
     chosen = _chosen(options, configs)
     for workspace in configs.workspaces.values():
         workspace.require_lock()
@@ -373,6 +375,20 @@ def _fetch_all(stale: Sequence[Labelled], options: _Options) -> dict[str, int]:
     }
 
 
+def _plan(options: _Options) -> int:
+    from truss_cache_tasks.app.preview import write_plan
+
+    options.facts.command = "plan"  # also of `run --dry-run`
+    chosen = _chosen(options, _configs(options))
+    return write_plan(chosen, options.write, options.facts, force=options.always, quiet=options.quiet)
+
+
+def _path(options: _Options) -> int:
+    from truss_cache_tasks.app.reports import write_paths
+
+    return write_paths(_chosen(options, _configs(options)), options.write, options.facts)
+
+
 def _clean(options: _Options) -> int:
     from truss_cache_tasks.app.reports import format_cleaned, format_left
 
@@ -405,7 +421,7 @@ def _why(options: _Options) -> int:
     from truss_cache_tasks.app import reports
 
     chosen = _chosen(options, _configs(options))
-    return reports.why(chosen, options.write, options.facts, check=options.check)
+    return reports.why(chosen, options.write, options.facts, check=options.check, remote=options.remote)
 
 
 def _lock(options: _Options) -> int:
@@ -519,6 +535,15 @@ def _flag(*flags: str, what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 _QUIET = _flag("-q", "--quiet", what="print only failures")
 _VERBOSE = _flag("-v", "--verbose", what="print a line for each file")
+_ALWAYS = _flag("-a", "--always", what="hash and resolve everything again")
+_STRICT = _flag("--strict", what="fail an entry if one of its patterns matches no file")
+_FETCHING = (
+    _QUIET,
+    _ALWAYS,
+    _STRICT,
+    _flag("--replace", what="replace foreign files at paths of an entry"),
+    _flag("--accept-unverified", what="accept files whose MD5-like ETag is not their MD5"),
+)
 
 
 def _option(flag: str, metavar: str, rule: Callable[[str], Any], what: str) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -536,11 +561,9 @@ COMMANDS = {
         "fetch what is stale (the default)",
         _run,
         (
-            _QUIET,
+            *_FETCHING,
             _VERBOSE,
-            _flag("-a", "--always", what="hash and resolve everything again"),
-            _flag("--replace", what="replace foreign files at paths of an entry"),
-            _flag("--accept-unverified", what="accept files whose MD5-like ETag is not their MD5"),
+            _flag("--dry-run", what="the same as `plan`"),
             (("--events",), {"metavar": "PATH", "default": "", "help": "append the events to PATH, as JSON lines"}),
         ),
         examples=(
@@ -549,6 +572,17 @@ COMMANDS = {
             ("truss-cache run org/one -a", "hash one entry again, and resolve it"),
             ("truss-cache run --json >result.json", "for a script"),
         ),
+    ),
+    "plan": Command(
+        "say what a run would fetch, and if there is room; write nothing",
+        _plan,
+        _FETCHING,
+        examples=(("truss-cache plan", "before a long fetch"), ("truss-cache plan -a", "of a run that resolves again")),
+    ),
+    "path": Command(
+        "print the folder to open of each entry",
+        _path,
+        examples=(("truss-cache path org/one", "exit 1 where it is not fetched"),),
     ),
     "clean": Command(
         "invalidate: remove these weights and their claims",
@@ -562,10 +596,14 @@ COMMANDS = {
     "why": Command(
         "say which entries are fresh, or which input changed",
         _why,
-        (_flag("--check", what="exit 1 if a run would have to read a store"),),
+        (
+            _flag("--check", what="exit 1 if a run would have to read a store"),
+            _flag("--remote", what="ask the stores what has moved; with --check: exit 1 if anything has"),
+        ),
         examples=(
             ("truss-cache why", "what a run would do, and why"),
             ("truss-cache why --check", "the gate before `truss push`"),
+            ("truss-cache why --remote", "what has moved in the stores"),
         ),
     ),
     "lock": Command(
@@ -575,6 +613,7 @@ COMMANDS = {
             _flag("--upgrade", what="lock what the stores have now, for all or the named entries"),
             _flag("--check", what="write nothing; exit 1 if the file is missing or outdated"),
             _flag("--remote", what="with --check: ask the stores; exit 1 if something has moved"),
+            _STRICT,
         ),
         examples=(
             ("truss-cache lock", "add what is missing, move nothing"),

@@ -99,13 +99,24 @@ def is_there_a_config(paths: Sequence[str]) -> bool:
 
 
 def open_configs(
-    paths: Sequence[str], *, replace: bool = False, accept_unverified: bool = False, events: Path | None = None
+    paths: Sequence[str],
+    *,
+    replace: bool = False,
+    accept_unverified: bool = False,
+    strict_patterns: bool = False,
+    events: Path | None = None,
 ) -> Configs:
     """Open what `named_configs` returned; the arguments are those of `open_workspace`. Raises ConfigError."""
     opened: dict[str, Workspace] = {}
     seen: set[str] = set()
     for path in paths or (None,):
-        workspace = open_workspace(path, replace=replace, accept_unverified=accept_unverified, events=events)
+        workspace = open_workspace(
+            path,
+            replace=replace,
+            accept_unverified=accept_unverified,
+            strict_patterns=strict_patterns,
+            events=events,
+        )
         if (real := os.path.realpath(workspace.path)) not in seen:
             seen.add(real)
             opened[path or ""] = workspace

@@ -14,6 +14,7 @@ from truss_cache_tasks.events import (
     Event,
     Evicted,
     Holder,
+    Moved,
     Planned,
     Refetching,
     Relisting,
@@ -152,6 +153,8 @@ def lines_of_event(progress: Progress, event: Event, *, block: bool, verbose: bo
             lines = ["the source changed meanwhile: listing it again"]
         case Refetching():
             lines = [f"fetching {event.path} again: {_cause(event)}"]
+        case Moved():
+            lines = [f"{event.revision} moved: {event.before[:12]} -> {event.after[:12]}"]
         case Evicted():
             lines = [f"evicted {format_bytes(event.size)} that no claim lists from {event.path}"]
         case Verified() if verbose:

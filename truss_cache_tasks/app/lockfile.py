@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.display import shared_display
 from truss_cache_tasks.app.facts import Facts
 from truss_cache_tasks.app.output import format_bytes, format_count
 from truss_cache_tasks.app.workspace import RUN_LOCK, Workspace
@@ -16,15 +15,17 @@ from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.lockfile import lock_path, read_usable, update_lock
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped
 from truss_cache_tasks.model.keys import RequestKey
-from truss_cache_tasks.model.lockfile import LockedEntry, LockFile
+from truss_cache_tasks.model.lockfile import Locked, LockedEntry, LockFile
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.lockfile import Moves, ask_moves, find_moves, from_manifest, resolve
-from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.store.root_state import RootState
 
 Write = Callable[..., object]  # of lines, as output.write
 Resolved = dict[RequestKey, tuple[str, LockedEntry]]  # the commit, and the entry
+
+_TAKE_LOCKED = "`truss-cache lock --upgrade` or `doit cache-lock --upgrade` takes what is there now."
+_TAKE_UNLOCKED = "`truss-cache run -a` or `doit run -a cache_weights` takes what is there now."
 
 
 def lock(
@@ -89,19 +90,12 @@ def _about(context: EntryContext) -> tuple[str, str]:
     return str(context.entry.request.source), context.entry.request.revision
 
 
-@contextlib.contextmanager
-def _run_context(workspace: Workspace, context: EntryContext) -> Iterator[RunContext]:
-    """Show the progress of an entry for the block."""
-    with shared_display().showing(context.name, context.entry.where) as reporter:
-        yield RunContext(id=workspace.run_id, reporter=reporter, cancel=signals.CANCEL)
-
-
-def _report(error: CacheTaskError, context: EntryContext, facts: Facts) -> None:
+def _report(error: CacheTaskError, context: EntryContext, label: str, facts: Facts) -> None:
     if isinstance(error, Stopped):  # the handler of the signal wrote the message
         raise error
-    output.notify(*output.format_error(error, context.name))
-    facts.error(error, context.name)
-    facts.entry(context.name, context, state="failed")
+    output.notify(*output.format_error(error, label))
+    facts.error(error, label)
+    facts.entry(label, context, state="failed")
 
 
 # Writing
@@ -130,7 +124,7 @@ def _write(
                 commit = next((commit for commit, _ in found.values()), "")
                 found[context.entry.key] = _resolved(workspace, context, commit, now, upgrade=upgrade)
         except CacheTaskError as error:  # the others of this source and revision stay too: they share its pin
-            _report(error, context, facts)
+            _report(error, context, context.name, facts)
             failed += 1
             continue
         resolved |= found
@@ -188,7 +182,7 @@ def _resolved(
         if not commit:  # the one that a run would take
             pins = [RootState(root).pin_of(context.entry.request) for root in context.roots]
             commit = next((pin.commit for pin in pins if pin is not None), "")
-    with _run_context(workspace, context) as run:
+    with workspace.showing_run(context) as run:
         return resolve(context, run, commit=commit, known=locked)
 
 
@@ -258,26 +252,49 @@ def _check_remote(
     workspace: Workspace, chosen: Sequence[EntryContext], now: LockFile, write: Write, facts: Facts
 ) -> bool:
     """Ask the stores, and write what has moved; return whether anything has, or an entry failed."""
-    is_bad = has_moved = False
-    commits: dict[tuple[str, str], str] = {}  # what a revision stands for now: asked once
+    asked = Remote(facts)
     for context in chosen:
         locked = now.find(context.entry.request)
-        if locked is None or not locked.is_complete:
-            continue
+        if locked is not None and locked.is_complete and (line := asked.ask(workspace, context, context.name, locked)):
+            write(f"{context.name}: {line}")
+    for hint in asked.hints:
+        output.notify(f"hint: {hint}")
+    return asked.has_moved or asked.has_failed
+
+
+class Remote:
+    """Asks the stores what has moved since entries were locked or fetched: for `lock --check` and `why`.
+
+    Attributes:
+        has_moved: whether anything has, of any entry.
+        has_failed: whether any store could not be asked; the lines about it are written.
+        hints: how to take what is there now.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self.has_moved = False
+        self.hints: set[str] = set()
+        self.has_failed = False
+        self._commits: dict[tuple[Path, str, str], str] = {}  # what a revision stands for now: asked once
+
+    def ask(self, workspace: Workspace, context: EntryContext, label: str, before: Locked) -> str:
+        """Return what has moved of an entry, as text; `unchanged` if nothing; "" if the store cannot be asked."""
+        key = (workspace.path, *_about(context))
         try:
-            with _run_context(workspace, context) as run:
-                moves, commit = ask_moves(context, run, locked, commit=commits.get(_about(context), ""))
+            with workspace.showing_run(context) as run:
+                moves, commit = ask_moves(context, run, before, commit=self._commits.get(key, ""))
         except CacheTaskError as error:
-            _report(error, context, facts)
-            is_bad = True
-            continue
-        commits[_about(context)] = commit
-        has_moved = has_moved or bool(moves)
-        write(f"{context.name}: {_format_moves(moves, context.entry.request.revision) if moves else 'unchanged'}")
-        facts.entry(context.name, context, **_facts_of_moves(moves))
-    if has_moved:
-        output.notify("hint: `truss-cache lock --upgrade` or `doit cache-lock --upgrade` takes what is there now.")
-    return has_moved or is_bad
+            _report(error, context, label, self._facts)
+            self.has_failed = True
+            return ""
+        self._commits[key] = commit
+        self._facts.entry(label, context, **_facts_of_moves(moves))
+        if not moves:
+            return "unchanged"
+        self.has_moved = True
+        self.hints.add(_TAKE_UNLOCKED if context.locked is None else _TAKE_LOCKED)
+        return _format_moves(moves, context.entry.request.revision)
 
 
 def _format_moves(moves: Moves, revision: str) -> str:

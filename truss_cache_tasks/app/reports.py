@@ -12,9 +12,12 @@ from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.facts import Facts, facts_of_manifest
 from truss_cache_tasks.app.output import format_bytes, format_count
 from truss_cache_tasks.app.workspace import Workspace
+from truss_cache_tasks.model.records import LOCK_NAME
+from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.operations.context import EntryContext
 
 if TYPE_CHECKING:
+    from truss_cache_tasks.app.lockfile import Remote
     from truss_cache_tasks.operations.forecast import Forecast
     from truss_cache_tasks.operations.verify import Verification
 
@@ -22,41 +25,89 @@ Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the label in the line
 Write = Callable[..., object]  # of lines, as output.write
 
 
-def why(chosen: Chosen, write: Write, facts: Facts, *, check: bool) -> int:
-    """Write whether each entry is fresh; for a stale one also each reason, and what a run would do.
+def why(chosen: Chosen, write: Write, facts: Facts, *, check: bool, remote: bool = False) -> int:
+    """Write whether each entry is fresh, and its commit; for a stale one also each reason, and what a run would do.
+
+    Args:
+        remote: ask the stores what has moved since each entry was locked, or fetched.
 
     Returns:
-        1 with `check` if a run would have to read the store of any entry, else 0.
+        1 with `check` if a run would have to read the store of any entry, or with `remote` too if something moved;
+        1 with `remote` if a store could not be asked; else 0.
 
     Raises:
         ConfigError: the lock file cannot be used; with `check` also if a run would fetch nothing because of it.
     """
     signals.install()
     reads_store = False
+    asked: Remote | None = None
+    if remote:
+        from truss_cache_tasks.app.lockfile import Remote  # not needed without --remote
+
+        asked = Remote(facts)
     for label, workspace, context in chosen:
         facts.config(workspace)
         if check:
             workspace.require_lock()
         workspace.require_readable_lock()
         status = workspace.read_status(context)
-        if status.verdict.fresh:
-            write(f"{label}: fresh")
-            facts.entry(label, context, fresh=True, reasons=[], reads_store=False, fetch_size=0)
-            continue
-        forecast = workspace.forecast(context, status, hashing=check, cancel=signals.CANCEL)
-        reads_store = reads_store or forecast.reads_store
+        write(f"{label}: {'fresh' if status.verdict.fresh else 'stale'}")
+        lines = list(status.verdict.reasons)
+        forecast = None
+        if not status.verdict.fresh:
+            forecast = workspace.forecast(context, status, hashing=check, cancel=signals.CANCEL)
+            reads_store = reads_store or forecast.reads_store
+            lines.append(f"-> {_format_forecast(forecast)}")
         facts.entry(
             label,
             context,
-            fresh=False,
+            fresh=status.verdict.fresh,
             reasons=status.verdict.reasons,
-            reads_store=forecast.reads_store,
-            fetch_size=forecast.size,
+            reads_store=forecast.reads_store if forecast else False,
+            fetch_size=forecast.size if forecast else 0,
+            commit=_commit(context, status) or None,
         )
-        write(f"{label}: stale")
-        for line in (*status.verdict.reasons, f"-> {_format_forecast(forecast)}"):
-            write(*_wrapped(line))
-    return int(check and reads_store)
+        lines += _pinned(context, status)
+        for line in lines:
+            write(*wrapped(line))
+        if asked is not None and (line := _format_remote(asked, workspace, context, label, status)):
+            write(*wrapped(line))
+    if asked is None:
+        return int(check and reads_store)
+    for hint in sorted(asked.hints):
+        output.notify(f"hint: {hint}")
+    return int(asked.has_failed or (check and (reads_store or asked.has_moved)))
+
+
+def _commit(context: EntryContext, status: Status) -> str:
+    """Return the commit that a run would take; "" where there is none, or none is known."""
+    locked, manifest, pin = context.locked, status.manifest, status.evidence.pin
+    if locked is not None and locked.commit:
+        return locked.commit
+    return pin[0] if pin is not None else manifest.revision if manifest is not None else ""
+
+
+def _pinned(context: EntryContext, status: Status) -> list[str]:
+    """Return the line about the commit that a run would take; none where there is no commit, or none is known."""
+    commit, revision = _commit(context, status), context.entry.request.revision
+    if not commit:
+        return []
+    if context.locked is not None and context.locked.commit:
+        return [f"{revision}: {LOCK_NAME} names {commit}"]
+    return [f"config.yaml names {commit}" if commit == revision else f"{revision}: pinned at {commit}"]
+
+
+def _format_remote(asked: Remote, workspace: Workspace, context: EntryContext, label: str, status: Status) -> str:
+    from truss_cache_tasks.operations.lockfile import as_locked
+
+    if context.locked is not None and context.locked.is_complete:
+        before = context.locked
+    elif status.manifest is not None:
+        before = as_locked(context, status.manifest)
+    else:
+        return "in the store: not asked, as nothing of it is locked or fetched"
+    line = asked.ask(workspace, context, label, before)
+    return f"in the store: {line}" if line else ""
 
 
 def _format_forecast(forecast: Forecast) -> str:
@@ -69,7 +120,33 @@ def _format_forecast(forecast: Forecast) -> str:
     return f"a run fetches {format_bytes(forecast.size)}"
 
 
-def _wrapped(line: str) -> list[str]:
+def write_paths(chosen: Chosen, write: Write, facts: Facts) -> int:
+    """Write the folder to open of each entry that is whole, a line each; to stderr why the others are not.
+
+    Returns:
+        1 if an entry is not whole, else 0.
+
+    Raises:
+        ConfigError: the lock file cannot be used.
+    """
+    missing = False
+    for label, workspace, context in chosen:
+        workspace.require_readable_lock()
+        status = workspace.read_status(context)
+        if status.manifest is not None and status.verdict.need <= Need.CLAIM:
+            path = context.root.path / status.manifest.folder
+            facts.entry(label, context, path=path)
+            write(str(path))
+        else:
+            facts.entry(label, context, path=None)
+            missing = True
+            output.notify(f"{label}: {status.verdict}")
+    if missing:
+        output.notify("hint: Fetch it: `truss-cache run` or `doit cache_weights`.")
+    return int(missing)
+
+
+def wrapped(line: str) -> list[str]:
     """Return a line, indented; wrapped only on a terminal, so that a pipe gets each reason on one line."""
     width = max(os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else sys.maxsize, 40)
     wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
@@ -106,7 +183,7 @@ def verify(
             continue
         write(f"{label}: {_format_verification(one, quick=quick)}")
         for line in (*one.bad_records, *one.bad_files):
-            write(*_wrapped(line))
+            write(*wrapped(line))
         if verbose and one.manifest is not None and not one.bad_files:
             for file in one.manifest.files:
                 write(f"  {file.path}: {format_bytes(file.size)}, {file.digest or 'unverified by the store'}")

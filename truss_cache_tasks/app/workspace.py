@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from truss_cache_tasks.store.names import pin_name
 if TYPE_CHECKING:
     from truss_cache_tasks.model.lockfile import LockFile
     from truss_cache_tasks.operations.forecast import Forecast
+    from truss_cache_tasks.operations.run import RunContext
     from truss_cache_tasks.store.removal import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
@@ -143,6 +145,16 @@ class Workspace:
 
         return forecast(context, status, hashing=hashing, cancel=cancel, shown=shown)
 
+    @contextlib.contextmanager
+    def showing_run(self, context: EntryContext, *, quiet: bool = False) -> Iterator[RunContext]:
+        """Show the progress of one entry for the block, which asks its store; SIGINT and SIGTERM end that."""
+        from truss_cache_tasks.app import signals
+        from truss_cache_tasks.app.display import shared_display
+        from truss_cache_tasks.operations.run import RunContext
+
+        with shared_display(quiet=quiet).showing(context.name, context.entry.where) as reporter:
+            yield RunContext(id=self.run_id, reporter=reporter, cancel=signals.CANCEL)
+
     def choose(self, names: Iterable[str] | str | None) -> list[EntryContext]:
         """Return the entries with these names (a str is one), each once; None: all.
 
@@ -189,6 +201,7 @@ def open_workspace(
     accept_unverified: bool = False,
     follow_links: bool = False,
     events: Path | None = None,
+    strict_patterns: bool = False,
 ) -> Workspace:
     """Return the workspace of a config, with the settings of the environment. Reads no cache and sends no request.
 
@@ -198,6 +211,7 @@ def open_workspace(
         started: what relative paths in our variables are relative to; None: the current folder.
         replace, accept_unverified, follow_links: True sets the field of that name in Settings, as its variable does.
         events: in place of TRUSS_CACHE_EVENTS.
+        strict_patterns: sets the field of that name in Settings.
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
@@ -210,6 +224,7 @@ def open_workspace(
         accept_unverified=settings.accept_unverified or accept_unverified,
         follow_links=settings.follow_links or follow_links,
         events=events or settings.events,
+        strict_patterns=strict_patterns,
     )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()

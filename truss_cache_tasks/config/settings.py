@@ -88,6 +88,7 @@ class Settings:
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
         locked: TRUSS_CACHE_LOCKED: nothing is fetched without a model_cache.lock that has every entry of the config.
         events: TRUSS_CACHE_EVENTS, absolute, or None: what the events of a run are appended to.
+        strict_patterns: a pattern that matches nothing, beside others that do, is an error. Of no variable.
         debug: TRUSS_CACHE_DEBUG.
         offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is true.
         cwd: what relative paths of the environment are relative to.
@@ -107,6 +108,7 @@ class Settings:
     follow_links: bool = False
     locked: bool = False
     events: Path | None = None
+    strict_patterns: bool = False
     debug: bool = False
     offline: bool = False
     cwd: Path = field(default_factory=Path.cwd)

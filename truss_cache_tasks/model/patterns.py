@@ -38,9 +38,8 @@ def select(
     >>> select(["a.bin", "fp16/a.bin"], ["*.bin"], dialect=Dialect.GLOBSTAR)
     ('a.bin',)
     """
-    matcher = _fnmatch if dialect is Dialect.FNMATCH else _globstar
-    keeps = None if allow is None else [matcher(p, prefix) for p in dict.fromkeys(allow)]
-    drops = [matcher(p, prefix) for p in dict.fromkeys(ignore)]
+    keeps = None if allow is None else [matcher(p, prefix, dialect) for p in dict.fromkeys(allow)]
+    drops = [matcher(p, prefix, dialect) for p in dict.fromkeys(ignore)]
     return tuple(
         sorted(
             path
@@ -48,6 +47,11 @@ def select(
             if (keeps is None or any(keep(path) for keep in keeps)) and not any(drop(path) for drop in drops)
         )
     )
+
+
+def matcher(pattern: str, prefix: str, dialect: Dialect) -> Matcher:
+    """Return what tells whether a path matches one pattern; the arguments are those of `select`."""
+    return _fnmatch(pattern, prefix) if dialect is Dialect.FNMATCH else _globstar(pattern, prefix)
 
 
 def _fnmatch(pattern: str, prefix: str) -> Matcher:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import assert_never
@@ -11,9 +11,12 @@ from typing import assert_never
 from truss_cache_tasks.errors import Collision, NothingSelected, UnsafeName
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import Listing, RemoteFile
-from truss_cache_tasks.model.patterns import select
+from truss_cache_tasks.model.patterns import matcher, select
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
 
+FIX_PATTERNS = "Fix the patterns in config.yaml."  # a hint
+_WILDCARDS = frozenset("*?[]!")
+_MOST_UNMATCHED = 5  # patterns that are named
 RECORDS = ".truss_cache"  # our own folder in every cache root; no file of an entry may lie in it
 
 
@@ -172,24 +175,94 @@ def _nothing_selected(request: Request, paths: Sequence[str]) -> NothingSelected
     names = f"the nearest are {', '.join(near)}" if near else f"it holds {', '.join(paths[:3])}"
     return NothingSelected(
         f"{request.source}: no file of {len(paths)} is selected by {patterns}; {names}",
-        hint="Fix the patterns in config.yaml.",
+        hint=FIX_PATTERNS,
     )
 
 
-def _nearest(patterns: Iterable[str], paths: Sequence[str], most: int = 3) -> list[str]:
-    """Return the `most` paths whose names are most similar to a pattern without its wildcards, ignoring case."""
+def find_unmatched(plan: Plan, listing: Listing) -> list[str]:
+    """Return a message for each pattern that matches no listed file, naming the most similar paths.
+
+    An ignore pattern often guards against files that a source does not have. It counts only if it looks like a misspelt
+    name of something that the plan has (`_is_nearly_there`).
+
+    Args:
+        listing: the one that was planned: all that the source has, not the files of a lock file.
+    """
+    request = plan.request
+    prefix, paths = "" if listing.single else request.source.prefix, sorted(file.path for file in listing.files)
+
+    def is_matched(pattern: str) -> bool:
+        matches = matcher(pattern, prefix, request.dialect)
+        return any(matches(path) for path in paths)
+
+    found = [("allow_patterns", one) for one in dict.fromkeys(request.allow or ()) if not is_matched(one)]
+    ignored = [one for one in dict.fromkeys(request.ignore) if not is_matched(one)]
+    chosen = [planned.file.path for planned in plan.files]
+    names = {name for path in chosen for name in path.split("/")} if ignored else set()
+    found += [("ignore_patterns", one) for one in ignored if _is_nearly_there(one, names)]
+    lines = [
+        _unmatched(request, field, pattern, prefix, paths, near=paths if field == "allow_patterns" else chosen)
+        for field, pattern in found[:_MOST_UNMATCHED]
+    ]
+    more = [f"{len(found) - len(lines)} more patterns match no file"] if found[len(lines) :] else []
+    return lines + more
+
+
+def _unmatched(
+    request: Request, field: str, pattern: str, prefix: str, paths: Sequence[str], *, near: Sequence[str]
+) -> str:
+    found = f"{field}: {pattern!r} matches no file of {len(paths)}, expected one at least"
+    if request.layout is Layout.BUCKET and prefix:
+        matches = matcher(pattern, "", request.dialect)
+        full = sum(1 for path in paths if matches(f"{prefix}/{path}"))
+        if full:
+            return f"{found}; on the full key, as Truss without use_volume reads it, it matches {full}"
+    nearest = _nearest([pattern], near)
+    return f"{found}; the nearest are {', '.join(nearest)}" if nearest else found
+
+
+def _is_nearly_there(pattern: str, names: Collection[str]) -> bool:
+    """Whether a part of an ignore pattern looks like a misspelt name, or a misspelt ending of names.
+
+    >>> names = {"original", "model.bin", "model.safetensors"}
+    >>> [_is_nearly_there(pattern, names) for pattern in ("orignal/*", "*.safetensor", "*.h5", "original/*.pth")]
+    [True, True, False, False]
+    """
     from difflib import SequenceMatcher
 
-    # Only 10 patterns and their last 80 characters: the time of a comparison is the product of the lengths.
-    ends = [pattern.rpartition("/")[2][-80:] for pattern in islice(patterns, 10)]
-    wanted = [end.translate({ord(c): None for c in "*?[]!"}).casefold() for end in ends]
+    endings = {name[name.rfind(".") :] for name in names if "." in name}
+    for part in pattern.split("/"):
+        ending = part.lstrip("*")
+        known = endings if ending != part and ending.startswith(".") else names if ending == part else ()
+        if not ending or not known or ending in known or not _WILDCARDS.isdisjoint(ending):
+            continue
+        want = ending[:80].casefold()
+        if any(SequenceMatcher(None, want, name[:80].casefold()).ratio() >= 0.8 for name in sorted(known)[:2000]):
+            return True
+    return False
 
-    def likeness(path: str) -> float:
-        name = path.rpartition("/")[2].casefold()
-        return max((SequenceMatcher(None, want, name).ratio() for want in wanted if want), default=0.0)
 
-    scored = sorted(((likeness(path), path) for path in paths[:2000]), key=lambda pair: -pair[0])
-    return [path for score, path in scored[:most] if score > 0.4]
+def _nearest(patterns: Iterable[str], paths: Sequence[str], most: int = 3) -> list[str]:
+    """Return the `most` paths with a name that is most similar to a pattern without its wildcards, ignoring case.
+
+    Of a pattern its last part counts that is more than wildcards, of a path each of its last names.
+    """
+    from difflib import SequenceMatcher
+
+    # Only 10 patterns and 80 characters: the time of a comparison is the product of the lengths.
+    no_wildcards = dict.fromkeys(map(ord, _WILDCARDS))
+    parts = [pattern.translate(no_wildcards).casefold().rstrip("/") for pattern in islice(patterns, 10)]
+    wanted = [want for part in parts if (want := part.rpartition("/")[2][-80:])]
+    known: dict[str, float] = {}  # of names: many paths have the same folders
+
+    def likeness(name: str) -> float:
+        if name not in known:
+            ratios = (SequenceMatcher(None, want, name[-80:].casefold()).ratio() for want in wanted)
+            known[name] = max(ratios, default=0.0)
+        return known[name]
+
+    scored = [(max(map(likeness, path.split("/")[-3:])), path) for path in paths[:2000]]
+    return [path for score, path in sorted(scored, key=lambda pair: -pair[0])[:most] if score > 0.4]
 
 
 def _warnings_of_truss_v1(

@@ -7,7 +7,9 @@ files that we made, with partials, and not what the user or huggingface_hub put 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.events import Evicted
@@ -28,6 +30,7 @@ from truss_cache_tasks.store.prune import prune_root
 from truss_cache_tasks.store.removal import Cleaned
 from truss_cache_tasks.store.usage import coming_bytes, read_usage
 
+RAISE_LIMIT = "Raise TRUSS_CACHE_MAX_BYTES, or clean what is not needed: `truss-cache du` shows who holds it."  # a hint
 _ROUNDS = 10  # of evicting, while other processes claim what was to go
 
 
@@ -66,12 +69,12 @@ def _make_room(
     limit: int,
 ) -> None:
     rule, roots = dead_rule([context.project]), budget_roots(root)
-    coming = _coming(root, files, blobs)
+    coming = coming_into(root, files, blobs)
     if coming <= 0:
         return
-    needed = {root.layout.blob_id(content_id) for content_id in (*blobs, *(planned.content_id for planned in files))}
+    needed = _needed(root, files, blobs)
     key = request_key(context.request_in(root))
-    others = sum(coming_bytes(one, key if one is root else "") for one in roots)
+    others = sum(coming_bytes(one, {key} if one is root else ()) for one in roots)
     for _ in range(_ROUNDS):
         usages = [read_usage(one, rule, needed=needed if one is root else ()) for one in roots]
         sizes = sizes_of(usages)
@@ -84,7 +87,74 @@ def _make_room(
     raise _does_not_fit(root, limit, usages, coming, others)
 
 
-def _coming(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> int:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetNeed:
+    """What a budget has, and what is to come into it; sizes in bytes of ours.
+
+    Attributes:
+        path: the hub cache, the model cache, or the mount.
+        limit: TRUSS_CACHE_MAX_BYTES.
+        there, kept: what is there; of this, what is claimed or in use.
+        coming: what is to come, with what fetches that run now have noted.
+    """
+
+    path: Path
+    limit: int
+    there: int
+    kept: int
+    coming: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room, if need be by evicting what is not kept."""
+        return self.kept + self.coming <= self.limit
+
+    @property
+    def evicted(self) -> int:
+        """How many bytes have to be evicted."""
+        return max(0, self.there + self.coming - self.limit) if self.fits else 0
+
+
+Coming = tuple[EntryContext, CacheRoot, Sequence[PlannedFile], Mapping[ContentId, LocalBlob]]
+
+
+def budget_needs(comings: Iterable[Coming], *, limit: int) -> list[BudgetNeed]:
+    """Return what several entries together need of each budget, of those that get any bytes. Writes nothing.
+
+    Args:
+        comings: entry, root, files that it is to have there, and what is on this machine already.
+        limit: TRUSS_CACHE_MAX_BYTES.
+
+    Raises:
+        DiskError: a root cannot be read.
+    """
+    groups: dict[Path, list[Coming]] = {}
+    for one in comings:
+        groups.setdefault(one[1].layout.hub or one[1].path, []).append(one)
+    found = []
+    for path, group in groups.items():
+        coming = sum(coming_into(root, files, blobs) for _, root, files, blobs in group)
+        if coming <= 0:
+            continue
+        needed: dict[Path, set[str]] = {}
+        for _, root, files, blobs in group:
+            needed.setdefault(root.path, set()).update(_needed(root, files, blobs))
+        keys = {(root.path, request_key(context.request_in(root))) for context, root, _, _ in group}
+        rule = dead_rule([context.project for context, *_ in group])
+        with disk_errors(f"cannot look at {path}"):
+            roots = {root.path: root for _, one, _, _ in group for root in budget_roots(one)}.values()
+            sizes = sizes_of([read_usage(root, rule, needed=needed.get(root.path, ())) for root in roots])
+            others = sum(coming_bytes(root, {key for at, key in keys if at == root.path}) for root in roots)
+        kept = sizes.ours - sizes.unclaimed
+        found.append(BudgetNeed(path=path, limit=limit, there=sizes.ours, kept=kept, coming=coming + others))
+    return found
+
+
+def _needed(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> set[str]:
+    return {root.layout.blob_id(content_id) for content_id in (*blobs, *(planned.content_id for planned in files))}
+
+
+def coming_into(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> int:
     """Return the bytes that the files add to the root: those that are to be fetched, and those that lie elsewhere."""
     trees = {root.path, root.layout.hub}
     coming = {
@@ -122,5 +192,5 @@ def _does_not_fit(root: CacheRoot, limit: int, usages: Sequence[RootUsage], comi
         f"the budget of {root.layout.hub or root.path} (TRUSS_CACHE_MAX_BYTES): found {sizes.ours:,} bytes of ours, of "
         f"which {sizes.ours - sizes.unclaimed:,} are claimed or in use, and {coming:,} to come{flying}, expected at "
         f"most {limit:,}",
-        hint="Raise TRUSS_CACHE_MAX_BYTES, or clean what is not needed: `truss-cache du` shows who holds it.",
+        hint=RAISE_LIMIT,
     )

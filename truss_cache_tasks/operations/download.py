@@ -314,13 +314,13 @@ def reserved_space(
             try:
                 held.enter_context(reserved(root, demand(), roots))
             except NotEnoughSpace as error:
-                if freed := _prunable_bytes(context, root):
+                if freed := prunable_bytes(context, root):
                     error.hint = f"Run `truss-cache prune --yes`, which frees {freed:,} bytes. Or: {error.hint}"
                 raise
         yield
 
 
-def _prunable_bytes(context: EntryContext, root: CacheRoot) -> int:
+def prunable_bytes(context: EntryContext, root: CacheRoot) -> int:
     """Return how many bytes on the disk of `root` a prune would free, in caches of the entry and of dead configs."""
     from truss_cache_tasks.operations.usage import dead_rule, unclaimed_bytes  # only where space is short
 

@@ -27,7 +27,7 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     Stopped,
 )
-from truss_cache_tasks.events import Committed, Failed, How, Planned, Relisting, Started
+from truss_cache_tasks.events import Committed, Failed, How, Moved, Planned, Relisting, Started
 from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
 from truss_cache_tasks.model.plan import Plan, PlannedFile, make_plan
@@ -37,7 +37,7 @@ from truss_cache_tasks.operations.context import EntryContext, read_status
 from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, keeps_changing, reserved_space
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.operations.source import open_source
+from truss_cache_tasks.operations.source import open_source, plan_listing
 from truss_cache_tasks.store import claims, disk, history
 from truss_cache_tasks.store.blob import LocalBlob, Vanished
 from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
@@ -73,7 +73,7 @@ def fetch(context: EntryContext, run: RunContext, *, force: bool = False) -> Out
     """
     run = run.for_entry(context.name)
     status = read_status(context)
-    run.report(_started(status, context, force=force))
+    run.report(started(status, context, force=force))
     try:
         if not force and status.fresh_manifest is not None:
             outcome = Outcome(status.fresh_manifest, how="fresh")  # without a lock: the disk may be read-only
@@ -193,6 +193,26 @@ def _claim(context: EntryContext, run: RunContext) -> Status:
 
 def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest | None:
     """Repair visible files and records from bytes on this disk, without a request; None if bytes are missing."""
+    if (found := find_repair(context, run, status)) is None:
+        return None
+    plan, blobs = found
+    root = context.root
+    # the lock moves a pin back; without one, a pin that moved meanwhile means that the source is to be listed
+    pinned = RootState(root).pin_of(context.entry.request) if context.locked is not None else None
+    with (
+        contextlib.suppress(PinMoved, Vanished),  # then the source is listed, at the new pin
+        reserved_space(context, run, root, plan.files, blobs),
+    ):
+        manifest = _commit(context, root, run, plan, blobs, pinned=pinned, resolved=False)
+        _report_moved(context, run, pinned.commit if pinned else "", manifest.revision)
+        return manifest
+    return None
+
+
+def find_repair(
+    context: EntryContext, run: RunContext, status: Status
+) -> tuple[Plan, dict[ContentId, LocalBlob]] | None:
+    """Return the plan of the manifest, and a blob of each of its files; None if the source has to be read."""
     assert status.manifest is not None
     root, plan = context.root, replay(context.entry.request, status.manifest)
     if context.is_replaced(plan, status.manifest, context.other_entries(root)):
@@ -200,29 +220,28 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
     blobs = find_local_blobs(context.roots, plan.files, rehash=False, cancel=run.cancel, on_hashing=run.hashes)
     if any(planned.content_id not in blobs for planned in plan.files):
         return None
-    # the lock moves a pin back; without one, a pin that moved meanwhile means that the source is to be listed
-    pinned = RootState(root).pin_of(context.entry.request) if context.locked is not None else None
-    with (
-        contextlib.suppress(PinMoved, Vanished),  # then the source is listed, at the new pin
-        reserved_space(context, run, root, plan.files, blobs),
-    ):
-        return _commit(context, root, run, plan, blobs, pinned=pinned, resolved=False)
-    return None
+    return plan, blobs
+
+
+def make_online_fetch(context: EntryContext, run: RunContext, status: Status, *, force: bool) -> OnlineFetch:
+    """Return the online fetch of a stale or forced entry. It has sent no request. Raises PermanentError if offline."""
+    if context.locked is None or not context.locked.is_complete or status.verdict.unproven:
+        _refuse_if_offline(context, status)
+    fetcher = BlobFetcher(context, open_source(context, run), run)
+    return OnlineFetch(fetcher, status, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
 
 
 def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, force: bool) -> Outcome:
     """Fetch from the source; list it once more if an object was replaced after it was listed."""
-    if context.locked is None or not context.locked.is_complete or status.verdict.unproven:
-        _refuse_if_offline(context, status)
-    fetcher = BlobFetcher(context, open_source(context, run), run)  # one for both attempts: it counts all files
-    online = _OnlineFetch(fetcher, status, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
+    online = make_online_fetch(context, run, status, force=force)
+    fetcher = online.fetcher  # one for both attempts: it counts all files
     try:
         return online.retry_if_pin_moved(resolve=force)
     except (SourceChanged, NotFound, IntegrityError) as exc:
         if context.locked is None and not isinstance(exc, SourceChanged):
             raise
         run.report(Relisting(cause=str(exc)))
-        again = _OnlineFetch(fetcher, status, rehash=False, prove=status.verdict.unproven, again=True)
+        again = OnlineFetch(fetcher, status, rehash=False, prove=status.verdict.unproven, again=True)
         return again.retry_if_pin_moved(resolve=force)
 
 
@@ -234,7 +253,7 @@ def _refuse_if_offline(context: EntryContext, status: Status) -> None:
         )
 
 
-class _OnlineFetch:
+class OnlineFetch:
     """One online fetch of one entry.
 
     Attributes:
@@ -245,6 +264,7 @@ class _OnlineFetch:
         resolved: this fetch asked the source what the revision stands for.
         searched: `last_commit` of each root when it was last searched for blobs, by the root's path.
         again: the second fetch, after an object was not there as it was listed or locked.
+        moved_from: the commit that a pin had until this fetch moved it; "" if none was moved.
     """
 
     def __init__(self, fetcher: BlobFetcher, status: Status, *, rehash: bool, prove: bool, again: bool = False) -> None:
@@ -259,6 +279,7 @@ class _OnlineFetch:
         self.resolved = False
         self.searched: dict[Path, int] = {}
         self.again = again
+        self.moved_from = ""
 
     def retry_if_pin_moved(self, *, resolve: bool) -> Outcome:
         """List and fetch; if another run moves the pin meanwhile, do it again at the new commit.
@@ -267,20 +288,26 @@ class _OnlineFetch:
             resolve: ask what the revision stands for, unless this very run did already. A commit of the lock counts
                 before all others.
         """
-        locked = self.context.locked
-        moved_to: str | None = None
+        moved_to = ""
         while True:
-            request = self.context.entry.request
-            self.pins = {root.path: RootState(root).pin_of(request) for root in self.context.roots}
-            pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
-            pinned = moved_to or (pins[0].commit if pins else None)
-            self.resolved = pinned is None and locked is None
             try:
-                if locked is None:
-                    return self._fetch_listed(self.source.listing(Pins(revision=pinned or "")))
-                return self._fetch_listed(self._list_locked(locked))
+                return self._fetch_listed(self.list_source(resolve=resolve, commit=moved_to))
             except PinMoved as exc:
                 moved_to = exc.commit
+
+    def list_source(self, *, resolve: bool, commit: str = "") -> Listing:
+        """Return the listing to fetch: at the pinned commit, or that of the lock file.
+
+        Args:
+            resolve: as in `retry_if_pin_moved`.
+            commit: that of the Hub, where it is known already.
+        """
+        context, locked = self.context, self.context.locked
+        self.pins = {root.path: RootState(root).pin_of(context.entry.request) for root in context.roots}
+        pins = [pin for pin in self.pins.values() if pin and (not resolve or pin.run == self.run.id)]
+        pinned = commit or (pins[0].commit if pins else "")
+        self.resolved = not pinned and locked is None
+        return self.source.listing(Pins(revision=pinned)) if locked is None else self._list_locked(locked)
 
     def _list_locked(self, locked: Locked) -> Listing:
         from truss_cache_tasks.operations.lockfile import list_locked  # not needed without a lock file
@@ -288,28 +315,37 @@ class _OnlineFetch:
         return list_locked(self.source, self.context, locked, again=self.again)
 
     def _fetch_listed(self, listing: Listing) -> Outcome:
-        """Plan, refuse what cannot be shown, and fetch the files; into the hub cache first, if `_fills_hub_first`."""
+        """Plan, refuse what cannot be shown, and fetch the files; into the hub cache first, if `fills_hub_first`."""
         root = self.context.root
-        plan = make_plan(self.context.entry.request, listing)
-        refuse_case_clashes(root, plan)
-        for warning in plan.warnings if self.context.locked is None else ():  # `cache-lock` gave them
-            self.run.warn(warning)
-        conflicts = find_conflicts(root, plan, self.context.other_entries(root))
-        blobs = self._find_blobs(plan)
+        plan, conflicts, blobs = self.plan(listing)
         self.run.report(_planned(plan, blobs))
-        if any(planned.content_id not in blobs for planned in plan.files):
-            _refuse_if_offline(self.context, self.status)
         hub_root = self.context.hub_root
-        if hub_root is not None and self._fills_hub_first(hub_root, listing):
+        if hub_root is not None and self.fills_hub_first(hub_root, listing):
             self._check_paths(root, plan, blobs)
             with self.fetcher.room_for(root, plan.files, blobs):  # before the first byte comes into the hub cache
                 pass
             self._fetch_into_hub(hub_root, listing)
             blobs = self._find_blobs(plan)
         manifest = self._retry_if_blobs_vanished(root, plan, blobs, conflicts)
+        _report_moved(self.context, self.run, self.moved_from, manifest.revision)
         return Outcome(manifest, self.fetcher.files, self.fetcher.size)
 
-    def _fills_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
+    def plan(self, listing: Listing) -> tuple[Plan, Conflicts, dict[ContentId, LocalBlob]]:
+        """Return the plan, the files of other entries at its paths, and what is on this machine. Writes nothing.
+
+        Raises:
+            CacheTaskError: the plan cannot be shown, or may not be fetched.
+        """
+        root, locked = self.context.root, self.context.locked
+        plan = plan_listing(self.context, self.run, listing, of_lock=locked is not None and locked.is_complete)
+        refuse_case_clashes(root, plan)
+        conflicts = find_conflicts(root, plan, self.context.other_entries(root))
+        blobs = self._find_blobs(plan)
+        if any(planned.content_id not in blobs for planned in plan.files):
+            _refuse_if_offline(self.context, self.status)
+        return plan, conflicts, blobs
+
+    def fills_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
         """Whether the hub cache gets the files first: if it is on the same disk, writable, and its pin agrees."""
         pin = self.pins[hub_root.path]
         agreed = pin is None or self.resolved or pin.commit == listing.revision
@@ -342,8 +378,11 @@ class _OnlineFetch:
                     self._prove_access(plan)
                     if self.context.locked is not None:
                         self._refuse_other_bytes(plan, blobs)
-                    pinned = self.pins[root.path]
-                    return _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=self.resolved)
+                    pinned, resolved = self.pins[root.path], self.resolved
+                    manifest = _commit(self.context, root, self.run, plan, blobs, pinned=pinned, resolved=resolved)
+                    if pinned is not None and pinned.commit != plan.revision:
+                        self.moved_from = pinned.commit
+                    return manifest
             except Vanished:
                 self.rehash = True
                 blobs = self._find_blobs(plan)
@@ -370,19 +409,21 @@ class _OnlineFetch:
         What is refused is looked at again under the lock: another process may have shown and recorded a file after the
         records were read here.
         """
-        paths, cancel = {file.path for file in plan.files}, self.run.cancel
-
-        def check(states: NestedStates) -> None:
-            owned = states.own_paths()
-            leaving = owned - paths  # the commit hides those that are in the way
-            replace_foreign = self.context.settings.replace
-            check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace_foreign, cancel=cancel)
-
+        paths = {file.path for file in plan.files}
         try:
-            check(read_states(root, paths))
+            self.check_paths(root, plan, blobs, read_states(root, paths))
         except DiskError:
-            with locked_states(root, lambda _state: paths, cancel, self.run.waits_for_root) as states:
-                check(states)
+            with locked_states(root, lambda _state: paths, self.run.cancel, self.run.waits_for_root) as states:
+                self.check_paths(root, plan, blobs, states)
+
+    def check_paths(
+        self, root: CacheRoot, plan: Plan, blobs: Mapping[ContentId, LocalBlob], states: NestedStates
+    ) -> None:
+        """Refuse foreign files at our paths, by these states of the roots. Writes nothing."""
+        owned = states.own_paths()
+        leaving = owned - {file.path for file in plan.files}  # the commit hides those that are in the way
+        replace, cancel = self.context.settings.replace, self.run.cancel
+        check_paths(root, plan, blobs, owned, leaving=leaving, replace=replace, cancel=cancel)
 
     def _prove_access(self, plan: Plan) -> None:
         """Request the first byte of a file, if access must be proved and no file was fetched."""
@@ -447,7 +488,14 @@ def _is_cleaned(context: EntryContext) -> bool:
     return any(claim.cleaned for entries in found for name, claim in entries.items() if name in context.claims)
 
 
-def _started(status: Status, context: EntryContext, *, force: bool) -> Started:
+def _report_moved(context: EntryContext, run: RunContext, before: str, after: str) -> None:
+    """Report that the pin of the entry's revision was moved by its run, if it was."""
+    if before and before != after:
+        run.report(Moved(revision=context.entry.request.revision, before=before, after=after))
+
+
+def started(status: Status, context: EntryContext, *, force: bool) -> Started:
+    """Return the event with which work on an entry begins."""
     if force:
         return Started(reasons=(), lists=False, forced=True)
     is_known = context.locked is not None and context.locked.is_complete

@@ -11,12 +11,12 @@ from truss_cache_tasks.errors import LockMismatch, NotFound, NothingSelected
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import UNPINNED, FilePin, Listing, Pins, RemoteFile
 from truss_cache_tasks.model.lockfile import OURS, Locked, LockedEntry, LockedFile, remote_file
-from truss_cache_tasks.model.plan import Plan, content_id, make_plan
+from truss_cache_tasks.model.plan import Plan, content_id
 from truss_cache_tasks.model.records import LOCK_NAME, FileRecord, Manifest, digest_text
 from truss_cache_tasks.model.request import Request, SourceRef
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.operations.source import open_source
+from truss_cache_tasks.operations.source import open_source, plan_listing
 from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store.blob import LocalBlob
 
@@ -226,9 +226,7 @@ def resolve(
     request = context.entry.request
     source = open_source(context, run)
     listing = source.listing(Pins(revision=commit))
-    plan = make_plan(request, listing)
-    for warning in plan.warnings:
-        run.warn(warning)
+    plan = plan_listing(context, run, listing, of_lock=False)
     old = {(file.path, file.size, file.version): file for file in known.files if file.version} if known else {}
     kept = {
         file.path: line
@@ -245,10 +243,20 @@ def from_manifest(context: EntryContext, manifest: Manifest) -> tuple[str, Locke
 
     It tells no version ids of S3, and of the stores of other packages no versions.
     """
-    request = context.entry.request
-    ref, store = request.source, request.source.store
+    store = context.entry.request.source.store
     if store.is_bucket and store.scheme != "gs":
         return None
+    return manifest.revision, _entry_of_manifest(context.entry.request, manifest)
+
+
+def as_locked(context: EntryContext, manifest: Manifest) -> Locked:
+    """Return what the manifest of an entry tells, as if it were locked: for `ask_moves`."""
+    entry = _entry_of_manifest(context.entry.request, manifest)
+    return Locked(commit=manifest.revision, single=entry.single, files=entry.files, is_complete=True)
+
+
+def _entry_of_manifest(request: Request, manifest: Manifest) -> LockedEntry:
+    ref, store = request.source, request.source.store
     begin = f"{ref}/" if not store.is_bucket else f"{SourceRef(ref.scheme, ref.root)}/"
     keys = [record.origin.removeprefix(begin) for record in manifest.files]
     single = store.is_bucket and keys == [ref.prefix]
@@ -257,7 +265,7 @@ def from_manifest(context: EntryContext, manifest: Manifest) -> tuple[str, Locke
     for key, record in zip(keys, manifest.files, strict=True):
         path = key.rpartition("/")[2] if single else key.removeprefix(folder)
         lines.append(_line_of_record(path, record, request))
-    return manifest.revision, _entry(request, lines, single=single)
+    return _entry(request, lines, single=single)
 
 
 def _entry(request: Request, lines: Iterable[LockedFile], *, single: bool) -> LockedEntry:

@@ -1,10 +1,13 @@
-"""Open the source of an entry, with its credential and the network of a run."""
+"""Open the source of an entry, with its credential and the network of a run; plan what it listed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from truss_cache_tasks.config.credentials import find_credential
+from truss_cache_tasks.errors import NothingSelected
+from truss_cache_tasks.model.listing import Listing
+from truss_cache_tasks.model.plan import FIX_PATTERNS, Plan, find_unmatched, make_plan
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
@@ -17,3 +20,26 @@ def open_source(context: EntryContext, run: RunContext) -> Source:
     settings, entry = context.settings, context.entry
     network = replace(settings.network, base=entry.config.parent, cancel=run.cancel, reporter=run.reporter)
     return registry.open_source(entry.request, find_credential(entry, settings), network)
+
+
+def plan_listing(context: EntryContext, run: RunContext, listing: Listing, *, of_lock: bool) -> Plan:
+    """Return the plan of an entry for a listing of its source, and report its warnings.
+
+    Args:
+        of_lock: the lock file gave the listing. It holds selected files alone, and `cache-lock` gave the warnings.
+
+    Raises:
+        CacheTaskError: as `make_plan`.
+        NothingSelected: with `Settings.strict_patterns`, if a pattern of several matches nothing.
+    """
+    plan = make_plan(context.entry.request, listing)
+    if of_lock:
+        return plan
+    for warning in plan.warnings:
+        run.warn(warning)
+    unmatched = find_unmatched(plan, listing)
+    if unmatched and context.settings.strict_patterns:
+        raise NothingSelected("; ".join(unmatched), hint=FIX_PATTERNS)
+    for warning in unmatched:
+        run.warn(warning)
+    return plan

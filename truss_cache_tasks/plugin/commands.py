@@ -1,4 +1,4 @@
-"""`doit cache-why`, `cache-lock`, `cache-verify`, `cache-du` and `cache-prune`.
+"""`doit cache-why`, `cache-plan`, `cache-path`, `cache-lock`, `cache-verify`, `cache-du` and `cache-prune`.
 
 The dash keeps their names apart from tasks of `task_*` functions.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from doit.cmd_base import DoitCmdBase, check_tasks_exist
@@ -103,8 +103,13 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
             return FAILED
 
     def _chosen(self, names: list[str], *, warns: bool = True) -> list[tuple[str, Workspace, Any]]:
-        """Return (task name, workspace, context) of the entries; with `warns` write the warnings of their configs."""
+        """Return (task name, workspace, context) of the entries; with `warns` write the warnings of their configs.
+
+        Args:
+            names: of tasks, or of entries, which are names of tasks without that of their group.
+        """
         tasks = {task.name: task for task in self.task_list}
+        names = [_task_name(name, tasks) for name in names]
         check_tasks_exist(tasks, names)
         wanted = {*names, *(sub for name in names for sub in tasks[name].task_dep)}
         for task in self.task_list:
@@ -132,16 +137,63 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
         self.outstream.write(output.escaped(*lines) + "\n")
 
 
+def _task_name(name: str, tasks: Mapping[str, Any]) -> str:
+    """Return the name of the task of an entry; the name as it is where it is that of a task, or of no entry.
+
+    Raises:
+        InvalidCommand: several configs have such an entry.
+    """
+    found = [
+        task.name
+        for task in tasks.values()
+        for action in task.actions
+        if name not in tasks and isinstance(action, FetchAction) and action.context.name == name
+    ]
+    if len(found) > 1:
+        raise InvalidCommand(f"{name}: found {' and '.join(found)}, expected the name of one task")
+    return found[0] if found else name
+
+
 class Why(_OverEntries):
     """Write whether each entry is fresh, and why not."""
 
     name = "cache-why"
     doc_purpose = "say which weights are fresh, or which input changed"
-    cmd_options = (_flag("check", "exit 1 if a run would have to read a store"), _JSON)
+    cmd_options = (
+        _flag("check", "exit 1 if a run would have to read a store"),
+        _flag("remote", "ask the stores what has moved; with --check: exit 1 if anything has"),
+        _JSON,
+    )
 
-    def _execute(self, check: bool, pos_args: list[str]) -> int:
+    def _execute(self, check: bool, remote: bool, pos_args: list[str]) -> int:
         with _config_errors():
-            return reports.why(self._chosen(pos_args), self._write, self.facts, check=check)
+            return reports.why(self._chosen(pos_args), self._write, self.facts, check=check, remote=remote)
+
+
+class Plan(_OverEntries):
+    """Write what a run would fetch, and whether there is room for it."""
+
+    name = "cache-plan"
+    doc_purpose = "say which weights a run would fetch, and if there is room; write nothing"
+    cmd_options = (_flag("always", "of a run that hashes and resolves everything again (`doit run -a`)"), _JSON)
+
+    def _execute(self, always: bool, pos_args: list[str]) -> int:
+        from truss_cache_tasks.app.preview import write_plan  # not needed by the other commands
+
+        with _config_errors():
+            return write_plan(self._chosen(pos_args), self._write, self.facts, force=always)
+
+
+class Path(_OverEntries):
+    """Write the folder to open of each entry."""
+
+    name = "cache-path"
+    doc_purpose = "print the folder to open of each entry"
+    cmd_options = (_JSON,)
+
+    def _execute(self, pos_args: list[str]) -> int:
+        with _config_errors():
+            return reports.write_paths(self._chosen(pos_args), self._write, self.facts)
 
 
 class Lock(_OverEntries):

@@ -31,6 +31,7 @@ def cache_tasks(
     replace: bool = False,
     accept_unverified: bool = False,
     follow_links: bool = False,
+    strict_patterns: bool = False,
 ) -> Creator:
     """Return a task creator for one Truss: `task_weights = cache_tasks("sd/config.yaml", basename="weights_sd")`.
 
@@ -48,6 +49,8 @@ def cache_tasks(
             unverified, if two fetches gave equal bytes. TRUSS_CACHE_ACCEPT_UNVERIFIED=1 does the same.
         follow_links: True: a link inside a `file://` source may lead out of it. TRUSS_CACHE_FOLLOW_LINKS=1 does the
             same. config.yaml cannot set `replace`, `accept_unverified` or `follow_links`.
+        strict_patterns: a pattern that matches no file, beside others that do, fails the entry when its source is
+            listed; False: it is a warning.
     """
     beside = Path(sys._getframe(1).f_globals.get("__file__") or "dodo.py").absolute().parent
     config = None if path is None else beside / path
@@ -63,6 +66,7 @@ def cache_tasks(
                 replace=replace,
                 accept_unverified=accept_unverified,
                 follow_links=follow_links,
+                strict_patterns=strict_patterns,
             )
             if defer_errors:
                 workspace.require_lock()

@@ -7,7 +7,7 @@ fetch of another entry brings is reserved by that one. A replaced file keeps its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.plan import PlannedFile
@@ -32,8 +32,30 @@ def demand_of(root: CacheRoot, key: str, files: Sequence[PlannedFile], blobs: Ma
         key: of the request that is fetched, whose lock in `root` the caller holds.
         blobs: what is on this machine already, by content id.
     """
+
+    def may_clone(blob: LocalBlob) -> bool:
+        with unnamed_file(root.tree) as descriptor:
+            return disk.can_clone(blob.tree, blob.path, descriptor)
+
+    return _demand(root, key, files, blobs, may_clone)
+
+
+def largest_demand_of(
+    root: CacheRoot, key: str, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]
+) -> Demand:
+    """Return `demand_of` without writing anything: as if the disk had no reflinks, which only a file there tells."""
+    return _demand(root, key, files, blobs, lambda _blob: False)
+
+
+def _demand(
+    root: CacheRoot,
+    key: str,
+    files: Sequence[PlannedFile],
+    blobs: Mapping[ContentId, LocalBlob],
+    may_clone: Callable[[LocalBlob], bool],
+) -> Demand:
     missing = {planned.content_id: planned for planned in files if planned.content_id not in blobs}
-    copies = _copies(root, files, blobs)
+    copies = _copies(root, files, blobs, may_clone)
     if not missing and not copies:
         return Demand()
     block = disk.block_size(root.path)
@@ -64,7 +86,12 @@ def _in_flight(root: CacheRoot, key: str) -> set[str]:
     return {blob for note in notes if is_held(root.lock(f"entry-{note.key}")) for blob in note.blobs}
 
 
-def _copies(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> list[LocalBlob]:
+def _copies(
+    root: CacheRoot,
+    files: Sequence[PlannedFile],
+    blobs: Mapping[ContentId, LocalBlob],
+    may_clone: Callable[[LocalBlob], bool],
+) -> list[LocalBlob]:
     """Return the blob of every copy of bytes that `files` need: neither a hard link nor a reflink can show it."""
     here = disk.device_of(root.path)
     found: list[LocalBlob] = []
@@ -76,8 +103,7 @@ def _copies(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[Conten
         if blob.device == here and root.layout.may_link(blob):
             continue
         if blob.device not in clones:
-            with unnamed_file(root.tree) as descriptor:
-                clones[blob.device] = disk.can_clone(blob.tree, blob.path, descriptor)
+            clones[blob.device] = may_clone(blob)
         if not clones[blob.device]:
             found.append(blob)
     if root.layout.paths_name_bytes:  # copied once, and shown by links

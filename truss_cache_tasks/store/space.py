@@ -47,6 +47,38 @@ class Demand(NamedTuple):
     spare: int = 0
     inodes: int = 0
 
+    @property
+    def needed(self) -> int:
+        """All bytes that have to be free."""
+        return self.reserved + self.spare
+
+    def plus(self, other: Demand) -> Demand:
+        """Return what both take together."""
+        return Demand(*(one + two for one, two in zip(self, other, strict=True)))
+
+
+class Room(NamedTuple):
+    """What a disk has free for this user.
+
+    Args:
+        mount: the folder at which it is mounted.
+        size: bytes.
+        inodes: files that can be made; None where it has no limit.
+    """
+
+    mount: Path
+    size: int
+    inodes: int | None
+
+    def has(self, demand: Demand) -> bool:
+        """Whether that is free."""
+        return demand.needed <= self.size and (self.inodes is None or demand.inodes <= self.inodes)
+
+
+def room_of(path: Path) -> Room:
+    """Return what is free on the disk of `path`, which need not be there. What other fetches reserved is not free."""
+    return Room(disk.mount_point(path), disk.free_bytes(path), disk.free_inodes(path))
+
 
 Roots = Callable[[], Collection[Path]]  # the cache roots that are known, where other fetches may have reserved space
 
@@ -233,7 +265,7 @@ def _check(root: CacheRoot, demand: Demand, roots: Roots, *, taken: int = 0) -> 
             f"free on the disk at {disk.mount_point(root.path)}",
             hint=disk.FREE_INODES,
         )
-    if demand.reserved + demand.spare > disk.free_bytes(root.path) - taken:
+    if demand.needed > disk.free_bytes(root.path) - taken:
         raise _not_enough(root, demand, roots, taken=taken)
 
 
@@ -243,9 +275,8 @@ def _not_enough(
     free, others = max(0, disk.free_bytes(root.path) - taken), taken or reserved_by_others(root, roots())
     beside = f", beside {others:,} that other fetches have reserved" if others else ""
     why = f": {cause}" if cause else ""
-    needed = demand.reserved + demand.spare
     return NotEnoughSpace(
-        f"not enough space for {root.path}: {demand.coming:,} bytes are to come, {needed:,} with blocks and "
+        f"not enough space for {root.path}: {demand.coming:,} bytes are to come, {demand.needed:,} with blocks and "
         f"records, {free:,} are free on the disk at {disk.mount_point(root.path)}{beside}{why}",
         hint=disk.FREE_SPACE,
     )

@@ -109,14 +109,14 @@ def read_usage(root: CacheRoot, rule: DeadRule, *, needed: Collection[str] = (),
         )
 
 
-def coming_bytes(root: CacheRoot, but: str) -> int:
+def coming_bytes(root: CacheRoot, but: Collection[str]) -> int:
     """Return the bytes that fetches which run now have noted in this root, and that are not on the disk yet.
 
     Args:
-        but: the request key of a fetch that does not count.
+        but: the request keys of fetches that do not count.
     """
     state, coming = RootState(root), 0
-    under_way = _keys_under_way(root) - {but}
+    under_way = _keys_under_way(root) - set(but)
     for note in state.notes:
         if note.key in under_way and note.size:
             arrived = [

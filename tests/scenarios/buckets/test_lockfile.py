@@ -305,3 +305,17 @@ def test_a_store_of_another_package_is_locked_by_its_digests(cli: Cli, truss: Tr
         assert ran.code == 1, ran
         assert ran.err.count("sha256:") == 2, ran
         assert "model_cache.lock" in ran.err
+
+
+def test_why_remote_compares_a_store_with_what_was_fetched_where_nothing_is_locked(
+    cli: Cli, truss: Truss, anywhere: Store
+) -> None:
+    given(truss, anywhere)
+    assert "nothing of it is locked or fetched" in done(cli("why", "--remote")).out
+    done(cli())
+    assert done(cli("why", "--remote", "--check")).out.endswith(": fresh\n  in the store: unchanged\n")
+    anywhere.put("m/a.bin", b"A" * 3_000)
+    anywhere.put("m/new.bin", b"n")
+    moved = cli("why", "--remote", "--check")
+    assert (moved.code, moved.out.splitlines()[-1]) == (1, "  in the store: 1 file changed, 1 new, 3.0 kB to fetch")
+    assert "run -a" in moved.err

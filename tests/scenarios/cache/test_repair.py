@@ -41,7 +41,7 @@ def cli(case: Case, *args: str) -> Ran:
 
 def is_healed(case: Case) -> None:
     assert cli(case, "verify").text.count("good, 4 files") == 1
-    assert cli(case, "why").text.endswith(": fresh\n")
+    assert cli(case, "why").text.count(": fresh\n") == 1
     assert case.tree() == FILES
 
 

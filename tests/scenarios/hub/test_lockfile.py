@@ -78,7 +78,7 @@ def test_what_is_here_already_is_locked_without_a_request(cli: Cli, truss: Truss
     asked(hub)
     done(cli("lock"))
     assert asked(hub) == []
-    assert done(cli("why", "--check")).out == "org/name: fresh\n"
+    assert done(cli("why", "--check")).out.startswith("org/name: fresh\n")
     text = lock_of(truss).read_text()
     done(cli("clean"))
     lock_of(truss).unlink()
@@ -181,7 +181,7 @@ def test_widened_patterns_take_the_new_files_from_the_locked_commit(
     done(cli("lock"))
     pins = json.loads(lock_of(truss).read_text())["pins"]
     assert len(pins) == 1
-    assert done(cli("why", "--check")).out == "org/name: fresh\n"
+    assert done(cli("why", "--check")).out.startswith("org/name: fresh\n")
     done(cli("clean"))
     done(cli(**LOCKED))
     assert main_of(truss) == FILES
