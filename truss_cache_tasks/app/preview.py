@@ -153,7 +153,7 @@ def _about(found: Preview) -> list[str]:
     revision = found.context.entry.request.revision
     lines = list(found.reasons)
     if found.moved_from:
-        lines.append(f"{revision} would move: {found.moved_from} -> {found.revision}")
+        lines.append(f"{revision} would move: {found.moved_from[:12]} -> {found.revision[:12]}")
     elif found.revision:
         lines.append(f"{revision} is {found.revision}" if revision != found.revision else f"revision {revision}")
     return lines

@@ -17,6 +17,7 @@ from truss_cache_tasks.model.request import Layout, Request, SourceRef
 FIX_PATTERNS = "Fix the patterns in config.yaml."  # a hint
 _WILDCARDS = frozenset("*?[]!")
 _MOST_UNMATCHED = 5  # patterns that are named
+_MOST_IGNORED = 20  # patterns that are compared with names, which takes long
 RECORDS = ".truss_cache"  # our own folder in every cache root; no file of an entry may lie in it
 
 
@@ -199,7 +200,7 @@ def find_unmatched(plan: Plan, listing: Listing) -> list[str]:
     ignored = [one for one in dict.fromkeys(request.ignore) if not is_matched(one)]
     chosen = [planned.file.path for planned in plan.files]
     names = {name for path in chosen for name in path.split("/")} if ignored else set()
-    found += [("ignore_patterns", one) for one in ignored if _is_nearly_there(one, names)]
+    found += [("ignore_patterns", one) for one in ignored[:_MOST_IGNORED] if _is_nearly_there(one, names)]
     lines = [
         _unmatched(request, field, pattern, prefix, paths, near=paths if field == "allow_patterns" else chosen)
         for field, pattern in found[:_MOST_UNMATCHED]
@@ -228,16 +229,16 @@ def _is_nearly_there(pattern: str, names: Collection[str]) -> bool:
     >>> [_is_nearly_there(pattern, names) for pattern in ("orignal/*", "*.safetensor", "*.h5", "original/*.pth")]
     [True, True, False, False]
     """
-    from difflib import SequenceMatcher
+    from difflib import get_close_matches
 
     endings = {name[name.rfind(".") :] for name in names if "." in name}
     for part in pattern.split("/"):
         ending = part.lstrip("*")
         known = endings if ending != part and ending.startswith(".") else names if ending == part else ()
-        if not ending or not known or ending in known or not _WILDCARDS.isdisjoint(ending):
+        if not ending or ending in known or not _WILDCARDS.isdisjoint(ending):
             continue
-        want = ending[:80].casefold()
-        if any(SequenceMatcher(None, want, name[:80].casefold()).ratio() >= 0.8 for name in sorted(known)[:2000]):
+        compared = [name[:80].casefold() for name in sorted(known)[:2000]]
+        if get_close_matches(ending[:80].casefold(), compared, n=1, cutoff=0.8):
             return True
     return False
 

@@ -7,8 +7,8 @@ moment later, what it told. The steps are those of `operations/fetch.py`, and mo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from truss_cache_tasks.errors import IntegrityError, NotFound, SourceChanged
@@ -41,11 +41,13 @@ class RootPlan:
     Attributes:
         files: all of them.
         blobs: what is on this machine already, and need not be fetched into this root.
+        linked: of these files, what another root of the entry gets, and this one as links.
     """
 
     root: CacheRoot
     files: tuple[PlannedFile, ...]
     blobs: Blobs
+    linked: frozenset[ContentId] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,11 +158,8 @@ def _root_plans(online: OnlineFetch, listing: Listing, plan: Plan, blobs: Blobs)
         return (own,)
     in_hub = make_plan(context.request_in(hub_root), listing)
     find_conflicts(hub_root, in_hub, context.other_entries(hub_root))
-    here = tuple(planned for planned in plan.files if planned.content_id in blobs)
-    return (
-        RootPlan(root=hub_root, files=in_hub.files, blobs=blobs),
-        RootPlan(root=context.root, files=here, blobs=blobs),  # the others become links of the hub's blobs
-    )
+    linked = frozenset(planned.content_id for planned in plan.files if planned.content_id not in blobs)
+    return RootPlan(root=hub_root, files=in_hub.files, blobs=blobs), replace(own, linked=linked)
 
 
 def _preview(
@@ -233,10 +232,12 @@ def needs_of(previews: Sequence[Preview]) -> Needs:
         DiskError: a cache cannot be read.
     """
     plans = list(_each_once(previews))
+    comings = [(context, plan.root, plan.files, plan.blobs) for context, plan in plans]
     demands: dict[int, tuple[EntryContext, CacheRoot, Demand]] = {}  # by device
-    for context, root, files, blobs in plans:
+    for context, plan in plans:
+        root, files = plan.root, [planned for planned in plan.files if planned.content_id not in plan.linked]
         with disk.disk_errors(f"cannot look at {root.path}"):
-            demand = largest_demand_of(root, request_key(context.request_in(root)), files, blobs)
+            demand = largest_demand_of(root, request_key(context.request_in(root)), files, plan.blobs)
             device = disk.device_of(root.path)
         if demand.inodes:
             before = demands[device][2] if device in demands else Demand()
@@ -246,22 +247,20 @@ def needs_of(previews: Sequence[Preview]) -> Needs:
         need = DiskNeed(room=room_of(root.path), demand=demand)
         prunable = 0 if need.fits else prunable_bytes(context, root)
         disks.append(DiskNeed(room=need.room, demand=demand, prunable=prunable))
-    limit = next((context.settings.max_bytes for context, *_ in plans), None)
-    budgets = budget_needs(plans, limit=limit) if limit is not None else []
+    limit = next((context.settings.max_bytes for context, _ in plans), None)
+    budgets = budget_needs(comings, limit=limit) if limit is not None else []
     missing = {
         (one.roots[0].root.path, planned.content_id): planned.file.size for one in previews for planned in one.missing
     }
     return Needs(files=len(missing), size=sum(missing.values()), disks=tuple(disks), budgets=tuple(budgets))
 
 
-def _each_once(
-    previews: Iterable[Preview],
-) -> Iterable[tuple[EntryContext, CacheRoot, tuple[PlannedFile, ...], Blobs]]:
-    """Yield entry, root, files, blobs for each root of each entry, without the files that an entry before it brings."""
+def _each_once(previews: Iterable[Preview]) -> Iterator[tuple[EntryContext, RootPlan]]:
+    """Yield what each entry is to have in each root, without the files that an entry before it brings there."""
     brought: dict[Path, set[ContentId]] = {}
     for one in previews:
         for plan in one.roots:
             known = brought.setdefault(plan.root.path, set())
             files = tuple(planned for planned in plan.files if planned.content_id not in known)
             known.update(planned.content_id for planned in files)
-            yield one.context, plan.root, files, plan.blobs
+            yield one.context, replace(plan, files=files)

@@ -30,7 +30,7 @@ def seen(root: Path) -> dict[Path, tuple[int, int, int]]:
 
 def fetched(ran: Ran) -> list[str]:
     """Return `N files, SIZE` of what was, or would be, fetched, a line an entry."""
-    return re.findall(r"(?:would fetch|fetched) ((?:[0-9,]+ files?, [0-9.]+ k?B)|nothing)", ran.text)
+    return re.findall(r"(?:would fetch|fetched) ((?:[0-9,]+ files?, [0-9.]+ k?B)|nothing)\b", ran.text)
 
 
 def planned(cli: Cli, *args: str, root: Path) -> Ran:
@@ -107,6 +107,8 @@ def test_entries_that_share_bytes_are_counted_once(truss: Truss, hub: Hub, cli: 
     plan = cli("plan")
     assert fetched(plan) == ["4 files, 42.1 kB", "2 files, 42.0 kB", "4 files, 42.1 kB"], plan
     assert "2 entries: would fetch" in plan.out
+    whole, both = (re.findall(r"needs ([0-9.]+) kB", ran.out) for ran in (cli("plan", "org/name"), plan))
+    assert float(both[0]) - float(whole[0]) < 42, "records and links alone"
 
 
 def test_a_revision_is_asked_for_once_so_that_all_entries_of_a_plan_have_one_commit(
@@ -179,3 +181,42 @@ def test_the_paths_of_those_that_are_fetched_are_printed_and_the_others_explaine
     assert both.err.count("hint: ") == 1
     assert cli("path", "org/nome").code == 3
     assert truss.doit("cache-path", "org/nome").code == 3
+
+
+@pytest.mark.parametrize("layout", ["hub", "mount", "local"])
+def test_plan_and_run_agree_on_what_fits_into_a_budget(layout: str, make_case: Make, cli: Cli) -> None:
+    make_case(layout)
+    size = sum(map(len, FILES.values()))
+    for limit, code in ((size - 1, 1), (size, 0)):
+        assert cli("plan", TRUSS_CACHE_MAX_BYTES=str(limit)).code == code
+        assert cli(TRUSS_CACHE_MAX_BYTES=str(limit)).code == code
+
+
+def test_a_copy_from_another_disk_counts_and_the_plan_still_writes_nothing(
+    make_case: Make, cli: Cli, small_disk: Callable[[Path, int], Path]
+) -> None:
+    case: Case = make_case("hub")
+    small_disk(case.truss.hub_cache, 1024)
+    assert cli().code == 0
+    case.truss.config("weights:\n  - source: hf://org/name\n    mount_location: /home/u\n")
+    plan = planned(cli, root=case.truss.root)
+    assert (plan.code, fetched(plan)) == (0, ["nothing"]), plan
+    assert (need := re.search(r"disk at \S+: needs ([0-9.]+) kB", plan.out)), plan
+    assert float(need[1]) > 42
+    assert fetched(cli())[0].startswith("0 files")
+
+
+def test_what_becomes_a_link_of_the_hub_cache_counts_into_the_budget_of_the_model_cache_too(
+    truss: Truss, hub: Hub, cli: Cli
+) -> None:
+    hub.create("org/name").commit({"model.bin": b"m" * 40_000})
+    (truss.folder / "weights").mkdir()
+    (truss.folder / "weights" / "other.bin").write_bytes(b"o" * 20_000)
+    truss.config(
+        "model_cache:\n  - repo_id: file://./weights\n"
+        "  - repo_id: org/name\n    use_volume: true\n    volume_folder: vol\n"
+    )
+    assert cli("weights").code == 0
+    for limit, code in (("50K", 1), ("60K", 0)):
+        assert cli("plan", TRUSS_CACHE_MAX_BYTES=limit).code == code
+        assert cli(TRUSS_CACHE_MAX_BYTES=limit).code == code
