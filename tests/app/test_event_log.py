@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fast_clock import FastClock
 from in_process import Cli, cli
 from schema import checked_lines, definitions
 from servers.hub import Hub
@@ -105,6 +106,13 @@ def test_a_fifo_and_stderr_get_the_lines(one: Truss) -> None:
     lines = (one.root / "both").read_text().splitlines()
     assert any(line.startswith("org/one: ") for line in lines), "neither overwrites the other"
     assert checked_lines("".join(f"{line}\n" for line in lines if line.startswith("{")))[-1]["event"] == "committed"
+
+
+def test_a_fifo_without_a_reader_is_3_before_the_fetch(one: Truss, hub: Hub, fast_clock: FastClock) -> None:
+    os.mkfifo(one.folder / "fifo")
+    ran = one.cli("--events", "fifo", **fast_clock(20))
+    assert (ran.code, "cannot append events: " in ran.err) == (3, True), ran.text
+    assert hub.requests == []
 
 
 def test_a_log_that_breaks_does_not_break_the_run(one: Truss) -> None:

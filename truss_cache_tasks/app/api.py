@@ -104,7 +104,7 @@ def fetch(
     workspace = open_workspace(config, model_cache_dir)
     contexts = workspace.choose(names)
     workspace.require_lock()
-    workspace.require_event_log()
+    workspace.require_event_log(is_running=True)
     reporter = reporter or ignore_events
     for warning in workspace.all_warnings:
         reporter(Warned(message=warning))

@@ -277,7 +277,7 @@ def _configs(options: _Options, *, changes: str = "") -> Configs:
         replace=given.get("replace", False),
         accept_unverified=given.get("accept_unverified", False),
         strict_patterns=given.get("strict", False),
-        events=Path(os.path.abspath(events)) if (events := given.get("events")) else None,
+        events=None if (events := given.get("events")) is None else Path(os.path.abspath(events)),
     )
     for workspace in configs.workspaces.values():
         options.facts.config(workspace)
@@ -303,12 +303,13 @@ def _run(options: _Options) -> int:
         return _plan(options)
     configs = _configs(options)
     chosen = _chosen(options, configs)
+    configs.require_claims_of_their_own()
+    signals.install()
     for workspace in configs.workspaces.values():
         workspace.require_lock()
         if options.json and workspace.settings.events is not None:
             _refuse_events_on_stdout(workspace.settings.events)
-        workspace.require_event_log()
-    signals.install()
+        workspace.require_event_log(is_running=True)
     stale: list[Labelled] = []
     for label, workspace, context in chosen:
         status = workspace.read_status(context)
@@ -564,7 +565,7 @@ COMMANDS = {
             *_FETCHING,
             _VERBOSE,
             _flag("--dry-run", what="the same as `plan`"),
-            (("--events",), {"metavar": "PATH", "default": "", "help": "append the events to PATH, as JSON lines"}),
+            (("--events",), {"metavar": "PATH", "help": "append the events to PATH, as JSON lines"}),
         ),
         examples=(
             ("truss-cache", "fetch what is stale"),

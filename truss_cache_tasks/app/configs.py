@@ -34,6 +34,22 @@ class Configs:
                 is_alone = everywhere.count(context.name) == 1
                 yield context.name if is_alone else f"{config}:{context.name}", workspace, context
 
+    def require_claims_of_their_own(self) -> None:
+        """Raise ConfigError if two configs are one project, and an entry of each has one name and other requests.
+
+        Both would have the same claim, so that a run of each makes the other stale.
+        """
+        seen: dict[tuple[str, str], EntryContext] = {}
+        for workspace in self.workspaces.values():
+            for context in workspace.contexts:
+                other = seen.setdefault((workspace.project.id, context.name), context)
+                if other.entry.key != context.entry.key:
+                    raise ConfigError(
+                        f"TRUSS_CACHE_PROJECT: found {context.name} in two configs with different requests, "
+                        "expected an id for each config",
+                        hint="Unset it, or run each config by itself under an id of its own.",
+                    )
+
     def choose(self, names: Sequence[str]) -> list[Labelled]:
         """Return the entries with these names, or labels, each once; without names: all.
 

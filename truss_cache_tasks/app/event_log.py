@@ -121,7 +121,7 @@ def open_event_log(path: Path) -> EventLog:
     return _logs[path]
 
 
-def require_event_log(path: Path) -> None:
+def check_event_log(path: Path) -> None:
     """Raise ConfigError if `path` cannot be appended to. A FIFO is not opened: its reader would see it close."""
     try:
         is_fifo = stat.S_ISFIFO(os.stat(path).st_mode)

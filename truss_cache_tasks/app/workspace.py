@@ -89,12 +89,16 @@ class Workspace:
         if self.outdated is not None:
             raise self.outdated
 
-    def require_event_log(self) -> None:
-        """Raise ConfigError if the events of a run are to be logged, and cannot be."""
-        if self.settings.events is not None:
-            from truss_cache_tasks.app.event_log import require_event_log  # not needed without a log
+    def require_event_log(self, *, is_running: bool) -> None:
+        """Raise ConfigError if the events of a run are to be logged, and cannot be.
 
-            require_event_log(self.settings.events)
+        Args:
+            is_running: the run begins now; else a FIFO is not opened, as this may be the status of a task alone.
+        """
+        if self.settings.events is not None:
+            from truss_cache_tasks.app.event_log import check_event_log, open_event_log  # not needed without a log
+
+            (open_event_log if is_running else check_event_log)(self.settings.events)
 
     def warn(self) -> None:
         """Write the warnings of the config and the lock file to stderr, once a process."""

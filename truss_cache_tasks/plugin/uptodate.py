@@ -51,7 +51,7 @@ def _require_may_fetch(workspace: Workspace) -> None:
     """Raise InvalidDodoFile if nothing may be fetched because of the lock file, or the events cannot be logged."""
     try:
         workspace.require_lock()
-        workspace.require_event_log()
+        workspace.require_event_log(is_running=False)
     except ConfigError as error:
         raise InvalidDodoFile(output.escaped(*output.format_error(error))) from error
 
