@@ -16,6 +16,7 @@ CacheTaskError
 |-- UnsafeName         ignore the name by a pattern
 |-- LeadsOut           copy what a link leads to, ignore or allow it
 |-- TransientError     wait: the only class that is retried
+|-- MissingPackage     install it
 |-- PermanentError     fix the network, the proxy or the endpoint
 |-- SourceChanged      list again
 `-- Stopped            run again
@@ -23,6 +24,8 @@ CacheTaskError
 """
 
 from __future__ import annotations
+
+import sys
 
 RUN_AGAIN = "Run the command again."  # the hints that more than one error has
 RUN_LATER = "Wait, then run the command again."
@@ -113,9 +116,31 @@ class PermanentError(CacheTaskError):
     """The network or the endpoint fails and waiting does not help (an untrusted certificate, a proxy that refuses)."""
 
 
+class MissingPackage(CacheTaskError):
+    """A package that this one depends on is not installed: install it."""
+
+
 class SourceChanged(CacheTaskError):
     """The object was replaced after it was listed: list again."""
 
 
 class Stopped(CacheTaskError):
     """The run was told to stop (a signal, or a closed iterator)."""
+
+
+_PACKAGES = {  # the modules that are imported -> what to install
+    **{name: name for name in ("awscrt", "botocore", "certifi", "doit", "huggingface_hub", "requests", "rich")},
+    **{name: name for name in ("urllib3", "xxhash")},
+    "google": "google-auth",
+    "yaml": "pyyaml",
+}
+
+
+def missing_package(exc: BaseException) -> MissingPackage | None:
+    """Return the error for an import that failed because a package of our dependencies is not there; else None."""
+    module = (exc.name or "").partition(".")[0] if isinstance(exc, ModuleNotFoundError) else ""
+    if module not in _PACKAGES:
+        return None
+    package = _PACKAGES[module]
+    message = f"{package}: found no such Python package, expected it beside truss-cache-tasks"
+    return MissingPackage(message, hint=f"Run `{sys.executable} -m pip install {package}`.")

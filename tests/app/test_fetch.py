@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from entries import entry
@@ -25,9 +26,10 @@ def test_an_interrupt_while_a_thread_is_being_started_comes_out_as_it_is(monkeyp
     monkeypatch.setattr(threading.Thread, "start", start_or_be_interrupted)
     cancelled = threading.Event()
 
-    def fetch_one(_: object) -> object:
+    def fetch_one(label: str, context: object) -> Any:
         cancelled.wait(60)
         raise NotImplementedError
 
+    entries: Any = [(name, entry(name)) for name in ("org/one", "org/two")]  # any value is an entry here
     with pytest.raises(KeyboardInterrupt):
-        fetch_side_by_side([entry("org/one"), entry("org/two")], fetch_one, cancelled.set)  # type: ignore[arg-type, list-item]  # any value is an entry here
+        fetch_side_by_side(entries, fetch_one, cancelled.set)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from truss_cache_tasks import Config, Entry, load_config
+from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
 
 
@@ -219,10 +220,32 @@ def test_duplicate_keys_that_we_do_not_read_are_a_warning(tmp_path: Path) -> Non
     ]
 
 
-@pytest.mark.parametrize("key", ["model-cache", "modelcache", "Model_Cache", "model_caches", "weight"])
-def test_a_mistyped_key_is_not_silently_an_empty_config(key: str, tmp_path: Path) -> None:
-    (warning,) = read(tmp_path, f"{key}:\n- repo_id: a/b\n").warnings
-    assert "did you mean" in warning
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("model-cache", "model_cache"),
+        ("modelcache", "model_cache"),
+        ("Model_Cache", "model_cache"),
+        ("model_caches", "model_cache"),
+        ("hf-cache", "hf_cache"),
+        ("weight", "weights"),
+        ("weigths", "weights"),
+    ],
+)
+def test_a_mistyped_section_is_an_error_that_names_the_right_one(key: str, meant: str, tmp_path: Path) -> None:
+    text = f"model_name: x\n{key}:\n- repo_id: a/b\n"
+    with pytest.raises(ConfigError, match=f":2: {key}: unknown section, expected {meant}$") as raised:
+        read(tmp_path, text)
+    assert raised.value.hint == f"Write {meant}."
+    (warning,) = read(tmp_path, f"{text}{'weights' if meant != 'weights' else 'model_cache'}: []\n").warnings
+    assert warning.endswith(f":2: {key}: not read; did you mean {meant}?"), "beside a section it is a warning"
+
+
+@pytest.mark.parametrize(
+    "key", ["model_name", "model_metadata", "cache", "model_class_name", "cache_internal", "runtime"]
+)
+def test_a_key_of_truss_is_no_mistyped_section(key: str, tmp_path: Path) -> None:
+    assert read(tmp_path, f"{key}: x\n").warnings == ()
 
 
 @pytest.mark.parametrize(

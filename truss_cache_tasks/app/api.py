@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from truss_cache_tasks.app.fetch import fetch_side_by_side
+from truss_cache_tasks.app.fetch import fetch_side_by_side, with_event_log
 from truss_cache_tasks.app.workspace import open_workspace
 from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.errors import CacheTaskError
@@ -104,12 +104,21 @@ def fetch(
     workspace = open_workspace(config, model_cache_dir)
     contexts = workspace.choose(names)
     workspace.require_lock()
+    workspace.require_event_log(is_running=True)
     reporter = reporter or ignore_events
     for warning in workspace.all_warnings:
         reporter(Warned(message=warning))
     cancelled = threading.Event()
-    run = RunContext(id=workspace.run_id, reporter=reporter, cancel=StopPoll(cancelled.is_set))
-    ended = fetch_side_by_side(contexts, lambda context: fetch_entry(context, run), cancelled.set)
+    stop = StopPoll(cancelled.is_set)
+
+    def log_ended(error: OSError) -> None:
+        reporter(Warned(message=f"the events are not logged any more: {error.strerror}"))
+
+    def fetch_one(name: str, context: EntryContext) -> Outcome:
+        logged = with_event_log(reporter, context, workspace.run_id, log_ended)
+        return fetch_entry(context, RunContext(id=workspace.run_id, reporter=logged, cancel=stop))
+
+    ended = fetch_side_by_side([(context.name, context) for context in contexts], fetch_one, cancelled.set)
     chosen = [context for context in workspace.contexts if context.name in ended]
     return Result(entries={context.name: _result(context, ended[context.name]) for context in chosen})
 

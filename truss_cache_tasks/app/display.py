@@ -95,6 +95,7 @@ class Display:
             make_block: called when the block is first needed.
         """
         self.mode = mode
+        self.verbose = False
         self._write = write
         self._clock = clock
         self._epoch = epoch
@@ -270,7 +271,7 @@ class Display:
             return "" if isinstance(event.error, Stopped) else self._annotation("error", entry, str(event.error))
         if self.mode == "failures" or self._is_repeated(entry, event, now):
             return ""
-        lines = lines_of_event(entry.progress, event, block=self.mode == "block")
+        lines = lines_of_event(entry.progress, event, block=self.mode == "block", verbose=self.verbose)
         lines = [f"{entry.label}: {line}" for line in lines]
         if isinstance(event, Committed) and self._grouped:
             self._results += lines  # below the group, which is folded
@@ -282,7 +283,7 @@ class Display:
 
     def _is_repeated(self, entry: EntryDisplay, event: Event, now: float) -> bool:
         """Whether a line like that of `event` was written a moment ago: one failing server causes many retries."""
-        if not isinstance(event, Retrying | Refetching | Waiting):
+        if self.verbose or not isinstance(event, Retrying | Refetching | Waiting):
             return False
         if now < entry.quiet_until.get(type(event), now):
             return True
@@ -310,14 +311,19 @@ _shared: Display | None = None
 _shared_lock = threading.Lock()
 
 
-def shared_display(*, quiet: bool = False) -> Display:
-    """Return the display of this process; with `quiet` one that shows nothing, as the callers show failures."""
+def shared_display(*, quiet: bool = False, verbose: bool = False) -> Display:
+    """Return the display of this process; with `quiet` one that shows nothing, as the callers show failures.
+
+    Args:
+        verbose: from now on show each file that is verified, and each retry.
+    """
     global _shared
     if quiet:
         return Display("failures", service=service_of(os.environ), make_block=_make_block)
     with _shared_lock:
         if _shared is None:
             _shared = Display(mode_of(os.environ), service=service_of(os.environ), make_block=_make_block)
+        _shared.verbose = _shared.verbose or verbose
         return _shared
 
 

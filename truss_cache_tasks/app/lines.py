@@ -19,6 +19,7 @@ from truss_cache_tasks.events import (
     Refetching,
     Relisting,
     Retrying,
+    Verified,
     Waiting,
     Warned,
 )
@@ -137,11 +138,12 @@ def speed_of(done: int, total: int, rate: float, *, brief: bool = False) -> list
 # -- lines of a log
 
 
-def lines_of_event(progress: Progress, event: Event, *, block: bool) -> list[str]:
+def lines_of_event(progress: Progress, event: Event, *, block: bool, verbose: bool = False) -> list[str]:
     """Return the lines about `event`, after which the entry is at `progress`, without the entry's name.
 
     Args:
         block: a block on the terminal shows the state; only what is to stay there becomes a line.
+        verbose: a file that is verified becomes a line too.
     """
     lines: list[str] = []
     match event:
@@ -155,6 +157,8 @@ def lines_of_event(progress: Progress, event: Event, *, block: bool) -> list[str
             lines = [f"{event.revision} moved: {event.before[:12]} -> {event.after[:12]}"]
         case Evicted():
             lines = [f"evicted {format_bytes(event.size)} that no claim lists from {event.path}"]
+        case Verified() if verbose:
+            lines = [f"{event.path}: {format_bytes(event.size)}, {event.digest or 'unverified by the store'}"]
         case Warned():
             lines = [f"warning: {event.message}"]
         case Committed():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from truss_cache_tasks.app import output, signals
+from truss_cache_tasks.app.facts import Facts
 from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import RUN_LOCK, Workspace
 from truss_cache_tasks.config.document import shown_path
@@ -28,6 +31,7 @@ def lock(
     workspace: Workspace,
     contexts: Sequence[EntryContext] | None,
     write: Write,
+    facts: Facts,
     *,
     upgrade: bool,
     check: bool,
@@ -58,11 +62,12 @@ def lock(
     signals.install()
     workspace.lock_warning = ""  # the lines say it
     workspace.warn()
+    facts.config(workspace)
     chosen = _with_same_pin(workspace, contexts)
     now = _read(workspace, may_be_broken=upgrade and contexts is None)
     if check:
-        return _check(workspace, chosen, now, write, is_all=contexts is None, remote=remote)
-    return _write(workspace, chosen, now, write, upgrade=upgrade, may_be_broken=upgrade and contexts is None)
+        return _check(workspace, chosen, now, write, facts, is_all=contexts is None, remote=remote)
+    return _write(workspace, chosen, now, write, facts, upgrade=upgrade, may_be_broken=upgrade and contexts is None)
 
 
 def _read(workspace: Workspace, *, may_be_broken: bool) -> LockFile | None:
@@ -84,10 +89,12 @@ def _pin_of(context: EntryContext) -> PinKey:
     return pin_key(context.entry.request)
 
 
-def _report(error: CacheTaskError, context: EntryContext) -> None:
+def _report(error: CacheTaskError, context: EntryContext, label: str, facts: Facts) -> None:
     if isinstance(error, Stopped):  # the handler of the signal wrote the message
         raise error
-    output.notify(*output.format_error(error, context.name))
+    output.notify(*output.format_error(error, label))
+    facts.error(error, label)
+    facts.entry(label, context, state="failed")
 
 
 # Writing
@@ -98,6 +105,7 @@ def _write(
     chosen: Sequence[EntryContext],
     now: LockFile | None,
     write: Write,
+    facts: Facts,
     *,
     upgrade: bool,
     may_be_broken: bool,
@@ -115,25 +123,35 @@ def _write(
                 commit = next((commit for commit, _ in found.values()), "")
                 found[context.entry.key] = _resolved(workspace, context, commit, now, upgrade=upgrade)
         except CacheTaskError as error:  # the others of this source and revision stay too: they share its pin
-            _report(error, context)
+            _report(error, context, context.name, facts)
             failed += 1
             continue
         resolved |= found
         for context in group:
             if context.entry.key in found:
                 write(f"{context.name}: {_format_change(now, context, *found[context.entry.key])}")
+                facts.entry(context.name, context, **_facts_of_change(now, context, *found[context.entry.key]))
+            else:
+                facts.entry(context.name, context, state="unchanged")
     requests = [context.entry.request for context in workspace.contexts]
     if now is None and not resolved:
         if not failed:
             write(f"{name}: not written, the config has no entries")
+            _add_file(facts, workspace, "not written")
         return int(bool(failed))
-    for line in _gone(now, requests):
+    gone = _gone(now, requests)
+    for line in gone:
         write(line)
     has_changed = update_lock(
         workspace.path, lambda there: (there or LockFile()).changed(requests, resolved), broken_is_none=may_be_broken
     )
     write(f"{name}: {'written' if has_changed else 'unchanged'}")
+    _add_file(facts, workspace, "written" if has_changed else "unchanged", gone)
     return int(bool(failed))
+
+
+def _add_file(facts: Facts, workspace: Workspace, state: str, notes: Sequence[str] = ()) -> None:
+    facts.add("locks", {"path": lock_path(workspace.path), "state": state, "notes": notes})
 
 
 def _gone(now: LockFile | None, requests: Sequence[Request]) -> list[str]:
@@ -167,6 +185,20 @@ def _resolved(
         return resolve(context, run, commit=commit, known=known)
 
 
+def _facts_of_change(now: LockFile | None, context: EntryContext, commit: str, entry: LockedEntry) -> dict[str, Any]:
+    locked = now.find(context.entry.request) if now is not None else None
+    if locked is None or not locked.is_complete:
+        size = sum(file.size for file in entry.files)
+        return {"state": "locked", "commit": commit, "files": len(entry.files), "size": size}
+    return _facts_of_moves(find_moves(locked, commit, entry))
+
+
+def _facts_of_moves(moves: Moves) -> dict[str, Any]:
+    if not moves:
+        return {"state": "unchanged"}
+    return {"state": "moved", "moves": dataclasses.asdict(moves)}
+
+
 def _format_change(now: LockFile | None, context: EntryContext, commit: str, entry: LockedEntry) -> str:
     locked = now.find(context.entry.request) if now is not None else None
     if locked is None or not locked.is_complete:
@@ -185,6 +217,7 @@ def _check(
     chosen: Sequence[EntryContext],
     now: LockFile | None,
     write: Write,
+    facts: Facts,
     *,
     is_all: bool,
     remote: bool,
@@ -193,8 +226,10 @@ def _check(
     if now is None:
         if not workspace.contexts:
             write(f"{name}: not needed, the config has no entries")
+            _add_file(facts, workspace, "not needed")
             return 0
         write(f"{name}: missing")
+        _add_file(facts, workspace, "missing")
         output.notify(f"hint: {RUN_LOCK}.")
         return 1
     asked = workspace.contexts if is_all else chosen
@@ -203,20 +238,23 @@ def _check(
         outdated = [line for line in outdated if any(line.startswith(f"{context.name} ") for context in asked)]
     for line in outdated:
         write(f"{name}: {line}")
+    _add_file(facts, workspace, "outdated" if outdated else "up to date", outdated)
     if outdated:
         output.notify(f"hint: {RUN_LOCK}.")
     elif not remote:
         write(f"{name}: {format_count(len(asked), 'entry', 'entries')}, up to date")
-    moved = _check_remote(workspace, chosen, now, write) if remote else False
+    moved = _check_remote(workspace, chosen, now, write, facts) if remote else False
     return int(bool(outdated) or moved)
 
 
-def _check_remote(workspace: Workspace, chosen: Sequence[EntryContext], now: LockFile, write: Write) -> bool:
+def _check_remote(
+    workspace: Workspace, chosen: Sequence[EntryContext], now: LockFile, write: Write, facts: Facts
+) -> bool:
     """Ask the stores, and write what has moved; return whether anything has, or an entry failed."""
-    asked = Remote()
+    asked = Remote(facts)
     for context in chosen:
         locked = now.find(context.entry.request)
-        if locked is not None and locked.is_complete and (line := asked.ask(workspace, context, locked)):
+        if locked is not None and locked.is_complete and (line := asked.ask(workspace, context, context.name, locked)):
             write(f"{context.name}: {line}")
     for hint in asked.hints:
         output.notify(f"hint: {hint}")
@@ -232,23 +270,25 @@ class Remote:
         hints: how to take what is there now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
         self.has_moved = False
         self.hints: set[str] = set()
         self.has_failed = False
         self._commits: dict[tuple[Path, PinKey], str] = {}  # what a revision stands for now: asked once
 
-    def ask(self, workspace: Workspace, context: EntryContext, before: Locked) -> str:
+    def ask(self, workspace: Workspace, context: EntryContext, label: str, before: Locked) -> str:
         """Return what has moved of an entry, as text; `unchanged` if nothing; "" if the store cannot be asked."""
         key = (workspace.path, _pin_of(context))
         try:
             with workspace.showing_run(context) as run:
                 moves, commit = ask_moves(context, run, before, commit=self._commits.get(key, ""))
         except CacheTaskError as error:
-            _report(error, context)
+            _report(error, context, label, self._facts)
             self.has_failed = True
             return ""
         self._commits[key] = commit
+        self._facts.entry(label, context, **_facts_of_moves(moves))
         if not moves:
             return "unchanged"
         self.has_moved = True

@@ -106,8 +106,17 @@ def escape_unknown_characters() -> None:
 
 def write(*lines: str) -> None:
     """Write lines to stdout. An error does not end the work; `flush_output` returns it."""
+    write_as_it_is(escaped(*lines) + "\n")
+
+
+def write_nothing(*lines: str) -> None:
+    """Take the place of `write`, where stdout is for a JSON document alone."""
+
+
+def write_as_it_is(text: str) -> None:
+    """Write text with its line ends to stdout; an error as in `write`."""
     try:
-        sys.stdout.write(escaped(*lines) + "\n")
+        sys.stdout.write(text)
     except OSError as exc:
         _write_errors.append(exc)
         _redirect_to_null(sys.stdout)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import assert_never
+from typing import Any, assert_never
 
 from truss_cache_tasks.app import output, signals
+from truss_cache_tasks.app.facts import Facts
 from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.reports import wrapped
 from truss_cache_tasks.app.workspace import Workspace
@@ -19,7 +20,12 @@ _MOST_FILES = 10  # that are named, the largest
 
 
 def write_plan(
-    chosen: Iterable[tuple[str, Workspace, EntryContext]], write: Write, *, force: bool, quiet: bool = False
+    chosen: Iterable[tuple[str, Workspace, EntryContext]],
+    write: Write,
+    facts: Facts,
+    *,
+    force: bool,
+    quiet: bool = False,
 ) -> int:
     """Write for each entry what a run would fetch, why, and whereto; and whether the disks have room for all of it.
 
@@ -54,16 +60,20 @@ def write_plan(
             raise
         except CacheTaskError as error:
             output.notify(*output.format_error(error, label))
+            facts.error(error, label)
+            facts.entry(label, context, status="failed")
             failed.append(label)
             continue
         if found.how == "fetched":
             commits.setdefault(about, found.revision)
         previews.append(found)
+        facts.entry(label, context, **_facts_of_preview(found))
         write(f"{label}: {_format_work(found)}")
         for line in _about(found):
             write(*wrapped(line))
         write(*_places(found))  # not wrapped: a path is to be copied
     needs = needs_of(previews)
+    facts.put(**_facts_of_needs(needs))
     for disk in needs.disks:
         _write_need(write, _format_disk(disk), fits=disk.fits)
     for budget in needs.budgets:
@@ -75,6 +85,43 @@ def write_plan(
     for hint in _hints(needs):
         output.notify(f"hint: {hint}")
     return int(bool(failed) or not needs.fit)
+
+
+def _facts_of_preview(found: Preview) -> dict[str, Any]:
+    return {
+        "status": found.how,
+        "reasons": found.reasons,
+        "path": found.path,
+        "revision": found.revision,
+        "moved_from": found.moved_from or None,
+        "files": len(found.files),
+        "size": found.size,
+        "missing_size": found.missing_size,
+        "missing": [{"path": planned.file.path, "size": planned.file.size} for planned in found.missing],
+        "writable": found.writable,
+    }
+
+
+def _facts_of_needs(needs: Needs) -> dict[str, Any]:
+    return {
+        "files": needs.files,
+        "size": needs.size,
+        "disks": [
+            {"mount": one.room.mount, "needed": one.demand.needed, "free": one.room.size, "fits": one.fits}
+            for one in needs.disks
+        ],
+        "budgets": [
+            {
+                "path": one.path,
+                "limit": one.limit,
+                "coming": one.coming,
+                "there": one.there,
+                "evicted": one.evicted,
+                "fits": one.fits,
+            }
+            for one in needs.budgets
+        ],
+    }
 
 
 def _ignore(*_lines: str) -> None:

@@ -6,9 +6,10 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from truss_cache_tasks.app import output, signals
+from truss_cache_tasks.app.facts import Facts, facts_of_manifest
 from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.model.records import LOCK_NAME
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the label in the lines, ...)
 
 
-def why(chosen: Chosen, write: Write, *, check: bool, remote: bool = False) -> int:
+def why(chosen: Chosen, write: Write, facts: Facts, *, check: bool, remote: bool = False) -> int:
     """Write whether each entry is fresh, and its commit; for a stale one also each reason, and what a run would do.
 
     Args:
@@ -42,22 +43,33 @@ def why(chosen: Chosen, write: Write, *, check: bool, remote: bool = False) -> i
     if remote:
         from truss_cache_tasks.app.lockfile import Remote  # not needed without --remote
 
-        asked = Remote()
+        asked = Remote(facts)
     for label, workspace, context in chosen:
+        facts.config(workspace)
         if check:
             workspace.require_lock()
         workspace.require_readable_lock()
         status = workspace.read_status(context)
         write(f"{label}: {'fresh' if status.verdict.fresh else 'stale'}")
         lines = list(status.verdict.reasons)
+        forecast = None
         if not status.verdict.fresh:
             forecast = workspace.forecast(context, status, hashing=check, cancel=signals.CANCEL)
             reads_store = reads_store or forecast.reads_store
             lines.append(f"-> {_format_forecast(forecast)}")
+        facts.entry(
+            label,
+            context,
+            fresh=status.verdict.fresh,
+            reasons=status.verdict.reasons,
+            reads_store=forecast.reads_store if forecast else False,
+            fetch_size=forecast.size if forecast else 0,
+            commit=_commit(context, status) or None,
+        )
         lines += _pinned(context, status)
         for line in lines:
             write(*wrapped(line))
-        if asked is not None and (line := _format_remote(asked, workspace, context, status)):
+        if asked is not None and (line := _format_remote(asked, workspace, context, label, status)):
             write(*wrapped(line))
     if asked is None:
         return int(check and reads_store)
@@ -66,19 +78,25 @@ def why(chosen: Chosen, write: Write, *, check: bool, remote: bool = False) -> i
     return int(asked.has_failed or (check and (reads_store or asked.has_moved)))
 
 
-def _pinned(context: EntryContext, status: Status) -> list[str]:
-    """Return the line about the commit that a run would take; none where there is no commit, or none is known."""
+def _commit(context: EntryContext, status: Status) -> str:
+    """Return the commit that a run would take; "" where there is none, or none is known."""
     locked, manifest, pin = context.locked, status.manifest, status.evidence.pin
     if locked is not None and locked.commit:
-        return [f"{context.entry.request.revision}: {LOCK_NAME} names {locked.commit}"]
-    commit = pin[0] if pin is not None else manifest.revision if manifest is not None else ""
+        return locked.commit
+    return pin[0] if pin is not None else manifest.revision if manifest is not None else ""
+
+
+def _pinned(context: EntryContext, status: Status) -> list[str]:
+    """Return the line about the commit that a run would take; none where there is no commit, or none is known."""
+    commit, revision = _commit(context, status), context.entry.request.revision
     if not commit:
         return []
-    revision = context.entry.request.revision
+    if context.locked is not None and context.locked.commit:
+        return [f"{revision}: {LOCK_NAME} names {commit}"]
     return [f"config.yaml names {commit}" if commit == revision else f"{revision}: pinned at {commit}"]
 
 
-def _format_remote(asked: Remote, workspace: Workspace, context: EntryContext, status: Status) -> str:
+def _format_remote(asked: Remote, workspace: Workspace, context: EntryContext, label: str, status: Status) -> str:
     from truss_cache_tasks.operations.lockfile import as_locked
 
     if context.locked is not None and context.locked.is_complete:
@@ -87,7 +105,7 @@ def _format_remote(asked: Remote, workspace: Workspace, context: EntryContext, s
         before = as_locked(context, status.manifest)
     else:
         return "in the store: not asked, as nothing of it is locked or fetched"
-    line = asked.ask(workspace, context, before)
+    line = asked.ask(workspace, context, label, before)
     return f"in the store: {line}" if line else ""
 
 
@@ -101,7 +119,7 @@ def _format_forecast(forecast: Forecast) -> str:
     return f"a run fetches {format_bytes(forecast.size)}"
 
 
-def write_paths(chosen: Chosen, write: Write) -> int:
+def write_paths(chosen: Chosen, write: Write, facts: Facts) -> int:
     """Write the folder to open of each entry that is whole, a line each; to stderr why the others are not.
 
     Returns:
@@ -115,8 +133,11 @@ def write_paths(chosen: Chosen, write: Write) -> int:
         workspace.require_readable_lock()
         status = workspace.read_status(context)
         if status.manifest is not None and status.verdict.need <= Need.CLAIM:
-            write(str(context.root.path / status.manifest.folder))
+            path = context.root.path / status.manifest.folder
+            facts.entry(label, context, path=path)
+            write(str(path))
         else:
+            facts.entry(label, context, path=None)
             missing = True
             output.notify(f"{label}: {status.verdict}")
     if missing:
@@ -131,12 +152,15 @@ def wrapped(line: str) -> list[str]:
     return wrapper.wrap(output.escaped(line))  # escaped first, since wrapping turns a newline into a space
 
 
-def verify(chosen: Chosen, write: Write, *, quick: bool, quiet: bool = False) -> int:
+def verify(
+    chosen: Chosen, write: Write, facts: Facts, *, quick: bool, quiet: bool = False, verbose: bool = False
+) -> int:
     """Compare all files with their manifests; write whether each entry is good, and each bad file and record.
 
     Args:
         quick: compare the sizes alone, and look at the headers of safetensors files.
         quiet: write nothing about an entry that is good.
+        verbose: write a line for each file that is good.
 
     Returns:
         1 if any file or record is bad or any entry was not fetched, else 0.
@@ -151,16 +175,32 @@ def verify(chosen: Chosen, write: Write, *, quick: bool, quiet: bool = False) ->
     label = chosen[0][0] if len(chosen) == 1 else format_count(len(chosen), "entry", "entries")
     with shared_display(quiet=quiet).showing(label) as reporter:
         found = verify_entries([context for _, _, context in chosen], signals.CANCEL, reporter, quick=quick)
-    for (label, _, _), one in zip(chosen, found, strict=True):
+    for (label, workspace, context), one in zip(chosen, found, strict=True):
+        facts.config(workspace)
+        facts.entry(label, context, **_facts_of_verification(context, one))
         if one.is_good and quiet:
             continue
         write(f"{label}: {_format_verification(one, quick=quick)}")
         for line in (*one.bad_records, *one.bad_files):
             write(*wrapped(line))
+        if verbose and one.manifest is not None and not one.bad_files:
+            for file in one.manifest.files:
+                write(f"  {file.path}: {format_bytes(file.size)}, {file.digest or 'unverified by the store'}")
     is_bad = not all(one.is_good for one in found)
     if is_bad:
         output.notify("hint: Run `doit run -a cache_weights` or `truss-cache -a`: it fetches what is bad or missing.")
     return int(is_bad)
+
+
+def _facts_of_verification(context: EntryContext, found: Verification) -> dict[str, Any]:
+    there = facts_of_manifest(context, found.manifest) if found.manifest is not None else {}
+    return {
+        "good": found.is_good,
+        "fetched": found.manifest is not None,
+        **there,
+        "bad_files": found.bad_files,
+        "bad_records": found.bad_records,
+    }
 
 
 def _format_verification(found: Verification, *, quick: bool) -> str:

@@ -6,8 +6,10 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from truss_cache_tasks.app import output, signals
+from truss_cache_tasks.app.facts import Facts
 from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import Workspace, machine_settings
 from truss_cache_tasks.config.settings import Settings
@@ -22,6 +24,7 @@ from truss_cache_tasks.operations.roots import (
 )
 from truss_cache_tasks.operations.usage import PruneResult, dead_rule, prune, read_cache_usage
 from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.prune import Pruned
 
 FAILED, INCOMPLETE = 1, 3
 NOT_RENEWED = "A run with nothing to do writes nothing, so it does not renew a claim."
@@ -73,7 +76,7 @@ def _each_once(roots: Iterable[CacheRoot]) -> tuple[CacheRoot, ...]:
     return tuple({os.path.realpath(root.path): root for root in roots}.values())
 
 
-def write_usage(scope: Scope, write: Write) -> int:
+def write_usage(scope: Scope, write: Write, facts: Facts) -> int:
     """Write what the cache roots hold, by entry, project and root.
 
     Returns:
@@ -81,6 +84,25 @@ def write_usage(scope: Scope, write: Write) -> int:
     """
     signals.install()
     found = read_cache_usage(scope.roots, dead_rule(scope.projects), scope.entries)
+    facts.put(
+        entries=[{"name": entry.name, **_facts_of_entry(entry)} for entry in found.entries],
+        projects=[
+            {"project": project, **_facts_of_maker(maker), **_facts_of_entry(entry)}
+            for project, (maker, entry) in found.others.items()
+        ],
+        roots=[
+            {
+                "path": usage.root,
+                **_facts_of_sizes(sizes),
+                "foreign_files": usage.foreign_files,
+                "foreign_size": usage.foreign_size,
+                "protected": usage.protected or None,
+            }
+            for usage, sizes in found.roots
+        ],
+        total=_facts_of_sizes(found.sizes),
+        unreadable=found.unreadable,
+    )
     if found.entries or found.others:
         write(f"{'size':>9} {'shared':>9} {'unique':>9}  last used   entry, or project")
     for entry in found.entries:
@@ -95,6 +117,23 @@ def write_usage(scope: Scope, write: Write) -> int:
     if found.unreadable:
         output.notify("could not be read:", *(f"  {line}" for line in found.unreadable))
     return FAILED if found.unreadable else 0
+
+
+def _facts_of_entry(entry: EntryUsage) -> dict[str, Any]:
+    return {"size": entry.size, "unique": entry.unique, "shared": entry.shared, "last_used": entry.last_used}
+
+
+def _facts_of_maker(maker: Maker | None) -> dict[str, Any]:
+    return {"config": maker.config if maker else None, "host": maker.host if maker else None}
+
+
+def _facts_of_sizes(sizes: Sizes) -> dict[str, int]:
+    return {
+        "claimed": sizes.claimed,
+        "unclaimed": sizes.unclaimed,
+        "staged": sizes.staged,
+        "partial": sizes.partial,
+    }
 
 
 def _format_entry(entry: EntryUsage, name: str) -> str:
@@ -137,7 +176,9 @@ def _format_date(when: float) -> str:
         return "unknown"
 
 
-def write_prune(scope: Scope, write: Write, *, older_than_s: float | None, keep_bytes: int | None, yes: bool) -> int:
+def write_prune(
+    scope: Scope, write: Write, facts: Facts, *, older_than_s: float | None, keep_bytes: int | None, yes: bool
+) -> int:
     """Prune the cache roots, or with `yes` false only write what that would remove.
 
     Args:
@@ -161,6 +202,14 @@ def write_prune(scope: Scope, write: Write, *, older_than_s: float | None, keep_
         elif root.protected:
             write(root.root, f"  nothing is removed: {root.protected}")
     files, size = sum(root.files for root in result.roots), sum(root.size for root in result.roots)
+    facts.put(
+        dry=not yes,
+        files=files,
+        size=size,
+        total=_facts_of_sizes(result.sizes),
+        roots=[_facts_of_pruned(root) for root in result.roots],
+        left=result.left,
+    )
     left = f"of {result.sizes.ours:,} of ours in {format_count(len(result.roots), 'cache root')}"
     write(f"{verb} {format_count(files, 'path')}, {size:,} bytes {left}" if files else f"nothing to remove {left}")
     if result.left:
@@ -169,6 +218,26 @@ def write_prune(scope: Scope, write: Write, *, older_than_s: float | None, keep_
     elif not yes and (files or any(root.dropped for root in result.roots)):
         output.notify("hint: Nothing was removed. Add --yes to remove it.")
     return INCOMPLETE if result.left else 0
+
+
+def _facts_of_pruned(root: Pruned) -> dict[str, Any]:
+    dropped = [
+        {
+            "project": dead.claim[0],
+            "claim": dead.claim[1],
+            **_facts_of_maker(dead.maker),
+            "last_renewed": dead.maker.when,
+            "why": dead.why,
+        }
+        for dead in root.dropped
+    ]
+    return {
+        "path": root.root,
+        "files": root.files,
+        "size": root.size,
+        "protected": root.protected or None,
+        "dropped": dropped,
+    }
 
 
 def _format_dropped(result: PruneResult, verb: str) -> list[str]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
-from truss_cache_tasks.config.document import NAMES as CONFIG_NAMES
 from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.config.loader import load_config
@@ -89,6 +88,17 @@ class Workspace:
         self.require_readable_lock()
         if self.outdated is not None:
             raise self.outdated
+
+    def require_event_log(self, *, is_running: bool) -> None:
+        """Raise ConfigError if the events of a run are to be logged, and cannot be.
+
+        Args:
+            is_running: the run begins now; else a FIFO is not opened, as this may be the status of a task alone.
+        """
+        if self.settings.events is not None:
+            from truss_cache_tasks.app.event_log import check_event_log, open_event_log  # not needed without a log
+
+            (open_event_log if is_running else check_event_log)(self.settings.events)
 
     def warn(self) -> None:
         """Write the warnings of the config and the lock file to stderr, once a process."""
@@ -194,6 +204,7 @@ def open_workspace(
     replace: bool = False,
     accept_unverified: bool = False,
     follow_links: bool = False,
+    events: Path | None = None,
     strict_patterns: bool = False,
 ) -> Workspace:
     """Return the workspace of a config, with the settings of the environment. Reads no cache and sends no request.
@@ -203,6 +214,7 @@ def open_workspace(
         model_cache: `model_cache_dir` of `cache_tasks` or `fetch`; TRUSS_MODEL_CACHE_DIR takes precedence.
         started: what relative paths in our variables are relative to; None: the current folder.
         replace, accept_unverified, follow_links: True sets the field of that name in Settings, as its variable does.
+        events: in place of TRUSS_CACHE_EVENTS.
         strict_patterns: sets the field of that name in Settings.
 
     Raises:
@@ -215,6 +227,7 @@ def open_workspace(
         replace=settings.replace or replace,
         accept_unverified=settings.accept_unverified or accept_unverified,
         follow_links=settings.follow_links or follow_links,
+        events=events or settings.events,
         strict_patterns=strict_patterns,
     )
     if path is None:
@@ -222,7 +235,7 @@ def open_workspace(
     config = path if isinstance(path, Config) else load_config(path)
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     project = Project(
-        id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
+        id=settings.project or hashlib.sha256(os.fsencode(os.path.realpath(config.path))).hexdigest()[:16],
         config=os.path.realpath(config.path),  # a link to it may go, or lead elsewhere, while the config lives
         entries=project_entries(config.entries),
         host=os.uname().nodename,
@@ -266,12 +279,6 @@ def _add_lock(workspace: Workspace) -> None:
     if unknown:
         count = output.format_count(len(unknown), "entry is", "entries are")
         workspace.lock_warning = f"{name}: {count} not in it: {', '.join(unknown)}. {RUN_LOCK}."
-
-
-def is_config_named(path: str | None) -> bool:
-    """Return whether `path` or TRUSS_CONFIG names a config, or one lies in the current folder."""
-    named = path or read_settings(os.environ, Path.cwd()).config
-    return named is not None or any(map(os.path.lexists, CONFIG_NAMES))
 
 
 def machine_settings() -> tuple[Settings, Path]:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from truss_cache_tasks.config.collisions import refuse_collisions
 from truss_cache_tasks.config.document import find_config, find_duplicate_keys, read_document
 from truss_cache_tasks.config.entries import Config, Entry
-from truss_cache_tasks.config.fields import Value, printable
+from truss_cache_tasks.config.fields import Value, line_of, printable
 from truss_cache_tasks.config.model_cache import ConfigContext, read_model
 from truss_cache_tasks.config.names import name_entries
 from truss_cache_tasks.config.placeholders import looks_real
 from truss_cache_tasks.config.settings import HUB_VARIABLES
 from truss_cache_tasks.config.weights import read_weights
+from truss_cache_tasks.errors import ConfigError
 
 _LISTS = ("model_cache", "hf_cache", "weights")
 _READ = (*_LISTS, "data_dir", "environment_variables")
-# A misspelt key would otherwise give an empty config without a word; keys without `-`, `_` and spaces.
-_MISSPELT = {"modelcache": "model_cache", "modelcaches": "model_cache", "hfcache": "hf_cache", "weight": "weights"}
+_MOST_EDITS = 2  # of a misspelt section: it would otherwise give an empty config without a word
 
 
 def load_config(path: str | Path) -> Config:
@@ -36,6 +37,7 @@ def load_config(path: str | Path) -> Config:
     if root is None:
         return Config(file, ())
     members = root.members(strict=_READ.__contains__)
+    _refuse_misspelt_section(root, members)
     context = ConfigContext(file, _data_dir(members.get("data_dir"), file.parent), _hub_env(members, file.parent))
     entries = _entries(members, context)
     refuse_collisions(entries)
@@ -88,14 +90,49 @@ def _hub_env(members: dict[str, Value], folder: Path) -> tuple[tuple[str, str], 
     return tuple(sorted((n, t if t[0] in "/~$" else str(folder / t)) for n, t in texts.items()))
 
 
+def _refuse_misspelt_section(root: Value, members: Iterable[str]) -> None:
+    """Raise ConfigError for a config whose only section of entries has a misspelt name."""
+    if set(members).isdisjoint(_LISTS):
+        for where, meant in _misspelt_sections(root):
+            raise ConfigError(f"{where}: unknown section, expected {meant}", hint=f"Write {meant}.")
+
+
+def _misspelt_sections(root: Value) -> Iterator[tuple[str, str]]:
+    """Yield ``file:line: key`` of each key that is nearly the name of a section, with that name."""
+    for key, _ in root.node.value:
+        name = str(key.value)
+        if name in _READ:
+            continue
+        for section in _LISTS:
+            if _edits(name.lower(), section) <= _MOST_EDITS:
+                yield f"{root.file}:{line_of(key)}: {printable(name)}", section
+                break
+
+
+def _edits(one: str, other: str) -> int:
+    """Return how many letters are to be inserted, removed or replaced to make `other` of `one`.
+
+    >>> _edits("model-caches", "model_cache"), _edits("weigths", "weights")
+    (2, 2)
+    """
+    if abs(len(one) - len(other)) > _MOST_EDITS:
+        return _MOST_EDITS + 1
+    row = list(range(len(other) + 1))
+    for at, letter in enumerate(one, 1):
+        before, row[0] = row[0], at
+        for column, wanted in enumerate(other, 1):
+            before, row[column] = (
+                row[column],
+                min(row[column] + 1, row[column - 1] + 1, before + (letter != wanted)),
+            )
+    return row[-1]
+
+
 def _warnings(root: Value, members: dict[str, Value]) -> list[str]:
     found = []
     for line, key, first in find_duplicate_keys(root, skip=_LISTS):
         found.append(f"{root.file}:{line}: {printable(key)}: given twice, first on line {first}; the last one wins")
-    for name, member in members.items():
-        meant = _MISSPELT.get(name.lower().replace("-", "").replace("_", "").replace(" ", ""))
-        if meant and name not in _READ:
-            found.append(f"{member.where}: not read; did you mean {meant}?")
+    found += [f"{where}: not read; did you mean {meant}?" for where, meant in _misspelt_sections(root)]
     return found + _literal_secrets(members.get("secrets"))
 
 

@@ -63,6 +63,7 @@ VARIABLES = (
     ),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
     Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error, nothing is fetched", "0"),
+    Variable("TRUSS_CACHE_EVENTS", "a file or FIFO that the events of a run are appended to, as JSON lines", "none"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),
 )
 
@@ -86,6 +87,7 @@ class Settings:
             the ETag, which looks like an MD5, is not their MD5.
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
         locked: TRUSS_CACHE_LOCKED: nothing is fetched without a model_cache.lock that has every entry of the config.
+        events: TRUSS_CACHE_EVENTS, absolute, or None: what the events of a run are appended to.
         strict_patterns: a pattern that matches nothing, beside others that do, is an error. Of no variable.
         debug: TRUSS_CACHE_DEBUG.
         offline: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is true.
@@ -105,6 +107,7 @@ class Settings:
     accept_unverified: bool = False
     follow_links: bool = False
     locked: bool = False
+    events: Path | None = None
     strict_patterns: bool = False
     debug: bool = False
     offline: bool = False
@@ -122,6 +125,11 @@ class Settings:
         variables = dict(hub_env) if hub_env else self.environment
         legacy = variables.get("HUGGINGFACE_HUB_CACHE", os.path.join(self._hub_home(variables), "hub"))
         return self._absolute(self._expanded(variables.get("HF_HUB_CACHE", legacy)))
+
+    @property
+    def home(self) -> str:
+        """The user's home folder; "~" if it is not known."""
+        return self._expanded_user("~")
 
     @property
     def state_dir(self) -> Path:
@@ -188,7 +196,6 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """
     env = dict(env)
     get = _Reader(env, cwd)
-    _refuse_unsupported(get)
     return Settings(
         config=get.text("TRUSS_CONFIG"),
         model_cache_dir=get.folder("TRUSS_MODEL_CACHE_DIR"),
@@ -202,17 +209,12 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         accept_unverified=get.parsed("TRUSS_CACHE_ACCEPT_UNVERIFIED", _boolean) or False,
         follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
         locked=get.parsed("TRUSS_CACHE_LOCKED", _boolean) or False,
+        events=get.folder("TRUSS_CACHE_EVENTS"),
         debug=get.parsed("TRUSS_CACHE_DEBUG", _boolean) or False,
         offline=(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").lower() in _TRUE,
         cwd=cwd,
         environment=env,
     )
-
-
-def _refuse_unsupported(get: _Reader) -> None:
-    """Raise ConfigError for a variable of a feature that does not exist yet, rather than ignore it."""
-    if get.text("TRUSS_CACHE_EVENTS"):
-        raise ConfigError("TRUSS_CACHE_EVENTS: events are not supported yet", hint="Unset it.")
 
 
 class _Reader:

@@ -9,10 +9,11 @@ from doit.action import BaseAction, PythonAction
 from doit.exceptions import InvalidTask, TaskError, TaskFailed
 
 from truss_cache_tasks.app import output, signals
+from truss_cache_tasks.app.facts import facts_of_error
 from truss_cache_tasks.app.workspace import Workspace
-from truss_cache_tasks.errors import CacheTaskError, ConfigError
+from truss_cache_tasks.errors import CacheTaskError, ConfigError, missing_package
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.plugin.uptodate import META, result_of, values_of
+from truss_cache_tasks.plugin.uptodate import META, result_of, task_facts, values_of
 
 
 class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
@@ -21,7 +22,7 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
     def __init__(self, context: EntryContext) -> None:
         self.context = context
         self.task: Any = None
-        self.out = None
+        self.out: str | None = None  # JSON, for `doit -r json`
         self.err = None
         self.result: dict[str, str] | None = None
         self.values: dict[str, str] = {}
@@ -39,12 +40,26 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
         try:
             outcome = fetch_with_display(self.context, meta["run"], name, force=force, quiet=quiet)
         except CacheTaskError as error:
-            return TaskFailed(output.escaped(*output.format_error(error, self.context.name)))
+            return self._failed(error)
         except Exception as exc:
+            if (missing := missing_package(exc)) is not None:
+                return self._failed(missing)
             return TaskError(output.escaped(f"{self.context.name}: {output.format_internal_error(exc)}"))
+        self.out = task_facts(
+            self.context,
+            outcome.manifest,
+            status=outcome.how,
+            fetched_files=outcome.files,
+            fetched_size=outcome.size,
+        )
         self.values = values_of(self.context, outcome.manifest)
         self.result = result_of(outcome.manifest)
         return None
+
+    def _failed(self, error: CacheTaskError) -> TaskFailed:
+        if self.task.meta[META].get("json"):  # doit's other reporters print the `out` of a task that failed
+            self.out = task_facts(self.context, None, status="failed", error=facts_of_error(error))
+        return TaskFailed(output.escaped(*output.format_error(error, self.context.name)))
 
     def __str__(self) -> str:
         return output.escaped(f"fetch {self.context.entry.request.source}")

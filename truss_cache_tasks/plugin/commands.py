@@ -6,27 +6,37 @@ The dash keeps their names apart from tasks of `task_*` functions.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from doit.cmd_base import DoitCmdBase, check_tasks_exist
 from doit.cmdparse import CmdParseError
-from doit.exceptions import InvalidCommand, InvalidTask
+from doit.exceptions import InvalidCommand, InvalidDodoFile, InvalidTask
 
 from truss_cache_tasks.app import output, reports
+from truss_cache_tasks.app.facts import Facts
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.config.settings import parse_age, parse_size
-from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.errors import RESUME, CacheTaskError, ConfigError, Stopped, missing_package
 from truss_cache_tasks.plugin.actions import FetchAction
 from truss_cache_tasks.plugin.tasks import workspace_of
 from truss_cache_tasks.plugin.uptodate import GroupUptodate
 
 T = TypeVar("T")
 
+FAILED, INVALID = 1, 3  # exit statuses, as doit has them
+
+
+_STOPPED = "stopped by a signal"
+
 
 def _flag(name: str, what: str) -> dict[str, Any]:
     """Return an option of a command, as doit describes it."""
     return {"name": name, "long": name, "short": "", "type": bool, "default": False, "help": what}
+
+
+_JSON = _flag("json", "write one JSON document to stdout, messages to stderr")
 
 
 @contextlib.contextmanager
@@ -35,7 +45,7 @@ def _config_errors() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise InvalidTask(output.escaped(*output.format_error(error))) from None
+        raise InvalidTask(output.escaped(*output.format_error(error))) from error
 
 
 class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
@@ -43,6 +53,54 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
 
     doc_usage = "[TASK ...]"
     doc_description = None
+    facts: Facts  # what it found, for --json
+    is_json = False
+
+    def parse_execute(self, in_args: list[str]) -> int:
+        """Parse the command line and run the command; a wrong one has a JSON document too."""
+        try:
+            return int(super().parse_execute(in_args))
+        except CmdParseError as exc:
+            if "--json" in in_args and not self.is_json:
+                self.facts = Facts(self.name.removeprefix("cache-"))
+                self.facts.error(ConfigError(str(exc)))
+                self.outstream.write(self.facts.document(INVALID))
+            raise
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Load the tasks and run the command. With --json only the document goes to stdout, even if dodo.py prints."""
+        self.facts = Facts(self.name.removeprefix("cache-"))
+        self.is_json = params["json"]
+        status = INVALID
+        try:
+            with contextlib.redirect_stdout(sys.stderr) if self.is_json else contextlib.nullcontext():
+                status = self._run(params, args)
+        except SystemExit as exc:
+            status = int(exc.code or 0)
+            self.facts.error(Stopped(_STOPPED, hint=RESUME))
+            raise
+        except (CmdParseError, InvalidCommand, InvalidDodoFile, InvalidTask) as exc:
+            error = exc.__cause__ if isinstance(exc.__cause__, CacheTaskError) else ConfigError(str(exc))
+            self.facts.error(error)
+            raise
+        except Exception as exc:
+            self.facts.error(exc)
+            raise
+        finally:
+            if self.is_json:
+                self.outstream.write(self.facts.document(status))
+        return status
+
+    def _run(self, params: Any, args: list[str]) -> int:
+        try:
+            return int(super().execute(params, args))
+        except (CacheTaskError, ModuleNotFoundError) as exc:
+            error = exc if isinstance(exc, CacheTaskError) else missing_package(exc)
+            if error is None:
+                raise
+            output.notify(*output.format_error(error))
+            self.facts.error(error)
+            return FAILED
 
     def _chosen(self, names: list[str], *, warns: bool = True) -> list[tuple[str, Workspace, Any]]:
         """Return (task name, workspace, context) of the entries; with `warns` write the warnings of their configs.
@@ -68,9 +126,14 @@ class _OverEntries(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
     def _workspaces(self) -> list[Workspace]:
         """Return the workspaces of all configs among the tasks."""
         found = (uptodate for task in self.task_list for uptodate, *_ in task.uptodate)
-        return [uptodate.workspace for uptodate in found if isinstance(uptodate, GroupUptodate)]
+        workspaces = [uptodate.workspace for uptodate in found if isinstance(uptodate, GroupUptodate)]
+        for workspace in workspaces:
+            self.facts.config(workspace)
+        return workspaces
 
     def _write(self, *lines: str) -> None:
+        if self.is_json:
+            return
         self.outstream.write(output.escaped(*lines) + "\n")
 
 
@@ -99,11 +162,12 @@ class Why(_OverEntries):
     cmd_options = (
         _flag("check", "exit 1 if a run would have to read a store"),
         _flag("remote", "ask the stores what has moved; with --check: exit 1 if anything has"),
+        _JSON,
     )
 
     def _execute(self, check: bool, remote: bool, pos_args: list[str]) -> int:
         with _config_errors():
-            return reports.why(self._chosen(pos_args), self._write, check=check, remote=remote)
+            return reports.why(self._chosen(pos_args), self._write, self.facts, check=check, remote=remote)
 
 
 class Plan(_OverEntries):
@@ -111,13 +175,13 @@ class Plan(_OverEntries):
 
     name = "cache-plan"
     doc_purpose = "say which weights a run would fetch, and if there is room; write nothing"
-    cmd_options = (_flag("always", "of a run that hashes and resolves everything again (`doit run -a`)"),)
+    cmd_options = (_flag("always", "of a run that hashes and resolves everything again (`doit run -a`)"), _JSON)
 
     def _execute(self, always: bool, pos_args: list[str]) -> int:
         from truss_cache_tasks.app.preview import write_plan  # not needed by the other commands
 
         with _config_errors():
-            return write_plan(self._chosen(pos_args), self._write, force=always)
+            return write_plan(self._chosen(pos_args), self._write, self.facts, force=always)
 
 
 class Path(_OverEntries):
@@ -125,11 +189,11 @@ class Path(_OverEntries):
 
     name = "cache-path"
     doc_purpose = "print the folder to open of each entry"
-    cmd_options = ()
+    cmd_options = (_JSON,)
 
     def _execute(self, pos_args: list[str]) -> int:
         with _config_errors():
-            return reports.write_paths(self._chosen(pos_args), self._write)
+            return reports.write_paths(self._chosen(pos_args), self._write, self.facts)
 
 
 class Lock(_OverEntries):
@@ -141,6 +205,7 @@ class Lock(_OverEntries):
         _flag("upgrade", "lock what the stores have now, for all or the named entries"),
         _flag("check", "write nothing; exit 1 if the file is missing or outdated"),
         _flag("remote", "with --check: ask the stores; exit 1 if something has moved"),
+        _JSON,
     )
 
     def _execute(self, upgrade: bool, check: bool, remote: bool, pos_args: list[str]) -> int:
@@ -155,7 +220,7 @@ class Lock(_OverEntries):
         with _config_errors():
             for at, workspace in workspaces.items():
                 named = chosen[at] if pos_args else None
-                status |= lock(workspace, named, self._write, upgrade=upgrade, check=check, remote=remote)
+                status |= lock(workspace, named, self._write, self.facts, upgrade=upgrade, check=check, remote=remote)
         return status
 
 
@@ -164,10 +229,10 @@ class Verify(_OverEntries):
 
     name = "cache-verify"
     doc_purpose = "hash all cached weights again, and name each bad file"
-    cmd_options = (_flag("quick", "compare the sizes alone, and look at the headers of safetensors files"),)
+    cmd_options = (_flag("quick", "compare the sizes alone, and look at the headers of safetensors files"), _JSON)
 
     def _execute(self, quick: bool, pos_args: list[str]) -> int:
-        return reports.verify(self._chosen(pos_args), self._write, quick=quick)
+        return reports.verify(self._chosen(pos_args), self._write, self.facts, quick=quick)
 
 
 class Du(_OverEntries):
@@ -175,13 +240,13 @@ class Du(_OverEntries):
 
     name = "cache-du"
     doc_purpose = "say what the weights cache holds, shares, and no claim lists"
-    cmd_options = ()
+    cmd_options = (_JSON,)
 
     def _execute(self, pos_args: list[str]) -> int:
         from truss_cache_tasks.app import usage
 
         chosen = [(label, context) for label, _, context in self._chosen(pos_args)]
-        return usage.write_usage(usage.scope_of(self._workspaces(), chosen), self._write)
+        return usage.write_usage(usage.scope_of(self._workspaces(), chosen), self._write, self.facts)
 
 
 class Prune(_OverEntries):
@@ -206,6 +271,7 @@ class Prune(_OverEntries):
             "default": "",
             "help": "remove the least recently used first, until so many bytes are left: 500G",
         },
+        _JSON,
     )
 
     def _execute(self, yes: bool, older_than: str, keep_bytes: str, pos_args: list[str]) -> int:
@@ -215,7 +281,7 @@ class Prune(_OverEntries):
             raise InvalidCommand(f"{self.name}: got {pos_args[0]!r}, expected no task: it looks at whole cache roots")
         age, size = _parsed("--older-than", older_than, parse_age), _parsed("--keep-bytes", keep_bytes, parse_size)
         scope = usage.scope_of(self._workspaces())
-        return usage.write_prune(scope, self._write, older_than_s=age, keep_bytes=size, yes=yes)
+        return usage.write_prune(scope, self._write, self.facts, older_than_s=age, keep_bytes=size, yes=yes)
 
 
 def _parsed(option: str, text: str, rule: Callable[[str], T]) -> T | None:

@@ -73,7 +73,7 @@ def cache_tasks(
         except ConfigError as error:
             output.annotate("error", str(error))
             if not defer_errors:
-                raise InvalidTask(output.escaped(*output.format_error(error))) from None
+                raise InvalidTask(output.escaped(*output.format_error(error))) from error
             yield {"basename": basename, "actions": [FailAction(error)], "doc": output.escaped(f"broken: {error}")}
             return
         yield _group(basename, workspace, clean=clean)

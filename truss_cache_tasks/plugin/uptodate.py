@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import io
+import sys
 from typing import Any
 
 from doit.dependency import UptodateCalculator
@@ -31,11 +33,27 @@ def result_of(manifest: Manifest) -> dict[str, str]:
     return {"snapshot_key": manifest.snapshot}
 
 
-def _require_lock(workspace: Workspace) -> None:
+def task_facts(context: EntryContext, manifest: Manifest | None, **values: Any) -> str:
+    """Return the facts of an entry's task as JSON, in a line: what `doit -r json` shows as the task's `out`."""
+    from truss_cache_tasks.app.facts import VERSION, facts_of_manifest, to_json  # not needed by `doit`
+
+    there = facts_of_manifest(context, manifest) if manifest is not None else {}
+    head = {"schema": "truss-cache.task", "version": VERSION, "name": context.name, "config": context.entry.config}
+    return to_json({**head, **there, "fetched_files": 0, "fetched_size": 0, "error": None, **values})
+
+
+def is_output_held_back() -> bool:
+    """Return whether doit's reporter keeps what tasks write, as that of `-r json` does."""
+    return isinstance(sys.stderr, io.StringIO)
+
+
+def _require_may_fetch(workspace: Workspace) -> None:
+    """Raise InvalidDodoFile if nothing may be fetched because of the lock file, or the events cannot be logged."""
     try:
         workspace.require_lock()
+        workspace.require_event_log(is_running=False)
     except ConfigError as error:
-        raise InvalidDodoFile(output.escaped(*output.format_error(error))) from None
+        raise InvalidDodoFile(output.escaped(*output.format_error(error))) from error
 
 
 class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untyped
@@ -61,13 +79,17 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
         """Return whether the entry is fresh. doit calls this in its main process, whenever it needs a status.
 
         Raises:
-            InvalidDodoFile: because of the lock file nothing may be fetched: doit exits with 3. It makes a 2 of an
+            InvalidDodoFile: nothing may be fetched (`_require_may_fetch`): doit exits with 3. It makes a 2 of an
                 InvalidTask that is raised here.
         """
         signals.install()
-        _require_lock(self.workspace)
+        _require_may_fetch(self.workspace)
         status = self.workspace.read_status(self.context)
         task.meta[META]["force"] = status.verdict.fresh or self.workspace.is_forced(self.context)
+        if is_output_held_back():
+            task.meta[META]["json"] = True
+            if status.fresh_manifest is not None:
+                task.actions[0].out = task_facts(self.context, status.fresh_manifest, status="fresh")
         if status.fresh_manifest is not None:
             self._correct_database(task, values, status.fresh_manifest)
         return status.verdict.fresh
@@ -99,7 +121,7 @@ class GroupUptodate:
             InvalidDodoFile: as EntryUptodate.
         """
         self.workspace.warn()
-        _require_lock(self.workspace)
+        _require_may_fetch(self.workspace)
         verdicts = [
             self.workspace.is_fresh(context) for context in self.workspace.contexts
         ]  # a list, so that the status of every entry is read, also after a stale one

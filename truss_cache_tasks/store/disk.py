@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from truss_cache_tasks.errors import RUN_AGAIN, DiskError
+from truss_cache_tasks.errors import RUN_AGAIN, DiskError, missing_package
 from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.tree import FileTree, sync
@@ -93,6 +93,8 @@ def import_errors() -> Iterator[None]:
         for number in (errno.EMFILE, errno.ENFILE):
             if os.strerror(number) in str(exc):
                 raise OSError(number, os.strerror(number)) from exc
+        if (missing := missing_package(exc)) is not None:
+            raise missing from exc
         hint = "Allow more open files (ulimit -n), or install truss-cache-tasks again."
         raise DiskError(f"a module cannot be loaded: {exc}", hint=hint) from exc
 
