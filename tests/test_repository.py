@@ -35,7 +35,7 @@ from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.history import new_line
 from truss_cache_tasks.store.hub_layout import hub_root
 from truss_cache_tasks.store.known_roots import remember_roots
-from truss_cache_tasks.store.locks import LockFile
+from truss_cache_tasks.store.locks import FileLock
 from truss_cache_tasks.store.manifest import from_json, to_json
 from truss_cache_tasks.store.tree import FileTree
 
@@ -380,7 +380,7 @@ def test_a_written_out_line_of_the_history_has_the_fields_of_one() -> None:
 def test_a_written_out_lock_is_read_as_it_stands(tmp_path: Path) -> None:
     (written,) = records("lock")
     (tmp_path / "one.lock").write_text(json.dumps(written))
-    holder = LockFile(FileTree(tmp_path), "one.lock").read_holder()
+    holder = FileLock(FileTree(tmp_path), "one.lock").read_holder()
     assert holder is not None
     assert {"format": FORMAT, **asdict(holder)} == written
 

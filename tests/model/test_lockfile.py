@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
-from truss_cache_tasks.model.keys import RequestKey
+from truss_cache_tasks.model.keys import RequestKey, request_key
 from truss_cache_tasks.model.lockfile import LockedEntry, LockedFile, LockFile, NewerLock, parse, to_text
 from truss_cache_tasks.model.plan import is_safe
 
@@ -268,3 +269,15 @@ def test_a_pin_is_never_moved_from_under_an_entry_that_stays() -> None:
     moved = lock.changed(requests, {mine.key: ("2" * 40, HUB), json.key: ("2" * 40, HUB)})
     assert list(moved.pins.values()) == ["2" * 40]
     assert lock.changed([], {}) == LockFile()
+
+
+@pytest.mark.parametrize(("source", "revision"), [("gs://bucket/m", ""), ("hf://org/name", "v2"), ("foo://x", "")])
+def test_files_of_another_source_under_the_key_of_a_request_are_refused(source: str, revision: str) -> None:
+    request = entry("org/name").request
+    other = dataclasses.replace(GCS if source.startswith("gs") else HUB, source=source, revision=revision)
+    pins = {("hf://org/name", revision): COMMIT} if source.startswith("hf") else {}
+    text = to_text(LockFile(pins=pins, entries={request_key(request): other})).encode()
+    assert parse(text, "x") is not None, "nothing tells it without the config"
+    with pytest.raises(ConfigError, match=r"^x:\d+: found the request of 'hf://org/name@main' at ") as caught:
+        parse(text, "x", [request])
+    assert caught.value.hint

@@ -15,7 +15,7 @@ from terminal import CLI, DOIT, on_terminal
 from trusses import BIN, Truss
 
 from truss_cache_tasks import load_config
-from truss_cache_tasks.store.locks import LockFile, try_lock
+from truss_cache_tasks.store.locks import FileLock, try_lock
 from truss_cache_tasks.store.tree import FileTree
 
 NAME = "meta-llama/Llama-3.1-8B-Instruct"
@@ -57,7 +57,7 @@ def hold_entry(truss: Truss) -> Callable[[], None]:
     """Hold the lock of the entry, as another process would that fetches it; return what releases it."""
     (entry,) = load_config(truss.folder).entries
     folder = truss.hub_cache / f"models--{NAME.replace('/', '--')}"
-    release = try_lock(LockFile(FileTree(folder), f".truss_cache/locks/entry-{entry.key}.lock"))
+    release = try_lock(FileLock(FileTree(folder), f".truss_cache/locks/entry-{entry.key}.lock"))
     assert release is not None
     return release
 

@@ -78,6 +78,21 @@ def test_a_cancelled_token_ends_the_hashing(tmp_path: Path) -> None:
         find_damaged_files(files, StopPoll(stops_after_a_few), quick=False)
 
 
+def test_a_file_that_is_cut_while_it_is_hashed_is_named_with_the_size_it_has(tmp_path: Path) -> None:
+    put(tmp_path, "large.bin", 8 << 20)
+    files = [listed(tmp_path, "large.bin")]
+    checks: list[None] = []
+
+    def cut_once() -> bool:
+        checks.append(None)
+        if len(checks) == 5:
+            os.truncate(tmp_path / "large.bin", 5)
+        return False
+
+    (fault,) = find_damaged_files(files, StopPoll(cut_once), quick=False)
+    assert fault == f"found 5 bytes, expected {8 << 20:,}"
+
+
 def test_quick_reads_no_file_that_is_no_safetensors_file(tmp_path: Path) -> None:
     put(tmp_path, "a.bin", 5000)
     files = [listed(tmp_path, "a.bin")]

@@ -140,6 +140,7 @@ def test_a_removal_is_a_line_of_bounded_size(root: CacheRoot) -> None:
     ("text", "short"),
     [
         ("https://u:p@h.com:8/a/b?X-Amz-Signature=abc&x#y said 403", "https://h.com:8/a/b said 403"),
+        ("http://user:p@ss@h.com/a: refused", "http://h.com/a: refused"),
         ("HTTPS://h/a?q", "HTTPS://h/a"),
         ("hf://org/name@main, s3://b/k", "hf://org/name@main, s3://b/k"),
         ("e" * 300, "e" * 200 + "..."),

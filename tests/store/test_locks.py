@@ -23,21 +23,21 @@ from truss_cache_tasks.network.cancel import StopPoll
 from truss_cache_tasks.store import locks
 from truss_cache_tasks.store.commit import Claimant, claim_if_whole
 from truss_cache_tasks.store.flat_layout import flat_root
-from truss_cache_tasks.store.locks import LockFile, locked, try_lock
+from truss_cache_tasks.store.locks import FileLock, locked, try_lock
 from truss_cache_tasks.store.tree import FileTree
 
-HOLD = "import sys, time; from truss_cache_tasks.store.locks import LockFile, try_lock\n"
+HOLD = "import sys, time; from truss_cache_tasks.store.locks import FileLock, try_lock\n"
 HOLD += "from truss_cache_tasks.store.tree import FileTree\n"
-HOLD += "held = try_lock(LockFile(FileTree(sys.argv[1]), 'locks/one.lock'))\n"
+HOLD += "held = try_lock(FileLock(FileTree(sys.argv[1]), 'locks/one.lock'))\n"
 HOLD += "print(bool(held), flush=True); time.sleep(600)"
 
 
 @pytest.fixture
-def lock(tmp_path: Path) -> LockFile:
-    return LockFile(FileTree(tmp_path), "locks/one.lock")
+def lock(tmp_path: Path) -> FileLock:
+    return FileLock(FileTree(tmp_path), "locks/one.lock")
 
 
-def test_a_lock_has_one_holder_and_leaves_no_file(lock: LockFile) -> None:
+def test_a_lock_has_one_holder_and_leaves_no_file(lock: FileLock) -> None:
     release = try_lock(lock)
     assert release is not None
     assert try_lock(lock) is None
@@ -49,7 +49,7 @@ def test_a_lock_has_one_holder_and_leaves_no_file(lock: LockFile) -> None:
 
 
 @pytest.mark.slow
-def test_a_dead_holder_is_taken_over(lock: LockFile) -> None:
+def test_a_dead_holder_is_taken_over(lock: FileLock) -> None:
     child = subprocess.Popen([sys.executable, "-c", HOLD, str(lock.tree.path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "True\n"
@@ -60,7 +60,7 @@ def test_a_dead_holder_is_taken_over(lock: LockFile) -> None:
         assert Path(str(lock)).exists()
 
 
-def test_who_waits_is_told_to_stop(lock: LockFile) -> None:
+def test_who_waits_is_told_to_stop(lock: FileLock) -> None:
     release = try_lock(lock)
     assert release is not None
     with pytest.raises(Stopped), locked(lock, StopPoll(lambda: True)):
@@ -69,7 +69,7 @@ def test_who_waits_is_told_to_stop(lock: LockFile) -> None:
 
 
 @pytest.mark.parametrize("where", ["locks", "locks/one.lock"])
-def test_a_link_to_nowhere_in_its_way_is_an_error_at_once(lock: LockFile, where: str) -> None:
+def test_a_link_to_nowhere_in_its_way_is_an_error_at_once(lock: FileLock, where: str) -> None:
     link = lock.tree.path / where
     link.parent.mkdir(exist_ok=True)
     link.symlink_to("/nowhere/at/all")
@@ -77,7 +77,7 @@ def test_a_link_to_nowhere_in_its_way_is_an_error_at_once(lock: LockFile, where:
         try_lock(lock)
 
 
-def test_a_folder_that_vanishes_meanwhile_does_no_harm(lock: LockFile) -> None:
+def test_a_folder_that_vanishes_meanwhile_does_no_harm(lock: FileLock) -> None:
     stop = threading.Event()
     errors: list[BaseException] = []
 
@@ -104,7 +104,7 @@ def test_a_folder_that_vanishes_meanwhile_does_no_harm(lock: LockFile) -> None:
     assert errors == []
 
 
-def test_what_one_holder_does_no_other_sees_half(lock: LockFile) -> None:
+def test_what_one_holder_does_no_other_sees_half(lock: FileLock) -> None:
     counter = [0, 0]
 
     def work() -> None:
@@ -137,7 +137,7 @@ def test_who_waits_to_claim_is_told_to_stop(tmp_path: Path) -> None:
 # Who holds it
 
 
-def test_its_file_says_who_holds_it_and_how_far_that_is(lock: LockFile) -> None:
+def test_its_file_says_who_holds_it_and_how_far_that_is(lock: FileLock) -> None:
     with locked(lock) as held:
         known = lock.read_holder()
         assert known is not None
@@ -176,6 +176,8 @@ BAD: list[dict[str, object]] = [
     {"since": None},
     {"done": 1.5},
     {"size": -1},
+    {"done": 10**400},
+    {"size": 1 << 63},
     {"waits": 1},
 ]
 
@@ -188,27 +190,27 @@ BAD: list[dict[str, object]] = [
         "x" + json.dumps(GOOD),
     ],
 )
-def test_a_text_that_no_holder_of_ours_wrote_says_nothing(lock: LockFile, text: str | bytes) -> None:
+def test_a_text_that_no_holder_of_ours_wrote_says_nothing(lock: FileLock, text: str | bytes) -> None:
     Path(str(lock)).parent.mkdir()
     Path(str(lock)).write_bytes(text if isinstance(text, bytes) else text.encode())
     assert lock.read_holder() is None
 
 
-def test_only_the_first_bytes_of_a_text_are_read(lock: LockFile) -> None:
+def test_only_the_first_bytes_of_a_text_are_read(lock: FileLock) -> None:
     Path(str(lock)).parent.mkdir()
     Path(str(lock)).write_text(json.dumps(GOOD).ljust(512) + "x" * (1 << 20))
     assert lock.read_holder() == Holder(host="build-7", pid=123, since=1795529779.1, done=1, size=2)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_file_says_nothing_at_once(lock: LockFile, make: Callable[[Path], object]) -> None:
+def test_what_is_no_file_says_nothing_at_once(lock: FileLock, make: Callable[[Path], object]) -> None:
     Path(str(lock)).parent.mkdir()
     make(Path(str(lock)))
     assert lock.read_holder() is None
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o555], ids=["replaced", "kept"])
-def test_a_lock_file_that_cannot_be_written_is_taken_all_the_same(lock: LockFile, mode: int) -> None:
+def test_a_lock_file_that_cannot_be_written_is_taken_all_the_same(lock: FileLock, mode: int) -> None:
     path = Path(str(lock))
     path.parent.mkdir()
     path.write_text(json.dumps(GOOD))
@@ -223,7 +225,7 @@ def test_a_lock_file_that_cannot_be_written_is_taken_all_the_same(lock: LockFile
 
 
 def test_a_wait_is_reported_after_a_second_and_then_now_and_then(
-    lock: LockFile, monkeypatch: pytest.MonkeyPatch
+    lock: FileLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "_REPORTED_AFTER_S", 0.01)
     monkeypatch.setattr(locks, "_REPORTED_EVERY_S", 0.01)
@@ -231,7 +233,7 @@ def test_a_wait_is_reported_after_a_second_and_then_now_and_then(
     assert release is not None
     told: list[bool] = []
 
-    def on_wait(held: LockFile, again: bool) -> None:
+    def on_wait(held: FileLock, again: bool) -> None:
         assert held is lock
         told.append(again)
         if len(told) == 3:
@@ -245,9 +247,9 @@ def test_a_wait_is_reported_after_a_second_and_then_now_and_then(
 
 PARENT = """
 import os, subprocess, sys, time
-from truss_cache_tasks.store.locks import LockFile, try_lock
+from truss_cache_tasks.store.locks import FileLock, try_lock
 from truss_cache_tasks.store.tree import FileTree
-held = try_lock(LockFile(FileTree(sys.argv[1]), "locks/one.lock", is_ours=sys.argv[2] == "ours"))
+held = try_lock(FileLock(FileTree(sys.argv[1]), "locks/one.lock", is_ours=sys.argv[2] == "ours"))
 if sys.argv[3] == "fork" and os.fork() == 0:
     held()                                            # the parent's: nothing happens
     print("child", flush=True)
@@ -266,7 +268,7 @@ time.sleep(600)
 @pytest.mark.parametrize("end", ["killed", "released"])
 @pytest.mark.parametrize("how", ["fork", "exec"])
 @pytest.mark.parametrize("whose", ["ours", "of huggingface_hub"])
-def test_no_child_keeps_the_lock_of_its_parent(lock: LockFile, whose: str, how: str, end: str) -> None:
+def test_no_child_keeps_the_lock_of_its_parent(lock: FileLock, whose: str, how: str, end: str) -> None:
     command = [sys.executable, "-c", PARENT, str(lock.tree.path), whose, how]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

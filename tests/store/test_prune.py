@@ -25,7 +25,7 @@ from truss_cache_tasks.model.usage import Sizes
 from truss_cache_tasks.operations.roots import forget_gone_projects, roots_of_project, with_roots_of_gone_projects
 from truss_cache_tasks.operations.usage import CacheUsage, PruneResult, dead_rule, prune, read_cache_usage
 from truss_cache_tasks.store.claims import read_pins
-from truss_cache_tasks.store.known_roots import noted_projects
+from truss_cache_tasks.store.known_roots import known_roots_by_project
 from truss_cache_tasks.store.locks import locked
 
 MAIN = "org/name"
@@ -382,6 +382,30 @@ def test_plain_files_have_a_budget_of_their_own_which_is_checked_before_the_firs
     assert truss.fresh
 
 
+def test_a_moved_branch_evicts_the_commit_before_the_last(machine: Machine, hub: Hub) -> None:
+    repo = hub.create("org/moving")
+    machine.max_bytes = 2000
+    for content in (b"1", b"2", b"3"):
+        repo.commit({"w.bin": content * 1000})
+        truss = machine.truss(entry("org/moving"))
+        living(truss).run(force=True)
+    assert [event.size for event in truss.recorder.of(Evicted)] == [1000]
+    assert truss.fresh
+
+
+@pytest.mark.parametrize("layout", [{"mount_location": "/m"}, VOLUME], ids=["mount", "volume"])
+def test_what_the_hub_cache_has_already_is_not_to_come_when_plain_files_show_it(
+    layout: dict[str, Any], machine: Machine, repo: Repo
+) -> None:
+    machine.max_bytes = TOTAL
+    truss = machine.truss(entry(MAIN, **layout))
+    truss.run()
+    machine.asked()
+    truss.run(force=True)
+    assert machine.downloads() == []
+    assert truss.fresh
+
+
 def test_files_of_hf_do_not_count_for_the_budget_and_are_not_evicted(
     machine: Machine, hub: Hub, repo: Repo, judge: Judge
 ) -> None:
@@ -453,7 +477,7 @@ def test_roots_that_only_a_config_that_is_gone_used_are_pruned_and_forgotten(mac
     job = living(machine.truss(entry(MAIN, mount_location="/m"), project="job", XDG_STATE_HOME=str(machine.root / "s")))
     job.run()
     settings, rule = job.workspace.settings, dead_rule([])
-    assert noted_projects(settings)["job"].roots == {str(machine.mounts / "m"), str(machine.repo())}
+    assert known_roots_by_project(settings)["job"].roots == {str(machine.mounts / "m"), str(machine.repo())}
     assert with_roots_of_gone_projects([], settings, rule) == []
     remove_config(job)
     rule = dead_rule([])

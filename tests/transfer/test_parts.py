@@ -11,7 +11,7 @@ from servers.faults import FaultServer
 
 from transfer.conftest import FAST, Scratch, content_of, job_for, on_received, pull_one
 from truss_cache_tasks import transfer
-from truss_cache_tasks.errors import AccessDenied, DiskError, IntegrityError, SourceChanged
+from truss_cache_tasks.errors import AccessDenied, IntegrityError, SourceChanged
 from truss_cache_tasks.model.hashing import Span
 from truss_cache_tasks.model.listing import Digest, Location
 
@@ -165,23 +165,6 @@ def test_closing_ends_all_parts(server: FaultServer) -> None:
     content = content_of(slow)
     assert content != BODY
     assert content_of(slow) == content
-
-
-def test_a_full_disk_is_known_before_the_first_byte(server: FaultServer) -> None:
-    import os
-    import resource
-
-    job = job_for(server.add("/w", BODY), BODY)
-    child = os.fork()
-    if child == 0:
-        status = 99
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (len(BODY) // 2, len(BODY) // 2))
-            status = 0 if type(pull_one(job, CUT).error) is DiskError else 1
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert server.asked == []
 
 
 def test_a_trickle_is_replaced(server: FaultServer) -> None:

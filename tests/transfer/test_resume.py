@@ -158,11 +158,11 @@ def test_the_store_hands_over_what_a_dead_run_left_and_sweeps_the_rest(tmp_path:
     (tmp_path / first.path).with_suffix(".0badcafe").write_bytes(b"x")
     sweep_partials(place, older_than_s=3600)
     second = open_partial(place, planned(BODY))
-    assert os.pread(second.descriptor, 9, 0) == b"abc"
+    assert os.pread(second.descriptor, 3, 0) == b"abc"
     assert os.pread(second.journal, 9, 0) == b"line\n"
     assert not (tmp_path / first.path).exists()
     third = open_partial(place, planned(BODY))  # as if locks did not work: nobody shares a living one's bytes
-    assert os.pread(third.descriptor, 9, 0) == b""
+    assert os.pread(third.descriptor, 3, 0) in (b"", bytes(3)), "its space is allocated"
     second.close()
     third.leave()
     assert list((tmp_path / ".truss_cache/partials").iterdir()) == []

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.output import format_bytes, format_count
+from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import RUN_LOCK, Workspace
 from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.lockfile import lock_path, read_usable, update_lock
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped
 from truss_cache_tasks.model.keys import RequestKey
-from truss_cache_tasks.model.lockfile import Locked, LockedEntry, LockFile
+from truss_cache_tasks.model.lockfile import Locked, LockedEntry, LockFile, PinKey, format_pin, pin_key
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.lockfile import Moves, ask_moves, find_moves, from_manifest, resolve
 from truss_cache_tasks.store.root_state import RootState
 
-Write = Callable[..., object]  # of lines, as output.write
 Resolved = dict[RequestKey, tuple[str, LockedEntry]]  # the commit, and the entry
 
 _TAKE_LOCKED = "`truss-cache lock --upgrade` or `doit cache-lock --upgrade` takes what is there now."
@@ -77,12 +76,12 @@ def _read(workspace: Workspace, *, may_be_broken: bool) -> LockFile | None:
 def _with_same_pin(workspace: Workspace, contexts: Sequence[EntryContext] | None) -> list[EntryContext]:
     if contexts is None:
         return list(workspace.contexts)
-    wanted = {_about(context) for context in contexts}
-    return [context for context in workspace.contexts if _about(context) in wanted]
+    wanted = {_pin_of(context) for context in contexts}
+    return [context for context in workspace.contexts if _pin_of(context) in wanted]
 
 
-def _about(context: EntryContext) -> tuple[str, str]:
-    return str(context.entry.request.source), context.entry.request.revision
+def _pin_of(context: EntryContext) -> PinKey:
+    return pin_key(context.entry.request)
 
 
 def _report(error: CacheTaskError, context: EntryContext) -> None:
@@ -106,8 +105,8 @@ def _write(
     name = shown_path(lock_path(workspace.path))
     resolved: Resolved = {}
     failed = 0
-    for about in dict.fromkeys(map(_about, chosen)):
-        group = [context for context in chosen if _about(context) == about]
+    for pin in dict.fromkeys(map(_pin_of, chosen)):
+        group = [context for context in chosen if _pin_of(context) == pin]
         found: Resolved = {}
         try:
             for context in group:
@@ -140,9 +139,8 @@ def _write(
 def _gone(now: LockFile | None, requests: Sequence[Request]) -> list[str]:
     if now is None:
         return []
-    kept = {(str(request.source), request.revision) for request in requests}
-    gone = sorted({(entry.source, entry.revision) for entry in now.entries.values()} - kept)
-    return [f"{'@'.join(filter(None, about))}: dropped, it is not in the config any more" for about in gone]
+    gone = sorted({entry.pin for entry in now.entries.values()} - set(map(pin_key, requests)))
+    return [f"{format_pin(pin)}: dropped, it is not in the config any more" for pin in gone]
 
 
 def _resolved(
@@ -164,8 +162,9 @@ def _resolved(
         if not commit:  # the one that a run would take
             pins = [RootState(root).pin_of(context.entry.request) for root in context.roots]
             commit = next((pin.commit for pin in pins if pin is not None), "")
+    known = None if upgrade else locked  # an upgrade puts right what somebody edited, too
     with workspace.showing_run(context) as run:
-        return resolve(context, run, commit=commit, known=locked)
+        return resolve(context, run, commit=commit, known=known)
 
 
 def _format_change(now: LockFile | None, context: EntryContext, commit: str, entry: LockedEntry) -> str:
@@ -237,11 +236,11 @@ class Remote:
         self.has_moved = False
         self.hints: set[str] = set()
         self.has_failed = False
-        self._commits: dict[tuple[Path, str, str], str] = {}  # what a revision stands for now: asked once
+        self._commits: dict[tuple[Path, PinKey], str] = {}  # what a revision stands for now: asked once
 
     def ask(self, workspace: Workspace, context: EntryContext, before: Locked) -> str:
         """Return what has moved of an entry, as text; `unchanged` if nothing; "" if the store cannot be asked."""
-        key = (workspace.path, *_about(context))
+        key = (workspace.path, _pin_of(context))
         try:
             with workspace.showing_run(context) as run:
                 moves, commit = ask_moves(context, run, before, commit=self._commits.get(key, ""))

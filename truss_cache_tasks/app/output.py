@@ -12,12 +12,14 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, TextIO
 
 from truss_cache_tasks.config.settings import read_settings
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
+
+Write = Callable[..., object]  # what writes the lines of a report, as `write`
 
 _lock = threading.Lock()
 _warned: set[str] = set()

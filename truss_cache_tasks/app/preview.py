@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.output import format_bytes, format_count
-from truss_cache_tasks.app.reports import Write, wrapped
+from truss_cache_tasks.app.output import Write, format_bytes, format_count
+from truss_cache_tasks.app.reports import wrapped
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.errors import CacheTaskError, Stopped
 from truss_cache_tasks.operations.budget import RAISE_LIMIT, BudgetNeed

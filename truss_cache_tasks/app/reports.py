@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.output import format_bytes, format_count
+from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.model.records import LOCK_NAME
 from truss_cache_tasks.model.status import Need, Status
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from truss_cache_tasks.operations.verify import Verification
 
 Chosen = Iterable[tuple[str, Workspace, EntryContext]]  # (the label in the lines, ...)
-Write = Callable[..., object]  # of lines, as output.write
 
 
 def why(chosen: Chosen, write: Write, *, check: bool, remote: bool = False) -> int:

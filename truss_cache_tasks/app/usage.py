@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.output import format_bytes, format_count
+from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import Workspace, machine_settings
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.model.records import ClaimId, Maker, Project
@@ -25,8 +25,6 @@ from truss_cache_tasks.store.layout import CacheRoot
 
 FAILED, INCOMPLETE = 1, 3
 NOT_RENEWED = "A run with nothing to do writes nothing, so it does not renew a claim."
-
-Write = Callable[..., object]  # of lines, as output.write
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

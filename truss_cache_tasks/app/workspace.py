@@ -80,7 +80,7 @@ class Workspace:
         return Cleaned(run=self.run_id)
 
     def require_readable_lock(self) -> None:
-        """Raise ConfigError if there is a lock file that cannot be used: then no entry can be judged."""
+        """Raise ConfigError if there is a lock file that cannot be used: then no status can be computed."""
         if self.lock_error is not None:
             raise self.lock_error
 
@@ -223,7 +223,7 @@ def open_workspace(
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     project = Project(
         id=settings.project or hashlib.sha256(os.path.realpath(config.path).encode()).hexdigest()[:16],
-        config=str(config.path),
+        config=os.path.realpath(config.path),  # a link to it may go, or lead elsewhere, while the config lives
         entries=project_entries(config.entries),
         host=os.uname().nodename,
         is_named=settings.project is not None,
@@ -248,7 +248,7 @@ def _add_lock(workspace: Workspace) -> None:
     requests = {context.name: context.entry.request for context in workspace.contexts}
     name = shown_path(lock_path(workspace.path))
     try:
-        workspace.lock = read_lock(workspace.path)
+        workspace.lock = read_lock(workspace.path, requests.values())
     except ConfigError as error:
         workspace.lock_error = error
         return

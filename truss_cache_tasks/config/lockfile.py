@@ -7,13 +7,14 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.errors import ConfigError, DiskError
 from truss_cache_tasks.model.lockfile import LockFile, NewerLock, parse, to_text
 from truss_cache_tasks.model.records import LOCK_NAME
+from truss_cache_tasks.model.request import Request
 
 _LARGEST = 256 << 20  # bytes; a line has about 200, so a lock of a million files
 
@@ -23,8 +24,11 @@ def lock_path(config: Path) -> Path:
     return config.parent / LOCK_NAME
 
 
-def read_lock(config: Path) -> LockFile | None:
+def read_lock(config: Path, requests: Iterable[Request] = ()) -> LockFile | None:
     """Return the lock file beside `config`; None without one. A link is followed.
+
+    Args:
+        requests: of the config, which the file must not contradict.
 
     Raises:
         ConfigError: it cannot be read, or is not as it must be; `file:line: ...`.
@@ -40,7 +44,7 @@ def read_lock(config: Path) -> LockFile | None:
     except OSError as exc:
         why = exc.strerror or str(exc)
         raise ConfigError(f"{name}: cannot be read: {why}", hint="Make it a file that this user can read.") from None
-    return parse(data, name)
+    return parse(data, name, requests)
 
 
 def _read(path: Path) -> bytes:

@@ -52,6 +52,23 @@ _RESOLVE = "Resolve the conflict, or take what the stores have now: truss-cache 
 _UPGRADE_US = "Upgrade truss-cache-tasks."
 
 
+PinKey = tuple[str, str]  # source and revision of a request, as its canonical form has them
+
+
+def pin_key(request: Request) -> PinKey:
+    """Return what all requests have in common that share a pin."""
+    return str(request.source), request.revision
+
+
+def format_pin(pin: PinKey) -> str:
+    """Return a source and its revision for people.
+
+    >>> format_pin(("hf://org/name", "main")), format_pin(("gs://bucket/m", ""))
+    ('hf://org/name@main', 'gs://bucket/m')
+    """
+    return "@".join(filter(None, pin))
+
+
 class NewerLock(ConfigError):
     """A newer version of this package wrote the lock file: it must not be overwritten."""
 
@@ -114,6 +131,11 @@ class LockedEntry:
     single: bool
     files: tuple[LockedFile, ...]
 
+    @property
+    def pin(self) -> PinKey:
+        """Source and revision."""
+        return self.source, self.revision
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Locked:
@@ -154,27 +176,27 @@ class LockFile:
     """A whole lock file.
 
     Attributes:
-        pins: (source, revision) of the Hub -> commit: one for all requests to this revision.
+        pins: source and revision of the Hub -> commit: one for all requests to this revision.
         entries: by request key.
     """
 
-    pins: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    pins: Mapping[PinKey, str] = field(default_factory=dict)
     entries: Mapping[RequestKey, LockedEntry] = field(default_factory=dict)
 
     @cached_property
-    def _by_source(self) -> Mapping[tuple[str, str], list[LockedEntry]]:
-        found: dict[tuple[str, str], list[LockedEntry]] = {}
+    def _by_pin(self) -> Mapping[PinKey, list[LockedEntry]]:
+        found: dict[PinKey, list[LockedEntry]] = {}
         for entry in self.entries.values():
-            found.setdefault((entry.source, entry.revision), []).append(entry)
+            found.setdefault(entry.pin, []).append(entry)
         return found
 
     def find(self, request: Request) -> Locked | None:
         """Return what the file says of `request`: by its key, else by its source and revision; None for nothing."""
-        about = (str(request.source), request.revision)
-        commit = self.pins.get(about, "")
+        pin = pin_key(request)
+        commit = self.pins.get(pin, "")
         if (entry := self.entries.get(request_key(request))) is not None:
             return Locked(commit=commit, single=entry.single, files=entry.files, is_complete=True)
-        others = self._by_source.get(about, [])
+        others = self._by_pin.get(pin, [])
         if not commit and not others:
             return None
         files = {file.path: file for entry in others for file in entry.files}
@@ -194,11 +216,10 @@ class LockFile:
                 changed = ": its patterns or its folder changed" if self.find(request) is not None else ""
                 found.append(f"{name} is not in it{changed}")
         keys = {request_key(request) for request in requests.values()}
-        gone = {_title(entry) for key, entry in self.entries.items() if key not in keys}
-        kept = {(str(request.source), request.revision) for request in requests.values()}
+        gone = {format_pin(entry.pin) for key, entry in self.entries.items() if key not in keys}
+        kept = {format_pin(pin_key(request)) for request in requests.values()}
         # an entry whose patterns changed is named above
-        named = {f"{source}{f'@{revision}' if revision else ''}" for source, revision in kept}
-        found += [f"{title} is not in the config any more" for title in sorted(gone - named)]
+        found += [f"{pin} is not in the config any more" for pin in sorted(gone - kept)]
         if not found and len(self.entries) > len(keys):
             found.append("it has files of patterns that are not in the config any more")
         return found
@@ -209,20 +230,17 @@ class LockFile:
         Raises:
             CacheTaskError: `resolved` moves the pin of a request that it does not have.
         """
-        asked = {request_key(request): (str(request.source), request.revision) for request in requests}
+        asked = set(map(request_key, requests))
         entries = {**self.entries, **{key: entry for key, (_, entry) in resolved.items()}}
         entries = {key: entry for key, entry in entries.items() if key in asked}
-        pins = {**self.pins, **{(e.source, e.revision): commit for commit, e in resolved.values() if commit}}
-        kept = {(entry.source, entry.revision) for entry in entries.values()}
+        pins = {**self.pins, **{entry.pin: commit for commit, entry in resolved.values() if commit}}
+        kept = {entry.pin for entry in entries.values()}
         for key, entry in entries.items():
-            about = (entry.source, entry.revision)
-            if key not in resolved and pins.get(about) != self.pins.get(about):
-                raise CacheTaskError(f"{_title(entry)}: another command moved its pin meanwhile", hint=RUN_AGAIN)
-        return LockFile(pins={about: commit for about, commit in pins.items() if about in kept}, entries=entries)
-
-
-def _title(entry: LockedEntry) -> str:
-    return f"{entry.source}{f'@{entry.revision}' if entry.revision else ''}"
+            if key not in resolved and pins.get(entry.pin) != self.pins.get(entry.pin):
+                raise CacheTaskError(
+                    f"{format_pin(entry.pin)}: another command moved its pin meanwhile", hint=RUN_AGAIN
+                )
+        return LockFile(pins={pin: commit for pin, commit in pins.items() if pin in kept}, entries=entries)
 
 
 def remote_file(file: LockedFile, source: SourceRef, single: bool) -> RemoteFile:
@@ -312,11 +330,12 @@ def _list(lines: list[str]) -> str:
     return "[\n" + ",\n".join(lines) + "\n]" if lines else "[]"
 
 
-def parse(data: bytes, name: str) -> LockFile:
+def parse(data: bytes, name: str, requests: Iterable[Request] = ()) -> LockFile:
     """Return the lock file of these bytes.
 
     Args:
         name: of the file, for the errors.
+        requests: of the config: what the file has by the key of one must be of its source and revision.
 
     Raises:
         NewerLock: its format number is a later one.
@@ -340,7 +359,8 @@ def parse(data: bytes, name: str) -> LockFile:
         raise ConfigError(
             f"{name}:{line}: found brackets nested too deeply, expected at most {_DEEPEST}", hint=MAKE_ANEW
         ) from None
-    return _Reader(text, name).lock_file(value)
+    about = {request_key(request): (str(request.source), request.revision) for request in requests}
+    return _Reader(text, name, about).lock_file(value)
 
 
 class _Unusable:
@@ -366,17 +386,18 @@ def _integer(digits: str) -> Any:
     return int(digits) if len(digits) <= _LONGEST_NUMBER else _Unusable(digits)
 
 
-Path = tuple[str | int, ...]  # of a value in the JSON document
+JsonPath = tuple[str | int, ...]  # of a value in the JSON document
 
 
 class _Reader:
     """Checks a JSON document, and makes values of it. Errors carry the line, which is looked for only then."""
 
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, text: str, name: str, about: Mapping[RequestKey, tuple[str, str]]) -> None:
         self._text = text
         self._name = name
+        self._about = about
 
-    def fail(self, path: Path, found: str, expected: str, hint: str = MAKE_ANEW) -> NoReturn:
+    def fail(self, path: JsonPath, found: str, expected: str, hint: str = MAKE_ANEW) -> NoReturn:
         line = _line_of(self._text, path)
         raise ConfigError(f"{self._name}:{line}: {found}, expected {expected}", hint=hint)
 
@@ -392,23 +413,23 @@ class _Reader:
                 f"{self._name}:{line}: found format {number}, of a newer version, expected {FORMAT}", hint=_UPGRADE_US
             )
         found = self.fields(value, (), {"format": int, "pins": list, "entries": list})
-        pins: dict[tuple[str, str], str] = {}
+        pins: dict[PinKey, str] = {}
         for at, item in enumerate(found["pins"]):
-            about, commit = self.pin(item, ("pins", at))
-            if about in pins:
-                self.fail(("pins", at), f"found a second pin of {'@'.join(about)}", "one")
-            pins[about] = commit
+            pin, commit = self.pin(item, ("pins", at))
+            if pin in pins:
+                self.fail(("pins", at), f"found a second pin of {format_pin(pin)}", "one")
+            pins[pin] = commit
         entries: dict[RequestKey, LockedEntry] = {}
         for at, item in enumerate(found["entries"]):
             key, entry = self.entry(item, ("entries", at))
             if key in entries:
                 self.fail(("entries", at, "request"), f"found a second entry of the request {key[:12]}", "one")
-            if entry.source.startswith("hf://") and (entry.source, entry.revision) not in pins:
-                self.fail(("entries", at), f"found no pin of {_title(entry)}", "its commit in `pins`")
+            if entry.source.startswith("hf://") and entry.pin not in pins:
+                self.fail(("entries", at), f"found no pin of {format_pin(entry.pin)}", "its commit in `pins`")
             entries[key] = entry
         return LockFile(pins=pins, entries=entries)
 
-    def pin(self, value: Any, path: Path) -> tuple[tuple[str, str], str]:
+    def pin(self, value: Any, path: JsonPath) -> tuple[PinKey, str]:
         found = self.fields(value, path, {"source": str, "revision": str, "commit": str})
         commit, revision = found["commit"], found["revision"]
         if not found["source"].startswith("hf://"):
@@ -419,12 +440,16 @@ class _Reader:
             self.fail((*path, "commit"), f"commit {commit[:12]} of the revision {revision[:12]}", "the same commit")
         return (found["source"], revision), commit
 
-    def entry(self, value: Any, path: Path) -> tuple[RequestKey, LockedEntry]:
+    def entry(self, value: Any, path: JsonPath) -> tuple[RequestKey, LockedEntry]:
         required = {"source": str, "revision": str, "request": str, "files": list}
         found = self.fields(value, path, required, {"single": bool})
         if not _KEY.fullmatch(found["request"]):
             self.fail((*path, "request"), f"request {quoted(found['request'])}", "64 lower-case hex digits")
         source: str = found["source"]
+        about = self._about.get(RequestKey(found["request"]), (source, found["revision"]))
+        if about != (source, found["revision"]):
+            was = quoted("@".join(filter(None, (source, found["revision"]))))
+            self.fail(path, f"found the request of {quoted('@'.join(filter(None, about)))} at {was}", "its own source")
         files: dict[str, LockedFile] = {}
         for at, item in enumerate(found["files"]):
             file = self.file(item, (*path, "files", at), source)
@@ -437,7 +462,7 @@ class _Reader:
         entry = LockedEntry(source=source, revision=found["revision"], single=single, files=tuple(files.values()))
         return RequestKey(found["request"]), entry
 
-    def file(self, value: Any, path: Path, source: str) -> LockedFile:
+    def file(self, value: Any, path: JsonPath, source: str) -> LockedFile:
         required = {"path": str, "size": int, "digest": str}
         found = self.fields(value, path, required, {"version": str, "version_id": str, "encoding": str})
         name, version = found["path"], found.get("version", "")
@@ -456,7 +481,7 @@ class _Reader:
         self.check_digest(found["digest"], path, is_hub=source.startswith("hf://"), encoding=found.get("encoding", ""))
         return LockedFile(**found)
 
-    def check_digest(self, text: str, path: Path, *, is_hub: bool, encoding: str) -> None:
+    def check_digest(self, text: str, path: JsonPath, *, is_hub: bool, encoding: str) -> None:
         match = _DIGEST.fullmatch(text)
         algorithm, suffix, value = match.groups() if match else (None, None, None)
         known = _HUB_DIGESTS if is_hub else _DIGESTS
@@ -476,7 +501,7 @@ class _Reader:
             self.fail((*path, "digest"), *fault)
 
     def fields(
-        self, value: Any, path: Path, required: Mapping[str, type], optional: Mapping[str, type] | None = None
+        self, value: Any, path: JsonPath, required: Mapping[str, type], optional: Mapping[str, type] | None = None
     ) -> dict[str, Any]:
         """Return `value`, an object with the fields `required` and any of `optional`, each of its type."""
         if not isinstance(value, dict):
@@ -493,7 +518,7 @@ class _Reader:
         return value
 
 
-def _line_of(text: str, path: Path) -> int:
+def _line_of(text: str, path: JsonPath) -> int:
     """Return the line on which the value at `path` begins in a JSON text; where it has none, the nearest around it."""
     around: list[list[Any]] = []  # of the value that comes next: [is it an object, key or index]
     found, wants_key = 0, False

@@ -188,7 +188,7 @@ class Project:
 
     Attributes:
         id: TRUSS_CACHE_PROJECT, else the digest of the config's real path; a file name.
-        config: path of the config file, for people, and to tell its former entries from those of another config.
+        config: real path of the config file, for people, and to tell its former entries from those of another config.
         entries: claim name -> request key, of the whole config.
         roots: absolute paths of the cache roots of the whole config.
         host: this host.

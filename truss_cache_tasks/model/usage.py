@@ -1,4 +1,4 @@
-"""What the files of ours in the cache roots are for, as values; and which of them go to keep a limit."""
+"""Values: the files of ours in cache roots and what needs them. Choose which of them go to keep a limit."""
 
 from __future__ import annotations
 

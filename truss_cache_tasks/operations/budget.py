@@ -1,4 +1,4 @@
-"""Make room for a fetch within TRUSS_CACHE_MAX_BYTES: evict what nothing needs, or refuse the fetch before it begins.
+"""Make room for a fetch within TRUSS_CACHE_MAX_BYTES: evict what nothing needs, or refuse the fetch.
 
 There is one budget for a hub cache with all its repos, one for the model cache, and one for each mount. It counts the
 files that we made, with partials, and not what the user or huggingface_hub put there.
@@ -156,16 +156,23 @@ def _needed(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[Conten
 
 def coming_into(root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> int:
     """Return the bytes that the files add to the root: those that are to be fetched, and those that lie elsewhere."""
-    trees = {root.path, root.layout.hub}
     coming = {
         planned.content_id: planned
         for planned in files
-        if planned.content_id not in blobs or blobs[planned.content_id].tree.path not in trees
+        if planned.content_id not in blobs or not _is_in(root, planned, blobs[planned.content_id])
     }
     missing = [planned for content_id, planned in coming.items() if content_id not in blobs]
     there = partials.bytes_of_partials(root)
     left = sum(min(there[root.layout.blob_id(planned.content_id)], planned.file.size) for planned in missing)
     return sum(planned.file.size for planned in coming.values()) - left
+
+
+def _is_in(root: CacheRoot, planned: PlannedFile, blob: LocalBlob) -> bool:
+    """Whether `root` has these bytes itself; those that another root shows may be there too, under the blob's name."""
+    if blob.tree.path in (root.path, root.layout.hub):
+        return True
+    stat = root.tree.lstat(root.layout.blob_path(planned.content_id, blob.xxh3, blob.digest))
+    return stat is not None and stat.st_size == blob.size
 
 
 def _evict(
@@ -187,10 +194,10 @@ def _evict(
 
 def _does_not_fit(root: CacheRoot, limit: int, usages: Sequence[RootUsage], coming: int, others: int) -> DiskError:
     sizes = sizes_of(usages)
-    flying = f", {others:,} of other fetches that run now" if others else ""
+    of_others = f", {others:,} of other fetches that run now" if others else ""
     return DiskError(
         f"the budget of {root.layout.hub or root.path} (TRUSS_CACHE_MAX_BYTES): found {sizes.ours:,} bytes of ours, of "
-        f"which {sizes.ours - sizes.unclaimed:,} are claimed or in use, and {coming:,} to come{flying}, expected at "
+        f"which {sizes.ours - sizes.unclaimed:,} are claimed or in use, and {coming:,} to come{of_others}, expected at "
         f"most {limit:,}",
         hint=RAISE_LIMIT,
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from truss_cache_tasks import transfer
 from truss_cache_tasks.config.settings import Settings
@@ -17,7 +16,7 @@ from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.operations.roots import budget_roots, with_roots_of_gone_projects
+from truss_cache_tasks.operations.roots import budget_roots, roots_of_other_fetches, with_roots_of_gone_projects
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.store import partials
@@ -26,13 +25,12 @@ from truss_cache_tasks.store.clean import sweep
 from truss_cache_tasks.store.demand import demand_of
 from truss_cache_tasks.store.disk import device_of, disk_errors
 from truss_cache_tasks.store.fetch_notes import note_fetch
-from truss_cache_tasks.store.known_roots import noted_projects
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.local_blobs import find_local_blobs
-from truss_cache_tasks.store.locks import locked, try_lock
+from truss_cache_tasks.store.locks import locked, try_lock, wait_until
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.partials import Partial
-from truss_cache_tasks.store.space import NotEnoughSpace, reserved
+from truss_cache_tasks.store.space import Demand, NotEnoughSpace, is_living, reserved
 
 ATTEMPTS = 100  # to keep what was found or fetched, while other processes remove it; then it is an error
 
@@ -57,6 +55,7 @@ class BlobFetcher:
         files: Sequence[PlannedFile],
         blobs: dict[ContentId, LocalBlob],
         *,
+        elsewhere: Mapping[str, Collection[str]],
         since_ns: int,
         rehash: bool,
     ) -> None:
@@ -64,11 +63,29 @@ class BlobFetcher:
 
         Args:
             root: whose blobs the files become. What they take on its disk is reserved (`reserved_space`).
+            elsewhere: the blobs for which another fetch has reserved the space (`Demand`): they are waited for, and
+                fetched here only if that fetch ends without them.
             since_ns: `last_commit` of the root before `blobs` were looked for.
             rehash: hash what another process brought meanwhile, also where its stat is as recorded.
         """
         missing = list({file.content_id: file for file in files if file.content_id not in blobs}.values())
         arrivals = _Arrivals(root, missing, blobs, since_ns, rehash, self.run.cancel)
+        here = [planned for planned in missing if root.layout.blob_id(planned.content_id) not in elsewhere]
+        self._pull_all(root, here, blobs, arrivals)
+        left = [planned for planned in missing if planned.content_id not in blobs]
+        for planned in left:
+            reserves = elsewhere.get(root.layout.blob_id(planned.content_id), ())
+            self._wait_for_other_fetch(root, planned, reserves, arrivals)
+        self._pull_all(root, [planned for planned in left if planned.content_id not in blobs], blobs, arrivals)
+
+    def _pull_all(
+        self,
+        root: CacheRoot,
+        missing: Sequence[PlannedFile],
+        blobs: dict[ContentId, LocalBlob],
+        arrivals: _Arrivals,
+    ) -> None:
+        """Fetch `missing`, or wait for those that another process fetches, until all are in `blobs`."""
         for _ in range(ATTEMPTS):
             if not missing:
                 return
@@ -84,7 +101,9 @@ class BlobFetcher:
             missing = [planned for planned in pull.busy + pull.lost if not arrivals.has(planned)]
         raise keeps_changing(root)
 
-    def note_fetch(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]) -> None:
+    def prepare_fetch(
+        self, root: CacheRoot, files: Sequence[PlannedFile], blobs: Mapping[ContentId, LocalBlob]
+    ) -> None:
         """Make room for `files` in the budget of `root`, where there is one, and note what is about to come.
 
         The note says that this entry owns the blobs and partials of what is not in `blobs`, and which of `blobs` it
@@ -118,6 +137,19 @@ class BlobFetcher:
             owner, maker = (context.project.id, context.claim_in(root)), context.project.maker(time.time())
             key, used = request_key(context.request_in(root)), set(map(root.layout.blob_id, uses))
             note_fetch(root, key, owner, maker, blobs=ids, uses=used, size=size)
+
+    def _wait_for_other_fetch(
+        self, root: CacheRoot, planned: PlannedFile, reserves: Collection[str], arrivals: _Arrivals
+    ) -> None:
+        """Wait until a file has arrived, or the fetches that have reserved the space for it have ended."""
+        blob_id, key = root.layout.blob_id(planned.content_id), request_key(self.context.request_in(root))
+        on_wait, lock = self.run.waits_for_file(root, planned, key), root.layout.blob_lock(blob_id)
+
+        def is_over() -> bool:
+            return arrivals.has(planned) or not any(is_living(root, reserve) for reserve in reserves)
+
+        wait_until(is_over, self.run.cancel, lambda again: on_wait(lock, again))
+        arrivals.has(planned)  # it may have come just before that fetch ended
 
     def _wait_for_other_process(self, root: CacheRoot, planned: PlannedFile) -> None:
         """Wait, holding nothing, for another process that fetches these bytes."""
@@ -291,19 +323,20 @@ def reserved_space(
     root: CacheRoot,
     files: Sequence[PlannedFile],
     blobs: Mapping[ContentId, LocalBlob],
-) -> Iterator[None]:
-    """Reserve, for the block, what the files of a plan take on the disk of `root` beyond `blobs`.
+) -> Iterator[Demand]:
+    """Reserve, for the block, what the files of a plan take on the disk of `root` beyond `blobs`; yield what that is.
 
     If that is not free, remove what nothing owns there, as every commit does, and try once more.
 
     Raises:
         NotEnoughSpace: it is not free, counting what other fetches have reserved. Nothing was fetched.
     """
-    demand = functools.partial(demand_of, root, request_key(context.request_in(root)), files, blobs)
-    roots = functools.partial(_known_roots, context)
+    key = request_key(context.request_in(root))
+    demand = functools.partial(demand_of, root, key, files, blobs)
+    roots = functools.partial(roots_of_other_fetches, context)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(reserved(root, demand(), roots))
+            demanded = held.enter_context(reserved(root, key, demand, roots))
         except NotEnoughSpace:
             with (
                 contextlib.suppress(DiskError),  # the figures count
@@ -312,12 +345,12 @@ def reserved_space(
             ):
                 sweep(root)
             try:
-                held.enter_context(reserved(root, demand(), roots))
+                demanded = held.enter_context(reserved(root, key, demand, roots))
             except NotEnoughSpace as error:
                 if freed := prunable_bytes(context, root):
                     error.hint = f"Run `truss-cache prune --yes`, which frees {freed:,} bytes. Or: {error.hint}"
                 raise
-        yield
+        yield demanded
 
 
 def prunable_bytes(context: EntryContext, root: CacheRoot) -> int:
@@ -328,14 +361,6 @@ def prunable_bytes(context: EntryContext, root: CacheRoot) -> int:
     used = {one.path: one for mine in context.roots for one in budget_roots(mine)}
     caches = with_roots_of_gone_projects(used.values(), context.settings, rule)
     return unclaimed_bytes([one for one in caches if device_of(one.path) == here], rule)
-
-
-def _known_roots(context: EntryContext) -> set[Path]:
-    """Return the cache roots of which this user's other fetches may use one now."""
-    hubs = {root.layout.hub for root in context.roots if root.layout.hub is not None}
-    repos = {repo for hub in hubs for repo in hub.glob("models--*")}
-    noted = noted_projects(context.settings).values()
-    return {Path(root) for one in noted for root in one.roots} | repos
 
 
 def keeps_changing(root: CacheRoot) -> DiskError:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ from truss_cache_tasks.store.local_blobs import find_local_blobs
 from truss_cache_tasks.store.locks import locked
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
+from truss_cache_tasks.store.space import can_share_bytes
 from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
 
 if TYPE_CHECKING:
@@ -126,8 +127,6 @@ def _fetch_stale(context: EntryContext, run: RunContext, *, force: bool) -> Outc
         _wait_for_other_process(context, context.root, run),
     ):
         status = read_status(context)  # again: another process may have fetched or cleaned it
-        if force or status.fresh_manifest is None:
-            remember_roots(context.settings, context.project, run.warn, cancel=run.cancel, on_wait=run.waits_for_root)
         if not force and status.verdict.need is Need.CLAIM:
             status = _claim(context, run)
             if status.manifest is not None and status.verdict.need <= Need.CLAIM:
@@ -172,7 +171,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
     """
     key = request_key(context.request_in(root))
     with (
-        locked(root.lock(f"entry-{key}"), run.cancel, run.waits_for_entry) as held,
+        locked(root.entry_lock(key), run.cancel, run.waits_for_entry) as held,
         run.record.holding(root, held),
     ):
         try:
@@ -185,6 +184,7 @@ def _wait_for_other_process(context: EntryContext, root: CacheRoot, run: RunCont
 
 def _claim(context: EntryContext, run: RunContext) -> Status:
     """Claim an entry that is whole, if it still is under the root's lock: another project may clean it before that."""
+    _remember_roots(context, run)
     _warn_of_other_claims(context, context.root, run)
     claimant = _claimant(context, context.root, run, resolved=False)
     reread = partial(read_status, context)
@@ -197,6 +197,7 @@ def _repair(context: EntryContext, run: RunContext, status: Status) -> Manifest 
         return None
     plan, blobs = found
     root = context.root
+    _remember_roots(context, run)
     # the lock moves a pin back; without one, a pin that moved meanwhile means that the source is to be listed
     pinned = RootState(root).pin_of(context.entry.request) if context.locked is not None else None
     with (
@@ -229,6 +230,11 @@ def make_online_fetch(context: EntryContext, run: RunContext, status: Status, *,
         _refuse_if_offline(context, status)
     fetcher = BlobFetcher(context, open_source(context, run), run)
     return OnlineFetch(fetcher, status, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
+
+
+def _remember_roots(context: EntryContext, run: RunContext) -> None:
+    """Note the roots of the config outside them, before the first write below one that stays."""
+    remember_roots(context.settings, context.project, run.warn, cancel=run.cancel, on_wait=run.waits_for_root)
 
 
 def _fetch_online(context: EntryContext, run: RunContext, status: Status, *, force: bool) -> Outcome:
@@ -319,6 +325,7 @@ class OnlineFetch:
         root = self.context.root
         plan, conflicts, blobs = self.plan(listing)
         self.run.report(_planned(plan, blobs))
+        _remember_roots(self.context, self.run)
         hub_root = self.context.hub_root
         if hub_root is not None and self.fills_hub_first(hub_root, listing):
             self._check_paths(root, plan, blobs)
@@ -346,11 +353,16 @@ class OnlineFetch:
         return plan, conflicts, blobs
 
     def fills_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
-        """Whether the hub cache gets the files first: if it is on the same disk, writable, and its pin agrees."""
+        """Whether the hub cache gets the files first: if it can share bytes, is writable, and its pin agrees."""
         pin = self.pins[hub_root.path]
-        agreed = pin is None or self.resolved or pin.commit == listing.revision
+        agreed = pin is None or self.resolved or self.context.locked is not None or pin.commit == listing.revision
         one_disk = disk.device_of(hub_root.path) == disk.device_of(self.context.root.path)
-        return agreed and one_disk and disk.is_writable(hub_root.path)
+        if not (agreed and one_disk and disk.is_writable(hub_root.path)):
+            return False
+        if can_share_bytes(hub_root.tree, self.context.root.tree):
+            return True
+        remove_empty_folders(hub_root)
+        return False
 
     def _fetch_into_hub(self, hub_root: CacheRoot, listing: Listing) -> None:
         plan = make_plan(self.context.request_in(hub_root), listing)
@@ -370,11 +382,11 @@ class OnlineFetch:
         for _ in range(ATTEMPTS):
             self._check_paths(root, plan, blobs)
             try:
-                self.fetcher.note_fetch(root, plan.files, blobs)
-                with reserved_space(self.context, self.run, root, plan.files, blobs):
-                    self._fetch_missing(root, conflicts.undecided, blobs)
+                self.fetcher.prepare_fetch(root, plan.files, blobs)
+                with reserved_space(self.context, self.run, root, plan.files, blobs) as demand:
+                    self._fetch_missing(root, conflicts.undecided, blobs, demand.elsewhere)
                     conflicts.resolve(blobs)
-                    self._fetch_missing(root, plan.files, blobs)
+                    self._fetch_missing(root, plan.files, blobs, demand.elsewhere)
                     self._prove_access(plan)
                     if self.context.locked is not None:
                         self._refuse_other_bytes(plan, blobs)
@@ -388,8 +400,15 @@ class OnlineFetch:
                 blobs = self._find_blobs(plan)
         raise keeps_changing(root)
 
-    def _fetch_missing(self, root: CacheRoot, files: Sequence[PlannedFile], blobs: dict[ContentId, LocalBlob]) -> None:
-        self.fetcher.fetch_missing(root, files, blobs, since_ns=self.searched[root.path], rehash=self.rehash)
+    def _fetch_missing(
+        self,
+        root: CacheRoot,
+        files: Sequence[PlannedFile],
+        blobs: dict[ContentId, LocalBlob],
+        elsewhere: Mapping[str, Collection[str]],
+    ) -> None:
+        since_ns = self.searched[root.path]
+        self.fetcher.fetch_missing(root, files, blobs, elsewhere=elsewhere, since_ns=since_ns, rehash=self.rehash)
 
     def _refuse_other_bytes(self, plan: Plan, blobs: Mapping[ContentId, LocalBlob]) -> None:
         from truss_cache_tasks.operations.lockfile import refuse_other_bytes  # not needed without a lock file

@@ -1,4 +1,4 @@
-"""RunRecord: what the events of one entry's run add up to, for those who wait for it, and for the history."""
+"""RunRecord: count the events of one entry's run, for its line in the history and for the text in its lock."""
 
 from __future__ import annotations
 

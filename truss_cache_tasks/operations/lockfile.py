@@ -1,5 +1,7 @@
-"""What the lock file means for a run: the listing that it stands for, and the refusal of other bytes; and how a lock is
-made: from a manifest, or by asking the store, which reads no file of it (of a `file://` folder: hashes its files).
+"""Use and make what the lock file says of an entry.
+
+A run gets its listing from it, and refuses other bytes. `cache-lock` makes it from a manifest, or from what the store
+lists now; only the files of a `file://` folder are read, to hash them.
 """
 
 from __future__ import annotations
@@ -91,16 +93,23 @@ def _find_again(source: Source, context: EntryContext, locked: Locked) -> Listin
         return _at_commit(source, listing, context, locked)
     here = {file.path: file for file in listing.files}
     known = {file.path: file for file in source.listing(Pins(known=locked.listing(ref))).files}
-    moved = [file for file in locked.files if file.path not in here or here[file.path].version != file.version]
+    moved = [file for file in locked.files if not _is_as_locked(file, here.get(file.path), ref)]
     details = _in_detail(source, [here[file.path] for file in moved if file.path in here])
     for file in moved:
         now = details.get(file.path)
         if now is not None and now.size == file.size and _may_be(file, now, ref):
             known[file.path] = here[file.path]
+        elif now is not None and now.version == file.version:  # the locked version has other bytes than are locked
+            raise _mismatch(context, file, _described(now))
         else:
             _refuse_lost(source, file, _described(now), context, locked)
     files = known if locked.is_complete else here | known
     return Listing("", tuple(files.values()), single=locked.single)
+
+
+def _is_as_locked(file: LockedFile, now: RemoteFile | None, ref: SourceRef) -> bool:
+    """Whether a listing shows the locked file; it does not tell whether S3 still has its version id."""
+    return now is not None and not file.version_id and now.version == file.version and _may_be(file, now, ref)
 
 
 def _refuse_lost(source: Source, file: LockedFile, now: str, context: EntryContext, locked: Locked) -> None:
@@ -218,7 +227,8 @@ def resolve(
 
     Args:
         commit: of the Hub, where it is fixed already.
-        known: what is locked: a file of an equal version keeps its line, and is not looked at again.
+        known: what is locked: a file of an equal version, whose digest the listing does not tell, keeps its line and is
+            not looked at again.
 
     Raises:
         CacheTaskError: as a run of the entry would.
@@ -231,7 +241,7 @@ def resolve(
     kept = {
         file.path: line
         for file in (p.file for p in plan.files)
-        if (line := old.get((file.path, file.size, file.version)))
+        if file.digest is None and (line := old.get((file.path, file.size, file.version)))
     }
     details = _in_detail(source, [planned.file for planned in plan.files if planned.file.path not in kept])
     lines = [kept.get(p.file.path) or _line(details[p.file.path], request) for p in plan.files]

@@ -12,7 +12,7 @@ from truss_cache_tasks.store.clean import roots_of
 from truss_cache_tasks.store.dead_claims import DeadRule
 from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.hub_layout import hub_root
-from truss_cache_tasks.store.known_roots import NotedRoots, forget_empty_roots, known_roots, noted_projects
+from truss_cache_tasks.store.known_roots import KnownRoots, forget_empty_roots, known_roots, known_roots_by_project
 from truss_cache_tasks.store.layout import CacheRoot
 
 
@@ -22,7 +22,7 @@ def roots_of_project(
     """Return every root where this project may have claims.
 
     These are the roots of its entries, the model cache, all repos of the hub caches, and the roots that earlier runs
-    have noted in those and in the state folder.
+    have written into the claims there and into the state folder.
     """
     found = _default_roots({root.path: root for context in contexts for root in context.roots}, settings, model_cache)
     known = {path for root in found.values() for path in roots_of(root, project.id)}
@@ -30,30 +30,35 @@ def roots_of_project(
 
 
 def roots_of_machine(settings: Settings, model_cache: Path) -> list[CacheRoot]:
-    """Return the model cache, all repos of the hub cache, and the roots that any project's runs have noted here."""
-    known = {path for noted in noted_projects(settings).values() for path in noted.roots}
-    return _with_known(_default_roots({}, settings, model_cache), known)
+    """Return the model cache, all repos of the hub cache, and the roots that any project has used here."""
+    return _with_known(_default_roots({}, settings, model_cache), _all_known(settings))
+
+
+def roots_of_other_fetches(context: EntryContext) -> set[Path]:
+    """Return the paths of the cache roots in which other fetches of this user may reserve space now."""
+    hubs = {root.layout.hub for root in context.roots if root.layout.hub is not None}
+    return {*map(Path, _all_known(context.settings)), *(repo for hub in hubs for repo in _repos(hub))}
 
 
 def with_roots_of_gone_projects(roots: Iterable[CacheRoot], settings: Settings, rule: DeadRule) -> list[CacheRoot]:
-    """Return `roots`, and those that runs of configs noted which are gone from this host: nobody else prunes them."""
-    known = {path for noted in _gone_projects(settings, rule).values() for path in noted.roots}
+    """Return `roots`, and those of configs that are gone from this host, which no command with a config looks at."""
+    known = {path for project in _gone_projects(settings, rule).values() for path in project.roots}
     return _with_known({root.path: root for root in roots}, known)
 
 
 def forget_gone_projects(settings: Settings, rule: DeadRule) -> None:
     """Forget the roots in which nothing of ours is, of the configs of this host which are gone. Raises DiskError."""
-    for project, noted in _gone_projects(settings, rule).items():
-        forget_empty_roots(settings, Project(id=project, config=noted.config, entries={}, host=noted.host))
+    for project, known in _gone_projects(settings, rule).items():
+        forget_empty_roots(settings, Project(id=project, config=known.config, entries={}, host=known.host))
 
 
-def _gone_projects(settings: Settings, rule: DeadRule) -> dict[str, NotedRoots]:
+def _gone_projects(settings: Settings, rule: DeadRule) -> dict[str, KnownRoots]:
     return {
-        project: noted
-        for project, noted in noted_projects(settings).items()
-        if noted.config
-        and noted.host == rule.host
-        and rule.is_gone(noted.config)
+        project: known
+        for project, known in known_roots_by_project(settings).items()
+        if known.config
+        and known.host == rule.host
+        and rule.is_gone(known.config)
         and not rule.project_of((project, ""))
     }
 
@@ -70,6 +75,10 @@ def _default_roots(found: dict[Path, CacheRoot], settings: Settings, model_cache
     for repo in (repo for hub in hubs for repo in _repos(hub)):
         found.setdefault(repo, hub_root(repo))
     return found
+
+
+def _all_known(settings: Settings) -> set[str]:
+    return {path for known in known_roots_by_project(settings).values() for path in known.roots}
 
 
 def _repos(hub: Path) -> list[Path]:

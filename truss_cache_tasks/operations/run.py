@@ -13,7 +13,7 @@ from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.operations.history import RunRecord
 from truss_cache_tasks.store.fetch_notes import fetcher_of
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import LockFile, OnWait
+from truss_cache_tasks.store.locks import FileLock, OnWait
 
 _HASHING_EVERY = 8 << 20  # bytes between two events
 
@@ -68,11 +68,11 @@ class RunContext:
 
         return hashed
 
-    def waits_for_entry(self, lock: LockFile, again: bool) -> None:
+    def waits_for_entry(self, lock: FileLock, again: bool) -> None:
         """Report a wait for the lock of the entry: an OnWait."""
         self.report(Waiting(lock="entry", path=str(lock.tree.path), holder=lock.read_holder(), again=again))
 
-    def waits_for_root(self, lock: LockFile, again: bool) -> None:
+    def waits_for_root(self, lock: FileLock, again: bool) -> None:
         """Report a wait for the lock of a cache root: an OnWait."""
         self.report(Waiting(lock="root", path=str(lock.tree.path), holder=lock.read_holder(), again=again))
 
@@ -80,7 +80,7 @@ class RunContext:
         """Return the OnWait that reports a wait for the lock of a file that the request `key` fetches into `root`."""
         blob_id, path = root.layout.blob_id(planned.content_id), planned.file.path
 
-        def report(lock: LockFile, again: bool) -> None:
+        def report(lock: FileLock, again: bool) -> None:
             self.report(Waiting(lock="file", path=path, holder=fetcher_of(root, blob_id, but=key), again=again))
 
         return report

@@ -1,4 +1,4 @@
-"""Tell what the cache roots hold, and remove what nothing needs: for `du` and `prune`.
+"""Add up what the cache roots hold, and remove what nothing needs: for `du` and `prune`.
 
 What goes is decided twice: by what is read without a lock, over all roots, and again for each root under its lock.
 """

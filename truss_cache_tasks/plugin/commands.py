@@ -191,7 +191,7 @@ class Prune(_OverEntries):
     doc_purpose = "remove cached weights that no living claim lists (dry without --yes)"
     doc_usage = ""
     cmd_options = (
-        {"name": "yes", "long": "yes", "type": bool, "default": False, "help": "remove it; else only print it"},
+        _flag("yes", "remove it; else only print it"),
         {
             "name": "older_than",
             "long": "older-than",

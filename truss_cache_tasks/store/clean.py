@@ -17,13 +17,20 @@ from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.records import Claims, Project
 from truss_cache_tasks.store import claims, partials
 from truss_cache_tasks.store.disk import disk_errors, is_writable
-from truss_cache_tasks.store.fetch_notes import FetchNote, drop_unreadable_notes, noted_keys, read_notes, reassign_note
+from truss_cache_tasks.store.fetch_notes import (
+    FetchNote,
+    drop_unreadable_notes,
+    is_under_way,
+    noted_keys,
+    read_notes,
+    reassign_note,
+)
 from truss_cache_tasks.store.history import append_removal
 from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import OnWait, ignore_wait, is_held, sweep_locks
+from truss_cache_tasks.store.locks import OnWait, ignore_wait, sweep_locks
 from truss_cache_tasks.store.manifest import remove_manifests
-from truss_cache_tasks.store.names import HISTORY, LOCK, LOCKS, PARTIAL, PARTIALS, PUBLISHED, STAGING
-from truss_cache_tasks.store.removal import Cleaned, Doomed, Removal
+from truss_cache_tasks.store.names import HISTORY, LOCK, LOCKS, PUBLISHED, STAGING, pin_name_of_form
+from truss_cache_tasks.store.removal import Cleaned, Removal, RemovalPlan
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
 
 RESUMABLE_S = 7 * 86400.0  # a failed download of another entry waits so long for its next run
@@ -107,7 +114,7 @@ class _Clean:
         gone = {claim for path, claim in self.done.gone if path == self.root.path}
         live = self.state.live_keys(self.project, but=gone)
         manifests = self.state.manifests
-        doomed = Doomed(
+        plan = RemovalPlan(
             manifests={path: one for path, one in manifests.by_path.items() if one.key in keys and one.key not in live},
             used=[one for one in manifests.readable if one.key in live],
             used_paths=self.states.paths_in_use(self.project, self.done.gone),
@@ -115,10 +122,10 @@ class _Clean:
             other_notes=others,
         )
         removal = Removal(self.states, self.done, dry=self.dry)
-        removal.run(doomed)
+        removal.run(plan)
         if self.dry:
             return
-        forms = [mine.entries[name].form for name in chosen] + [one.request for one in doomed.manifests.values()]
+        forms = [mine.entries[name].form for name in chosen] + [one.request for one in plan.manifests.values()]
         drop_pins(self.state, forms)
         if removal.is_whole:
             for note in notes:
@@ -142,12 +149,12 @@ class _Clean:
                 for project, name in note.claims
                 if project != self.project.id or (names is not None and name not in names)
             }
-            is_under_way = note.key and is_held(self.root.lock(f"entry-{note.key}"))
-            if not is_under_way and not theirs:
+            runs_now = is_under_way(self.root, note)
+            if not runs_now and not theirs:
                 cleaned.append(note)
                 continue
             others.append(note)
-            if not is_under_way and theirs != note.claims and not self.dry:
+            if not runs_now and theirs != note.claims and not self.dry:
                 reassign_note(self.root, note, theirs)
         return cleaned, others
 
@@ -185,12 +192,6 @@ def drop_pins(state: RootState, forms: Iterable[Mapping[str, Any]]) -> None:
             claims.write_pin(state.root, name, None)
 
 
-def pin_name_of_form(form: Mapping[str, Any]) -> str:
-    """Return the name under which a root keeps the pin of a request of the Hub with this canonical form; else ""."""
-    source = str(form.get("source", ""))
-    return f"{source.removeprefix('hf://')}@{form.get('revision', '')}" if source.startswith("hf://") else ""
-
-
 def remove_empty_folders(root: CacheRoot) -> None:
     """Remove our folders that hold nothing, as after a fetch that failed at once (no such repo, no access).
 
@@ -225,27 +226,45 @@ def _remove_records(root: CacheRoot) -> None:
         root.tree.unlink(HISTORY)
 
 
-def sweep(root: CacheRoot) -> None:
-    """Remove what no manifest, no note of a fetch and no living process owns, and useless or old partials."""
+def sweep(root: CacheRoot, held: str = "") -> None:
+    """Remove what no manifest, no note of a fetch and no living process owns, and useless or old partials.
+
+    Args:
+        held: the request key of the entry whose lock the caller holds, if its note may be removed too.
+    """
     partials.sweep_partials(root, older_than_s=RESUMABLE_S)
-    sweep_unowned(root)
+    sweep_unowned(root, held)
 
 
-def sweep_unowned(root: CacheRoot) -> None:
+def sweep_unowned(root: CacheRoot, held: str = "") -> None:
     """Remove what no manifest, no note of a fetch and no living process owns."""
     partials.sweep_temporaries(root)
     drop_unreadable_notes(root)
     sweep_locks(root.tree, LOCKS, LOCK)
+    _drop_ended_notes(root, held)
     if not root.tree.is_folder(STAGING) and not root.tree.is_folder(PUBLISHED):
         return
     state = RootState(root)
     if state.manifests.are_all_readable:  # else it cannot be known what is owned
-        root.layout.sweep_blobs(state.owned_blob_ids())
+        root.layout.sweep_blobs(state.owned_blob_ids(), state.made_blob_ids())
+
+
+def _drop_ended_notes(root: CacheRoot, held: str) -> None:
+    """Remove the notes of fetches that ended in a manifest: a run was killed between its manifest and its note."""
+    if not noted_keys(root):
+        return
+    state = RootState(root)
+    for note in state.notes:
+        manifests = [manifest for manifest in state.manifests.readable if manifest.key == note.key]
+        paths = {file.path for manifest in manifests for file in manifest.shown if file.made_link}
+        is_recorded = note.paths <= paths and note.blobs <= state.blob_ids(manifests)
+        if manifests and is_recorded and (note.key == held or not is_under_way(root, note)):
+            reassign_note(root, note, ())
 
 
 def forget_empty_note(root: CacheRoot, key: str, claim: tuple[str, str]) -> None:
     """Remove this claim from the note of a request, if nothing is left of what the note lists."""
-    coming = {found[1] for name in root.tree.names(PARTIALS) if (found := PARTIAL.fullmatch(name))}
+    coming = {blob_id for _, blob_id in partials.list_partials(root)}
     for note in read_notes(root):
         if note.key != key:
             continue

@@ -65,7 +65,7 @@ class Claimant:
     replace: bool = False
 
     @property
-    def owner(self) -> ClaimId:
+    def claim_id(self) -> ClaimId:
         """Project and claim, as a note of an unfinished fetch has them."""
         return self.project.id, self.claim
 
@@ -108,7 +108,7 @@ def commit(
         pin = states.own.pin_of(plan.request)
         if pin is not None and pin != pinned and pin.commit != plan.revision:
             raise PinMoved(pin.commit)
-        blobs = _with_makers(blobs, states.own)
+        blobs = _mark_ours(blobs, states.own)
         _refuse_changed(plan, blobs, claimant, states)
         files = _show(plan, blobs, claimant, states, cancel)
         manifest = Manifest(request_key(plan.request), canonical(plan.request), plan.revision, plan.folder, files)
@@ -121,7 +121,7 @@ def commit(
         return manifest
 
 
-def _with_makers(blobs: Mapping[ContentId, LocalBlob], state: RootState) -> Mapping[ContentId, LocalBlob]:
+def _mark_ours(blobs: Mapping[ContentId, LocalBlob], state: RootState) -> Mapping[ContentId, LocalBlob]:
     """Return the blobs; those that a manifest says we made are ours.
 
     A blob of another entry that was committed while this one looked for it was found without a record and without a
@@ -169,7 +169,7 @@ def _show(
             try:
                 # says whose the manifest is, if this ends before it is claimed
                 uses = {root.layout.blob_id(blob_of) for blob_of in blobs}
-                note_fetch(root, key, claimant.owner, claimant.project.maker(time.time()), paths=ours, uses=uses)
+                note_fetch(root, key, claimant.claim_id, claimant.project.maker(time.time()), paths=ours, uses=uses)
                 _note_replaced(plan, blobs, states)
                 remove_paths(root, unlisted)
                 gone = hide_paths(root, blocking)
@@ -200,14 +200,14 @@ def _former_files(plan: Plan, claimant: Claimant, states: NestedStates) -> list[
     before = [manifest for manifest in state.manifests.readable if manifest.key == old.request]
     kept = {planned.path for planned in plan.files}
     if any(manifest.paths - kept for manifest in before):
-        kept |= states.paths_in_use(project, but={(state.root.path, claimant.owner)})
+        kept |= states.paths_in_use(project, but={(state.root.path, claimant.claim_id)})
     return [record for manifest in before for record in manifest.shown if record.path not in kept]
 
 
 def _unlisted_paths(plan: Plan, claimant: Claimant, states: NestedStates) -> set[str]:
     """Return the paths that an unfinished commit of this request, or claim, showed and that no manifest lists."""
     key = request_key(plan.request)
-    notes = [note for note in states.own.notes if note.key == key or note.claims == {claimant.owner}]
+    notes = [note for note in states.own.notes if note.key == key or note.claims == {claimant.claim_id}]
     paths = {path for note in notes for path in note.paths} - {planned.path for planned in plan.files}
     return paths - states.shown_paths() if paths else paths
 
@@ -265,8 +265,8 @@ def _forget_notes(root: CacheRoot, key: str, claimant: Claimant) -> None:
     for note in read_notes(root):  # anew: this commit has noted its paths
         if note.key == key or not note.key:
             reassign_note(root, note, ())
-        elif claimant.owner in note.claims:
-            reassign_note(root, note, note.claims - {claimant.owner})
+        elif claimant.claim_id in note.claims:
+            reassign_note(root, note, note.claims - {claimant.claim_id})
 
 
 def claim_if_whole(
@@ -286,4 +286,5 @@ def claim_if_whole(
         status = read_status()
         if status.manifest is not None and status.verdict.need <= Need.CLAIM:
             _write_claim(root, status.manifest, claimant)
+            sweep(root, status.manifest.key)  # the run that wrote the manifest may have been killed before its end
         return status

@@ -204,7 +204,8 @@ class _Hashing:
                 self.cancel.check()
                 size = os.preadv(descriptor, [buffer[:left]], start + span.size)
                 if not size:
-                    raise _Damaged(f"found {start + span.size:,} bytes, expected {file.record.size:,}")
+                    _check_size(os.fstat(descriptor), file.record)  # it was cut meanwhile
+                    raise _Damaged("changed while it was read")
                 span.update(buffer[:size])
                 self.on_hashed(size)
         finally:

@@ -1,4 +1,4 @@
-"""Which claims are dead: of this host, and their config is gone; or of another host, and not renewed for a given time.
+"""Tell which claims are dead: of this host without their config, or of another host and not renewed for a given time.
 
 A claim that is wrongly taken for dead costs its project a fetch; one that is wrongly taken for living costs disk space.
 Where it cannot be told, a claim lives (docs/adr/0023).
@@ -41,8 +41,7 @@ class DeadRule:
         if (project := self.project_of(claim)) is not None and claim[1] in project.entries:
             return ""
         if maker.host != self.host:
-            is_old = self.older_than_s is not None and math.isfinite(maker.when)
-            return "of another host, and not renewed since" if is_old and self._is_older(maker.when) else ""
+            return "of another host, and not renewed since" if self._is_old(maker.when) else ""
         return "its config is gone" if self.is_gone(maker.config) else ""
 
     def is_gone(self, config: str) -> bool:
@@ -60,8 +59,8 @@ class DeadRule:
         known = self.project_of((project, ""))
         return stored if known is None else current_claims(stored, known)
 
-    def _is_older(self, when: float) -> bool:
-        return self.older_than_s is not None and when < self.now - self.older_than_s
+    def _is_old(self, when: float) -> bool:
+        return self.older_than_s is not None and math.isfinite(when) and when < self.now - self.older_than_s
 
 
 def is_config_gone(config: str) -> bool:

@@ -148,6 +148,19 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
+def can_link(source: FileTree, at: str, target: FileTree, path: str) -> bool:
+    """Whether the file `at` can be a hard link below `target`: tried at `path`, where nothing lies and nothing stays.
+
+    A bind mount has the device number of its disk, and takes no link from another mount of it.
+    """
+    try:
+        target.link(source, at, path)
+    except OSError:
+        return False
+    target.unlink(path)
+    return True
+
+
 def can_clone(source: FileTree, at: str, descriptor: int) -> bool:
     """Whether the file `at` can be a reflink on the disk of `descriptor`, a new file; then it has its bytes."""
     try:

@@ -101,6 +101,11 @@ def noted_keys(root: CacheRoot) -> list[str]:
     return sorted(name.partition(".")[0] for name in root.tree.names(_FOLDER) if MANIFEST.fullmatch(name))
 
 
+def is_under_way(root: CacheRoot, note: FetchNote) -> bool:
+    """Whether the fetch of a note runs now: its process holds the lock of its entry."""
+    return bool(note.key) and is_held(root.entry_lock(note.key))
+
+
 def fetcher_of(root: CacheRoot, blob_id: str, but: str) -> Holder | None:
     """Return who fetches a blob, as the locks of the entries say that noted it; None where it is not known.
 
@@ -112,9 +117,8 @@ def fetcher_of(root: CacheRoot, blob_id: str, but: str) -> Holder | None:
     found = []
     with contextlib.suppress(OSError, DiskError):
         for note in read_notes(root):
-            lock = root.lock(f"entry-{note.key}")
-            if note.key not in ("", but) and blob_id in note.blobs and is_held(lock):
-                found.append(lock.read_holder())
+            if note.key != but and blob_id in note.blobs and is_under_way(root, note):
+                found.append(root.entry_lock(note.key).read_holder())
     fetchers = [holder for holder in found if holder is not None and not holder.waits]
     return fetchers[0] if len(fetchers) == 1 else None
 

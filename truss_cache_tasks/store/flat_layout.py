@@ -17,7 +17,7 @@ from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob, found_file, link_or_copy, show_file
 from truss_cache_tasks.store.disk import token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
-from truss_cache_tasks.store.locks import LockFile, OnWait, unlink_unless_locked
+from truss_cache_tasks.store.locks import FileLock, OnWait, unlink_unless_locked
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.names import LOCKS, PARTIALS, STAGED, STAGING, folders_of
 from truss_cache_tasks.store.refs import NoRefs, Refs
@@ -47,9 +47,9 @@ class FlatLayout:
         """Return a name of ours for these bytes."""
         return _blob_id(content_id)
 
-    def blob_lock(self, blob_id: str) -> LockFile:
+    def blob_lock(self, blob_id: str) -> FileLock:
         """Return the lock under which this blob is written."""
-        return LockFile(self.tree, f"{LOCKS}/{blob_id}.lock")
+        return FileLock(self.tree, f"{LOCKS}/{blob_id}.lock")
 
     def blob_path(self, content_id: ContentId, xxh3: str, digest: str) -> str:
         """Return where the blob lies while no path shows it; its name tells both digests."""
@@ -95,7 +95,7 @@ class FlatLayout:
                 self.tree.unlink(blob.path)
         self.tree.remove_empty_tree(STAGING)
 
-    def sweep_blobs(self, owned: Collection[str]) -> None:
+    def sweep_blobs(self, owned: Collection[str], recorded: Collection[str] = ()) -> None:
         """Remove the blobs of our folder that nothing owns."""
         for path, blob_id in self._all_staged():
             if blob_id not in owned:
@@ -145,7 +145,7 @@ class FlatLayout:
 
     own_file = find_bytes
 
-    def holder_of(self, path: str) -> str:
+    def path_of_bytes(self, path: str) -> str:
         """Return `path`: the file there holds the bytes."""
         return path
 
@@ -202,9 +202,9 @@ class FlatLayout:
     # The root
 
     @property
-    def budget_lock(self) -> LockFile:
+    def budget_lock(self) -> FileLock:
         """The lock of the budget of this root."""
-        return LockFile(self.tree, f"{LOCKS}/budget.lock")
+        return FileLock(self.tree, f"{LOCKS}/budget.lock")
 
     def nested_roots(self, paths: Iterable[str]) -> tuple[list[Path], list[Path]]:
         """Return the other roots with records of ours, above this one and below it."""

@@ -27,7 +27,7 @@ _MOST_RUNS = 200
 _MOST_BYTES = 1 << 20  # of the file: what is longer is cut to half of it
 _TAIL = 1 << 15  # bytes: longer than any line of ours
 _MOST_NAMES, _LONGEST_TEXT = 10, 200  # in a line
-_URL = re.compile(r"(https?://)(?:[^\s/?#@]*@)?([^\s?#]*)(?:[?#]\S*)?", re.IGNORECASE)
+_URL = re.compile(r"(https?://)(?:[^\s/?#]*@)?([^\s?#]*)(?:[?#]\S*)?", re.IGNORECASE)
 
 
 def new_line(run: str, project: str, did: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Who holds a lock, in the lock's own file: written by the holder, read by those who wait. A note for people alone.
+"""Write and read, in the file of a lock, who holds it: for the messages of processes that wait.
 
-Nothing is decided by it: a text that is missing, cut, stale or another's costs a name in a message, and no more.
+No decision depends on it. Where the text is missing, cut or stale, a message lacks the name or has a wrong one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FIELDS = {
 
 
 def write(descriptor: int, holder: Holder) -> None:
-    """Write who holds the lock into its file. A file that cannot be written is left, or emptied: it is only a note."""
+    """Write who holds the lock into its file. A file that cannot be written is left, or emptied."""
     known = {name: value for name, value in asdict(holder).items() if value is not None}
     text = json.dumps({"format": FORMAT, **known, "host": holder.host[:_LONGEST_HOST]}).encode()
     try:

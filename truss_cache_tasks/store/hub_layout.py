@@ -28,7 +28,7 @@ from truss_cache_tasks.store.blob import (
 )
 from truss_cache_tasks.store.disk import NO_LINKS, disk_errors, found_folder, token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
-from truss_cache_tasks.store.locks import LockFile, OnWait, locked, unlink_unless_locked
+from truss_cache_tasks.store.locks import FileLock, OnWait, locked, unlink_unless_locked
 from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.names import BLOB_ID, BUDGET_LOCK, LOCKS, PARTIALS, PUBLISHED, REMOVED
 from truss_cache_tasks.store.refs import HubRefs, Refs
@@ -69,9 +69,9 @@ class HubLayout:
         """Return the ETag of these bytes: their digest."""
         return content_id.partition(":")[2]
 
-    def blob_lock(self, blob_id: str) -> LockFile:
+    def blob_lock(self, blob_id: str) -> FileLock:
         """Return huggingface_hub's own lock of this blob."""
-        return LockFile(self.hub_tree, f"{self._locks}/{blob_id}.lock", is_ours=False)
+        return FileLock(self.hub_tree, f"{self._locks}/{blob_id}.lock", is_ours=False)
 
     def blob_path(self, content_id: ContentId, xxh3: str = "", digest: str = "") -> str:
         """Return where the blob lies: its name is its digest."""
@@ -163,17 +163,20 @@ class HubLayout:
         for blob in blobs:
             self.tree.unlink(_mark_of(blob.path))
 
-    def sweep_blobs(self, owned: Collection[str]) -> None:
-        """Remove the blobs that are marked as ours, and that nothing owns or links to."""
+    def sweep_blobs(self, owned: Collection[str], recorded: Collection[str] = ()) -> None:
+        """Remove the blobs that are marked as ours, and that nothing owns or links to; and marks that say no more."""
         linked: set[str] | None = None
         for name in self.tree.names(PUBLISHED):
-            if re.fullmatch(BLOB_ID, name) is None or name in owned:
+            if re.fullmatch(BLOB_ID, name) is None:
                 continue
-            linked = self.linked_blobs() if linked is None else linked
-            blob = f"blobs/{name}"
-            if self._is_marked(blob) and blob not in linked:
-                unlink_unless_locked(self.blob_lock(name), self.tree, blob)
-            unlink_unless_locked(self.blob_lock(name), self.tree, f"{PUBLISHED}/{name}")
+            blob, mark = f"blobs/{name}", f"{PUBLISHED}/{name}"
+            if name in recorded or self.tree.lstat(blob) is None:  # a run was killed before it removed the mark
+                unlink_unless_locked(self.blob_lock(name), self.tree, mark)
+            elif name not in owned:
+                linked = self.linked_blobs() if linked is None else linked
+                if self._is_marked(blob) and blob not in linked:
+                    unlink_unless_locked(self.blob_lock(name), self.tree, blob)
+                unlink_unless_locked(self.blob_lock(name), self.tree, mark)
 
     def removable_blobs(
         self,
@@ -240,7 +243,7 @@ class HubLayout:
             return None if blob is None else self._blob_bytes(blob)
         return found_file(self.tree, path, stat)
 
-    def holder_of(self, path: str) -> str:
+    def path_of_bytes(self, path: str) -> str:
         """Return the blob that the link at `path` names; `path` itself where no link to a blob is."""
         return self._blob_of_link(path) or path
 
@@ -322,9 +325,9 @@ class HubLayout:
     # The root
 
     @property
-    def budget_lock(self) -> LockFile:
+    def budget_lock(self) -> FileLock:
         """The lock of the budget of all repos; where scan_cache_dir() does not look."""
-        return LockFile(self.hub_tree, BUDGET_LOCK)
+        return FileLock(self.hub_tree, BUDGET_LOCK)
 
     def nested_roots(self, paths: Iterable[str]) -> tuple[list[Path], list[Path]]:
         """Return none: a repo of the hub cache has no other root above or below it."""

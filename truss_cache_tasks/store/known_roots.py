@@ -1,4 +1,4 @@
-"""The cache roots that a project has used, noted outside them, so that `clean` finds a root after an edit of its path.
+"""The cache roots that a project has used, in a file outside them: `clean` finds a root after an edit of its path.
 
 `${XDG_STATE_HOME:-~/.local/state}/truss-cache/{project}.json`, written only by a run or clean that writes.
 """
@@ -17,7 +17,7 @@ from truss_cache_tasks.model.records import FORMAT, Project
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.locks import LockFile, OnWait, ignore_wait, locked
+from truss_cache_tasks.store.locks import FileLock, OnWait, ignore_wait, locked
 from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record, write_json
 from truss_cache_tasks.store.tree import FileTree
 
@@ -29,16 +29,16 @@ _FIELDS = {
 
 
 def known_roots(settings: Settings, project: Project) -> frozenset[str]:
-    """Return the absolute paths of the roots that this project has used; none where the note cannot be read."""
+    """Return the absolute paths of the roots that this project has used; none where their file cannot be read."""
     return _read_or_nothing(FileTree(settings.state_dir), project.id).roots
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NotedRoots:
-    """What is noted of one project.
+class KnownRoots:
+    """The roots that one project has used.
 
     Attributes:
-        config, host: whose note it is; "" where it does not say.
+        config, host: of the project; "" where it does not say.
         roots: absolute paths.
     """
 
@@ -47,8 +47,8 @@ class NotedRoots:
     roots: frozenset[str] = frozenset()
 
 
-def noted_projects(settings: Settings) -> dict[str, NotedRoots]:
-    """Return what is noted of each project that ran here, by project id; without notes that cannot be read."""
+def known_roots_by_project(settings: Settings) -> dict[str, KnownRoots]:
+    """Return the roots of each project that ran here, by project id; without files that cannot be read."""
     state, names = FileTree(settings.state_dir), list[str]()
     with contextlib.suppress(OSError):
         names = state.names("")
@@ -64,13 +64,13 @@ def remember_roots(
     cancel: CancelToken = NEVER,
     on_wait: OnWait = ignore_wait,
 ) -> None:
-    """Note the roots of the config, beside those that it had before. Calls `warn` where that cannot be written."""
+    """Add the roots of the config to those that it had before. Calls `warn` where that cannot be written."""
     try:
         with disk_errors(f"cannot read {settings.state_dir / project.id}.json"):
             known = known_roots(settings, project)
         if not set(project.roots) <= known:
-            with _locked_note(settings, project, cancel, on_wait) as note:
-                note.write(note.roots | set(project.roots))
+            with _locked_file(settings, project, cancel, on_wait) as file:
+                file.write(file.roots | set(project.roots))
     except DiskError as error:
         warn(f"{error}: `clean` will not find this cache after an edit of its path")
 
@@ -82,19 +82,19 @@ def forget_empty_roots(
     known = known_roots(settings, project)
     used = {root for root in known if os.path.lexists(os.path.join(root, RECORDS))}
     if used != known or _is_damaged(settings, project):
-        with _locked_note(settings, project, cancel, on_wait) as note:
-            note.write(note.roots & used)
+        with _locked_file(settings, project, cancel, on_wait) as file:
+            file.write(file.roots & used)
 
 
-class _Note:
-    """The note of one project, read under its lock.
+class _RootsFile:
+    """The file of one project, read under its lock.
 
     Attributes:
-        roots: none where the note is damaged.
+        roots: none where the file is damaged.
     """
 
     def __init__(self, state: FileTree, project: Project) -> None:
-        """Read the note. Raises DiskError for one that must not be replaced: of another version, or unreadable."""
+        """Read the file. Raises DiskError for one that must not be replaced: of another version, or unreadable."""
         self._state = state
         self._path = f"{project.id}.json"
         self._owner = {"config": project.config, "host": project.host}
@@ -108,7 +108,7 @@ class _Note:
             self.roots = set()
 
     def write(self, roots: set[str]) -> None:
-        """Replace the roots of the note; remove the note if there are none."""
+        """Replace the roots; remove the file if there are none."""
         if roots:
             write_json(self._state, self._path, {"format": FORMAT, **self._owner, "roots": sorted(roots)})
         else:
@@ -116,34 +116,34 @@ class _Note:
 
 
 @contextlib.contextmanager
-def _locked_note(settings: Settings, project: Project, cancel: CancelToken, on_wait: OnWait) -> Iterator[_Note]:
-    """Hold the lock of the project's note for the block; then remove its folder if it is empty."""
+def _locked_file(settings: Settings, project: Project, cancel: CancelToken, on_wait: OnWait) -> Iterator[_RootsFile]:
+    """Hold the lock of the project's file for the block; then remove its folder if it is empty."""
     state = FileTree(settings.state_dir)
-    lock = LockFile(state, f"{project.id}.lock")
+    lock = FileLock(state, f"{project.id}.lock")
     with disk_errors(f"cannot write {state.path / project.id}.json"), locked(lock, cancel, on_wait):
-        yield _Note(state, project)
+        yield _RootsFile(state, project)
     with contextlib.suppress(OSError):
         os.rmdir(settings.state_dir)
 
 
-def _read(state: FileTree, project: str) -> NotedRoots:
-    """Return what is noted of this project, nothing without a note. Raises Unreadable and DiskError."""
+def _read(state: FileTree, project: str) -> KnownRoots:
+    """Return the roots of this project, none without a file. Raises Unreadable and DiskError."""
     value = read_record(state, f"{project}.json")
     if value is None:
-        return NotedRoots()
+        return KnownRoots()
     found = record_file.check_fields(value, _FIELDS, "it", optional=("config", "host"), more=True)
-    return NotedRoots(config=found.get("config", ""), host=found.get("host", ""), roots=frozenset(found["roots"]))
+    return KnownRoots(config=found.get("config", ""), host=found.get("host", ""), roots=frozenset(found["roots"]))
 
 
-def _read_or_nothing(state: FileTree, project: str) -> NotedRoots:
+def _read_or_nothing(state: FileTree, project: str) -> KnownRoots:
     try:
         return _read(state, project)
     except (Unreadable, DiskError):
-        return NotedRoots()
+        return KnownRoots()
 
 
 def _is_damaged(settings: Settings, project: Project) -> bool:
-    """Whether the note cannot be used by any version, and is a file."""
+    """Whether no version can use what lies at the path of the file, and it is no folder."""
     state = FileTree(settings.state_dir)
     try:
         _read(state, project.id)

@@ -18,7 +18,7 @@ from truss_cache_tasks.model.plan import RECORDS, PlannedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob
-from truss_cache_tasks.store.locks import LockFile, OnWait
+from truss_cache_tasks.store.locks import FileLock, OnWait
 from truss_cache_tasks.store.names import LOCKS
 from truss_cache_tasks.store.refs import Refs
 from truss_cache_tasks.store.tree import FileTree
@@ -46,9 +46,13 @@ class CacheRoot:
         """Our own folder."""
         return self.path / RECORDS
 
-    def lock(self, name: str) -> LockFile:
+    def lock(self, name: str) -> FileLock:
         """Return the lock of this name."""
-        return LockFile(self.tree, f"{LOCKS}/{name}.lock")
+        return FileLock(self.tree, f"{LOCKS}/{name}.lock")
+
+    def entry_lock(self, key: str) -> FileLock:
+        """Return the lock that a run of the request `key` holds, from its status to its commit."""
+        return self.lock(f"entry-{key}")
 
 
 class Candidate(NamedTuple):
@@ -71,7 +75,7 @@ class BlobLayout(Protocol):
     def blob_id(self, content_id: ContentId, /) -> str:
         """Return the file name of these bytes: in the hub cache the ETag (the digest), elsewhere a name of ours."""
 
-    def blob_lock(self, blob_id: str, /) -> LockFile:
+    def blob_lock(self, blob_id: str, /) -> FileLock:
         """Return the lock under which this blob is written."""
 
     def blob_path(self, content_id: ContentId, xxh3: str, digest: str, /) -> str:
@@ -109,11 +113,12 @@ class BlobLayout(Protocol):
     def release_blobs(self, blobs: Iterable[LocalBlob], /) -> None:
         """Remove the marks or staged names of blobs that a manifest lists now. The caller holds the root's lock."""
 
-    def sweep_blobs(self, owned: Collection[str], /) -> None:
+    def sweep_blobs(self, owned: Collection[str], recorded: Collection[str] = (), /) -> None:
         """Remove the blobs of ours that nothing owns.
 
         Args:
             owned: ids of the blobs that a manifest or a note of a fetch lists.
+            recorded: ids of the blobs that a manifest lists as made by us.
         """
 
     def removable_blobs(
@@ -148,7 +153,7 @@ class PathLayout(Protocol):
         None where nothing is there, a link that leads elsewhere, or what this user may not read.
         """
 
-    def holder_of(self, path: str, /) -> str:
+    def path_of_bytes(self, path: str, /) -> str:
         """Return the path that holds the bytes of a visible path: that itself, or the blob that its link names."""
 
     def own_file(self, path: str, /) -> FoundFile | None:
@@ -229,7 +234,7 @@ class RootLayout(BlobLayout, PathLayout, Protocol):
         """The hub cache that the root lies in."""
 
     @property
-    def budget_lock(self) -> LockFile:
+    def budget_lock(self) -> FileLock:
         """The lock under which it is decided whether a fetch fits into the budget that this root counts for."""
 
     def nested_roots(self, paths: Iterable[str], /) -> tuple[list[Path], list[Path]]:

@@ -33,7 +33,7 @@ _locked: set[int] = set()  # descriptors of files that this process has locked
 
 
 @dataclass(frozen=True)
-class LockFile:
+class FileLock:
     """The file that a lock is held on.
 
     Args:
@@ -56,7 +56,7 @@ class LockFile:
 class HeldLock:
     """A lock that this process holds until the object is called."""
 
-    def __init__(self, lock: LockFile, descriptor: int) -> None:
+    def __init__(self, lock: FileLock, descriptor: int) -> None:
         self.lock = lock
         self._descriptor = descriptor
         self._pid = os.getpid()
@@ -79,14 +79,14 @@ class HeldLock:
             holder.write(self._descriptor, facts)
 
 
-OnWait = Callable[[LockFile, bool], object]  # gets the lock, and whether this wait was reported before
+OnWait = Callable[[FileLock, bool], object]  # gets the lock, and whether this wait was reported before
 
 
-def ignore_wait(lock: LockFile, again: bool, /) -> None:
+def ignore_wait(lock: FileLock, again: bool, /) -> None:
     """Ignore the wait: the default OnWait."""
 
 
-def try_lock(lock: LockFile) -> HeldLock | None:
+def try_lock(lock: FileLock) -> HeldLock | None:
     """Take the lock at once and return what releases it, or None if it is held.
 
     The kernel releases the lock when its holder dies. If the file was unlinked before it was locked, other processes do
@@ -116,7 +116,7 @@ def try_lock(lock: LockFile) -> HeldLock | None:
             os.close(descriptor)
 
 
-def _open(lock: LockFile) -> tuple[int, bool]:
+def _open(lock: FileLock) -> tuple[int, bool]:
     """Return a descriptor of the lock's file, and whether we may write into it."""
     try:
         return lock.tree.open(lock.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, make=True), True
@@ -130,11 +130,11 @@ def _open(lock: LockFile) -> tuple[int, bool]:
         raise
 
 
-def _no_lock_file(lock: LockFile) -> DiskError:
+def _no_lock_file(lock: FileLock) -> DiskError:
     return DiskError(f"{lock}: no lock file, expected a file with one name", hint="Move it away.")
 
 
-def _unlink(lock: LockFile) -> bool:
+def _unlink(lock: FileLock) -> bool:
     try:
         return lock.tree.unlink(lock.path)
     except OSError:
@@ -142,26 +142,43 @@ def _unlink(lock: LockFile) -> bool:
 
 
 @contextlib.contextmanager
-def locked(lock: LockFile, cancel: CancelToken = NEVER, on_wait: OnWait = ignore_wait) -> Iterator[HeldLock]:
+def locked(lock: FileLock, cancel: CancelToken = NEVER, on_wait: OnWait = ignore_wait) -> Iterator[HeldLock]:
     """Hold the lock for the block, and say so in its file. Wait for its holder; raise Stopped when cancelled meanwhile.
 
     Args:
         on_wait: called when the lock was held by another for a second, and then every 10 s.
     """
-    wait, waited = _FIRST_WAIT_S, 0.0
-    reported, due = False, _REPORTED_AFTER_S
-    while (held := try_lock(lock)) is None:
-        cancel.wait(wait)
-        waited += wait
-        if waited >= due:
-            on_wait(lock, reported)
-            reported, due = True, waited + _REPORTED_EVERY_S
-        wait = min(wait * 1.5, _LONGEST_WAIT_S)
+    held: HeldLock | None = None
+
+    def is_taken() -> bool:
+        nonlocal held
+        held = try_lock(lock)
+        return held is not None
+
+    wait_until(is_taken, cancel, lambda again: on_wait(lock, again))
+    assert held is not None
     try:
         held.describe()
         yield held
     finally:
         held()
+
+
+def wait_until(is_over: Callable[[], bool], cancel: CancelToken, on_wait: Callable[[bool], object]) -> None:
+    """Wait until `is_over`, asked again and again; raise Stopped when cancelled meanwhile.
+
+    Args:
+        on_wait: called after a second, and then every 10 s, with whether it was called before.
+    """
+    wait, waited = _FIRST_WAIT_S, 0.0
+    reported, due = False, _REPORTED_AFTER_S
+    while not is_over():
+        cancel.wait(wait)
+        waited += wait
+        if waited >= due:
+            on_wait(reported)
+            reported, due = True, waited + _REPORTED_EVERY_S
+        wait = min(wait * 1.5, _LONGEST_WAIT_S)
 
 
 def close_in_children(descriptor: int) -> None:
@@ -188,7 +205,7 @@ def _leave_locks_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_locks_to_parent)
 
 
-def is_held(lock: LockFile) -> bool:
+def is_held(lock: FileLock) -> bool:
     """Whether another process holds the lock. Makes and removes nothing."""
     try:
         descriptor = lock.tree.open(lock.path, os.O_RDONLY | os.O_NONBLOCK)
@@ -203,7 +220,7 @@ def is_held(lock: LockFile) -> bool:
     return False
 
 
-def unlink_unless_locked(lock: LockFile, tree: FileTree, path: str) -> None:
+def unlink_unless_locked(lock: FileLock, tree: FileTree, path: str) -> None:
     """Remove the file at `path` if this lock is free."""
     if release := try_lock(lock):
         with contextlib.suppress(OSError):
@@ -216,7 +233,7 @@ def sweep_locks(tree: FileTree, folder: str, shape: re.Pattern[str]) -> None:
     for name in tree.names(folder):
         if shape.fullmatch(name):
             with contextlib.suppress(DiskError):
-                if release := try_lock(LockFile(tree, f"{folder}/{name}")):
+                if release := try_lock(FileLock(tree, f"{folder}/{name}")):
                     release()
 
 
@@ -227,7 +244,7 @@ def locks_work(tree: FileTree, folder: str) -> bool:
     Args:
         folder: one of ours, where a lock file is made to try it.
     """
-    lock = LockFile(tree, f"{folder}/try.{token()}.lock")
+    lock = FileLock(tree, f"{folder}/try.{token()}.lock")
     first = try_lock(lock)
     if first is None:
         return True

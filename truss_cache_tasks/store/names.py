@@ -12,7 +12,7 @@
     partials/{id}.{token}.parts     the journal of one: `start end xxh3 validator`, a line for each whole part of it
     partials/put.{token}        a file, link (`link.`) or ref (`ref.`) that gets its final name in the next step; or the
                                 file that reserves space (`space.`), which loses its name as soon as it is made
-    locks/{name}.lock           flock(2) files: `root` and `entry-{key}` name their holder; `budget`, `{id}`,
+    locks/{name}.lock           flock(2) files: `root`, `entry-{key}` and `budget` name their holder; `{id}`,
                                 `try.{token}`; `space.{token}` has the bytes that its holder reserves
 {hub}/.locks/models--org--name/{etag}.lock      huggingface_hub's own, held while a blob of its cache is written
 {hub}/.locks/models--org--name/removed.{token}  an empty repo folder, while it is removed
@@ -24,6 +24,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from truss_cache_tasks.model.plan import RECORDS
 from truss_cache_tasks.model.request import Request
@@ -95,6 +97,12 @@ def pin_name(request: Request) -> str | None:
     if not request.source.store.is_hub or is_commit(request.revision):
         return None
     return f"{request.source.root}@{request.revision}"
+
+
+def pin_name_of_form(form: Mapping[str, Any]) -> str:
+    """Return `pin_name` of the request with this canonical form, also of a full commit; "" for another store."""
+    source = str(form.get("source", ""))
+    return f"{source.removeprefix('hf://')}@{form.get('revision', '')}" if source.startswith("hf://") else ""
 
 
 def folders_of(path: str) -> list[str]:

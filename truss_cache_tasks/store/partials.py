@@ -238,10 +238,17 @@ def bytes_of_partials(root: CacheRoot) -> Counter[str]:
     """Return how many bytes of the disk the partials of each blob hold already, by its id."""
     held: Counter[str] = Counter()
     with contextlib.suppress(OSError):
-        for name in root.tree.names(PARTIALS):
-            if (found := PARTIAL.fullmatch(name)) and (stat := root.tree.lstat(f"{PARTIALS}/{name}")):
-                held[found[1]] += stat.st_blocks * 512
+        for path, blob_id in list_partials(root):
+            if stat := root.tree.lstat(path):
+                held[blob_id] += stat.st_blocks * 512
     return held
+
+
+def list_partials(root: CacheRoot) -> Iterator[tuple[str, str]]:
+    """Yield (path, blob id) of every partial, of dead runs and of living ones."""
+    for name in root.tree.names(PARTIALS):
+        if found := PARTIAL.fullmatch(name):
+            yield f"{PARTIALS}/{name}", found[1]
 
 
 def dead_partials(root: CacheRoot) -> Iterator[tuple[str, str]]:

@@ -10,15 +10,16 @@ from truss_cache_tasks.model.records import ClaimId, Claims, Project
 from truss_cache_tasks.model.usage import DeadClaim
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import claims
-from truss_cache_tasks.store.clean import drop_pins, end_removal, listed_paths, pin_name_of_form, remove_empty_folders
+from truss_cache_tasks.store.clean import drop_pins, end_removal, listed_paths, remove_empty_folders
 from truss_cache_tasks.store.dead_claims import DeadRule
 from truss_cache_tasks.store.disk import disk_errors, is_writable
 from truss_cache_tasks.store.fetch_notes import note_path, noted_keys, reassign_note
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.manifest import remove_manifest
-from truss_cache_tasks.store.removal import Cleaned, Doomed, Removal
+from truss_cache_tasks.store.names import pin_name_of_form
+from truss_cache_tasks.store.removal import Cleaned, Removal, RemovalPlan
 from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
-from truss_cache_tasks.store.usage import Judgement, judge_root
+from truss_cache_tasks.store.usage import RootUnits, find_units
 
 _NO_PROJECT = Project(id="", config="", entries={})
 
@@ -93,20 +94,20 @@ class _Prune:
     def run(self, only: Collection[str] | None, needed: Collection[str]) -> Pruned:
         """Remove paths, blobs and partials; then drop pins, notes, manifests and claims; then sweep."""
         path = str(self.root.path)
-        judged = judge_root(self.state, self.rule, needed)
-        if judged.protected:
-            return Pruned(root=path, protected=judged.protected)
-        doomed = self._doomed(judged, only)
-        stay = {key for record, key in self._keys() if record not in doomed.manifests}
-        dropped = tuple(one for one in judged.dead if only is None or one.request not in stay)
+        found = find_units(self.state, self.rule, needed)
+        if found.protected:
+            return Pruned(root=path, protected=found.protected)
+        plan = self._plan(found, only)
+        stay = {key for record, key in self._keys() if record not in plan.manifests}
+        dropped = tuple(one for one in found.dead if only is None or one.request not in stay)
         claims_dropped = {one.claim for one in dropped}
         self.done.gone.update((self.root.path, claim) for claim in claims_dropped)
         files, size = self.done.files, self.done.size
         removal = Removal(self.states, self.done, dry=self.dry)
-        removal.run(doomed)
+        removal.run(plan)
         pruned = Pruned(root=path, dropped=dropped, files=self.done.files - files, size=self.done.size - size)
         if not self.dry:
-            self._drop_records(doomed, claims_dropped if removal.is_whole else (), is_whole=removal.is_whole)
+            self._drop_records(plan, claims_dropped if removal.is_whole else (), is_whole=removal.is_whole)
             names = [one.claim[1] for one in dropped]
             project = next(iter(self.rule.projects), _NO_PROJECT).id
             end_removal(self.root, self.done, project, names, files=pruned.files, size=pruned.size)
@@ -115,24 +116,24 @@ class _Prune:
     def _keys(self) -> Iterable[tuple[str, str]]:
         return ((record, manifest.key) for record, manifest in self.state.manifests.by_path.items())
 
-    def _doomed(self, judged: Judgement, only: Collection[str] | None) -> Doomed:
-        gone = {path for path, unit in judged.units.items() if not unit.is_claimed and (only is None or path in only)}
+    def _plan(self, found: RootUnits, only: Collection[str] | None) -> RemovalPlan:
+        gone = {path for path, unit in found.units.items() if not unit.is_claimed and (only is None or path in only)}
         manifests = self.state.manifests.by_path
         used = [manifest for path, manifest in manifests.items() if path not in gone]
         other_notes = [note for note in self.state.notes if note_path(note) not in gone]
         own = {file.path for manifest in used for file in manifest.shown}
         own = own.union(*(note.paths for note in other_notes))
-        dead = {(self.root.path, one.claim) for one in judged.dead}
+        dead = {(self.root.path, one.claim) for one in found.dead}
         nested = next(iter(self.rule.projects), _NO_PROJECT)  # whose gone entries do not count in the other roots
-        return Doomed(
+        return RemovalPlan(
             manifests={path: manifest for path, manifest in manifests.items() if path in gone},
             used=used,
             used_paths=self.states.paths_in_use(nested, dead | self.done.gone, own),
-            notes=[note for path, note in judged.notes.items() if path in gone],
+            notes=[note for path, note in found.notes.items() if path in gone],
             other_notes=other_notes,
         )
 
-    def _drop_records(self, doomed: Doomed, dropped: Collection[ClaimId], *, is_whole: bool) -> None:
+    def _drop_records(self, plan: RemovalPlan, dropped: Collection[ClaimId], *, is_whole: bool) -> None:
         """Drop the pins that nothing needs, and where all is removed the notes, manifests and claims."""
         everyone = self.state.all_claims.by_project
         living = [
@@ -141,16 +142,16 @@ class _Prune:
             for name, claim in theirs.entries.items()
             if (project, name) not in dropped and not claim.cleaned
         ]
-        needed = {pin_name_of_form(form) for form in (*living, *(manifest.request for manifest in doomed.used))}
-        forms = [manifest.request for manifest in doomed.manifests.values()]
+        needed = {pin_name_of_form(form) for form in (*living, *(manifest.request for manifest in plan.used))}
+        forms = [manifest.request for manifest in plan.manifests.values()]
         drop_pins(self.state, [form for form in forms if pin_name_of_form(form) not in needed])
         if not is_whole:
             return
-        for note in doomed.notes:
+        for note in plan.notes:
             reassign_note(self.root, note, ())
-        for path in doomed.manifests:
+        for path in plan.manifests:
             remove_manifest(self.root, path)
-        there = {manifest.key for manifest in doomed.used}.union(noted_keys(self.root))
+        there = {manifest.key for manifest in plan.used}.union(noted_keys(self.root))
         for project, theirs in everyone.items():
             now = self.rule.current(project, theirs)
             entries = {name: claim for name, claim in now.entries.items() if (project, name) not in dropped}

@@ -1,4 +1,4 @@
-"""Removal: take what dead claims held from one root, and leave what anything else needs. Nothing else removes entries.
+"""Removal: remove what given manifests and unfinished fetches left in one root. Nothing else removes entries.
 
 A link or blob is removed when we made it and no living claim lists it, in any root that it lies in; a blob of the hub
 cache also stays while any link in `snapshots/` leads to it, ours or not. What huggingface_hub downloaded, and what the
@@ -55,7 +55,7 @@ class Cleaned:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Doomed:
+class RemovalPlan:
     """What is to go from a root, and what stays there.
 
     Attributes:
@@ -88,35 +88,35 @@ class Removal:
         self.dry = dry
         self.is_whole = True
 
-    def run(self, doomed: Doomed) -> None:
-        """Remove the paths, blobs and partials of `doomed`, and the partials and blobs that nothing owns.
+    def run(self, plan: RemovalPlan) -> None:
+        """Remove the paths, blobs and partials of `plan`, and the partials and blobs that nothing owns.
 
         The records stay: the caller drops them, those of what could not be removed later.
         """
-        self.done.manifests.update((self.root.path, path) for path in doomed.manifests)
-        removed = self._remove_paths(doomed)
-        self._remove_blobs(doomed, removed)
-        self._remove_partials(doomed.other_notes)
+        self.done.manifests.update((self.root.path, path) for path in plan.manifests)
+        removed = self._remove_paths(plan)
+        self._remove_blobs(plan, removed)
+        self._remove_partials(plan.other_notes)
         self._name_what_is_not_ours()
         if not self.dry:
             self.states.note_hidden(dict.fromkeys(filter(self._is_gone, removed), ""))
 
-    def _remove_paths(self, doomed: Doomed) -> set[str]:
+    def _remove_paths(self, plan: RemovalPlan) -> set[str]:
         """Remove what the manifests and notes show, and nothing else uses; return the paths."""
-        used, shown = doomed.used_paths, (file for one in doomed.manifests.values() for file in one.shown)
+        used, shown = plan.used_paths, (file for one in plan.manifests.values() for file in one.shown)
         records = {file.path: file for file in shown if file.path not in used}
         for path, record in records.items():
             if not record.made_link and not self._is_gone(path):
                 self.done.keep(f"{path}: made by {self.root.layout.maker}, not by us")
         ours = {path for path, record in records.items() if record.made_link}
-        ours |= {path for note in doomed.notes for path in note.paths if path not in used and path not in records}
+        ours |= {path for note in plan.notes for path in note.paths if path not in used and path not in records}
         if not self.dry:
             self.root.layout.refs.drop(ours)
         for path in sorted(ours, reverse=True):  # files in a folder go before a file that was to replace the folder
             self._unlink(path)
         return ours
 
-    def _remove_blobs(self, doomed: Doomed, removed: Collection[str]) -> None:
+    def _remove_blobs(self, plan: RemovalPlan, removed: Collection[str]) -> None:
         """Remove the blobs that the manifests list and nothing else does, and those that nothing owns any more.
 
         Args:
@@ -124,9 +124,9 @@ class Removal:
         """
         gone = {record for path, record in self.done.manifests if path == self.root.path}
         kept = [one for record, one in self.state.manifests.by_path.items() if record not in gone]
-        noted = {blob_id for note in doomed.other_notes for blob_id in note.blobs}
-        used, owned = noted | self.state.blob_ids(doomed.used), noted | self.state.blob_ids(kept)
-        manifests = list(doomed.manifests.values())
+        noted = {blob_id for note in plan.other_notes for blob_id in note.blobs}
+        used, owned = noted | self.state.blob_ids(plan.used), noted | self.state.blob_ids(kept)
+        manifests = list(plan.manifests.values())
         found = self.root.layout.removable_blobs(manifests, used, removed, lambda name: self._is_unowned(name, owned))
         for blob, why_kept in found:
             if why_kept:
@@ -168,7 +168,8 @@ class Removal:
             if not self.dry:
                 tree.remove_empty_tree(path)
             stat = tree.lstat(path)
-            if whole in done.seen or stat is None or (self.dry and S_ISDIR(stat.st_mode)):
+            # a folder is none of ours, but what came in the place of a file: of another entry, or of the user
+            if whole in done.seen or stat is None or S_ISDIR(stat.st_mode):
                 if not self.dry:  # another process removed it, and may have left its folder
                     tree.remove_empty_parents(path, top)
                 return

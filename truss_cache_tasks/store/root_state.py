@@ -118,6 +118,11 @@ class RootState:
         """Return the ids of the blobs that these manifests list."""
         return {self.root.layout.blob_id(file.content_id) for manifest in manifests for file in manifest.files}
 
+    def made_blob_ids(self) -> set[str]:
+        """Return the ids of the blobs that a manifest lists as made by us."""
+        files = [file for manifest in self.manifests.readable for file in manifest.files if file.made_blob]
+        return {self.root.layout.blob_id(file.content_id) for file in files}
+
     def owned_blob_ids(self) -> set[str]:
         """Return the ids of the blobs that a manifest lists or a fetch noted."""
         return self.blob_ids(self.manifests.readable).union(*(note.blobs for note in self.notes))
@@ -294,8 +299,8 @@ def describe_loss(root: CacheRoot, path: str) -> str:
 
     As a predicate: "missing", "replaced by a folder".
     """
-    holder = root.layout.holder_of(path)
-    stat = root.tree.lstat(holder)
+    there = root.layout.path_of_bytes(path)
+    stat = root.tree.lstat(there)
     if stat is None:
         return "missing"
     if root.layout.find_bytes(path) is not None:

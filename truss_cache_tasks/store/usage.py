@@ -1,4 +1,4 @@
-"""Read what lies in a cache root, and what of it nothing living needs: for `du`, `prune` and the budget.
+"""Read which files a cache root has, and which of them a claim or a process needs: for `du`, `prune` and the budget.
 
 Whose bytes they are is told by the records alone (ADR 16): a manifest, the note of an unfinished fetch, a held lock.
 """
@@ -14,45 +14,44 @@ from stat import S_ISREG
 from typing import Literal
 
 from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import ClaimId
+from truss_cache_tasks.model.records import ClaimId, Maker
 from truss_cache_tasks.model.usage import UNOWNED, DeadClaim, RootUsage, StoredFile, Unit
 from truss_cache_tasks.store.dead_claims import DeadRule
 from truss_cache_tasks.store.fetch_notes import FetchNote, has_unknown_notes, note_path
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import is_held
-from truss_cache_tasks.store.names import LOCKS, PARTIAL, PARTIALS
+from truss_cache_tasks.store.names import LOCKS
 from truss_cache_tasks.store.open_folders import LinkedFolder
+from truss_cache_tasks.store.partials import list_partials
 from truss_cache_tasks.store.root_state import RootState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
-    """What of a root is needed, by its records.
+class RootUnits:
+    """The units of a root, and which of them are needed, by its records.
 
     Attributes:
         protected: why nothing of the root can be told to be unclaimed; "" where that is known.
         dead: claims that do not count.
         units: of the manifests and of the notes of dead fetches, by the path of the record.
         notes: of dead fetches, by the path of the record.
-        under_way: request keys of the fetches that run now.
     """
 
     protected: str
     dead: tuple[DeadClaim, ...]
     units: Mapping[str, Unit]
     notes: Mapping[str, FetchNote]
-    under_way: frozenset[str]
 
 
-def judge_root(state: RootState, rule: DeadRule, needed: Collection[str] = ()) -> Judgement:
-    """Return what of a root is needed. Writes nothing.
+def find_units(state: RootState, rule: DeadRule, needed: Collection[str]) -> RootUnits:
+    """Return the units of a root, and which of them are needed. Writes nothing.
 
     Args:
         needed: ids of blobs that the caller is about to use.
     """
     root, protected = state.root, _why_protected(state)
     dead = () if protected else tuple(_find_dead(state, rule))
-    holders = _holders(state, rule, {one.claim for one in dead})
+    living = _living_claims(state, rule, {one.claim for one in dead})
     under_way = frozenset(_keys_under_way(root))
     notes = {} if protected else {note_path(n): n for n in state.notes if _is_dead_note(n, state, rule, under_way)}
     kept = [note for note in state.notes if note_path(note) not in notes]
@@ -61,14 +60,15 @@ def judge_root(state: RootState, rule: DeadRule, needed: Collection[str] = ()) -
     current, claimed_at = state.manifests.current, _claimed_at(state, rule.now)
     units = {}
     for path, manifest in state.manifests.by_path.items():
-        claims = holders.get(manifest.key, frozenset()) if path in current else frozenset[ClaimId]()
-        is_used = manifest.key in in_progress or not used.isdisjoint(state.blob_ids([manifest]))
+        claims = living.get(manifest.key, frozenset()) if path in current else frozenset[ClaimId]()
+        is_used = path in current and manifest.key in in_progress  # a run needs no superseded one, but for its blobs
+        is_used = is_used or not used.isdisjoint(state.blob_ids([manifest]))
         is_claimed = bool(claims) or is_used or bool(protected)
         last_used = claimed_at.get(manifest.key) if path in current else None
         last_used = _mtime(root, path) if last_used is None else last_used
         units[path] = Unit(is_claimed=is_claimed, last_used=last_used, claims=claims)
     units |= {path: Unit(is_claimed=False, last_used=_mtime(root, path)) for path in notes}
-    return Judgement(protected=protected, dead=dead, units=units, notes=notes, under_way=under_way)
+    return RootUnits(protected=protected, dead=dead, units=units, notes=notes)
 
 
 def read_usage(root: CacheRoot, rule: DeadRule, *, needed: Collection[str] = (), foreign: bool = False) -> RootUsage:
@@ -88,10 +88,10 @@ def read_usage(root: CacheRoot, rule: DeadRule, *, needed: Collection[str] = (),
                 root=str(root.path), protected="", files=(), units={}, foreign_files=files, foreign_size=size
             )
         state = RootState(root)
-        judged = judge_root(state, rule, needed)
-        stored = dict(_stored_files(state, judged))
+        root_units = find_units(state, rule, needed)
+        stored = dict(_stored_files(state, root_units))
         files, size = _count_foreign(root, stored.keys()) if foreign else (0, 0)
-        units = {**judged.units, UNOWNED: Unit(is_claimed=False, last_used=0.0)}
+        units = {**root_units.units, UNOWNED: Unit(is_claimed=False, last_used=0.0)}
         makers = {
             project: max((claim.maker for claim in theirs.entries.values()), key=_when)
             for project, theirs in state.all_claims.by_project.items()
@@ -99,10 +99,10 @@ def read_usage(root: CacheRoot, rule: DeadRule, *, needed: Collection[str] = (),
         }
         return RootUsage(
             root=str(root.path),
-            protected=judged.protected,
+            protected=root_units.protected,
             files=tuple(stored.values()),
             units=units,
-            dead=judged.dead,
+            dead=root_units.dead,
             makers=makers,
             foreign_files=files,
             foreign_size=size,
@@ -120,7 +120,7 @@ def coming_bytes(root: CacheRoot, but: Collection[str]) -> int:
     for note in state.notes:
         if note.key in under_way and note.size:
             arrived = [
-                path for path, blob_id in (*_incomplete(root), *root.layout.unshown_blobs()) if blob_id in note.blobs
+                path for path, blob_id in (*list_partials(root), *root.layout.unshown_blobs()) if blob_id in note.blobs
             ]
             there = [stat for path in arrived if (stat := _stat(root, path)) is not None]
             coming += max(0, note.size - sum(map(_disk_size, there)))
@@ -146,7 +146,7 @@ def _find_dead(state: RootState, rule: DeadRule) -> Iterator[DeadClaim]:
                 yield DeadClaim(claim=(project, name), maker=claim.maker, request=claim.request, why=why)
 
 
-def _holders(state: RootState, rule: DeadRule, dead: Collection[ClaimId]) -> dict[str, frozenset[ClaimId]]:
+def _living_claims(state: RootState, rule: DeadRule, dead: Collection[ClaimId]) -> dict[str, frozenset[ClaimId]]:
     """Return request key -> the living claims on it."""
     found: dict[str, set[ClaimId]] = {}
     for project, stored in state.all_claims.by_project.items():
@@ -160,17 +160,17 @@ def _keys_under_way(root: CacheRoot) -> set[str]:
     """Return the request keys of the fetches that run now: they hold the lock of their entry."""
     names = [name for name in root.tree.names(LOCKS) if name.startswith("entry-")]
     keys = {name.removeprefix("entry-").removesuffix(".lock") for name in names}
-    return {key for key in keys if is_held(root.lock(f"entry-{key}"))}
+    return {key for key in keys if is_held(root.entry_lock(key))}
 
 
 def _is_dead_note(note: FetchNote, state: RootState, rule: DeadRule, under_way: Collection[str]) -> bool:
     """Whether no running process and no living claim will go on with what a fetch left."""
     if not note.key or note.key in under_way:
         return False
-    return all(_is_dead_owner(claim, note, state, rule) for claim in note.claims)
+    return all(_is_dead_in_note(claim, note, state, rule) for claim in note.claims)
 
 
-def _is_dead_owner(claim: ClaimId, note: FetchNote, state: RootState, rule: DeadRule) -> bool:
+def _is_dead_in_note(claim: ClaimId, note: FetchNote, state: RootState, rule: DeadRule) -> bool:
     project, name = claim
     known = rule.project_of(claim)
     theirs, maker = state.all_claims.by_project.get(project), note.makers.get(project)
@@ -183,9 +183,8 @@ def _is_dead_owner(claim: ClaimId, note: FetchNote, state: RootState, rule: Dead
     return bool(rule.why_dead(claim, maker))
 
 
-def _when(maker: object) -> float:
-    when = float(getattr(maker, "when", 0.0))
-    return when if math.isfinite(when) else 0.0
+def _when(maker: Maker) -> float:
+    return maker.when if math.isfinite(maker.when) else 0.0
 
 
 def _claimed_at(state: RootState, now: float) -> dict[str, float]:
@@ -198,64 +197,57 @@ def _claimed_at(state: RootState, now: float) -> dict[str, float]:
     return found
 
 
-def _stored_files(state: RootState, judged: Judgement) -> Iterator[tuple[str, StoredFile]]:
+def _stored_files(state: RootState, root_units: RootUnits) -> Iterator[tuple[str, StoredFile]]:
     """Yield (path, file) of every file of ours, without our records."""
     root, layout = state.root, state.root.layout
-    owners: dict[str, set[str]] = {}  # path of a file -> what lists it
+    listed_by: dict[str, set[str]] = {}  # path of a file -> the manifests that list it
     by_blob: dict[str, set[str]] = {}  # blob id -> the manifests that list it
     for record, manifest in state.manifests.by_path.items():
         for file in manifest.files:
             by_blob.setdefault(layout.blob_id(file.content_id), set()).add(record)
             if path := layout.made_file(file, is_hidden=file.path in manifest.hidden):
-                owners.setdefault(path, set()).add(record)
+                listed_by.setdefault(path, set()).add(record)
     staged = dict(layout.unshown_blobs())
     for path, blob_id in staged.items():
-        owners.setdefault(path, set()).update(by_blob.get(blob_id, ()))
-    partials = {path: blob_id for path, blob_id in _incomplete(root) if path not in staged}
+        listed_by.setdefault(path, set()).update(by_blob.get(blob_id, ()))
+    partials = {path: blob_id for path, blob_id in list_partials(root) if path not in staged}
     for note in state.notes:
         for path in note.paths:
-            owners.setdefault(path, set())
-    noted = _ids_by_note(state, judged)
+            listed_by.setdefault(path, set())
+    noted = _ids_by_note(state, root_units)
     linked = layout.linked_blobs(state.shown_paths())
-    kept_paths = {path for note in state.notes if note_path(note) not in judged.notes for path in note.paths}
-    shown_by_dead = {path: record for record, note in judged.notes.items() for path in note.paths}
-    for path in (*owners, *partials):
+    kept_paths = {path for note in state.notes if note_path(note) not in root_units.notes for path in note.paths}
+    shown_by_dead = {path: record for record, note in root_units.notes.items() for path in note.paths}
+    for path in (*listed_by, *partials):
         blob_id = staged.get(path) or partials.get(path) or os.path.basename(path)
         kind: Literal["whole", "staged", "partial"] = "whole"
-        if path in partials or (path in staged and not owners[path]):
+        if path in partials or (path in staged and not listed_by[path]):
             kind = "partial" if path in partials else "staged"
         stat = _stat(root, path)
         if stat is None:
             continue
-        units = set(owners.get(path, ()))
+        units = set(listed_by.get(path, ()))
         dead, is_noted = noted.get(blob_id, (set[str](), False))
         if kind != "whole":
             units |= dead
         if path in shown_by_dead:
             units.add(shown_by_dead[path])
-        is_kept = is_noted or path in linked or path in kept_paths or bool(judged.protected)
+        is_kept = is_noted or path in linked or path in kept_paths or bool(root_units.protected)
         is_kept = is_kept or (kind != "whole" and is_held(layout.blob_lock(blob_id)))
         size = _disk_size(stat) if kind == "partial" else stat.st_size
         inode = (stat.st_dev, stat.st_ino)
         yield path, StoredFile(inode=inode, size=size, units=frozenset(units or {UNOWNED}), kind=kind, is_kept=is_kept)
 
 
-def _ids_by_note(state: RootState, judged: Judgement) -> dict[str, tuple[set[str], bool]]:
+def _ids_by_note(state: RootState, root_units: RootUnits) -> dict[str, tuple[set[str], bool]]:
     """Return blob id -> (the notes of dead fetches that list it, whether another note does)."""
     found: dict[str, tuple[set[str], bool]] = {}
     for note in state.notes:
-        is_dead = note_path(note) in judged.notes
+        is_dead = note_path(note) in root_units.notes
         for blob_id in note.blobs:
             dead, is_noted = found.get(blob_id, (set(), False))
             found[blob_id] = (dead | {note_path(note)}, is_noted) if is_dead else (dead, True)
     return found
-
-
-def _incomplete(root: CacheRoot) -> Iterator[tuple[str, str]]:
-    """Yield (path, blob id) of the partials."""
-    for name in root.tree.names(PARTIALS):
-        if found := PARTIAL.fullmatch(name):
-            yield f"{PARTIALS}/{name}", found[1]
 
 
 def _count_foreign(root: CacheRoot, ours: Collection[str]) -> tuple[int, int]:

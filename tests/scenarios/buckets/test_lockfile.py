@@ -307,6 +307,39 @@ def test_a_store_of_another_package_is_locked_by_its_digests(cli: Cli, truss: Tr
         assert "model_cache.lock" in ran.err
 
 
+def test_an_edited_digest_is_named_and_an_upgrade_puts_it_right(cli: Cli, truss: Truss, vendor: Store) -> None:
+    given(truss, vendor)
+    done(cli("lock"))
+    path = truss.folder / "model_cache.lock"
+    good, right = path.read_text(), locked(truss)["a.bin"]["digest"]
+    wrong = right[:-1] + ("1" if right.endswith("0") else "0")
+    path.write_text(good.replace(right, wrong))
+    ran = cli()
+    assert ran.code == 1, ran
+    assert f"a.bin: the store has {right}" in ran.err
+    assert f"expected {wrong} (3,000 bytes) of model_cache.lock" in ran.err
+    assert shown(truss, vendor) == {}
+    done(cli("lock", "--upgrade"))
+    assert path.read_text() == good
+    done(cli())
+
+
+def test_equal_bytes_that_were_put_again_serve_when_the_locked_version_is_deleted(
+    cli: Cli, truss: Truss, versioned_s3: S3Store
+) -> None:
+    given(truss, versioned_s3, who="admin")
+    done(cli("lock"))
+    old = locked(truss)["a.bin"]["version_id"]
+    versioned_s3.put("m/a.bin", FILES["a.bin"])
+    key = f"{versioned_s3.base}/m/a.bin"
+    versioned_s3.server.client().delete_object(Bucket=versioned_s3.bucket, Key=key, VersionId=old)
+    done(cli())
+    assert shown(truss, versioned_s3) == FILES
+    done(cli("lock", "--upgrade"))
+    assert locked(truss)["a.bin"]["version_id"] != old
+    assert "fresh" in done(cli()).err
+
+
 def test_why_remote_compares_a_store_with_what_was_fetched_where_nothing_is_locked(
     cli: Cli, truss: Truss, anywhere: Store
 ) -> None:

@@ -96,7 +96,7 @@ class Forks:
             [sys.executable, "-c", _SERVER],
             stdin=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(rights.__file__).parent), **disk},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(rights.__file__).parent)]), **disk},
             preexec_fn=die_with_parent,  # noqa: PLW1509 - it makes one system call, and takes no lock
         )
 

@@ -25,12 +25,13 @@ from trusses import Ran, tree
 from scenarios.cache.disk import leftovers
 from scenarios.cache.forks import ForkedTruss, Forks
 from scenarios.cache.upstreams import run
+from truss_cache_tasks.app.cli import COMMANDS
 
 PROCESSES = 8
 REPOS = 5
 KILLED = 0.4  # of the commands
 RUNS = (("run",), ("run",), ("run", "-a"))
-REMOVALS = (("clean",), ("clean", "-n"))
+REMOVALS = (("clean",), ("clean", "-n"), *([("prune", "--yes")] if "prune" in COMMANDS else []))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from scenarios.cache.disk import clean_tells, leftovers, paths_below
 from scenarios.cache.forks import ForkedTruss, Forks, calls_of, interleave
 from scenarios.cache.upstreams import OnHub, beside, check, config, root_of, run
 from scenarios.cache.world.records import RECORDS, read_records
+from truss_cache_tasks.app.cli import COMMANDS
 
 PART = 8 << 20  # transfer.Limits.part_min
 LAYOUTS = ("hub", "volume", "mount")
@@ -57,24 +58,28 @@ class Act:
     Args:
         command: of `truss-cache`.
         before: the commands before it.
-        changes: whether the source has other files by then.
-        ends_entry: whether the entry has left the config by then.
-        rerun: the command after it that ends what it began.
+        changes: whether the source gets other files then.
+        then: the commands after that.
+        rerun: the command after the death that ends what it began.
     """
 
     command: tuple[str, ...]
     before: tuple[tuple[str, ...], ...] = (("run",),)
     changes: bool = False
-    ends_entry: bool = False
+    then: tuple[tuple[str, ...], ...] = ()
     rerun: tuple[str, ...] = ("run",)
 
 
-TIDY = ("run", "-a")  # what takes away what a rerun left that found its files whole
 ACTS = {
     "fetch": Act(("run",), before=()),
     "update": Act(("run", "-a"), changes=True, rerun=("run", "-a")),
     "clean": Act(("clean",)),
+    "prune": Act(("prune", "--yes"), changes=True, then=(("run", "-a"),), rerun=("prune", "--yes")),
+    "lock": Act(("lock",), rerun=("lock",)),
 }
+ACTS = {name: act for name, act in ACTS.items() if act.command[0] in COMMANDS}
+# What takes away what a rerun left that found its files whole.
+TIDY = ("prune", "--yes") if "prune" in COMMANDS else ("run", "-a")
 
 
 @dataclass
@@ -110,16 +115,20 @@ def fast_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def death_at(number: int, name: str, layout: str, lives: Path, hub: Hub, forks: Forks, files: Files = BEFORE) -> Death:
+def death_at(number: int, name: str, layout: str, lives: Path, hub: Hub, forks: Forks, disk: str = "") -> Death:
     """Let an act die just before its change `number`; 1 is the first.
 
     Args:
         lives: the folder for all machines.
-        files: what the source has at first.
+        disk: what its disk lacks, as rules of tests/odd_disk.c.
     """
-    death = machine(name, layout, lives, hub, forks, files)
+    death = machine(name, layout, lives, hub, forks, BEFORE)
     death.number = number
-    death.code = death.truss.fork(*death.act.command, **variables(death.truss.root, f"change=kill@{number}")).end().code
+    if disk:
+        death.truss.env |= variables(death.truss.root, disk)
+    death.code = (
+        death.truss.fork(*death.act.command, **variables(death.truss.root, f"{disk},change=kill@{number}")).end().code
+    )
     assert death.code in (0, -signal.SIGKILL), death
     return death
 
@@ -131,6 +140,10 @@ def deaths(name: str, layout: str, lives: Path, hub: Hub, forks: Forks, *, strid
         yield death
         if not death.was_killed:
             return
+
+
+# A disk as of FUSE or a network that has no links and no locks.
+BARE = "symlink=ENOSYS,link=ENOSYS,clone=EOPNOTSUPP,flock=ENOSYS"
 
 
 def changes_of(name: str, layout: str, lives: Path, hub: Hub, forks: Forks) -> int:
@@ -166,8 +179,8 @@ def machine(name: str, layout: str, lives: Path, hub: Hub, forks: Forks, files: 
     if act.changes:
         upstream.put("main", AFTER)
         known.append(AFTER)
-    if act.ends_entry:
-        truss.config("model_cache: []\n")
+    for command in act.then:
+        run(truss, *command)
     return Death(act, layout, truss, upstream, -1, 0, known[-1], known, len(hub.requests))
 
 
@@ -259,6 +272,8 @@ def check_rerun(death: Death) -> int:
     check_right(death)
     run(truss, *TIDY)
     check_owners(death)
+    if death.act.command == ("lock",):
+        run(truss, "lock", "--check")
     return sum((died & again).values())
 
 

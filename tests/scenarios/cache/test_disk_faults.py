@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import odd_disk
@@ -31,10 +32,10 @@ ONE, TWO = random.Random(4).randbytes(3 * MIB), random.Random(5).randbytes(3 * M
 
 
 def test_at_any_call_that_fails_the_entry_fails_in_words_and_a_rerun_makes_it_right() -> None:
-    figures = sweep(seed=7, points=30)
+    figures = sweep(seed=7, points=16)
     print(table(figures))
-    assert figures.failed >= 15
-    assert len({stage for stage, _ in figures.stages} & {*STAGES}) >= 6
+    assert figures.failed >= 6
+    assert len({stage for stage, _ in figures.stages} & {*STAGES}) >= 4
 
 
 def mount_entry(truss: Truss, hub: Hub, name: str, data: bytes) -> None:
@@ -143,6 +144,88 @@ def test_a_refused_fetch_says_what_a_prune_would_free_and_fits_after_it(
     assert two.cli("prune", "--yes").code == 0
     ran = two.cli()
     assert ran.code == 0, ran
+
+
+def test_tiny_files_take_whole_blocks_and_no_more_than_was_said(truss: ForkedTruss, small_disk: Mount) -> None:
+    weights = truss.folder / "weights"
+    weights.mkdir()
+    for number in range(300):
+        (weights / f"{number}.bin").write_bytes(b"%d" % number)
+    truss.config("model_cache:\n  - repo_id: file://./weights\n")
+    small_disk(truss.model_cache, 300 * 5 + 140)  # a block of each, 1 KiB of records of each, and our folders
+    ran = truss.cli()
+    assert ran.code == 0, ran
+    assert len(tree(truss.model_cache / "weights")) == 300
+
+
+def test_a_file_of_two_entries_that_does_not_fit_is_refused_with_the_figures_for_both(
+    truss: ForkedTruss, hub: Hub, small_disk: Mount
+) -> None:
+    small_disk(truss.root / "hf", 4 * 1024)
+    hub.create("org/one").commit({"one.bin": ONE + TWO, "a.json": b"{}", "b.json": b"[]"})
+    truss.config(
+        "model_cache:\n  - repo_id: org/one\n    allow_patterns: ['*.bin', a.json]\n"
+        "  - repo_id: org/one\n    allow_patterns: ['*.bin', b.json]\n"
+    )
+    for _ in range(3):  # which of the two is first, and by how much, is not certain
+        ran = truss.cli()
+        assert (ran.code, ran.err.count("not enough space for")) == (1, 2), ran
+    assert asked_for(hub, "one") == 0
+
+
+def test_a_file_of_many_entries_needs_its_space_once_and_who_has_it_fetches_it(
+    truss: ForkedTruss, hub: Hub, small_disk: Mount
+) -> None:
+    small_disk(truss.root / "hf", 4600)
+    hub.create("org/one").commit({"one.bin": ONE, **{f"{number}.json": b"%d" % number for number in range(8)}})
+    entry = "  - repo_id: org/one\n    allow_patterns: ['*.bin', '{}.json']\n"
+    truss.config("model_cache:\n" + "".join(map(entry.format, range(8))))
+    ran = truss.cli()
+    assert ran.code == 0, ran
+    assert asked_for(hub, "one") <= 2  # at the Hub and its CDN
+
+
+def test_two_bind_mounts_of_one_disk_take_no_hard_link_of_each_other(
+    truss: ForkedTruss, hub: Hub, small_disk: Mount, request: pytest.FixtureRequest
+) -> None:
+    disk = small_disk(truss.root / "disk", 4 * 1024)
+    for folder in (truss.root / "hf", truss.mounts):
+        folder.mkdir()
+        (disk / folder.name).mkdir()
+        subprocess.run(["mount", "--bind", disk / folder.name, folder], check=True)
+        request.addfinalizer(partial(subprocess.run, ["umount", str(folder)], check=True))
+    mount_entry(truss, hub, "one", ONE)
+    ran = truss.cli()
+    assert ran.code == 0, ran
+    assert tree(truss.mounts / "one") == {"one.bin": ONE}
+    assert [*paths_below(truss.root / "hf")] == [], "the bytes are there once"
+    assert truss.cli("clean").code == 0
+    truss.config("model_cache:\n  - repo_id: org/one\n")
+    ran = truss.cli()
+    assert ran.code == 0, ran
+    sent = hub.sent["cdn"]
+    mount_entry(truss, hub, "one", ONE)
+    ran = truss.cli()
+    well_said(ran, "not enough space for", f"{len(ONE):,} bytes are to come")
+    assert hub.sent["cdn"] == sent
+
+
+def test_files_of_an_overlay_whose_layers_lie_on_two_disks_are_hard_links(
+    truss: ForkedTruss, hub: Hub, small_disk: Mount, request: pytest.FixtureRequest
+) -> None:
+    disk, merged = small_disk(truss.root / "disk", 4 * 1024), truss.root / "merged"
+    for folder in (disk / "upper", disk / "work", truss.root / "lower", merged):
+        folder.mkdir()
+    layers = f"lowerdir={truss.root / 'lower'},upperdir={disk / 'upper'},workdir={disk / 'work'}"
+    if subprocess.run(["mount", "-t", "overlay", "-o", layers, "none", merged], check=False).returncode:
+        pytest.skip("needs overlayfs")
+    request.addfinalizer(lambda: subprocess.run(["umount", merged], check=True))
+    truss.env |= {"HF_HOME": str(merged / "hf"), "TRUSS_MOUNT_ROOT": str(merged / "mounts")}
+    mount_entry(truss, hub, "one", ONE)
+    ran = truss.cli()
+    assert ran.code == 0, ran
+    (blob,) = (merged / "hf/hub/models--org--one/blobs").iterdir()
+    assert blob.samefile(merged / "mounts/one/one.bin")
 
 
 def test_a_replaced_file_needs_the_space_of_the_old_and_the_new_one(

@@ -19,6 +19,7 @@ from trusses import tree
 from scenarios.cache.forks import ForkedTruss, Forks
 from scenarios.cache.sweep import (
     ACTS,
+    BARE,
     BEFORE,
     LARGE,
     LAYOUTS,
@@ -26,13 +27,15 @@ from scenarios.cache.sweep import (
     check_both_ways,
     check_clean,
     check_rerun,
+    death_at,
     death_at_a_moment,
     deaths,
     fast_folder,
+    machine,
 )
 from scenarios.cache.upstreams import OnHub, config, root_of
 
-STRIDES = {"clean": 40}  # changes between two deaths; of other acts: 90
+STRIDES = {"clean": 40, "prune": 25, "lock": 3}  # changes between two deaths; of other acts: 90
 
 
 @pytest.fixture
@@ -56,6 +59,30 @@ def test_what_a_kill_left_is_right_or_unseen_and_a_rerun_or_a_clean_ends_it(
 def check_and_tell(death: Death) -> bool:
     check_both_ways(death)
     return death.was_killed
+
+
+@pytest.mark.parametrize(("act", "layout", "number"), [("fetch", "hub", 75), ("update", "volume", 90)])
+def test_a_kill_on_a_disk_without_links_and_locks_is_ended_by_a_rerun(
+    act: str, layout: str, number: int, lives: Path, hub: Hub, forks: Forks
+) -> None:
+    death = death_at(number, act, layout, lives, hub, forks, disk=BARE)
+    assert death.was_killed
+    check_rerun(death)
+    check_clean(death)
+
+
+def test_a_kill_between_a_file_and_the_folder_in_its_place_leaves_a_prune_complete(
+    lives: Path, hub: Hub, forks: Forks
+) -> None:
+    """The superseded manifest still lists `x`, where the new one has `x/new.bin`."""
+    death = machine("update", "volume", lives, hub, forks, BEFORE)
+    rules = variables(
+        death.truss.root, "change=kill@2", only="/model_cache/m/x"
+    )  # x is removed, and x/ is not made yet, or empty
+    assert death.truss.fork("run", "-a", **rules).end().code == -signal.SIGKILL
+    assert not (death.truss.model_cache / "m" / "x").is_file()
+    check_rerun(death)
+    check_clean(death)
 
 
 def test_a_kill_at_any_moment_costs_the_parts_in_flight_and_no_other(lives: Path, hub: Hub, forks: Forks) -> None:

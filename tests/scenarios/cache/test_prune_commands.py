@@ -87,3 +87,19 @@ def test_a_fetch_that_does_not_fit_into_the_budget_fails_with_the_figures_and_ex
     assert done.code == 0, done.text
     assert f"evicted 3.0 kB that no claim lists from {truss.model_cache}" in done.err
     assert set(tree(truss.model_cache)) == {"shared/w.bin", "big/w.bin"}
+
+
+def test_a_config_that_is_reached_by_a_link_lives_and_is_edited_as_the_file_that_it_leads_to(truss: Truss) -> None:
+    real, link = truss.root / "releases" / "1", truss.root / "current"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    shared = f"- repo_id: file://{truss.root}/shared\n"
+    (real / "config.yaml").write_text(f"model_cache:\n{shared}- repo_id: file://{truss.root}/own\n")
+    assert truss.cli("prune", "--yes").code == truss.cli("-f", str(link)).code == 0
+    link.unlink()
+    assert "nothing to remove" in truss.cli("prune", "--yes").out
+    (real / "config.yaml").write_text(f"model_cache:\n{shared}")
+    assert "removed 1 path, 3,000 bytes" in truss.cli("prune", "--yes", "-f", str(real)).out
+    link.symlink_to(truss.root / "releases" / "2")  # the next release
+    shutil.rmtree(real)
+    assert f"{real}/config.yaml on " in truss.cli("prune", "--yes").out

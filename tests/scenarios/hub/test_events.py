@@ -127,11 +127,11 @@ def test_a_person_sees_that_a_retry_waits(truss: Truss, hub: Hub) -> None:
 
 HOLD = """
 import sys
-from truss_cache_tasks.store.locks import LockFile, try_lock
+from truss_cache_tasks.store.locks import FileLock, try_lock
 from truss_cache_tasks.store.tree import FileTree
 held = []
 for where in sys.argv[2:]:
-    held.append(try_lock(LockFile(FileTree(sys.argv[1]), where)))
+    held.append(try_lock(FileLock(FileTree(sys.argv[1]), where)))
     held[-1].describe(done=1_200_000, size=4_100_000)
 print(all(held), flush=True)
 sys.stdin.read()

@@ -397,3 +397,35 @@ def test_a_folder_that_is_read_only_is_a_clear_error_and_serves_every_other_comm
         assert main_of(truss) == FILES
     finally:
         subprocess.run(["umount", truss.folder], check=True)
+
+
+def test_an_upgrade_moves_the_hub_cache_under_plain_files_too(cli: Cli, truss: Truss, hub: Hub, repo: Repo) -> None:
+    truss.config(ONE + "    use_volume: true\n    volume_folder: v\n")
+    done(cli())
+    done(cli("lock"))
+    repo.commit({"model.bin": b"n" * 30_000})
+    done(cli("lock", "--upgrade"))
+    done(cli(**LOCKED))
+    shown = truss.model_cache / "v" / "model.bin"
+    assert shown.read_bytes() == main_of(truss)["model.bin"] == b"n" * 30_000
+    assert shown.stat().st_nlink == 2
+    assert "20,000 bytes" in done(cli("prune", "--yes")).out
+
+
+@pytest.mark.parametrize("about", [("gs://bucket/x", "main"), ("hf://org/other", "main"), ("hf://org/name", "v2")])
+def test_files_under_the_key_of_another_source_are_exit_3_with_the_line(
+    about: tuple[str, str], cli: Cli, truss: Truss, hub: Hub, repo: Repo
+) -> None:
+    done(cli("lock"))
+    lock = json.loads(lock_of(truss).read_text())
+    lock["entries"][0] |= {"source": about[0], "revision": about[1]}
+    lock["pins"].append({"source": "hf://org/other", "revision": "main", "commit": "1" * 40})
+    lock["pins"].append({"source": "hf://org/name", "revision": "v2", "commit": "1" * 40})
+    lock_of(truss).write_text(json.dumps(lock, indent=1))
+    asked(hub)
+    ran = cli()
+    assert ran.code == 3, ran
+    assert "model_cache.lock:21: found the request of 'hf://org/name@main'" in ran.err
+    assert asked(hub) == []
+    done(cli("lock", "--upgrade"))
+    done(cli())

@@ -284,6 +284,33 @@ def check_clean(world: World, project: str, *names: str) -> Ran:
     return ran
 
 
+def check_prune(world: World, project: str, *options: str) -> Ran:
+    """Prune: what `--yes` does not say it changes stays, no fresh entry of anybody is less, what it says is gone."""
+    before, fresh, payload = world.scan(), fresh_entries(world, but=""), world.payload()
+    dry = world.prune(project, *options)
+    if world.scan() != before:
+        raise Broken(f"{project}: prune {' '.join(options)} changed the disk")
+    ran = world.prune(project, *options, "--yes")
+    check_exit(world, dry, allowed={DONE})
+    check_exit(world, ran, allowed={DONE, INCOMPLETE} if world.foreign else {DONE})
+    gone = payload.keys() - world.payload().keys()
+    if ours := [path for path in gone if path in world.foreign]:
+        raise Broken(f"{project}: prune took the user's {', '.join(map(world.short, ours))}")
+    if lost := fresh - fresh_entries(world, but=""):
+        who, entry = sorted(lost, key=str)[0]
+        raise Broken(f"{project}: prune {' '.join(options)} took files of {who}: {entry} was fresh and is not")
+    return ran
+
+
+def check_no_claims(world: World, project: str) -> None:
+    """A project whose config is gone has no claim after a prune."""
+    config = str(world.base / project / "config.yaml")
+    for top in ROOTS:
+        for path in (world.base / top).rglob(f"{RECORDS}/claims/*.json"):
+            if path not in world.foreign and config in path.read_text(errors="replace"):
+                raise Broken(f"{project}: its config is gone, and {world.short(path)} is there after a prune")
+
+
 def fresh_entries(world: World, but: str) -> set[tuple[str, Entry]]:
     return {(p, entry) for p in PROJECTS if p != but for entry, _, fresh in world.targets(p) if fresh}
 
@@ -363,6 +390,8 @@ def excuses(world: World, project: str, entry: Entry) -> list[str]:
         for version in (versions if entry.is_hub else versions[-1:])
         if not entry.shown(world.base, version)
     ]
+    if project in world.locked and not entry.is_hub:
+        found.append("its lock file may name objects that the store has no more")
     mine = wanted(world, project, entry)
     needed = mine | wanted_behind(world, project, entry)
     roots = entry.roots(world.base)

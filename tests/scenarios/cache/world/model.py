@@ -101,13 +101,16 @@ class Figures:
     failed: int = 0
     cleans: int = 0
     kills: int = 0
+    prunes: int = 0
+    locks: int = 0
     hashed: int = 0  # bytes of visible files that were compared with their source
     broken: list[str] = field(default_factory=list)  # what did not hold, with the steps that led there
 
     def __str__(self) -> str:
         return (
             f"{self.steps:,} steps in {self.worlds:,} worlds: {self.runs:,} runs ({self.failed:,} failed as they had "
-            f"to), {self.cleans:,} cleans, {self.kills:,} kills; {self.hashed:,} visible bytes compared with the source"
+            f"to), {self.cleans:,} cleans, {self.prunes:,} prunes, {self.locks:,} locks, {self.kills:,} kills; "
+            f"{self.hashed:,} visible bytes compared with the source"
         )
 
 
@@ -127,6 +130,7 @@ class World:
         killed_in: roots in which a killed run may have said that paths are ours, and not shown them yet.
         lost: roots whose records the user removed, so that nobody can say what is ours there.
         resolved: (project, entry) -> index of the version that its last `-a` found.
+        locked: projects with a model_cache.lock, which may name any version that was.
         users: folder -> who ever had files in it.
         roots_of: project -> every root that it ever used.
     """
@@ -142,6 +146,7 @@ class World:
     killed_in: set[Path] = field(default_factory=set)
     lost: set[Path] = field(default_factory=set)
     resolved: dict[tuple[str, Entry], int] = field(default_factory=dict)
+    locked: set[str] = field(default_factory=set)
     users: dict[Path, set[User]] = field(default_factory=dict)
     roots_of: dict[str, set[Path]] = field(default_factory=lambda: {name: set() for name in PROJECTS})
     log: list[str] = field(default_factory=list)
@@ -279,6 +284,34 @@ class World:
             self.figures.cleans += 1
             self.note(f"{project}: clean {' '.join(names)} -> exit {ran.code}{self._reasons(ran)}")
         return ran
+
+    def prune(self, project: str, *options: str) -> Ran:
+        """Prune what no living claim lists, with the variables of this project; without `--yes` only say what."""
+        ran = self.command(project, "prune", *options)
+        if "--yes" in options:
+            self.figures.prunes += 1
+        self.note(f"{project}: prune {' '.join(options)} -> exit {ran.code}{self._reasons(ran)}")
+        return ran
+
+    def lock(self, project: str, *options: str) -> Ran:
+        """Write or move the lock file of a project: its entries may be at any version from now on."""
+        ran = self.command(project, "lock", *options)
+        self.figures.locks += 1
+        self.note(f"{project}: lock {' '.join(options)} -> exit {ran.code}{self._reasons(ran)}")
+        if self.lock_file(project).exists():
+            self.locked.add(project)
+            for entry in self.projects[project]:
+                self.resolved.pop((project, entry), None)
+        return ran
+
+    def unlock(self, project: str) -> None:
+        """Let the user remove the lock file of a project."""
+        self.lock_file(project).unlink(missing_ok=True)
+        self.locked.discard(project)
+        self.note(f"{project}: model_cache.lock is removed")
+
+    def lock_file(self, project: str) -> Path:
+        return self.base / project / "model_cache.lock"
 
     def killed(self, project: str, arguments: Sequence[str], at: int) -> Ran | None:
         """Run a command that dies by SIGKILL at its change number `at`; return how it ended if it did before."""

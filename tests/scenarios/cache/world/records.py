@@ -14,7 +14,7 @@ from typing import Any
 RECORDS = ".truss_cache"
 FOLDERS = ("manifests", "claims", "published", "blobs", "partials", "locks", "fetches")  # that we make in it
 _KEY = r"[0-9a-f]{64}"
-_RECORDS = re.compile(r"manifests/.*|claims/.*|fetches/.*|locks/.*|published/.*|[^/]+\.json|partials/.*\.parts")
+_RECORDS = re.compile(r"manifests/.*|claims/.*|fetches/.*|locks/.*|published/.*|[^/]+\.jsonl?|partials/.*\.parts")
 
 
 @dataclass

@@ -15,7 +15,14 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from servers.hub import Hub
 from servers.objects import Objects
 
@@ -25,16 +32,20 @@ from scenarios.cache.world.invariants import (
     check_excuse,
     check_exit,
     check_fresh,
+    check_no_claims,
     check_nothing_is_left,
+    check_prune,
     check_run,
     current_roots,
     excuses,
+    fresh_entries,
     told,
     wanted,
 )
 from scenarios.cache.world.model import DONE, FAILED, INCOMPLETE, PROJECTS, ROOTS, Broken, Figures, World, look
 from scenarios.cache.world.records import FOLDERS, RECORDS
 from scenarios.cache.world.sources import BUCKET, HUB, MOUNT, STORE, VOLUME, Entry, HubRepo
+from truss_cache_tasks.app.cli import COMMANDS
 
 RANDOM = random.Random(9)
 BYTES = {
@@ -313,6 +324,9 @@ class Steps(RuleBasedStateMachine):
         for entry in forced:
             if entry in failed or entry not in fresh:
                 continue
+            if project in world.locked:
+                check_fresh(world, world.scan(), project, entry, flips=False)
+                continue
             world.resolved[project, entry] = len(world.versions(project, entry)) - 1
             check_fresh(world, world.scan(), project, entry, flips=False)
 
@@ -377,6 +391,70 @@ class Steps(RuleBasedStateMachine):
                 named = {target.name: entry for entry, target, _ in world.targets(project)}
                 for entry in {named[name] for name in ran.failed} - allowed[project]:
                     check_excuse(world, ran, project, entry)
+
+    # What looks after a cache for months
+
+    @precondition(lambda _self: "prune" in COMMANDS)
+    @rule(project=projects, options=st.sampled_from([(), (), ("--keep-bytes", "0"), ("--keep-bytes", "1K")]))
+    def prune(self, project: str, options: tuple[str, ...]) -> None:
+        with self.step() as world:
+            check_prune(world, project, *options)
+
+    @precondition(lambda _self: "prune" in COMMANDS)
+    @rule(pair=st.permutations(PROJECTS), returns=st.booleans())
+    def prune_after_a_config_is_gone(self, pair: list[str], returns: bool) -> None:
+        """A workspace is thrown away without a clean; another project prunes; perhaps it is made again."""
+        with self.step() as world:
+            gone, other = pair[:2]
+            there = world.projects[gone]
+            world.projects[gone] = []
+            config = world.base / gone / "config.yaml"
+            config.unlink(missing_ok=True)
+            world.note(f"{gone}: config.yaml is removed")
+            ran = world.prune(other, "--yes")
+            check_exit(world, ran, allowed={DONE, INCOMPLETE} if world.foreign else {DONE})
+            if ran.code == DONE and not world.reach(gone) & (world.lost | world.killed_in):
+                check_no_claims(world, gone)
+            world.edit(gone, there if returns else [])
+
+    @precondition(lambda _self: "prune" in COMMANDS)
+    @rule(project=projects, budget=st.sampled_from(["1K", "3K", "10K", "1G"]), options=st.sampled_from([(), ("-a",)]))
+    def run_with_a_budget(self, project: str, budget: str, options: tuple[str, ...]) -> None:
+        """A run evicts what nobody claims; one that does not fit fails, and says so."""
+        with self.step() as world:
+            fresh = fresh_entries(world, but=project)
+            os.environ["TRUSS_CACHE_MAX_BYTES"] = budget
+            try:
+                ran = world.run(project, *options)
+            finally:
+                del os.environ["TRUSS_CACHE_MAX_BYTES"]
+            world.note(f"that was with TRUSS_CACHE_MAX_BYTES={budget}")
+            check_exit(world, ran, allowed={DONE, FAILED})
+            named = {target.name: entry for entry, target, _ in world.targets(project)}
+            for entry in {named[name] for name in ran.failed} if "TRUSS_CACHE_MAX_BYTES" not in ran.text else ():
+                check_excuse(world, ran, project, entry)
+            if "-a" not in options and (lost := fresh - fresh_entries(world, but=project)):
+                mine = set().union(*(wanted(world, project, e) for e in world.projects[project]), set())
+                lost = {(p, e) for p, e in lost if not mine & set(wanted(world, p, e)) and not e.is_hub}
+                if lost:
+                    raise Broken(f"{project}: a run with a budget took files of {sorted(lost, key=str)[0]}")
+
+    @precondition(lambda _self: "lock" in COMMANDS)
+    @rule(project=projects, options=st.sampled_from([(), (), ("--upgrade",)]))
+    def lock(self, project: str, options: tuple[str, ...]) -> None:
+        with self.step() as world:
+            allowed = {e for e in world.projects[project] if excuses(world, project, e)}
+            ran = world.lock(project, *options)
+            check_exit(world, ran, allowed={DONE, FAILED} if allowed or project in world.locked else {DONE})
+            if ran.code == DONE and world.projects[project]:
+                checked = world.command(project, "lock", "--check")
+                check_exit(world, checked, allowed={DONE})
+
+    @precondition(lambda _self: "lock" in COMMANDS)
+    @rule(project=projects)
+    def remove_the_lock(self, project: str) -> None:
+        with self.step() as world:
+            world.unlock(project)
 
     # Damage
 
