@@ -240,7 +240,7 @@ def test_our_own_claims_of_a_newer_format_are_never_replaced(truss: Truss, hub: 
     assert (path.read_bytes(), tree(truss.hub_cache)) == (written, shown)
     path.unlink()
     assert truss.cli().code == 0
-    assert truss.cli("why").out == "org/name: fresh\n"
+    assert truss.cli("why").out.startswith("org/name: fresh\n")
 
 
 def test_pins_of_a_newer_format_are_never_replaced(tmp_path: Path) -> None:
