@@ -63,7 +63,7 @@ class _WrongCommandLine(Exception):
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser that writes its help by a function, and raises _WrongCommandLine."""
 
-    write: Callable[..., object] = staticmethod(output.write)
+    write: output.Write = staticmethod(output.write)
 
     def error(self, message: str) -> NoReturn:
         raise _WrongCommandLine(self.format_usage(), f"{self.prog}: {message}")
@@ -103,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status or FAILED
 
 
-def _run_command(
-    name: str | None, arguments: list[str], rest: list[str], facts: Facts, write: Callable[..., object]
-) -> int:
+def _run_command(name: str | None, arguments: list[str], rest: list[str], facts: Facts, write: output.Write) -> int:
     """Run a command; return the exit status, after the error was written.
 
     Args:
@@ -159,14 +157,12 @@ class _Options(argparse.Namespace):
     config: list[str]
     names: list[str]
     facts: Facts
-    write: Callable[..., object]
+    write: output.Write
     json: bool
     run_command: Callable[[], int]
 
 
-def _parsed(
-    name: str | None, arguments: list[str], rest: list[str], facts: Facts, write: Callable[..., object]
-) -> _Options:
+def _parsed(name: str | None, arguments: list[str], rest: list[str], facts: Facts, write: output.Write) -> _Options:
     command = COMMANDS[name or "run"]
     parser = _parser(name or "run", command)
     if write is output.write_nothing:
@@ -241,13 +237,13 @@ def _add_common(parser: _Parser) -> None:
     parser.add_argument("--json", action="store_true", help="write one JSON document to stdout, messages to stderr")
 
 
-def _print_version(facts: Facts, write: Callable[..., object]) -> int:
+def _print_version(facts: Facts, write: output.Write) -> int:
     facts.put(text=[f"truss-cache {__version__}"])
     write(f"truss-cache {__version__}")
     return DONE
 
 
-def _print_help(facts: Facts, write: Callable[..., object]) -> int:
+def _print_help(facts: Facts, write: output.Write) -> int:
     about = "\n".join(f"  {name:8}{command.purpose}" for name, command in COMMANDS.items())
     parser = _Parser(
         prog="truss-cache",

@@ -67,7 +67,7 @@ def scope_of(workspaces: Iterable[Workspace], chosen: Iterable[tuple[str, EntryC
 
 
 def scope_of_machine() -> Scope:
-    """Return the scope without a config: the caches that the environment names, and the roots noted on this machine."""
+    """Return the scope without a config: the caches that the environment names, and the roots known on this machine."""
     settings, cache = machine_settings()
     return Scope(projects=(), settings=settings, roots=_each_once(roots_of_machine(settings, cache)), entries={})
 
