@@ -77,7 +77,8 @@ def fetch(
 
     Up to 4 entries are worked on at a time, each with only the work that it needs. May be called from several threads
     at once. Prints nothing and installs no signal handler: Ctrl-C raises KeyboardInterrupt in the main thread, as in
-    any program, and ends the run; what is complete is kept.
+    any program, and ends the run; what is complete is kept. With TRUSS_CACHE_EVENTS, the events
+    are appended to that file too.
 
     >>> from truss_cache_tasks import fetch
     >>> result = fetch("examples/config.yaml", ["org/one"])      # doctest: +SKIP
@@ -97,8 +98,8 @@ def fetch(
         What was done to each entry. An entry that fails is in it, and the others are fetched all the same.
 
     Raises:
-        ConfigError: the config, the lock file or a variable is wrong, or no entry has one of `names`. Nothing was
-            fetched.
+        ConfigError: the config, the lock file or a variable is wrong, no entry has one of `names`, or the events cannot
+            be appended. Nothing was fetched.
         KeyboardInterrupt: Ctrl-C.
     """
     workspace = open_workspace(config, model_cache_dir)
