@@ -321,13 +321,13 @@ class OnlineFetch:
         return list_locked(self.source, self.context, locked, again=self.again)
 
     def _fetch_listed(self, listing: Listing) -> Outcome:
-        """Plan, refuse what cannot be shown, and fetch the files; into the hub cache first, if `fills_hub_first`."""
+        """Plan, refuse what cannot be shown, and fetch the files; into the hub cache first, if `_fills_hub_first`."""
         root = self.context.root
         plan, conflicts, blobs = self.plan(listing)
         self.run.report(_planned(plan, blobs))
         _remember_roots(self.context, self.run)
         hub_root = self.context.hub_root
-        if hub_root is not None and self.fills_hub_first(hub_root, listing):
+        if hub_root is not None and self._fills_hub_first(hub_root, listing):
             self._check_paths(root, plan, blobs)
             with self.fetcher.room_for(root, plan.files, blobs):  # before the first byte comes into the hub cache
                 pass
@@ -352,12 +352,16 @@ class OnlineFetch:
             _refuse_if_offline(self.context, self.status)
         return plan, conflicts, blobs
 
-    def fills_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
-        """Whether the hub cache gets the files first: if it can share bytes, is writable, and its pin agrees."""
+    def may_fill_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
+        """Whether the hub cache gets the files first if it can share bytes, which only a try tells. Writes nothing."""
         pin = self.pins[hub_root.path]
         agreed = pin is None or self.resolved or self.context.locked is not None or pin.commit == listing.revision
         one_disk = disk.device_of(hub_root.path) == disk.device_of(self.context.root.path)
-        if not (agreed and one_disk and disk.is_writable(hub_root.path)):
+        return agreed and one_disk and disk.is_writable(hub_root.path)
+
+    def _fills_hub_first(self, hub_root: CacheRoot, listing: Listing) -> bool:
+        """Whether the hub cache gets the files first: if it can share bytes, is writable, and its pin agrees."""
+        if not self.may_fill_hub_first(hub_root, listing):
             return False
         if can_share_bytes(hub_root.tree, self.context.root.tree):
             return True

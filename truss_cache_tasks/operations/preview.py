@@ -154,7 +154,7 @@ def _root_plans(online: OnlineFetch, listing: Listing, plan: Plan, blobs: Blobs)
     context = online.context
     own = RootPlan(root=context.root, files=plan.files, blobs=blobs)
     hub_root = context.hub_root
-    if hub_root is None or not online.fills_hub_first(hub_root, listing):
+    if hub_root is None or not online.may_fill_hub_first(hub_root, listing):
         return (own,)
     in_hub = make_plan(context.request_in(hub_root), listing)
     find_conflicts(hub_root, in_hub, context.other_entries(hub_root))
