@@ -341,7 +341,7 @@ class HubLayout:
         """Remove empty `blobs` and `refs`, and `snapshots` and the repo's folder where nothing else is in it."""
         self.tree.remove_if_empty("blobs")
         self.tree.remove_if_empty("refs")
-        if self.tree.names("") == ["snapshots"]:  # with anything else, scan_cache_dir() warns where it is missing
+        if self.tree.names("") in ([], ["snapshots"]):  # with anything else, scan_cache_dir() warns where it is missing
             self.tree.remove_if_empty("snapshots")
             os.rmdir(self.tree.path)
 

@@ -87,6 +87,7 @@ class Removal:
         self.done = done
         self.dry = dry
         self.is_whole = True
+        self._used_paths: Collection[str] = ()
 
     def run(self, plan: RemovalPlan) -> None:
         """Remove the paths, blobs and partials of `plan`, and the partials and blobs that nothing owns.
@@ -94,6 +95,7 @@ class Removal:
         The records stay: the caller drops them, those of what could not be removed later.
         """
         self.done.manifests.update((self.root.path, path) for path in plan.manifests)
+        self._used_paths = plan.used_paths
         removed = self._remove_paths(plan)
         self._remove_blobs(plan, removed)
         self._remove_partials(plan.other_notes)
@@ -154,6 +156,10 @@ class Removal:
             if not is_name_of_ours(folder, name, is_folder=is_folder):
                 self.done.keep(f"{path}: not ours, though it lies in our folder")
 
+    def _is_in_use(self, folder: str) -> bool:
+        """Whether a file that stays lies below `folder`, which then came in the place of a file of ours."""
+        return any(path.startswith(f"{folder}/") for path in self._used_paths)
+
     def _is_gone(self, path: str) -> bool:
         """Whether nothing lies at `path`; False if a link is on the way to it, because no link is followed."""
         try:
@@ -168,8 +174,7 @@ class Removal:
             if not self.dry:
                 tree.remove_empty_tree(path)
             stat = tree.lstat(path)
-            # a folder is none of ours, but what came in the place of a file: of another entry, or of the user
-            if whole in done.seen or stat is None or S_ISDIR(stat.st_mode):
+            if whole in done.seen or stat is None or (S_ISDIR(stat.st_mode) and (self.dry or self._is_in_use(path))):
                 if not self.dry:  # another process removed it, and may have left its folder
                     tree.remove_empty_parents(path, top)
                 return

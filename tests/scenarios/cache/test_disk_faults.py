@@ -199,6 +199,7 @@ def test_two_bind_mounts_of_one_disk_take_no_hard_link_of_each_other(
     assert ran.code == 0, ran
     assert tree(truss.mounts / "one") == {"one.bin": ONE}
     assert [*paths_below(truss.root / "hf")] == [], "the bytes are there once"
+    assert [*truss.hub_cache.glob("models--*")] == [], "no folder is left of which scan_cache_dir() warns"
     assert truss.cli("clean").code == 0
     truss.config("model_cache:\n  - repo_id: org/one\n")
     ran = truss.cli()
