@@ -56,6 +56,8 @@ def clean_root(
         if not root.tree.is_folder(RECORDS):
             if root.tree.lstat(RECORDS) is not None:
                 root.tree.children(RECORDS)  # raises LinkedFolder, which names it
+            if not dry and str(root.path) in project.roots:  # killed before it made more than the folder
+                remove_empty_folders(root)
             return
         if not dry and not is_writable(root.records):
             if claims.read_claims(root, project.id).entries:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.locks import FileLock, OnWait, ignore_wait, locked
+from truss_cache_tasks.store.names import TOKEN
 from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, read_record, write_json
 from truss_cache_tasks.store.tree import FileTree
 
@@ -81,7 +83,7 @@ def forget_empty_roots(
     """Forget the roots in which nothing of ours is. Raises DiskError."""
     known = known_roots(settings, project)
     used = {root for root in known if os.path.lexists(os.path.join(root, RECORDS))}
-    if used != known or _is_damaged(settings, project):
+    if used != known or _is_damaged(settings, project) or _left_by_kills(FileTree(settings.state_dir), project):
         with _locked_file(settings, project, cancel, on_wait) as file:
             file.write(file.roots & used)
 
@@ -106,6 +108,9 @@ class _RootsFile:
         except Unreadable:
             state.remove_empty_tree(self._path)
             self.roots = set()
+        for left in _left_by_kills(state, project):
+            if left.endswith(".tmp"):
+                state.unlink(left)
 
     def write(self, roots: set[str]) -> None:
         """Replace the roots; remove the file if there are none."""
@@ -124,6 +129,14 @@ def _locked_file(settings: Settings, project: Project, cancel: CancelToken, on_w
         yield _RootsFile(state, project)
     with contextlib.suppress(OSError):
         os.rmdir(settings.state_dir)
+
+
+def _left_by_kills(state: FileTree, project: Project) -> list[str]:
+    """Return the names of the lock and the temporaries of the project's file."""
+    with contextlib.suppress(OSError):
+        shape = re.compile(rf"{re.escape(project.id)}\.(?:lock|json\.{TOKEN}\.tmp)")
+        return [name for name in state.names("") if shape.fullmatch(name)]
+    return []
 
 
 def _read(state: FileTree, project: str) -> KnownRoots:

@@ -61,6 +61,17 @@ def check_and_tell(death: Death) -> bool:
     return death.was_killed
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_clean_takes_what_the_first_steps_of_a_killed_fetch_left(
+    layout: str, lives: Path, hub: Hub, forks: Forks
+) -> None:
+    """The file of the project's roots, its lock and temporary, and the first folder of the hub cache."""
+    for number in range(8, 26):
+        death = death_at(number, "fetch", layout, lives, hub, forks)
+        assert death.was_killed
+        check_clean(death)
+
+
 @pytest.mark.parametrize(("act", "layout", "number"), [("fetch", "hub", 75), ("update", "volume", 90)])
 def test_a_kill_on_a_disk_without_links_and_locks_is_ended_by_a_rerun(
     act: str, layout: str, number: int, lives: Path, hub: Hub, forks: Forks
