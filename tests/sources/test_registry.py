@@ -11,7 +11,7 @@ from truss_cache_tasks.model.stores import Store, store_of, stores
 from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.sources.registry import open_source
 
-URIS = {"hf": "org/name", "gs": "gs://b/m", "s3": "s3://b/m", "file": "file://weights"}
+URIS = {"hf": "org/name", "gs": "gs://b/m", "s3": "s3://b/m", "azure": "azure://acc/box/m", "file": "file://weights"}
 
 
 @pytest.mark.parametrize("store", stores(), ids=lambda store: store.scheme)

@@ -200,11 +200,12 @@ def _fields(text: str, spec: JsonCredential, origin: str) -> dict[str, Secret]:
         if found.get(name, value) != value:
             _fail(origin, f"{name}: expected {value}", spec.remedy or f'Write "{name}": "{value}".')
     fields = {}
-    for name in spec.required + spec.optional:
+    required = spec.required + _alternative(found, spec, origin)
+    for name in required + spec.optional:
         given = name if found.get(name) not in (None, "") else name.removeprefix(spec.prefix)
         if found.get(given) not in (None, ""):
             fields[name] = Secret(_string(found, given, origin).strip())
-        elif name in spec.required:
+        elif name in required:
             _fail(origin, f"{name} is missing", spec.remedy or f'Add "{name}" to it.')
     added = {}
     for name, value in spec.defaults:
@@ -215,6 +216,16 @@ def _fields(text: str, spec: JsonCredential, origin: str) -> dict[str, Secret]:
     if spec.is_whole:
         return {"json": Secret(json.dumps({**found, **added}) if added else text)}
     return {**{name: Secret(value) for name, value in added.items()}, **fields}
+
+
+def _alternative(found: Mapping[str, Any], spec: JsonCredential, origin: str) -> tuple[str, ...]:
+    """Return the one set of fields among the alternatives that a credential file holds, at least in part."""
+    given = [fields for fields in spec.alternatives if any(found.get(name) not in (None, "") for name in fields)]
+    if len(given) == 1 or not spec.alternatives:
+        return given[0] if given else ()
+    expected = " | ".join(" + ".join(fields) for fields in spec.alternatives)
+    held = " and ".join(fields[0] for fields in given) or "none of its fields"
+    _fail(origin, f"holds {held}, expected one of {expected}", spec.remedy or "Write the fields of one credential.")
 
 
 def _string(found: Mapping[str, Any], name: str, origin: str) -> str:

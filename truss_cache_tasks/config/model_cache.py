@@ -124,11 +124,9 @@ def _check_kind(value: Value | None, source: SourceRef) -> None:
     if value is None:
         return
     kind = value.string()
-    if kind == "azure":
-        value.fail("azure is not supported yet", "Use hf, gcs or s3.")
     kinds = [store.kind for store in stores() if store.kind]
     if kind not in kinds:
-        value.fail(f"unknown kind {kind!r}", did_you_mean(kind, [*kinds, "azure"]) or "Use hf, gcs or s3.")
+        value.fail(f"unknown kind {kind!r}", did_you_mean(kind, kinds) or "Use hf, gcs, s3 or azure.")
     store = source.store
     if kind != store.kind:
         what = "a plain repo id is hf" if store.is_hub else f"{store.scheme}:// is {store.kind or 'of no kind'}"

@@ -7,13 +7,12 @@ from typing import NamedTuple, assert_never
 
 from truss_cache_tasks.config.fields import InvalidText, did_you_mean
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.model.stores import HUGGINGFACE, Store, UriForm, find_store, stores
+from truss_cache_tasks.model.stores import HUGGINGFACE, NamePart, Store, UriForm, find_store, stores
 
-_UNSUPPORTED = ("azure", "az", "r2", "cw", "https")
+_UNSUPPORTED = ("r2", "cw", "https")
 
 # The rule of huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a test compares the two.
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 # What git check-ref-format refuses in a branch or tag. Without '..', refs/{revision} also stays inside its folder.
 _NO_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^@$")
 
@@ -23,6 +22,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _USERINFO = re.compile(r"[^/@]*:.*@", re.DOTALL)
 _LOCAL_USERINFO = re.compile(r"[^/@]*:[^/@]*@")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}@")
+_SIGNATURE = re.compile(r"[?&]sig=", re.IGNORECASE)  # of a URL with a shared access signature
 
 
 class ParsedSource(NamedTuple):
@@ -133,16 +133,11 @@ def _repo(store: Store, rest: str) -> ParsedSource:
 
 
 def _bucket(store: Store, scheme: str, rest: str) -> SourceRef:
-    bucket, _, prefix = rest.partition("/")
-    hint = f"Write {scheme}://BUCKET/PREFIX."
-    if not bucket:
-        raise InvalidText("no bucket name", hint)
-    if set(bucket) & set("*?[]"):
-        raise InvalidText(
-            f"a wildcard in the bucket name {bucket!r}", "Name one bucket; wildcards go into allow_patterns."
-        )
-    if not _BUCKET.fullmatch(bucket):
-        raise InvalidText(f"{bucket!r} is no bucket name (letters, digits, '-', '_', '.')", hint)
+    names, prefix = store.split(rest)
+    hint = f"Write {scheme}://{'/'.join(part.what.upper() for part in store.names)}/PREFIX."
+    for part, name in zip(store.names, names, strict=True):
+        _check_name(part, name, hint)
+    bucket = "/".join(names)
     for suffix, what, remedy in store.refused:
         if bucket.lower().endswith(suffix):
             raise InvalidText(f"{bucket!r} names {what}", remedy)
@@ -150,6 +145,18 @@ def _bucket(store: Store, scheme: str, rest: str) -> SourceRef:
     if {".", ".."} & set(prefix.split("/")):
         raise InvalidText("'.' or '..' in the prefix", "Write the prefix as the store shows it.")
     return SourceRef(store.scheme, bucket, prefix)
+
+
+def _check_name(part: NamePart, name: str, hint: str) -> None:
+    """Raise InvalidText for what is no name of such a part."""
+    if not name:
+        raise InvalidText(f"no {part.what} name", hint)
+    if set(name) & set("*?[]"):
+        raise InvalidText(
+            f"a wildcard in the {part.what} name {name!r}", f"Name one {part.what}; wildcards go into allow_patterns."
+        )
+    if not re.fullmatch(part.pattern, name):
+        raise InvalidText(f"{name!r} is no {part.what} name ({part.rule})", hint)
 
 
 def _folder(store: Store, rest: str) -> SourceRef:
@@ -169,6 +176,9 @@ def _refuse_credentials(scheme: str, rest: str) -> None:
     store = find_store(scheme)
     if _holds_credentials(UriForm.BUCKET if store is None else store.uri_form, rest):
         raise InvalidText("it holds a user name or password", hint)
+    if _SIGNATURE.search(rest):
+        hint = "Remove all from the '?' on: a signature is a secret, and the README says where secrets go."
+        raise InvalidText("it holds a signature (sig=)", hint)
 
 
 def _holds_credentials(form: UriForm, rest: str) -> bool:

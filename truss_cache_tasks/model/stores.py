@@ -18,6 +18,7 @@ class StoreKind(StrEnum):
     HUGGINGFACE = "hf"
     GCS = "gcs"
     S3 = "s3"
+    AZURE = "azure"
     LOCAL = "file"
 
 
@@ -25,7 +26,7 @@ class UriForm(Enum):
     """What a URI of a store names."""
 
     REPO = "repo"  # scheme://org/name[@revision]: the Hugging Face Hub alone, whose cache has a layout of its own
-    BUCKET = "bucket"  # scheme://bucket/prefix
+    BUCKET = "bucket"  # scheme://bucket/prefix; a store may have more than one name in place of `bucket`
     FOLDER = "folder"  # scheme://path on this machine, relative to the config
 
 
@@ -105,6 +106,7 @@ class JsonCredential:
     Attributes:
         file: its name in the data folder.
         required, optional: the names of its fields. The source gets those that are there.
+        alternatives: sets of further fields, of which a file holds all of one set, and none of the others.
         prefix: of these names, which a file may leave out.
         fixed: (name, value) of fields that may be left out and must have this value.
         defaults: (name, value) of fields that get this value where they are left out.
@@ -114,14 +116,33 @@ class JsonCredential:
     """
 
     file: str
-    required: tuple[str, ...]
+    required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    alternatives: tuple[tuple[str, ...], ...] = ()
     prefix: str = ""
     fixed: tuple[tuple[str, str], ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()
     is_whole: bool = False
     remedy: str = ""
     ambient: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamePart:
+    """One name in the URIs of a store, between two slashes.
+
+    Attributes:
+        what: it names, for messages: `bucket`.
+        pattern: regular expression of the whole name.
+        rule: the pattern in words.
+    """
+
+    what: str
+    pattern: str
+    rule: str
+
+
+_BUCKET = NamePart(what="bucket", pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,254}", rule="letters, digits, '-', '_', '.'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +153,7 @@ class Store:
         schemes: of its URIs; the first is the one that keys, names and messages have.
         opens: `module:Class` of its `Source`, imported when something is to be asked.
         uri_form: what its URIs name. BUCKET for every row that is not of this package.
+        names: of UriForm.BUCKET, what is before the prefix; joined by slashes, they are `SourceRef.root`.
         kind: the value of `kind:` in a config that means this store; "" where there is none.
         credential: what its credential files hold; None for a store without any.
         variables: names of the environment that its source reads; one that ends in `_` stands for all that begin so.
@@ -145,6 +167,7 @@ class Store:
     schemes: tuple[str, ...]
     opens: str
     uri_form: UriForm = UriForm.BUCKET
+    names: tuple[NamePart, ...] = (_BUCKET,)
     kind: str = ""
     credential: TokenCredential | JsonCredential | None = None
     variables: tuple[str, ...] = ()
@@ -172,6 +195,12 @@ class Store:
     def is_local(self) -> bool:
         """Whether it is a folder of this machine: the same URI names another one beside another config."""
         return self.uri_form is UriForm.FOLDER
+
+    def split(self, rest: str) -> tuple[list[str], str]:
+        """Return the names, "" for one that is not there, and the prefix of a bucket's URI without its scheme."""
+        parts = rest.split("/", len(self.names))
+        names = [*parts, *[""] * len(self.names)][: len(self.names)]
+        return names, "".join(parts[len(self.names) :])
 
     @property
     def folder(self) -> str:
@@ -240,6 +269,35 @@ S3 = Store(
     lists_known=True,
     refused=(("--x-s3", *_DIRECTORY_BUCKET), ("--xa-s3", *_DIRECTORY_BUCKET)),
 )
+# https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules#microsoftstorage
+AZURE = Store(
+    schemes=("azure", "az"),
+    kind=StoreKind.AZURE,
+    names=(
+        NamePart(what="account", pattern="[a-z0-9]{3,24}", rule="3 to 24 lower-case letters and digits"),
+        NamePart(
+            what="container",
+            pattern=r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]|\$root|\$web",
+            rule="3 to 63 lower-case letters, digits and single '-'",
+        ),
+    ),
+    opens="truss_cache_tasks.sources.azure:AzureSource",
+    credential=JsonCredential(
+        file="azure_credentials.json",
+        optional=("account_name",),
+        alternatives=(
+            ("account_key",),
+            ("sas_token",),
+            ("connection_string",),
+            ("tenant_id", "client_id", "client_secret"),
+        ),
+        ambient=("AZURE_STORAGE_*", "Entra"),
+    ),
+    # those of the account, and those that azure-identity reads
+    variables=("AZURE_", "IDENTITY_", "MSI_", "IMDS_ENDPOINT", "HOME"),
+    cache_folder="",
+    lists_known=True,
+)
 LOCAL = Store(
     schemes=("file",),
     kind=StoreKind.LOCAL,
@@ -248,7 +306,7 @@ LOCAL = Store(
     cache_folder="",
 )
 
-_rows: dict[str, Store] = {scheme: store for store in (HUGGINGFACE, GCS, S3, LOCAL) for scheme in store.schemes}
+_rows: dict[str, Store] = {scheme: store for store in (HUGGINGFACE, GCS, S3, AZURE, LOCAL) for scheme in store.schemes}
 
 
 def stores() -> tuple[Store, ...]:

@@ -103,7 +103,7 @@ def read(location: Location, byte_range: str | None = None) -> Answer:
     if byte_range is not None:
         headers["Range"] = byte_range
     with urllib3.PoolManager(retries=urllib3.Retry(connect=0, read=0, redirect=5)) as http:
-        response = http.request("GET", location.url, headers=headers, decode_content=False, timeout=20)
+        response = http.request("GET", location.secret_url, headers=headers, decode_content=False, timeout=20)
         return Answer(response.status, response.data, response.headers)
 
 

@@ -119,13 +119,13 @@ def _get(
 
     The Range goes to each host; credentials do not go to another origin.
     """
-    url, limits = location.url, context.limits
+    url, asked, limits = location.url, location.secret_url, context.limits
     sent = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT, **location.headers, **headers}
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
         with network_errors(file.path, host):
             answer = pool_for(url, context).ask(
-                url,
+                asked,
                 sent,
                 context.token,
                 connect_s=limits.connect_s,
@@ -137,7 +137,7 @@ def _get(
             if url == location.url:
                 return answer, host, None
             kept = {name: value for name, value in sent.items() if name.lower() != "range"}
-            return answer, host, replace(location, url=url, headers=kept)
+            return answer, host, replace(location, url=url, headers=kept, secret_query=None)
         _discard(answer, limits)
         try:
             followed = urljoin(url, target)
@@ -148,7 +148,7 @@ def _get(
             raise PermanentError(f"{file.path}: {host} redirects to something that is no http(s) URL")
         if leaves:
             sent = {name: value for name, value in sent.items() if name.lower() in _PUBLIC_HEADERS}
-        url = followed
+        url = asked = followed
     raise PermanentError(f"{file.path}: {host} redirects more than {limits.redirects} times")
 
 
