@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers.azurite import ACCOUNT, Azurite
 from servers.gcs import Gcs
 from servers.s3 import S3Server
 
 from scenarios.buckets.front import Front, front_of
-from scenarios.buckets.stores import Folder, GcsStore, S3Store, Store, own_prefix
+from scenarios.buckets.stores import AzureStore, Folder, GcsStore, S3Store, Store, own_prefix
 from scenarios.cache.forks import ForkedTruss, Forks
 
 
@@ -32,6 +33,12 @@ def before_gcs(gcs: Gcs) -> Iterator[Front]:
         yield front
 
 
+@pytest.fixture(scope="session")
+def before_azure(azure: Azurite) -> Iterator[Front]:
+    with front_of(azure.url.removesuffix(f"/{ACCOUNT}")) as front:
+        yield front
+
+
 @pytest.fixture
 def on_seaweed(seaweed: S3Server, before_seaweed: Front) -> S3Store:
     return S3Store(before_seaweed, seaweed.bucket, own_prefix(), seaweed)
@@ -48,6 +55,11 @@ def on_gcs(gcs: Gcs, before_gcs: Front) -> GcsStore:
 
 
 @pytest.fixture
+def on_azure(azure: Azurite, before_azure: Front) -> AzureStore:
+    return AzureStore(before_azure, f"{ACCOUNT}/{azure.container()}", own_prefix(), azure)
+
+
+@pytest.fixture
 def on_disk(tmp_path: Path) -> Folder:
     return Folder(Front(), "", "", tmp_path / "source")
 
@@ -59,14 +71,14 @@ def bucket(request: pytest.FixtureRequest) -> Store:
     return store
 
 
-@pytest.fixture(params=["seaweed", "gcs"])
+@pytest.fixture(params=["seaweed", "gcs", "azure"])
 def vendor(request: pytest.FixtureRequest) -> Store:
     """One server for each vendor, where two S3 servers would show the same."""
     store: Store = request.getfixturevalue(f"on_{request.param}")
     return store
 
 
-@pytest.fixture(params=["seaweed", "gcs", "disk"])
+@pytest.fixture(params=["seaweed", "gcs", "azure", "disk"])
 def anywhere(request: pytest.FixtureRequest) -> Store:
     """One server for each vendor, and a local folder."""
     store: Store = request.getfixturevalue(f"on_{request.param}")
