@@ -115,11 +115,17 @@ class Azurite:
         self, method: str, path: str, query: str = "", *, body: bytes = b"", headers: Mapping[str, str] = {}
     ) -> bytes:
         """Send a request with all rights; return the body of its answer, which must be a success."""
-        connection = self._connections.setdefault(threading.get_ident(), self._connect())
         rights = self.sas(sp="racwdlt")
-        sent = {"x-ms-version": VERSION, "Content-Length": str(len(body)), **headers}
-        connection.request(method, f"/{ACCOUNT}{path}?{query + '&' if query else ''}{rights}", body, sent)
-        response = connection.getresponse()
+        sent = {"x-ms-version": VERSION, "Content-Length": str(len(body)), **(headers or {})}
+        target = f"/{ACCOUNT}{path}?{query + '&' if query else ''}{rights}"
+        connection = self._connections.setdefault(threading.get_ident(), self._connect())
+        try:
+            connection.request(method, target, body, sent)
+            response = connection.getresponse()
+        except ConnectionError:  # Azurite closes a connection that was idle for some seconds
+            connection.close()
+            connection.request(method, target, body, sent)
+            response = connection.getresponse()
         answer = bytes(response.read())
         assert response.status < 300, (response.status, answer)
         return answer
