@@ -90,7 +90,8 @@ def bases(value: Any) -> str:
 def signature(value: Any) -> str:
     """Return a block of code: a function with an argument a line where it is long, or the fields of a class."""
     if inspect.isclass(value):
-        fields = [f"{name}: {kind}" for name, kind in inspect.get_annotations(value).items() if name[0] != "_"]
+        kinds = {name: getattr(kind, "__forward_arg__", kind) for name, kind in inspect.get_annotations(value).items()}
+        fields = [f"{name}: {kind}" for name, kind in kinds.items() if name[0] != "_"]  # NamedTuple has ForwardRefs
         return f"```python\n{NEWLINE.join(fields)}\n```\n\n" if fields else ""
     given = inspect.signature(value)
     arguments: list[str] = []

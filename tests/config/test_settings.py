@@ -1,6 +1,5 @@
 """The environment: our own variables, and where huggingface_hub keeps its cache."""
 
-import dataclasses
 import os
 import pwd
 import subprocess
@@ -66,7 +65,7 @@ def test_an_empty_variable_of_ours_counts_as_not_set() -> None:
 def test_a_variable_that_asks_for_what_is_not_supported_yet_is_not_silently_ignored(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: .* not supported yet$"):
         read_settings({name: value}, HERE)
-    assert read_settings({name: ""}, HERE) == dataclasses.replace(read_settings({}, HERE), environment={name: ""})
+    assert read_settings({name: ""}, HERE) == read_settings({}, HERE)._replace(environment={name: ""})
 
 
 @pytest.mark.parametrize(
@@ -198,5 +197,6 @@ def test_the_environment_is_read_in_one_module_and_written_in_one() -> None:
         "config/settings.py",
         "app/workspace.py",
         "app/output.py",
+        "app/display.py",
         "sources/huggingface/session.py",
     }

@@ -167,7 +167,7 @@ def test_two_requests_have_one_key_exactly_if_they_ask_the_same(one: Any, other:
 @given(REQUESTS, st.data())
 def test_any_change_of_an_input_changes_the_key(request: Any, data: st.DataObject) -> None:
     changes = {
-        "source": replace(request.source, root=request.source.root + "x"),
+        "source": request.source._replace(root=request.source.root + "x"),
         "revision": request.revision + "x",
         "allow": (*(request.allow or ()), "other*") if request.allow is not None else (),
         "ignore": (*request.ignore, "other*"),

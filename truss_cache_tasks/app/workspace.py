@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Collection, Iterable
@@ -21,23 +20,23 @@ from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import LOCK_NAME, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
-from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext, make_context, project_entries, read_status
 from truss_cache_tasks.store.claims import read_pins
-from truss_cache_tasks.store.conflicts import ShownFiles, find_shown_files
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.names import pin_name
 
 if TYPE_CHECKING:
     from truss_cache_tasks.model.lockfile import LockFile
+    from truss_cache_tasks.network.cancel import CancelToken
     from truss_cache_tasks.operations.forecast import Forecast
+    from truss_cache_tasks.store.conflicts import ShownFiles
     from truss_cache_tasks.store.removal import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 RUN_LOCK = "Run `truss-cache lock` or `doit cache-lock`"  # a hint
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # each method that is made costs an import 0.1 ms
 class Workspace:
     """One config's entries on this machine, and what this process has read about them.
 
@@ -129,12 +128,13 @@ class Workspace:
 
     def forecast(self, context: EntryContext, status: Status, *, hashing: bool, cancel: CancelToken) -> Forecast:
         """Return `forecast()` of an entry. The files that the config's entries show are read once for each root."""
+        from truss_cache_tasks.operations.forecast import forecast  # not needed by a run of fresh entries
+        from truss_cache_tasks.store.conflicts import find_shown_files
+
         if context.root.path not in self._shown and status.verdict.need > Need.CLAIM:
             with disk_errors(f"cannot look at {context.root.path}"):
                 self._shown[context.root.path] = find_shown_files(context.root, self.project)
         shown = self._shown.get(context.root.path)
-        from truss_cache_tasks.operations.forecast import forecast
-
         return forecast(context, status, hashing=hashing, cancel=cancel, shown=shown)
 
     def choose(self, names: Iterable[str] | str | None) -> list[EntryContext]:
@@ -196,8 +196,7 @@ def open_workspace(
     """
     base = Path(started or Path.cwd())
     settings = read_settings(os.environ, base)
-    settings = dataclasses.replace(
-        settings,
+    settings = settings._replace(
         replace=settings.replace or replace,
         accept_unverified=settings.accept_unverified or accept_unverified,
         follow_links=settings.follow_links or follow_links,
@@ -215,8 +214,8 @@ def open_workspace(
     )
     contexts = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
     roots = {str(root.path) for context in contexts for root in context.roots}
-    project = dataclasses.replace(project, roots=tuple(sorted(roots)))
-    contexts = tuple(dataclasses.replace(context, project=project) for context in contexts)
+    project = project._replace(roots=tuple(sorted(roots)))
+    contexts = tuple(context._replace(project=project) for context in contexts)
     _refuse_own_source(contexts)
     workspace = Workspace(config.path, settings, cache, contexts, project, config.warnings)
     if not contexts:
@@ -243,7 +242,7 @@ def _add_lock(workspace: Workspace) -> None:
             workspace.outdated = ConfigError(missing, hint=f"{RUN_LOCK} and commit the file.")
         return
     found = {context.name: workspace.lock.find(context.entry.request) for context in workspace.contexts}
-    workspace.contexts = tuple(dataclasses.replace(c, locked=found[c.name]) for c in workspace.contexts)
+    workspace.contexts = tuple(c._replace(locked=found[c.name]) for c in workspace.contexts)
     outdated = workspace.lock.find_outdated(requests)
     if outdated and workspace.settings.locked:
         workspace.outdated = ConfigError(f"{name}: outdated: {'; '.join(outdated)}", hint=f"{RUN_LOCK}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from truss_cache_tasks.config.collisions import refuse_collisions
@@ -41,7 +40,7 @@ def load_config(path: str | Path) -> Config:
     refuse_collisions(entries)
     context.warnings += _warnings(root, members)
     names = name_entries([(entry.request.source, entry.request.revision) for entry in entries])
-    named = tuple(replace(entry, name=name) for entry, name in zip(entries, names, strict=True))
+    named = tuple(entry._replace(name=name) for entry, name in zip(entries, names, strict=True))
     return Config(file, named, tuple(context.warnings))
 
 

@@ -12,9 +12,8 @@ from truss_cache_tasks.errors import Collision, NothingSelected, UnsafeName
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import Listing, RemoteFile
 from truss_cache_tasks.model.patterns import select
+from truss_cache_tasks.model.records import RECORDS
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
-
-RECORDS = ".truss_cache"  # our own folder in every cache root; no file of an entry may lie in it
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import NamedTuple
 
 from truss_cache_tasks.model.stores import Store, store_of
 
@@ -24,8 +25,7 @@ class Dialect(Enum):
     GLOBSTAR = "weights"  # `*` stays within a folder and `**` crosses, as in Truss's `weights`
 
 
-@dataclass(frozen=True)
-class SourceRef:
+class SourceRef(NamedTuple):
     """A parsed source URI.
 
     Attributes:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from truss_cache_tasks.model.keys import RequestKey, canonical, request_key
 from truss_cache_tasks.model.records import LOCK_NAME, Claim, Manifest
@@ -25,8 +24,7 @@ class Need(IntEnum):
     FETCH = 4  # list, and fetch what is missing
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether one entry is fresh, and why not.
 
     Attributes:
@@ -48,8 +46,7 @@ class Verdict:
         return "fresh" if self.fresh else "; ".join(self.reasons)
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What was found on the disk, as values.
 
     Attributes:
@@ -74,7 +71,7 @@ class Evidence:
     manifest: Manifest | None = None
     unreadable: str = ""
     stats: Mapping[str, tuple[int, int] | None] | None = None
-    lost: Mapping[str, str] = field(default_factory=dict)
+    lost: Mapping[str, str] = {}
     fingerprint: str | None = None
     known_fingerprints: frozenset[str] = frozenset()
     pin: tuple[str, str] | None = None
@@ -83,8 +80,7 @@ class Evidence:
     writable: bool = True
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """What was found on the disk of one entry, and what follows from it.
 
     Only valid while the locks are held under which it was read: what was read before a lock is read again under it.

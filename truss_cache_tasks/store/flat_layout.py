@@ -9,11 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISDIR
+from typing import TYPE_CHECKING
 
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, PlannedFile
-from truss_cache_tasks.model.records import FileRecord, Manifest
-from truss_cache_tasks.network.cancel import CancelToken
+from truss_cache_tasks.model.records import RECORDS, FileRecord, Manifest
 from truss_cache_tasks.store.blob import FoundFile, LocalBlob, found_file, link_or_copy, show_file
 from truss_cache_tasks.store.disk import token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
@@ -22,6 +21,10 @@ from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.names import LOCKS, PARTIALS, STAGED, STAGING, folders_of
 from truss_cache_tasks.store.refs import NoRefs, Refs
 from truss_cache_tasks.store.tree import FileTree
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.plan import PlannedFile
+    from truss_cache_tasks.network.cancel import CancelToken
 
 
 def flat_root(path: Path) -> CacheRoot:

@@ -8,13 +8,12 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from stat import S_ISLNK
+from typing import TYPE_CHECKING
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, PlannedFile
-from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.model.records import RECORDS, FileRecord, Manifest
 from truss_cache_tasks.model.status import same_mtime
-from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import (
     FoundFile,
     LocalBlob,
@@ -33,6 +32,10 @@ from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.names import BLOB_ID, BUDGET_LOCK, LOCKS, PARTIALS, PUBLISHED, REMOVED
 from truss_cache_tasks.store.refs import HubRefs, Refs
 from truss_cache_tasks.store.tree import FileTree
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.plan import PlannedFile
+    from truss_cache_tasks.network.cancel import CancelToken
 
 _SHARED = re.compile(r"\.\./\.\./(blobs/[0-9a-f]{2}/[0-9a-f]{64})")  # huggingface_hub/utils/_shared_blobs.py, 2.4.0
 

@@ -11,17 +11,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, PlannedFile
-from truss_cache_tasks.model.records import FileRecord, Manifest
-from truss_cache_tasks.network.cancel import CancelToken
-from truss_cache_tasks.store.blob import FoundFile, LocalBlob
-from truss_cache_tasks.store.locks import LockFile, OnWait
+from truss_cache_tasks.model.records import RECORDS
 from truss_cache_tasks.store.names import LOCKS
-from truss_cache_tasks.store.refs import Refs
-from truss_cache_tasks.store.tree import FileTree
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.keys import ContentId
+    from truss_cache_tasks.model.plan import PlannedFile
+    from truss_cache_tasks.model.records import FileRecord, Manifest
+    from truss_cache_tasks.network.cancel import CancelToken
+    from truss_cache_tasks.store.blob import FoundFile, LocalBlob
+    from truss_cache_tasks.store.locks import LockFile, OnWait
+    from truss_cache_tasks.store.refs import Refs
+    from truss_cache_tasks.store.tree import FileTree
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class CacheRoot:
 
     def lock(self, name: str) -> LockFile:
         """Return the lock of this name."""
+        from truss_cache_tasks.store.locks import LockFile  # not needed by a run of fresh entries
+
         return LockFile(self.tree, f"{LOCKS}/{name}.lock")
 
 

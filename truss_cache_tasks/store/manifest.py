@@ -6,12 +6,10 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from truss_cache_tasks.model.keys import RequestKey
-from truss_cache_tasks.model.listing import DIGITS
-from truss_cache_tasks.model.records import FORMAT, FileRecord, Manifest
+from truss_cache_tasks.model.records import DIGITS, FORMAT, FileRecord, Manifest
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors
@@ -65,7 +63,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _file_to_json(file: FileRecord) -> dict[str, Any]:
-    fields = dict(vars(file))
+    fields = file._asdict()
     fields["identity"] = fields.pop("content_id")
     if file.stored_size is None:
         del fields["stored_size"]
@@ -116,8 +114,7 @@ def last_commit(tree: FileTree) -> int:
     return 0 if stat is None else stat.st_mtime_ns
 
 
-@dataclass(frozen=True)
-class Manifests:
+class Manifests(NamedTuple):
     """The manifests of one root, superseded ones too.
 
     Args:
@@ -194,7 +191,7 @@ def note_hidden(root: CacheRoot, paths: Mapping[str, str]) -> None:
                 file.path for file in manifest.files if paths.get(file.path, file.xxh3) != file.xxh3
             }
             if hidden != manifest.hidden:
-                write_json(root.tree, path, to_json(replace(manifest, hidden=hidden)))
+                write_json(root.tree, path, to_json(manifest._replace(hidden=hidden)))
 
 
 def remove_manifests(root: CacheRoot, key: str) -> None:

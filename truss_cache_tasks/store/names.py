@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 
-from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import RECORDS
 from truss_cache_tasks.model.request import Request
 
 PARTIALS = f"{RECORDS}/partials"

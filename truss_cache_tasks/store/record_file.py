@@ -11,8 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from stat import S_ISREG
 from typing import Any, TypeVar
 
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import FORMAT
+from truss_cache_tasks.model.records import FORMAT, RECORDS
 from truss_cache_tasks.store.disk import disk_errors, token
 from truss_cache_tasks.store.tree import FileTree, sync
 
