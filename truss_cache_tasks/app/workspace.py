@@ -271,9 +271,9 @@ def _refuse_own_source(contexts: Iterable[EntryContext]) -> None:
         if not source.store.is_local:
             continue
         names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: context.entry.request.folder}
-        theirs = Path(os.path.realpath(context.entry.config.parent / source.root))
-        ours = Path(os.path.realpath(context.root.path / names.get(context.entry.request.layout, "")))
-        if theirs == ours or theirs in ours.parents:
+        theirs = os.path.realpath(os.path.join(context.entry.config.parent, source.root))
+        ours = os.path.realpath(os.path.join(context.root.path, names.get(context.entry.request.layout, "")))
+        if f"{ours}/".startswith(f"{theirs.rstrip('/')}/"):
             raise ConfigError(
                 f"{context.entry.where}.repo_id: the cache folder {ours} is, or lies in, the source {theirs}",
                 hint="Put the cache elsewhere: TRUSS_MODEL_CACHE_DIR, cache_tasks(model_cache_dir=), TRUSS_MOUNT_ROOT.",

@@ -1,6 +1,6 @@
 """Entry and Config: the values that config.yaml is read into."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 from pathlib import Path
 from typing import NamedTuple

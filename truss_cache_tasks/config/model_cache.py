@@ -33,7 +33,7 @@ _ELSEWHERE = {
 _SECRET_NAME = re.compile(r"[-._a-zA-Z0-9]{1,253}")  # Truss's own rule for the names under `secrets:`
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ConfigContext:
     """What all entries of one config have in common.
 

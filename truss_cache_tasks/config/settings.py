@@ -1,6 +1,6 @@
 """Read the environment into Settings: our variables, and those of huggingface_hub. No other module parses them."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 import os
 import pwd
@@ -139,7 +139,7 @@ class Settings(NamedTuple):
         return self.environment.get(name, "")
 
     @property
-    def network(self) -> Network:
+    def network(self) -> "Network":
         """The network settings of sources and transfers, by the process's variables."""
         from truss_cache_tasks.network.settings import Network  # not needed by a run that sends no request
 
@@ -209,7 +209,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     )
 
 
-def _refuse_unsupported(get: _Reader) -> None:
+def _refuse_unsupported(get: "_Reader") -> None:
     """Raise ConfigError for a variable of a feature that does not exist yet, rather than ignore it."""
     if get.text("TRUSS_CACHE_EVENTS"):
         raise ConfigError("TRUSS_CACHE_EVENTS: events are not supported yet", hint="Unset it.")

@@ -1,6 +1,6 @@
 """What `store/` keeps on disk, as values: FileRecord, Manifest, Claim, Pin (docs/on-disk-format.md)."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ DIGITS = {"sha256": 64, "git-sha1": 40, "sha1": 40, "md5": 32, "crc32": 8, "crc3
 FORMAT = 1  # of every JSON file below .truss_cache/; a reader refuses a number that it does not know
 
 
-def digest_text(digest: Digest | None, encoding: str = "") -> str:
+def digest_text(digest: "Digest | None", encoding: str = "") -> str:
     """Return a digest as a record has it: `algorithm:hex`, "" for none.
 
     One over parts is `algorithm-composite:hex`, one of bytes that are shown decoded `algorithm-gzip:hex`.
@@ -27,7 +27,7 @@ def digest_text(digest: Digest | None, encoding: str = "") -> str:
     return f"{digest.algorithm}{of}:{digest.value}"
 
 
-def parse_digest(text: str) -> Digest | None:
+def parse_digest(text: str) -> "Digest | None":
     """Return the digest that `digest_text` wrote; None for "", and for `-composite` and `-gzip` ones.
 
     The visible bytes alone do not have those: the first needs the sizes of the parts, the second is of other bytes.

@@ -1,6 +1,6 @@
 """Decide whether an entry is fresh: offline, from values that `store/` gathered by stat alone."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -100,7 +100,7 @@ class Status(NamedTuple):
         return self.evidence.manifest if self.verdict.fresh else None
 
 
-def verdict_of(request: Request, seen: Evidence, locked: Locked | None = None) -> Verdict:
+def verdict_of(request: Request, seen: Evidence, locked: "Locked | None" = None) -> Verdict:
     """Compare a request with what is on disk. The costliest need counts; every reason is kept.
 
     Args:
@@ -175,7 +175,7 @@ def _check_claim(seen: Evidence, key: RequestKey) -> list[tuple[Need, str]]:
     return [(Need.CLAIM, "whole, but not yet claimed by this project")]
 
 
-def _compare_lock(locked: Locked, manifest: Manifest, request: Request) -> list[str]:
+def _compare_lock(locked: "Locked", manifest: Manifest, request: Request) -> list[str]:
     from truss_cache_tasks.model.lockfile import find_differences  # not needed without a lock file
 
     return find_differences(locked, manifest, request)

@@ -4,7 +4,7 @@ A store is added by a row here and the class that its row names; no other module
 values: `config/` reads URIs and credentials by them, `sources/registry.py` imports the class.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

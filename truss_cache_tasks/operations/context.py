@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
@@ -18,7 +17,6 @@ from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, verd
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.evidence import gather_evidence
 from truss_cache_tasks.store.flat_layout import flat_root
-from truss_cache_tasks.store.hub_layout import hub_root
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.manifest import read_manifest
 from truss_cache_tasks.store.record_file import Unreadable
@@ -104,10 +102,9 @@ class EntryContext(NamedTuple):
 def make_context(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> EntryContext:
     """Return the context of `entry`: resolve its cache roots by its layout and the settings."""
     request = entry.request
-    repo = settings.hub_cache(entry.hub_env) / f"models--{request.source.root.replace('/', '--')}"
     match request.layout:
         case Layout.HUB:
-            root = hub_root(repo)
+            root = _hub_root(entry, settings)
         case Layout.MOUNT:
             mount, prefix = Path(request.folder), settings.mount_root
             root = flat_root(prefix / mount.relative_to("/") if prefix else mount)
@@ -115,14 +112,23 @@ def make_context(entry: Entry, project: Project, settings: Settings, model_cache
             root = flat_root(model_cache)
         case _:
             assert_never(request.layout)
-    return EntryContext(entry, project, settings, root, hub_root(repo) if hub_request(request) else None)
+    in_hub = _hub_root(entry, settings) if hub_request(request) else None
+    return EntryContext(entry, project, settings, root, in_hub)
+
+
+def _hub_root(entry: Entry, settings: Settings) -> CacheRoot:
+    """Return the root of the entry's repo in the hub cache."""
+    from truss_cache_tasks.store.hub_layout import hub_root  # not needed by buckets and folders
+
+    repo = entry.request.source.root
+    return hub_root(settings.hub_cache(entry.hub_env) / f"models--{repo.replace('/', '--')}")
 
 
 def hub_request(request: Request) -> Request | None:
     """Return the request for the hub cache that belongs to plain files of a Hub repo; None for any other request."""
     if not request.source.store.is_hub or request.layout is Layout.HUB:
         return None
-    return replace(request, layout=Layout.HUB, folder="")
+    return request._replace(layout=Layout.HUB, folder="")
 
 
 def read_status(context: EntryContext) -> Status:

@@ -43,7 +43,7 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
         except Exception as exc:
             return TaskError(output.escaped(f"{self.context.name}: {output.format_internal_error(exc)}"))
         self.values = values_of(self.context, outcome.manifest)
-        self.result = result_of(outcome.manifest)
+        self.result = result_of(self.values["snapshot_key"])
         return None
 
     def __str__(self) -> str:

@@ -47,9 +47,14 @@ def found_file(tree: FileTree, path: str, stat: os.stat_result, blob: str = "") 
     """Return the file at `path`, which has this stat; None if it is no regular file, or this user may not read it."""
     if not S_ISREG(stat.st_mode):
         return None
-    is_for_all = stat.st_mode & _ALL_READ == _ALL_READ
+    is_for_all = is_readable_by_all(stat)
     is_for_owner = stat.st_mode & S_IRUSR and stat.st_uid == os.geteuid()
     return FoundFile(tree, path, stat, blob) if is_for_all or is_for_owner or tree.is_readable(path) else None
+
+
+def is_readable_by_all(stat: os.stat_result) -> bool:
+    """Whether this is the stat of a regular file that every user may read."""
+    return S_ISREG(stat.st_mode) and stat.st_mode & _ALL_READ == _ALL_READ
 
 
 class LocalBlob(NamedTuple):

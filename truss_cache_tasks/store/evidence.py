@@ -5,7 +5,7 @@ from __future__ import annotations
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from truss_cache_tasks.model.keys import request_key
-from truss_cache_tasks.model.records import FileRecord, Manifest, Project
+from truss_cache_tasks.model.records import Manifest, Project
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.status import Evidence
 from truss_cache_tasks.store import claims
@@ -34,20 +34,22 @@ def gather_evidence(
     if manifest is None:
         known = claims.fingerprints(root, str(request.source))
         return Evidence(claim=claim, unreadable=unreadable, fingerprint=fingerprint, known_fingerprints=known)
+    is_ours = claim is not None and not claim.cleaned and claim.request == key
     moving = pin_name(request)
     pin = claims.read_pins(root).get(moving) if moving else None
-    stats = {file.path: _stat(root, file) for file in manifest.files}
+    pin_damage = claims.damage_of_pins(root) if moving and pin is None else ""
+    stats = root.layout.stat_files(manifest.files)
     return Evidence(
         claim=claim,
         manifest=manifest,
         stats=stats,
         lost={path: describe_loss(root, path) for path, stat in stats.items() if stat is None},
         fingerprint=fingerprint,
-        known_fingerprints=claims.fingerprints(root, key),
+        known_fingerprints=frozenset() if is_ours or fingerprint is None else claims.fingerprints(root, key),
         pin=(pin.commit, pin.by) if pin else None,
-        pin_damage=claims.damage_of_pins(root) if moving and pin is None else "",
+        pin_damage=pin_damage,
         ref=root.layout.refs.read(request.revision) if moving else None,
-        writable=is_writable(root.records),
+        writable=(is_ours and not pin_damage) or is_writable(root.records),
     )
 
 
@@ -67,11 +69,3 @@ def describe_loss(root: CacheRoot, path: str) -> str:
     if S_ISLNK(stat.st_mode):
         return "replaced by a link that leads to no file of this cache"
     return "not readable by this user" if S_ISREG(stat.st_mode) else "replaced by something that is no file"
-
-
-def _stat(root: CacheRoot, record: FileRecord) -> tuple[int, int] | None:
-    """Return (size, mtime in ns) of the bytes that a path shows; None where it links to other ones than recorded."""
-    found = root.layout.find_bytes(record.path)
-    if found is None or found.blob not in ("", record.blob):
-        return None
-    return found.stat.st_size, found.stat.st_mtime_ns

@@ -243,6 +243,16 @@ class HubLayout:
             return None if blob is None else self._blob_bytes(blob)
         return found_file(self.tree, path, stat)
 
+    def stat_files(self, files: Iterable[FileRecord]) -> dict[str, tuple[int, int] | None]:
+        """Return path -> (size, mtime in ns) of the bytes that it shows; None where it leads to another blob."""
+        found = ((file, self.find_bytes(file.path)) for file in files)
+        return {
+            file.path: (there.stat.st_size, there.stat.st_mtime_ns)
+            if there is not None and there.blob in ("", file.blob)
+            else None
+            for file, there in found
+        }
+
     def holder_of(self, path: str) -> str:
         """Return the blob that the link at `path` names; `path` itself where no link to a blob is."""
         return self._blob_of_link(path) or path

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from truss_cache_tasks.store.tree import FileTree
 
 
-@dataclass(frozen=True)
 class CacheRoot:
     """A folder that holds files of entries, and in `.truss_cache` our records of them.
 
@@ -36,8 +34,18 @@ class CacheRoot:
         layout: how files are laid out below it.
     """
 
-    path: Path
-    layout: RootLayout = field(compare=False)
+    def __init__(self, path: Path, layout: RootLayout) -> None:
+        self.path = path
+        self.layout = layout
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CacheRoot) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __repr__(self) -> str:
+        return f"CacheRoot({str(self.path)!r})"
 
     @property
     def tree(self) -> FileTree:
@@ -152,6 +160,9 @@ class PathLayout(Protocol):
 
         None where nothing is there, a link that leads elsewhere, or what this user may not read.
         """
+
+    def stat_files(self, files: Iterable[FileRecord], /) -> dict[str, tuple[int, int] | None]:
+        """Return path -> (size, mtime in ns) of the bytes that it shows; None where these are not the recorded ones."""
 
     def holder_of(self, path: str, /) -> str:
         """Return the path that holds the bytes of a visible path: that itself, or the blob that its link names."""

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.disk import disk_errors, token
+from truss_cache_tasks.store.names import Name
 from truss_cache_tasks.store.tree import FileTree
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def unlink_unless_locked(lock: LockFile, tree: FileTree, path: str) -> None:
         release()
 
 
-def sweep_locks(tree: FileTree, folder: str, shape: re.Pattern[str]) -> None:
+def sweep_locks(tree: FileTree, folder: str, shape: Name) -> None:
     """Remove the lock files that killed processes left in `folder`, which is ours."""
     for name in tree.names(folder):
         if shape.fullmatch(name):
