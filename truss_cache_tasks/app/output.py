@@ -153,6 +153,9 @@ def format_error(error: CacheTaskError, label: str = "") -> list[str]:
         label: the name of what failed, put before a cause that does not begin with it.
     """
     cause = str(error)
+    source, _, found = cause.partition(": ")
+    if label and source.partition("://")[2] == label:  # the name of an entry is its URI without the scheme
+        cause = f"{label}: {found}"
     if label and not cause.startswith(f"{label}: "):
         cause = f"{label}: {cause}"
     return [cause, f"hint: {error.hint}"] if error.hint else [cause]

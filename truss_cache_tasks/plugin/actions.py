@@ -6,13 +6,23 @@ import sys
 from typing import Any
 
 from doit.action import BaseAction, PythonAction
-from doit.exceptions import InvalidTask, TaskError, TaskFailed
+from doit.exceptions import BaseFail, InvalidTask, TaskError, TaskFailed
 
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.plugin.uptodate import META, result_of, values_of
+
+
+def _failure(kind: type[BaseFail], *lines: str) -> Any:
+    """Write the lines to stderr, and return doit's error with the same text.
+
+    `report=False`: doit's reporters for people would frame it in lines of their own (`TaskFailed - taskid:`). Those for
+    programs (`-r json`) have the text in any case.
+    """
+    output.notify(*lines)
+    return kind(output.escaped(*lines), report=False)
 
 
 class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
@@ -39,9 +49,9 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
         try:
             outcome = fetch_with_display(self.context, meta["run"], name, force=force, quiet=quiet)
         except CacheTaskError as error:
-            return TaskFailed(output.escaped(*output.format_error(error, self.context.name)))
+            return _failure(TaskFailed, *output.format_error(error, self.context.name))
         except Exception as exc:
-            return TaskError(output.escaped(f"{self.context.name}: {output.format_internal_error(exc)}"))
+            return _failure(TaskError, f"{self.context.name}: {output.format_internal_error(exc)}")
         self.values = values_of(self.context, outcome.manifest)
         self.result = result_of(self.values["snapshot_key"])
         return None
@@ -63,7 +73,7 @@ class FailAction(BaseAction):  # type: ignore[misc]  # doit is untyped
 
     def execute(self, out: Any = None, err: Any = None) -> TaskFailed:
         """Return the config's error as doit's."""
-        return TaskFailed(output.escaped(*output.format_error(self.error)))
+        return _failure(TaskFailed, *output.format_error(self.error))
 
     def __str__(self) -> str:
         return "read the config"
