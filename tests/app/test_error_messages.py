@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from in_process import Cli
+from in_process import Cli, cli
 from servers.hub import Hub
 from servers.hub_repos import ANYONE
 from trusses import Truss
+
+__all__ = ["cli"]
 
 pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
