@@ -61,9 +61,7 @@ class Machine:
             **{"HF_ENDPOINT": self.hub.url, "HF_HUB_CACHE": str(self.hub_cache), "HOME": str(self.root)},
             **env,
         )
-        return Settings(
-            **{**vars(base), "mount_root": self.mounts, "connections": self.connections, "max_bytes": self.max_bytes}
-        )
+        return base._replace(mount_root=self.mounts, connections=self.connections, max_bytes=self.max_bytes)
 
     def truss(self, *entries: Entry, project: str = "ours", **env: str) -> Trussed:
         """A config with these entries, read anew: another call is the same config after an edit."""

@@ -329,7 +329,7 @@ def test_written_out_claims_and_pins_are_read_as_they_stand(tmp_path: Path) -> N
         path = place.records / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value))
-    assert {name: asdict(pin) for name, pin in read_pins(place).items()} == pins["pins"]
+    assert {name: pin._asdict() for name, pin in read_pins(place).items()} == pins["pins"]
     assert all(isinstance(pin, Pin) for pin in read_pins(place).values())
     found = read_claims(place, "docs")
     assert found != Claims({})

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -468,8 +467,8 @@ def test_two_hosts_of_one_path_warn_and_neither_loses_its_claim_in_silence(
 def on_host(truss: Trussed, host: str) -> Trussed:
     """Make `truss` one without TRUSS_CACHE_PROJECT on a host of this name."""
     space = truss.workspace
-    space.project = replace(space.project, host=host, is_named=False)
-    space.contexts = tuple(replace(context, project=space.project) for context in space.contexts)
+    space.project = space.project._replace(host=host, is_named=False)
+    space.contexts = tuple(context._replace(project=space.project) for context in space.contexts)
     return truss
 
 

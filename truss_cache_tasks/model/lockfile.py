@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, ConfigError
 from truss_cache_tasks.model.keys import ContentId, RequestKey, SnapshotKey, request_key, snapshot_key
 from truss_cache_tasks.model.listing import (
-    DIGITS,
     Digest,
     FilePin,
     Listing,
@@ -28,7 +27,7 @@ from truss_cache_tasks.model.listing import (
 )
 from truss_cache_tasks.model.patterns import select
 from truss_cache_tasks.model.plan import is_safe, origin
-from truss_cache_tasks.model.records import LOCK_NAME, Manifest
+from truss_cache_tasks.model.records import DIGITS, LOCK_NAME, Manifest
 from truss_cache_tasks.model.request import Request, SourceRef
 from truss_cache_tasks.model.stores import find_store
 

@@ -32,6 +32,7 @@ from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing, Pins
 from truss_cache_tasks.model.plan import Plan, PlannedFile, make_plan
 from truss_cache_tasks.model.records import Manifest, Pin
+from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.operations.context import EntryContext, read_status
 from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, keeps_changing, reserved_space
@@ -147,7 +148,7 @@ def _opened_roots(context: EntryContext, run: RunContext) -> Iterator[None]:
     if not disk.is_writable(context.root.records):
         raise DiskError(
             f"the cache folder {context.root.path} is not writable",
-            hint="Make it writable, or choose another: HF_HOME, TRUSS_MODEL_CACHE_DIR, TRUSS_MOUNT_ROOT.",
+            hint=_hint_of_another_folder(context),
         )
     with contextlib.ExitStack() as opened:
         for root in context.roots:
@@ -161,6 +162,20 @@ def _opened_roots(context: EntryContext, run: RunContext) -> Iterator[None]:
                     remove_empty_folders(root)
                 forget_empty_roots(context.settings, context.project, cancel=run.cancel, on_wait=run.waits_for_root)
             raise
+
+
+def _hint_of_another_folder(context: EntryContext) -> str:
+    """Return the hint for a root that cannot be written: the one variable that moves it, with a value to paste."""
+    import shlex  # imported here: only a failure needs it
+
+    variable, folder = {
+        Layout.HUB: ("HF_HOME", "huggingface"),
+        Layout.MOUNT: ("TRUSS_MOUNT_ROOT", "mounts"),
+    }.get(context.entry.request.layout, ("TRUSS_MODEL_CACHE_DIR", "cache"))
+    if variable == "HF_HOME" and context.entry.hub_env:
+        return "Make it writable, or name another folder in environment_variables of config.yaml, which decides."
+    value = shlex.quote(str(context.entry.config.parent / folder))
+    return f"Choose another: export {variable}={value}"
 
 
 @contextlib.contextmanager

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 from stat import S_IRGRP, S_IROTH, S_IRUSR, S_ISREG
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.disk import NO_LINKS, copy_file, token
 from truss_cache_tasks.store.names import PARTIALS
 from truss_cache_tasks.store.tree import FileTree
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.network.cancel import CancelToken
 
 _ALL_READ = S_IRUSR | S_IRGRP | S_IROTH
 
@@ -46,13 +47,17 @@ def found_file(tree: FileTree, path: str, stat: os.stat_result, blob: str = "") 
     """Return the file at `path`, which has this stat; None if it is no regular file, or this user may not read it."""
     if not S_ISREG(stat.st_mode):
         return None
-    is_for_all = stat.st_mode & _ALL_READ == _ALL_READ
+    is_for_all = is_readable_by_all(stat)
     is_for_owner = stat.st_mode & S_IRUSR and stat.st_uid == os.geteuid()
     return FoundFile(tree, path, stat, blob) if is_for_all or is_for_owner or tree.is_readable(path) else None
 
 
-@dataclass(frozen=True)
-class LocalBlob:
+def is_readable_by_all(stat: os.stat_result) -> bool:
+    """Whether this is the stat of a regular file that every user may read."""
+    return S_ISREG(stat.st_mode) and stat.st_mode & _ALL_READ == _ALL_READ
+
+
+class LocalBlob(NamedTuple):
     """Bytes that are on this disk, whole and verified, and the file that held them when it was looked at.
 
     Args:

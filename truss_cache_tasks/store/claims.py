@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import RequestKey
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import FORMAT, Claim, Claims, Pin, Project
+from truss_cache_tasks.model.records import FORMAT, RECORDS, Claim, Claims, Pin, Project
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.layout import CacheRoot
@@ -94,8 +93,7 @@ def _fingerprints(claims: Claims) -> dict[str, set[str]]:
     return known[1]
 
 
-@dataclass(frozen=True)
-class AllClaims:
+class AllClaims(NamedTuple):
     """The claims of every project in one root.
 
     Args:
@@ -139,7 +137,7 @@ def write_claims(root: CacheRoot, project: str, claims: Claims) -> None:
         with disk_errors(f"cannot remove {root.path / path}"):
             root.tree.unlink(path)
         return
-    entries = {name: asdict(claim) for name, claim in claims.entries.items()}
+    entries = {name: claim._asdict() for name, claim in claims.entries.items()}
     write_json(root.tree, path, {"format": FORMAT, "entries": entries, "former": claims.former, "roots": claims.roots})
 
 
@@ -207,7 +205,7 @@ def add_claim(claims: Claims, name: str, claim: Claim, project: Project) -> Clai
     now = aligned(claims, project)
     old = now.entries.get(name)
     before = () if old is None else (*old.former, old.request)
-    entries = {**now.entries, name: replace(claim, former=_without(before, claim.request))}
+    entries = {**now.entries, name: claim._replace(former=_without(before, claim.request))}
     return Claims(entries, _without(now.former, claim.request), tuple(sorted({*claims.roots, *project.roots})))
 
 
@@ -265,7 +263,7 @@ def write_pin(root: CacheRoot, name: str, pin: Pin | None) -> None:
         with disk_errors(f"cannot remove {root.path / PINS}"):
             root.tree.unlink(PINS)
         return
-    write_json(root.tree, PINS, {"format": FORMAT, "pins": {n: asdict(p) for n, p in pins.items()}})
+    write_json(root.tree, PINS, {"format": FORMAT, "pins": {n: p._asdict() for n, p in pins.items()}})
 
 
 def remove_pins(root: CacheRoot) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from truss_cache_tasks.errors import DiskError
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import Claims, Project
+from truss_cache_tasks.model.records import RECORDS, Claims, Project
 from truss_cache_tasks.store import claims, partials
 from truss_cache_tasks.store.disk import disk_errors, is_writable
 from truss_cache_tasks.store.fetch_notes import (
@@ -162,9 +160,9 @@ class _Clean:
 
     def _write_claims(self, mine: Claims, chosen: Collection[str], *, everything: bool, removed_all: bool) -> None:
         """Mark the chosen claims cleaned. What could not be removed stays in `former`, for the next clean."""
-        entries = {n: replace(c, cleaned=True) if n in chosen else c for n, c in mine.entries.items()}
+        entries = {n: c._replace(cleaned=True) if n in chosen else c for n, c in mine.entries.items()}
         if removed_all:
-            entries = {n: replace(c, former=()) if n in chosen else c for n, c in entries.items()}
+            entries = {n: c._replace(former=()) if n in chosen else c for n, c in entries.items()}
         former = () if everything and removed_all else mine.former
         claims.write_claims(self.root, self.project.id, Claims(entries, former, mine.roots))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import ContentId, canonical, request_key
@@ -130,7 +130,7 @@ def _mark_ours(blobs: Mapping[ContentId, LocalBlob], state: RootState) -> Mappin
     made = {file.blob for manifest in state.manifests.readable for file in manifest.files if file.made_blob}
     tree = state.root.tree
     return {
-        content_id: replace(blob, ours=True) if blob.tree is tree and blob.path in made else blob
+        content_id: blob._replace(ours=True) if blob.tree is tree and blob.path in made else blob
         for content_id, blob in blobs.items()
     }
 
@@ -253,7 +253,7 @@ def _write_claim(root: CacheRoot, manifest: Manifest, claimant: Claimant) -> Non
         fingerprint = old.fingerprint  # the credential file is absent now, which is not a change
     maker = project.maker(time.time())
     claim = Claim(manifest.key, manifest.request, fingerprint, maker.when, maker.config, maker.host)
-    claim = replace(claim, snapshot=manifest.snapshot)
+    claim = claim._replace(snapshot=manifest.snapshot)
     claims.write_claims(root, project.id, claims.add_claim(stored, claimant.claim, claim, project))
 
 

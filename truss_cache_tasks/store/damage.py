@@ -20,9 +20,9 @@ from truss_cache_tasks.model.safetensors import find_header_fault
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store import claims, manifest
 from truss_cache_tasks.store.disk import OnHashed, OnHashing
+from truss_cache_tasks.store.evidence import describe_loss
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.record_file import Unreadable
-from truss_cache_tasks.store.root_state import describe_loss
 
 _SPAN = 8 * BLOCK  # bytes that a thread hashes before it takes the next span
 _BUFFER = 1 << 20  # bytes read at a time: 11 GB/s a core; 256 KiB: 9, 4 MiB: 11

@@ -9,12 +9,14 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from truss_cache_tasks.errors import RUN_AGAIN, DiskError, missing_package
-from truss_cache_tasks.model.hashing import Hasher
-from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.tree import FileTree, sync
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.hashing import Hasher
+    from truss_cache_tasks.network.cancel import CancelToken
 
 T = TypeVar("T")
 
@@ -106,6 +108,8 @@ def token() -> str:
 
 def copy_file(source: FileTree, at: str, target: FileTree, path: str, cancel: CancelToken) -> str:
     """Make `path`, where nothing lies, a synced reflink or copy with the mtime of its source; return its xxh3-128."""
+    from truss_cache_tasks.model.hashing import Hasher  # not needed by a run of fresh entries
+
     with (
         open(source.open(at, os.O_RDONLY), "rb", buffering=0) as old,
         open(target.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True), "r+b", buffering=0) as new,

@@ -10,13 +10,12 @@ import contextlib
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.events import Holder
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import FORMAT, ClaimId, Maker
+from truss_cache_tasks.model.records import FORMAT, RECORDS, ClaimId, Maker
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import is_held
@@ -190,7 +189,7 @@ def _write(root: CacheRoot, note: FetchNote) -> None:
         "paths": sorted(note.paths),
         "uses": sorted(note.uses),
         "size": note.size,
-        "makers": {project: asdict(maker) for project, maker in note.makers.items()},
+        "makers": {project: maker._asdict() for project, maker in note.makers.items()},
     }
     write_json(root.tree, f"{_FOLDER}/{note.key}.json", value, indent=None)
 

@@ -9,12 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISDIR
+from typing import TYPE_CHECKING
 
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, PlannedFile
-from truss_cache_tasks.model.records import FileRecord, Manifest
-from truss_cache_tasks.network.cancel import CancelToken
-from truss_cache_tasks.store.blob import FoundFile, LocalBlob, found_file, link_or_copy, show_file
+from truss_cache_tasks.model.records import RECORDS, FileRecord, Manifest
+from truss_cache_tasks.store.blob import FoundFile, LocalBlob, found_file, is_readable_by_all, link_or_copy, show_file
 from truss_cache_tasks.store.disk import token
 from truss_cache_tasks.store.layout import CacheRoot, Candidate
 from truss_cache_tasks.store.locks import FileLock, OnWait, unlink_unless_locked
@@ -22,6 +21,10 @@ from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.names import LOCKS, PARTIALS, STAGED, STAGING, folders_of
 from truss_cache_tasks.store.refs import NoRefs, Refs
 from truss_cache_tasks.store.tree import FileTree
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.plan import PlannedFile
+    from truss_cache_tasks.network.cancel import CancelToken
 
 
 def flat_root(path: Path) -> CacheRoot:
@@ -144,6 +147,14 @@ class FlatLayout:
         return found_file(self.tree, path, stat) if stat is not None else None
 
     own_file = find_bytes
+
+    def stat_files(self, files: Iterable[FileRecord]) -> dict[str, tuple[int, int] | None]:
+        """Return path -> (size, mtime in ns) of the regular file there; None for anything else."""
+        found: dict[str, tuple[int, int] | None] = {}
+        for path, stat in self.tree.lstats(file.path for file in files):
+            is_file = stat is not None and (is_readable_by_all(stat) or found_file(self.tree, path, stat) is not None)
+            found[path] = (stat.st_size, stat.st_mtime_ns) if is_file and stat is not None else None
+        return found
 
     def path_of_bytes(self, path: str) -> str:
         """Return `path`: the file there holds the bytes."""

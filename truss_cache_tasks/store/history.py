@@ -14,8 +14,7 @@ from stat import S_ISREG
 from typing import Any
 
 from truss_cache_tasks.errors import DiskError
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import FORMAT
+from truss_cache_tasks.model.records import FORMAT, RECORDS
 from truss_cache_tasks.store.disk import disk_errors
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.names import HISTORY

@@ -8,13 +8,12 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from stat import S_ISLNK
+from typing import TYPE_CHECKING
 
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, PlannedFile
-from truss_cache_tasks.model.records import FileRecord, Manifest
+from truss_cache_tasks.model.records import RECORDS, FileRecord, Manifest
 from truss_cache_tasks.model.status import same_mtime
-from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.store.blob import (
     FoundFile,
     LocalBlob,
@@ -33,6 +32,10 @@ from truss_cache_tasks.store.manifest import last_commit
 from truss_cache_tasks.store.names import BLOB_ID, BUDGET_LOCK, LOCKS, PARTIALS, PUBLISHED, REMOVED
 from truss_cache_tasks.store.refs import HubRefs, Refs
 from truss_cache_tasks.store.tree import FileTree
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.plan import PlannedFile
+    from truss_cache_tasks.network.cancel import CancelToken
 
 _SHARED = re.compile(r"\.\./\.\./(blobs/[0-9a-f]{2}/[0-9a-f]{64})")  # huggingface_hub/utils/_shared_blobs.py, 2.4.0
 
@@ -242,6 +245,16 @@ class HubLayout:
             blob = self._blob_of_link(path)
             return None if blob is None else self._blob_bytes(blob)
         return found_file(self.tree, path, stat)
+
+    def stat_files(self, files: Iterable[FileRecord]) -> dict[str, tuple[int, int] | None]:
+        """Return path -> (size, mtime in ns) of the bytes that it shows; None where it leads to another blob."""
+        found = ((file, self.find_bytes(file.path)) for file in files)
+        return {
+            file.path: (there.stat.st_size, there.stat.st_mtime_ns)
+            if there is not None and there.blob in ("", file.blob)
+            else None
+            for file, there in found
+        }
 
     def path_of_bytes(self, path: str) -> str:
         """Return the blob that the link at `path` names; `path` itself where no link to a blob is."""

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import DiskError
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import FORMAT, Project
+from truss_cache_tasks.model.records import FORMAT, RECORDS, Project
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.plan import RECORDS, PlannedFile
-from truss_cache_tasks.model.records import FileRecord, Manifest
-from truss_cache_tasks.network.cancel import CancelToken
-from truss_cache_tasks.store.blob import FoundFile, LocalBlob
-from truss_cache_tasks.store.locks import FileLock, OnWait
+from truss_cache_tasks.model.records import RECORDS
 from truss_cache_tasks.store.names import LOCKS
-from truss_cache_tasks.store.refs import Refs
-from truss_cache_tasks.store.tree import FileTree
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.keys import ContentId
+    from truss_cache_tasks.model.plan import PlannedFile
+    from truss_cache_tasks.model.records import FileRecord, Manifest
+    from truss_cache_tasks.network.cancel import CancelToken
+    from truss_cache_tasks.store.blob import FoundFile, LocalBlob
+    from truss_cache_tasks.store.locks import FileLock, OnWait
+    from truss_cache_tasks.store.refs import Refs
+    from truss_cache_tasks.store.tree import FileTree
 
 
-@dataclass(frozen=True)
 class CacheRoot:
     """A folder that holds files of entries, and in `.truss_cache` our records of them.
 
@@ -33,8 +34,18 @@ class CacheRoot:
         layout: how files are laid out below it.
     """
 
-    path: Path
-    layout: RootLayout = field(compare=False)
+    def __init__(self, path: Path, layout: RootLayout) -> None:
+        self.path = path
+        self.layout = layout
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CacheRoot) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __repr__(self) -> str:
+        return f"CacheRoot({str(self.path)!r})"
 
     @property
     def tree(self) -> FileTree:
@@ -48,6 +59,8 @@ class CacheRoot:
 
     def lock(self, name: str) -> FileLock:
         """Return the lock of this name."""
+        from truss_cache_tasks.store.locks import FileLock  # not needed by a run of fresh entries
+
         return FileLock(self.tree, f"{LOCKS}/{name}.lock")
 
     def entry_lock(self, key: str) -> FileLock:
@@ -152,6 +165,9 @@ class PathLayout(Protocol):
 
         None where nothing is there, a link that leads elsewhere, or what this user may not read.
         """
+
+    def stat_files(self, files: Iterable[FileRecord], /) -> dict[str, tuple[int, int] | None]:
+        """Return path -> (size, mtime in ns) of the bytes that it shows; None where these are not the recorded ones."""
 
     def path_of_bytes(self, path: str, /) -> str:
         """Return the path that holds the bytes of a visible path: that itself, or the blob that its link names."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 from truss_cache_tasks.model.hashing import Hasher
@@ -120,7 +119,7 @@ def _find_by_hash(
     shown = roots[0].layout.own_file(planned.path)
     if shown is not None:  # ours if a record of this very path says so
         ours = any(record.made_blob for file, record in records if file.is_same_file(shown))
-        records = [(shown, replace(record, made_blob=ours)) for _, record in records[:1]] + records
+        records = [(shown, record._replace(made_blob=ours)) for _, record in records[:1]] + records
     for file, record in records:
         if not rehash and not file.is_same_file(shown) and (blob := _unchanged_blob(file, record)):
             return blob

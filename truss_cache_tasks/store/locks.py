@@ -10,19 +10,20 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from stat import S_ISREG
+from typing import TYPE_CHECKING, NamedTuple
 
 from truss_cache_tasks.errors import DiskError
-from truss_cache_tasks.events import Holder
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
-from truss_cache_tasks.store import holder
 from truss_cache_tasks.store.disk import disk_errors, token
+from truss_cache_tasks.store.names import Name
 from truss_cache_tasks.store.tree import FileTree
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.events import Holder
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.25
@@ -32,8 +33,7 @@ _REPORTED_EVERY_S = 10.0  # after the first report
 _locked: set[int] = set()  # descriptors of files that this process has locked
 
 
-@dataclass(frozen=True)
-class FileLock:
+class FileLock(NamedTuple):
     """The file that a lock is held on.
 
     Args:
@@ -50,6 +50,8 @@ class FileLock:
 
     def read_holder(self) -> Holder | None:
         """Return who holds the lock, as its file says; None where it does not say."""
+        from truss_cache_tasks.store import holder  # not needed by a run of fresh entries
+
         return holder.read(self.tree, self.path) if self.is_ours else None
 
 
@@ -73,6 +75,9 @@ class HeldLock:
 
     def describe(self, *, waits: bool = False, done: int | None = None, size: int | None = None) -> None:
         """Say in the lock's file, if it is ours, who holds the lock: see Holder. Not after the release."""
+        from truss_cache_tasks.events import Holder  # not needed by a run of fresh entries
+        from truss_cache_tasks.store import holder
+
         if self.lock.is_ours:
             host = os.uname().nodename
             facts = Holder(host=host, pid=self._pid, since=self._since, waits=waits, done=done, size=size)
@@ -228,7 +233,7 @@ def unlink_unless_locked(lock: FileLock, tree: FileTree, path: str) -> None:
         release()
 
 
-def sweep_locks(tree: FileTree, folder: str, shape: re.Pattern[str]) -> None:
+def sweep_locks(tree: FileTree, folder: str, shape: Name) -> None:
     """Remove the lock files that killed processes left in `folder`, which is ours."""
     for name in tree.names(folder):
         if shape.fullmatch(name):

@@ -6,12 +6,10 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from truss_cache_tasks.model.keys import RequestKey
-from truss_cache_tasks.model.listing import DIGITS
-from truss_cache_tasks.model.records import FORMAT, FileRecord, Manifest
+from truss_cache_tasks.model.records import DIGITS, FORMAT, FileRecord, Manifest
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.store import record_file
 from truss_cache_tasks.store.disk import disk_errors
@@ -20,9 +18,19 @@ from truss_cache_tasks.store.names import MANIFEST, MANIFESTS, is_commit
 from truss_cache_tasks.store.record_file import Denied, NewerFormat, Unreadable, write_json
 from truss_cache_tasks.store.tree import FileTree
 
-_IDENTITY = re.compile("[a-z0-9-]+:[0-9a-f]+")  # in the hub cache a file is named by it
-_KNOWN_DIGEST = re.compile(rf"(?:(?:{'|'.join(DIGITS)})(?:-composite|-gzip)?:[0-9a-f]+)?")
-_MISPARSED = re.compile(r"([a-z0-9]+):((?:[a-z0-9]+-)+)([0-9a-f]+)")  # 0.1.0 wrote `git:sha1-HEX` after a failed run
+_IDENTITY = "[a-z0-9-]+:[0-9a-f]+"  # in the hub cache a file is named by it
+_ALGORITHMS = {f"{name}{of}" for name in DIGITS for of in ("", "-composite", "-gzip")}
+_HEX = "0123456789abcdef"
+_MISPARSED = r"([a-z0-9]+):((?:[a-z0-9]+-)+)([0-9a-f]+)"  # 0.1.0 wrote `git:sha1-HEX` after a failed run
+
+
+def _is_digest(value: Any) -> bool:
+    """Whether it is a digest as `digest_text` writes one. No regular expression: there is one for each file."""
+    if not isinstance(value, str):
+        return False
+    algorithm, _, digits = value.partition(":")
+    return value == "" or (algorithm in _ALGORITHMS and digits != "" and not digits.strip(_HEX))
+
 
 _MANIFEST = {
     "key": record_file.is_key,
@@ -39,14 +47,17 @@ _FILE = {
     "mtime_ns": record_file.is_integer,
     "identity": record_file.is_text,
     "origin": record_file.is_text,
-    "digest": lambda value: record_file.is_text(value) and _KNOWN_DIGEST.fullmatch(value) is not None,
+    "digest": _is_digest,
     "xxh3": record_file.is_text,
     "blob": record_file.is_path_or_none,
     "made_link": record_file.is_bool,
     "made_blob": record_file.is_bool,
     "stored_size": record_file.is_size,
 }
-_HUB_FILE = {**_FILE, "identity": lambda value: record_file.is_text(value) and _IDENTITY.fullmatch(value) is not None}
+_HUB_FILE = {
+    **_FILE,
+    "identity": lambda value: record_file.is_text(value) and re.fullmatch(_IDENTITY, value) is not None,
+}
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
@@ -65,7 +76,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _file_to_json(file: FileRecord) -> dict[str, Any]:
-    fields = dict(vars(file))
+    fields = file._asdict()
     fields["identity"] = fields.pop("content_id")
     if file.stored_size is None:
         del fields["stored_size"]
@@ -100,7 +111,8 @@ def _file_from_json(value: Any, checks: Mapping[str, record_file.Check], what: s
 
 def _mended(file: Any) -> Any:
     """Return a file's JSON with its digest as it was meant: `git:sha1-HEX` stands for `git-sha1:HEX`."""
-    if isinstance(file, dict) and (wrong := _MISPARSED.fullmatch(str(file.get("digest")))):
+    digest = file.get("digest") if isinstance(file, dict) else None
+    if isinstance(digest, str) and "-" in digest.partition(":")[2] and (wrong := re.fullmatch(_MISPARSED, digest)):
         return {**file, "digest": f"{wrong[1]}-{wrong[2].rstrip('-')}:{wrong[3]}"}
     return file
 
@@ -116,8 +128,7 @@ def last_commit(tree: FileTree) -> int:
     return 0 if stat is None else stat.st_mtime_ns
 
 
-@dataclass(frozen=True)
-class Manifests:
+class Manifests(NamedTuple):
     """The manifests of one root, superseded ones too.
 
     Args:
@@ -194,7 +205,7 @@ def note_hidden(root: CacheRoot, paths: Mapping[str, str]) -> None:
                 file.path for file in manifest.files if paths.get(file.path, file.xxh3) != file.xxh3
             }
             if hidden != manifest.hidden:
-                write_json(root.tree, path, to_json(replace(manifest, hidden=hidden)))
+                write_json(root.tree, path, to_json(manifest._replace(hidden=hidden)))
 
 
 def remove_manifests(root: CacheRoot, key: str) -> None:

@@ -27,7 +27,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import RECORDS
 from truss_cache_tasks.model.request import Request
 
 PARTIALS = f"{RECORDS}/partials"
@@ -41,14 +41,27 @@ HISTORY = f"{RECORDS}/runs.jsonl"
 
 BLOB_ID = r"(?:[0-9a-f]{40}|[0-9a-f]{64})"
 TOKEN = r"[0-9a-f]{8}"
-PARTIAL = re.compile(rf"({BLOB_ID})\.{TOKEN}")
-JOURNAL = re.compile(rf"({BLOB_ID})\.{TOKEN}\.parts")
-STAGED = re.compile(r"([0-9a-f]{40})\.([0-9a-f]{32})\.([a-z0-9-]+)")
-MANIFEST = re.compile(r"([0-9a-f]{64})(?:\.[0-9a-f]{12})?\.json")
-SPACE_LOCK = re.compile(rf"space\.{TOKEN}\.lock")
-LOCK = re.compile(rf"(?:root|budget|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN}|space\.{TOKEN})\.lock")
+
+
+class Name:
+    """A pattern of whole names. It is compiled at its first use, as a run of fresh entries uses none."""
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+
+    def fullmatch(self, name: str) -> re.Match[str] | None:
+        """Return the match of the whole name, None without one."""
+        return re.fullmatch(self.pattern, name)
+
+
+PARTIAL = Name(rf"({BLOB_ID})\.{TOKEN}")
+JOURNAL = Name(rf"({BLOB_ID})\.{TOKEN}\.parts")
+STAGED = Name(r"([0-9a-f]{40})\.([0-9a-f]{32})\.([a-z0-9-]+)")
+MANIFEST = Name(r"([0-9a-f]{64})(?:\.[0-9a-f]{12})?\.json")
+SPACE_LOCK = Name(rf"space\.{TOKEN}\.lock")
+LOCK = Name(rf"(?:root|budget|entry-[0-9a-f]{{64}}|{BLOB_ID}|try\.{TOKEN}|space\.{TOKEN})\.lock")
 BUDGET_LOCK = ".locks/truss-cache-budget.lock"  # below the hub cache
-REMOVED = re.compile(rf"removed\.{TOKEN}")  # a repo's folder while it is removed, in huggingface_hub's folder of locks
+REMOVED = Name(rf"removed\.{TOKEN}")  # a repo's folder while it is removed, in huggingface_hub's folder of locks
 
 RECORD_NAMES: dict[str, str] = {  # folder below ours -> the names of its records
     "": r"(?:pins\.json|runs\.jsonl)",
@@ -58,10 +71,10 @@ RECORD_NAMES: dict[str, str] = {  # folder below ours -> the names of its record
     "published": r"links\.json",
 }
 TEMPORARIES = {
-    **{folder: re.compile(rf"(?:{names})\.{TOKEN}\.tmp") for folder, names in RECORD_NAMES.items()},
-    "partials": re.compile(rf"(?:put|link|ref|space)\.{TOKEN}"),
+    **{folder: Name(rf"(?:{names})\.{TOKEN}\.tmp") for folder, names in RECORD_NAMES.items()},
+    "partials": Name(rf"(?:put|link|ref|space)\.{TOKEN}"),
 }
-TEMPORARIES[""] = re.compile(rf"{TEMPORARIES[''].pattern}|(?:link|ref)\.{TOKEN}")  # 0.1.0 made them there
+TEMPORARIES[""] = Name(rf"{TEMPORARIES[''].pattern}|(?:link|ref)\.{TOKEN}")  # 0.1.0 made them there
 
 
 def is_name_of_ours(folder: str, name: str, *, is_folder: bool) -> bool:

@@ -76,7 +76,7 @@ class OpenFolders:
             make: make the folders above the last name.
         """
         folder, _, name = path.rpartition("/")
-        _check(name)
+        check_name(name)
         kept: dict[str, int] | None = getattr(self._local, "kept", None)
         try:
             for left in range(_RACES, -1, -1):
@@ -171,7 +171,7 @@ class OpenFolders:
         return os.open(self.root, flags)
 
     def _step(self, folder: int, name: str, *, make: bool) -> int:
-        _check(name)
+        check_name(name)
         try:
             return os.open(name, _FOLDER, dir_fd=folder)
         except FileNotFoundError:
@@ -213,6 +213,7 @@ def parent_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _check(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise UnsafeName for a name that leads out of its folder."""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise UnsafeName(f"{name!r}: this name leads out of its folder", hint="Remove the record that holds it.")

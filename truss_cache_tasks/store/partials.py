@@ -14,8 +14,8 @@ from stat import S_ISREG
 from truss_cache_tasks.errors import IntegrityError
 from truss_cache_tasks.model.hashing import Hasher
 from truss_cache_tasks.model.listing import Digest
-from truss_cache_tasks.model.plan import RECORDS, PlannedFile
-from truss_cache_tasks.model.records import digest_text
+from truss_cache_tasks.model.plan import PlannedFile
+from truss_cache_tasks.model.records import RECORDS, digest_text
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store.blob import LocalBlob, local_blob
 from truss_cache_tasks.store.disk import allocate, disk_errors, token, write_all

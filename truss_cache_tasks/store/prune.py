@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import ClaimId, Claims, Project
+from truss_cache_tasks.model.records import RECORDS, ClaimId, Claims, Project
 from truss_cache_tasks.model.usage import DeadClaim
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import claims

@@ -11,8 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from stat import S_ISREG
 from typing import Any, TypeVar
 
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import FORMAT
+from truss_cache_tasks.model.records import FORMAT, RECORDS
 from truss_cache_tasks.store.disk import disk_errors, token
 from truss_cache_tasks.store.tree import FileTree, sync
 
@@ -20,6 +19,7 @@ T = TypeVar("T")
 Check = Callable[[Any], bool]
 
 _KEY = re.compile("[0-9a-f]{64}")
+_NO_NAMES = frozenset({"", ".", "..", RECORDS})
 _LONGEST_NAME = 255  # no disk allows more (counted in bytes, or in UTF-16 units)
 
 
@@ -44,7 +44,9 @@ def read_record(tree: FileTree, path: str) -> dict[str, Any] | None:
         LinkedFolder: a link lies on the way to it.
     """
     try:
-        with open(tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # without O_NONBLOCK a FIFO blocks
+        with open(
+            tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0
+        ) as file:  # without O_NONBLOCK a FIFO blocks
             if not S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Unreadable("it cannot be read (it is no file)")
             text = file.read().decode()
@@ -139,14 +141,18 @@ def check_fields(
     """
     if not isinstance(value, dict):
         raise Unreadable(f"{what} is {shown(value)}")
+    found: dict[str, Any] = {}
     for name, check in checks.items():
-        if name not in value and name not in optional:
+        if name in value:
+            field = found[name] = value[name]
+            if not check(field):
+                raise Unreadable(f"{name} of {what} is {shown(field)}")
+        elif name not in optional:
             raise Unreadable(f"{what} has no {name}")
-        if name in value and not check(value[name]):
-            raise Unreadable(f"{name} of {what} is {shown(value[name])}")
-    if not more and (unknown := value.keys() - checks.keys()):
+    if not more and len(found) < len(value):
+        unknown = value.keys() - checks.keys()
         raise Unreadable(f"{what} has the unknown {', '.join(sorted(map(shown, unknown)))}")
-    return {name: value[name] for name in checks if name in value}
+    return found
 
 
 def shown(value: Any) -> str:
@@ -203,7 +209,7 @@ def is_path(value: Any) -> bool:
     if not isinstance(value, str) or "\0" in value:
         return False
     parts = value.casefold().split("/")
-    return not any(part in ("", ".", "..", RECORDS) or len(part) > _LONGEST_NAME for part in parts)
+    return _NO_NAMES.isdisjoint(parts) and (len(value) <= _LONGEST_NAME or max(map(len, parts)) <= _LONGEST_NAME)
 
 
 def is_path_or_none(value: Any) -> bool:

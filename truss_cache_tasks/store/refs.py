@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from truss_cache_tasks.errors import ForeignFile
-from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.store.disk import MOVE_AWAY, token
 from truss_cache_tasks.store.names import PARTIALS, is_commit
 from truss_cache_tasks.store.tree import FileTree
+
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.plan import Plan
 
 
 class Refs(Protocol):

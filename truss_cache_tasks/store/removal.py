@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK
 
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import ClaimId, Manifest
+from truss_cache_tasks.model.records import RECORDS, ClaimId, Manifest
 from truss_cache_tasks.store import partials
 from truss_cache_tasks.store.fetch_notes import FetchNote
 from truss_cache_tasks.store.locks import is_held

@@ -12,13 +12,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from truss_cache_tasks.errors import DiskError
-from truss_cache_tasks.model.keys import request_key
-from truss_cache_tasks.model.records import ClaimId, Claims, FileRecord, Manifest, Pin, Project
+from truss_cache_tasks.model.records import ClaimId, Claims, Manifest, Pin, Project
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.status import Evidence
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
 from truss_cache_tasks.store import claims
 from truss_cache_tasks.store.claims import AllClaims
@@ -27,9 +24,8 @@ from truss_cache_tasks.store.fetch_notes import FetchNote, read_notes
 from truss_cache_tasks.store.flat_layout import flat_root
 from truss_cache_tasks.store.layout import CacheRoot
 from truss_cache_tasks.store.locks import OnWait, ignore_wait, locked
-from truss_cache_tasks.store.manifest import Manifests, note_hidden, read_manifest, read_manifests
+from truss_cache_tasks.store.manifest import Manifests, note_hidden, read_manifests
 from truss_cache_tasks.store.names import pin_name
-from truss_cache_tasks.store.record_file import Unreadable
 
 
 class RootState:
@@ -257,64 +253,3 @@ def _translator(here: CacheRoot, there: CacheRoot) -> Callable[[str], str | None
         return lambda path: path[len(inside) :] if path.startswith(inside) else None
     outside = other[len(top) + 1 :]
     return lambda path: f"{outside}/{path}"
-
-
-def gather_evidence(
-    root: CacheRoot, request: Request, project: Project, name: str, fingerprint: str | None
-) -> Evidence:
-    """Read the records of one entry, and the stat of its files. Writes nothing.
-
-    What is missing or unreadable is part of the evidence.
-    """
-    key = request_key(request)
-    claim = claims.claims_of(root, project).entries.get(name)
-    manifest: Manifest | None = None
-    unreadable = ""
-    try:
-        manifest = read_manifest(root, key)
-    except Unreadable as exc:
-        unreadable = str(exc)
-    if manifest is None:
-        known = claims.fingerprints(root, str(request.source))
-        return Evidence(claim=claim, unreadable=unreadable, fingerprint=fingerprint, known_fingerprints=known)
-    moving = pin_name(request)
-    pin = claims.read_pins(root).get(moving) if moving else None
-    stats = {file.path: _stat(root, file) for file in manifest.files}
-    return Evidence(
-        claim=claim,
-        manifest=manifest,
-        stats=stats,
-        lost={path: describe_loss(root, path) for path, stat in stats.items() if stat is None},
-        fingerprint=fingerprint,
-        known_fingerprints=claims.fingerprints(root, key),
-        pin=(pin.commit, pin.by) if pin else None,
-        pin_damage=claims.damage_of_pins(root) if moving and pin is None else "",
-        ref=root.layout.refs.read(request.revision) if moving else None,
-        writable=is_writable(root.records),
-    )
-
-
-def describe_loss(root: CacheRoot, path: str) -> str:
-    """Return what is the matter with a visible path that does not show the file that a manifest lists there.
-
-    As a predicate: "missing", "replaced by a folder".
-    """
-    there = root.layout.path_of_bytes(path)
-    stat = root.tree.lstat(there)
-    if stat is None:
-        return "missing"
-    if root.layout.find_bytes(path) is not None:
-        return "linked to other bytes"
-    if S_ISDIR(stat.st_mode):
-        return "replaced by a folder"
-    if S_ISLNK(stat.st_mode):
-        return "replaced by a link that leads to no file of this cache"
-    return "not readable by this user" if S_ISREG(stat.st_mode) else "replaced by something that is no file"
-
-
-def _stat(root: CacheRoot, record: FileRecord) -> tuple[int, int] | None:
-    """Return (size, mtime in ns) of the bytes that a path shows; None where it links to other ones than recorded."""
-    found = root.layout.find_bytes(record.path)
-    if found is None or found.blob not in ("", record.blob):
-        return None
-    return found.stat.st_size, found.stat.st_mtime_ns

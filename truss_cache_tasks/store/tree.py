@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Protocol
 
-from truss_cache_tasks.store.open_folders import LinkedFolder, OpenFolders, parent_of
+from truss_cache_tasks.store.open_folders import LinkedFolder, OpenFolders, check_name, parent_of
 
 
 class Reserve(Protocol):
@@ -67,6 +67,23 @@ class FileTree:
             if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
                 raise
             return None
+
+    def lstats(self, paths: Iterable[str]) -> Iterator[tuple[str, os.stat_result | None]]:
+        """Yield (path, its `lstat`) of each path, in order: paths of one folder that follow each other cost less."""
+        with contextlib.ExitStack() as opened:
+            folder, descriptor = None, -1
+            for path in paths:
+                there, _, name = path.rpartition("/")
+                check_name(name)
+                if there != folder:
+                    opened.close()
+                    folder, descriptor = there, -1
+                    with contextlib.suppress(OSError):
+                        descriptor = opened.enter_context(self._folders.folder(there))
+                try:
+                    yield path, os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                except OSError:  # lstat raises it again, or finds the file where another process made its folder again
+                    yield path, self.lstat(path)
 
     def readlink(self, path: str) -> str | None:
         """Return the text of the link at `path`; None where no link is."""

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from stat import S_ISREG
 from typing import Literal
 
-from truss_cache_tasks.model.plan import RECORDS
-from truss_cache_tasks.model.records import ClaimId, Maker
+from truss_cache_tasks.model.records import RECORDS, ClaimId, Maker
 from truss_cache_tasks.model.usage import UNOWNED, DeadClaim, RootUsage, StoredFile, Unit
 from truss_cache_tasks.store.dead_claims import DeadRule
 from truss_cache_tasks.store.fetch_notes import FetchNote, has_unknown_notes, note_path
