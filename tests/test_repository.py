@@ -28,16 +28,16 @@ from truss_cache_tasks.model.keys import canonical
 from truss_cache_tasks.model.records import FORMAT, Claims, Maker, Pin, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.operations.history import RunRecord
-from truss_cache_tasks.store import names as store_names
-from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims
-from truss_cache_tasks.store.fetch_notes import note_fetch
-from truss_cache_tasks.store.flat_layout import flat_root
-from truss_cache_tasks.store.history import new_line
-from truss_cache_tasks.store.hub_layout import hub_root
-from truss_cache_tasks.store.known_roots import remember_roots
-from truss_cache_tasks.store.locks import FileLock
-from truss_cache_tasks.store.manifest import from_json, to_json
-from truss_cache_tasks.store.tree import FileTree
+from truss_cache_tasks.store.files import names as store_names
+from truss_cache_tasks.store.files.locks import FileLock
+from truss_cache_tasks.store.files.tree import FileTree
+from truss_cache_tasks.store.layouts.flat_layout import flat_root
+from truss_cache_tasks.store.layouts.hub_layout import hub_root
+from truss_cache_tasks.store.records.claims import read_claims, read_pins, write_claims
+from truss_cache_tasks.store.records.fetch_notes import note_fetch
+from truss_cache_tasks.store.records.history import new_line
+from truss_cache_tasks.store.records.known_roots import remember_roots
+from truss_cache_tasks.store.records.manifest import from_json, to_json
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

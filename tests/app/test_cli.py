@@ -341,8 +341,10 @@ errors
 model model.keys model.records model.request model.status model.stores
 network network.cancel
 operations operations.context
-store store.blob store.claims store.disk store.evidence store.flat_layout store.hub_layout store.layout store.locks
-store.manifest store.names store.open_folders store.record_file store.refs store.tree
+store store.files store.files.disk store.files.locks store.files.names store.files.open_folders store.files.record_file
+store.files.tree store.layouts store.layouts.blob store.layouts.flat_layout store.layouts.hub_layout
+store.layouts.layout store.layouts.refs store.records store.records.claims store.records.evidence
+store.records.manifest
 """
 PLUGIN = {"plugin", "plugin.actions", "plugin.tasks", "plugin.uptodate"}
 

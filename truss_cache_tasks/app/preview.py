@@ -14,7 +14,7 @@ from truss_cache_tasks.errors import CacheTaskError, Stopped
 from truss_cache_tasks.operations.budget import RAISE_LIMIT, BudgetNeed
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.preview import DiskNeed, Needs, Preview, needs_of, preview
-from truss_cache_tasks.store.disk import FREE_INODES, FREE_SPACE
+from truss_cache_tasks.store.files.disk import FREE_INODES, FREE_SPACE
 
 _MOST_FILES = 10  # that are named, the largest
 

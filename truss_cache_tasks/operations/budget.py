@@ -20,15 +20,15 @@ from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.roots import budget_roots
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.operations.usage import dead_rule
-from truss_cache_tasks.store import partials
-from truss_cache_tasks.store.blob import LocalBlob
-from truss_cache_tasks.store.dead_claims import DeadRule
-from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import locked
-from truss_cache_tasks.store.prune import prune_root
-from truss_cache_tasks.store.removal import Cleaned
-from truss_cache_tasks.store.usage import coming_bytes, read_usage
+from truss_cache_tasks.store.blobs import partials
+from truss_cache_tasks.store.files.disk import disk_errors
+from truss_cache_tasks.store.files.locks import locked
+from truss_cache_tasks.store.layouts.blob import LocalBlob
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.dead_claims import DeadRule
+from truss_cache_tasks.store.removal.prune import prune_root
+from truss_cache_tasks.store.removal.removal import Cleaned
+from truss_cache_tasks.store.removal.usage import coming_bytes, read_usage
 
 RAISE_LIMIT = "Raise TRUSS_CACHE_MAX_BYTES, or clean what is not needed: `truss-cache du` shows who holds it."  # a hint
 _ROUNDS = 10  # of evicting, while other processes claim what was to go

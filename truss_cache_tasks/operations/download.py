@@ -19,18 +19,18 @@ from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.roots import budget_roots, roots_of_other_fetches, with_roots_of_gone_projects
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
-from truss_cache_tasks.store import partials
-from truss_cache_tasks.store.blob import LocalBlob
-from truss_cache_tasks.store.clean import sweep
-from truss_cache_tasks.store.demand import demand_of
-from truss_cache_tasks.store.disk import device_of, disk_errors
-from truss_cache_tasks.store.fetch_notes import note_fetch
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.local_blobs import find_local_blobs
-from truss_cache_tasks.store.locks import locked, try_lock, wait_until
-from truss_cache_tasks.store.manifest import last_commit
-from truss_cache_tasks.store.partials import Partial
-from truss_cache_tasks.store.space import Demand, NotEnoughSpace, is_living, reserved
+from truss_cache_tasks.store.blobs import partials
+from truss_cache_tasks.store.blobs.demand import demand_of
+from truss_cache_tasks.store.blobs.local_blobs import find_local_blobs
+from truss_cache_tasks.store.blobs.partials import Partial
+from truss_cache_tasks.store.blobs.space import Demand, NotEnoughSpace, is_living, reserved
+from truss_cache_tasks.store.files.disk import device_of, disk_errors
+from truss_cache_tasks.store.files.locks import locked, try_lock, wait_until
+from truss_cache_tasks.store.files.record_file import last_commit
+from truss_cache_tasks.store.layouts.blob import LocalBlob
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.fetch_notes import note_fetch
+from truss_cache_tasks.store.removal.clean import sweep
 
 ATTEMPTS = 100  # to keep what was found or fetched, while other processes remove it; then it is an error
 

@@ -39,19 +39,20 @@ from truss_cache_tasks.operations.download import ATTEMPTS, BlobFetcher, keeps_c
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.operations.source import open_source, plan_listing
-from truss_cache_tasks.store import claims, disk, history
-from truss_cache_tasks.store.blob import LocalBlob, Vanished
-from truss_cache_tasks.store.clean import forget_empty_note, remove_empty_folders
-from truss_cache_tasks.store.commit import Claimant, PinMoved, claim_if_whole, commit
-from truss_cache_tasks.store.conflicts import Conflicts, find_conflicts
-from truss_cache_tasks.store.known_roots import forget_empty_roots, remember_roots
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.local_blobs import find_local_blobs
-from truss_cache_tasks.store.locks import locked
-from truss_cache_tasks.store.manifest import last_commit
-from truss_cache_tasks.store.root_state import NestedStates, RootState, locked_states, read_states
-from truss_cache_tasks.store.space import can_share_bytes
-from truss_cache_tasks.store.visible_paths import check_paths, refuse_case_clashes
+from truss_cache_tasks.store.blobs.local_blobs import find_local_blobs
+from truss_cache_tasks.store.blobs.space import can_share_bytes
+from truss_cache_tasks.store.entries.commit import Claimant, PinMoved, claim_if_whole, commit
+from truss_cache_tasks.store.entries.conflicts import Conflicts, find_conflicts
+from truss_cache_tasks.store.entries.visible_paths import check_paths, refuse_case_clashes
+from truss_cache_tasks.store.files import disk
+from truss_cache_tasks.store.files.locks import locked
+from truss_cache_tasks.store.files.record_file import last_commit
+from truss_cache_tasks.store.layouts.blob import LocalBlob, Vanished
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records import claims, history
+from truss_cache_tasks.store.records.known_roots import forget_empty_roots, remember_roots
+from truss_cache_tasks.store.records.root_state import NestedStates, RootState, locked_states, read_states
+from truss_cache_tasks.store.removal.clean import forget_empty_note, remove_empty_folders
 
 if TYPE_CHECKING:
     from truss_cache_tasks.model.lockfile import Locked

@@ -23,9 +23,9 @@ from truss_cache_tasks.events import (
     Waiting,
     ignore_events,
 )
-from truss_cache_tasks.store.history import shortened
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import HeldLock
+from truss_cache_tasks.store.files.locks import HeldLock
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.history import shortened
 
 _DESCRIBED_EVERY_S = 1.0
 _MOST_FAULTS = 8  # in a line

@@ -20,7 +20,7 @@ from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.operations.source import open_source, plan_listing
 from truss_cache_tasks.sources.base import Source
-from truss_cache_tasks.store.blob import LocalBlob
+from truss_cache_tasks.store.layouts.blob import LocalBlob
 
 # For a run
 

@@ -23,13 +23,13 @@ from truss_cache_tasks.operations.download import prunable_bytes
 from truss_cache_tasks.operations.fetch import OnlineFetch, find_repair, make_online_fetch, started
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.store import disk
-from truss_cache_tasks.store.blob import LocalBlob
-from truss_cache_tasks.store.conflicts import find_conflicts
-from truss_cache_tasks.store.demand import largest_demand_of
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.root_state import RootState, read_states
-from truss_cache_tasks.store.space import Demand, Room, room_of
+from truss_cache_tasks.store.blobs.demand import largest_demand_of
+from truss_cache_tasks.store.blobs.space import Demand, Room, room_of
+from truss_cache_tasks.store.entries.conflicts import find_conflicts
+from truss_cache_tasks.store.files import disk
+from truss_cache_tasks.store.layouts.blob import LocalBlob
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.root_state import RootState, read_states
 
 Blobs = Mapping[ContentId, LocalBlob]
 

@@ -19,7 +19,7 @@ from truss_cache_tasks.events import Committed, Event, Received, Refetching, War
 from truss_cache_tasks.network.cancel import StopPoll
 from truss_cache_tasks.operations.fetch import fetch
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.store.locks import HeldLock, try_lock
+from truss_cache_tasks.store.files.locks import HeldLock, try_lock
 
 MAIN = "org/name"
 
