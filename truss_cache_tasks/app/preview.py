@@ -11,8 +11,8 @@ from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.reports import wrapped
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.errors import CacheTaskError, Stopped
-from truss_cache_tasks.operations.budget import RAISE_LIMIT, BudgetNeed
 from truss_cache_tasks.operations.context import EntryContext
+from truss_cache_tasks.operations.fetch.budget import RAISE_LIMIT, BudgetNeed
 from truss_cache_tasks.operations.preview import DiskNeed, Needs, Preview, needs_of, preview
 from truss_cache_tasks.store.files.disk import FREE_INODES, FREE_SPACE
 

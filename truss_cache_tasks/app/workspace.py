@@ -153,7 +153,7 @@ class Workspace:
     def showing_run(self, context: EntryContext, *, quiet: bool = False) -> Iterator[RunContext]:
         """Show the progress of one entry for the block, which asks its store; SIGINT and SIGTERM end that."""
         from truss_cache_tasks.app import signals
-        from truss_cache_tasks.app.display import shared_display
+        from truss_cache_tasks.app.display.display import shared_display
         from truss_cache_tasks.operations.run import RunContext
 
         with shared_display(quiet=quiet).showing(context.name, context.entry.where) as reporter:
@@ -177,7 +177,7 @@ class Workspace:
 
     def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries and return `cleaned`; None: all, and those that left the config."""
-        from truss_cache_tasks.app.display import shared_display
+        from truss_cache_tasks.app.display.display import shared_display
         from truss_cache_tasks.operations.clean import clean
         from truss_cache_tasks.operations.run import RunContext
 

@@ -10,7 +10,7 @@ from truss_cache_tasks.events import Event, Hashing, Reporter, Waiting, Warned, 
 from truss_cache_tasks.model.keys import RequestKey
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
-from truss_cache_tasks.operations.history import RunRecord
+from truss_cache_tasks.operations.run_record import RunRecord
 from truss_cache_tasks.store.files.locks import FileLock, OnWait
 from truss_cache_tasks.store.layouts.layout import CacheRoot
 from truss_cache_tasks.store.records.fetch_notes import fetcher_of

@@ -31,7 +31,7 @@ from truss_cache_tasks.events import (
 )
 from truss_cache_tasks.model.records import Maker
 from truss_cache_tasks.network.cancel import NEVER
-from truss_cache_tasks.operations.fetch import fetch
+from truss_cache_tasks.operations.fetch.fetch import fetch
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.operations.verify import verify
 from truss_cache_tasks.store.records.fetch_notes import note_fetch

@@ -124,7 +124,7 @@ class BlobFetcher:
         limit = self.context.settings.max_bytes
         if limit is None:
             return contextlib.nullcontext()
-        from truss_cache_tasks.operations.budget import room_for  # few machines have a budget
+        from truss_cache_tasks.operations.fetch.budget import room_for  # few machines have a budget
 
         return room_for(self.context, self.run, root, files, blobs, limit=limit)
 

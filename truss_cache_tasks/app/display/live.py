@@ -14,9 +14,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from truss_cache_tasks.app.lines import format_part, format_percent, format_state, speed_of
+from truss_cache_tasks.app.display.lines import format_part, format_percent, format_state, speed_of
+from truss_cache_tasks.app.display.progress import Progress, Total, total_of
 from truss_cache_tasks.app.output import escaped, format_bytes, format_count
-from truss_cache_tasks.app.progress import Progress, Total, total_of
 
 Shown = Sequence[tuple[str, Progress]]  # (label, progress) of each entry
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.ci import Level, Service, service_of
-from truss_cache_tasks.app.lines import line_of_progress, line_of_total, lines_of_event
-from truss_cache_tasks.app.progress import Progress, fold, total_of
+from truss_cache_tasks.app.display.ci import Level, Service, service_of
+from truss_cache_tasks.app.display.lines import line_of_progress, line_of_total, lines_of_event
+from truss_cache_tasks.app.display.progress import Progress, fold, total_of
 from truss_cache_tasks.errors import Stopped
 from truss_cache_tasks.events import (
     Committed,
@@ -32,7 +32,7 @@ from truss_cache_tasks.events import (
 )
 
 if TYPE_CHECKING:
-    from truss_cache_tasks.app.live import LiveBlock
+    from truss_cache_tasks.app.display.live import LiveBlock
 
 Mode = Literal["block", "lines", "failures"]
 
@@ -356,7 +356,7 @@ def _make_block() -> LiveBlock:
     """Return the block on stderr, and see that it is removed at the end of the process, whatever ends it."""
     import atexit
 
-    from truss_cache_tasks.app.live import LiveBlock  # imported here: rich takes longer than most runs
+    from truss_cache_tasks.app.display.live import LiveBlock  # imported here: rich takes longer than most runs
 
     stream = sys.__stderr__
     assert stream is not None, "else the mode is another"

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import assert_never
 
+from truss_cache_tasks.app.display.progress import Progress, Total
 from truss_cache_tasks.app.output import format_bytes, format_count
-from truss_cache_tasks.app.progress import Progress, Total
 from truss_cache_tasks.events import (
     Committed,
     Event,

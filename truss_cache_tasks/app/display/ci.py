@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
-from truss_cache_tasks.app.lines import format_duration, format_rate
+from truss_cache_tasks.app.display.lines import format_duration, format_rate
+from truss_cache_tasks.app.display.progress import Progress
 from truss_cache_tasks.app.output import escaped, format_bytes, format_count
-from truss_cache_tasks.app.progress import Progress
 
 Level = Literal["error", "warning"]
 
