@@ -111,6 +111,11 @@ def _process(command: list[str], log: Path, env: Mapping[str, str]) -> Iterator[
 
 # SeaweedFS
 
+# Hosts below which both servers take the next label for a bucket (CoreWeave), or the first part of the path (R2).
+ACCOUNT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+R2_HOST = f"{ACCOUNT}.r2.cloudflarestorage.com"
+S3_HOSTS = ("cwobject.com", R2_HOST, "s3.test")
+
 
 @contextlib.contextmanager
 def seaweedfs() -> Iterator[S3Server]:
@@ -127,6 +132,7 @@ def seaweedfs() -> Iterator[S3Server]:
             *(require("weed"), "-logtostderr=true", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
             *("-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}"),
+            f"-s3.domainName={','.join(S3_HOSTS)}",
             *("-master.volumeSizeLimitMB=64", "-volume.max=200", "-master.telemetry=false"),
         ]
         server = S3Server(f"http://127.0.0.1:{ports[6]}", identities, public="public")

@@ -9,11 +9,10 @@ from truss_cache_tasks.config.fields import InvalidText, did_you_mean
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.stores import HUGGINGFACE, Store, UriForm, find_store, stores
 
-_UNSUPPORTED = ("azure", "az", "r2", "cw", "https")
+_UNSUPPORTED = ("azure", "az", "https")
 
 # The rule of huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a test compares the two.
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 # What git check-ref-format refuses in a branch or tag. Without '..', refs/{revision} also stays inside its folder.
 _NO_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^@$")
 
@@ -134,15 +133,16 @@ def _repo(store: Store, rest: str) -> ParsedSource:
 
 def _bucket(store: Store, scheme: str, rest: str) -> SourceRef:
     bucket, _, prefix = rest.partition("/")
-    hint = f"Write {scheme}://BUCKET/PREFIX."
+    names = store.bucket_names
+    hint = f"Write {scheme}://{names.example}/PREFIX."
     if not bucket:
         raise InvalidText("no bucket name", hint)
     if set(bucket) & set("*?[]"):
         raise InvalidText(
             f"a wildcard in the bucket name {bucket!r}", "Name one bucket; wildcards go into allow_patterns."
         )
-    if not _BUCKET.fullmatch(bucket):
-        raise InvalidText(f"{bucket!r} is no bucket name (letters, digits, '-', '_', '.')", hint)
+    if not re.fullmatch(names.pattern, bucket):
+        raise InvalidText(f"{bucket!r} is no bucket name ({names.rule})", hint)
     for suffix, what, remedy in store.refused:
         if bucket.lower().endswith(suffix):
             raise InvalidText(f"{bucket!r} names {what}", remedy)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
+from truss_cache_tasks.model.s3_service import AWS, S3Service
+
 
 class StoreKind(StrEnum):
     """The stores of this package, by the name that `kind:` has in a Truss config. Other rows have other names."""
@@ -125,6 +127,24 @@ class JsonCredential:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BucketNames:
+    """Which names of buckets the URIs of a store have.
+
+    Attributes:
+        pattern: regular expression of a whole name, which becomes a folder of the model cache.
+        rule: what the pattern says, for messages.
+        example: stands for a name in hints.
+    """
+
+    pattern: str = "[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
+    rule: str = "letters, digits, '-', '_', '.'"
+    example: str = "BUCKET"
+
+
+ANY_NAME = BucketNames()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Store:
     """One row of the registry.
 
@@ -139,7 +159,9 @@ class Store:
             one that is called like the scheme.
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
+        bucket_names: the names of its buckets.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
+        s3: how its server is reached, where `opens` is the source of S3.
     """
 
     schemes: tuple[str, ...]
@@ -151,7 +173,9 @@ class Store:
     cache_folder: str | None = None
     versions: str = "[!-~]+"
     lists_known: bool = False
+    bucket_names: BucketNames = ANY_NAME
     refused: tuple[tuple[str, str, str], ...] = ()
+    s3: S3Service = AWS
 
     @property
     def scheme(self) -> str:
@@ -224,13 +248,15 @@ GCS = Store(
     versions="[0-9]{1,19}",  # generations
     lists_known=True,
 )
+_S3_SOURCE = "truss_cache_tasks.sources.s3:S3Source"
+_S3_KEYS = ("aws_access_key_id", "aws_secret_access_key")
 S3 = Store(
     schemes=("s3",),
     kind=StoreKind.S3,
-    opens="truss_cache_tasks.sources.s3:S3Source",
+    opens=_S3_SOURCE,
     credential=JsonCredential(
         file="s3_credentials.json",
-        required=("aws_access_key_id", "aws_secret_access_key"),
+        required=_S3_KEYS,
         optional=("aws_region", "aws_session_token"),
         prefix="aws_",
         ambient=("boto3's own chain",),
@@ -240,6 +266,62 @@ S3 = Store(
     lists_known=True,
     refused=(("--x-s3", *_DIRECTORY_BUCKET), ("--xa-s3", *_DIRECTORY_BUCKET)),
 )
+# A bucket of a jurisdiction is missing or refused at the plain endpoint.
+_JURISDICTION = (
+    "For a bucket of a jurisdiction (eu, us, fedramp) set "
+    "TRUSS_CACHE_R2_ENDPOINT=https://{account_id}.eu.r2.cloudflarestorage.com."
+)
+R2 = Store(  # https://developers.cloudflare.com/r2/api/s3/api/
+    schemes=("r2",),
+    opens=_S3_SOURCE,
+    credential=JsonCredential(
+        file="r2_credentials.json", required=_S3_KEYS, optional=("aws_session_token",), prefix="aws_"
+    ),
+    variables=("TRUSS_CACHE_R2_ENDPOINT",),
+    cache_folder="",
+    lists_known=True,
+    bucket_names=BucketNames(
+        pattern=r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\.[A-Za-z0-9][A-Za-z0-9._-]{0,190}",
+        rule="the id of the account, '.', the name of the bucket",
+        example="ACCOUNT_ID.BUCKET",
+    ),
+    s3=S3Service(
+        endpoint="https://{account_id}.r2.cloudflarestorage.com",
+        variables=("TRUSS_CACHE_R2_ENDPOINT",),
+        region="auto",
+        has_account=True,
+        reads_aws=False,
+        is_anonymous=False,
+        permission="Object Read",
+        denied=f"Give the API token Object Read on this bucket. {_JURISDICTION}",
+        elsewhere=_JURISDICTION,
+    ),
+)
+COREWEAVE = Store(  # https://docs.coreweave.com/products/storage/object-storage
+    schemes=("cw",),
+    opens=_S3_SOURCE,
+    credential=JsonCredential(
+        file="cw_credentials.json",
+        required=_S3_KEYS,
+        optional=("aws_region", "aws_session_token"),
+        prefix="aws_",
+        ambient=("boto3's own chain",),
+    ),
+    variables=("AWS_", "HOME"),
+    cache_folder="",
+    lists_known=True,
+    bucket_names=BucketNames(
+        pattern="[a-z0-9][a-z0-9-]{1,61}[a-z0-9]",
+        rule="3 to 63 small letters, digits, '-'",  # a name of a host
+    ),
+    s3=S3Service(
+        endpoint="https://cwobject.com",
+        region="auto",
+        in_host=True,
+        denied="Grant {action} by a policy of the organization or the bucket.",
+        elsewhere="If AWS_ENDPOINT_URL_S3 is set for another store, unset it.",
+    ),
+)
 LOCAL = Store(
     schemes=("file",),
     kind=StoreKind.LOCAL,
@@ -248,7 +330,9 @@ LOCAL = Store(
     cache_folder="",
 )
 
-_rows: dict[str, Store] = {scheme: store for store in (HUGGINGFACE, GCS, S3, LOCAL) for scheme in store.schemes}
+_rows: dict[str, Store] = {
+    scheme: store for store in (HUGGINGFACE, GCS, S3, R2, COREWEAVE, LOCAL) for scheme in store.schemes
+}
 
 
 def stores() -> tuple[Store, ...]:
