@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
-from servers.s3 import S3Server, moto_server, seaweedfs
+from servers.named import Named, named
+from servers.s3 import HOSTS, S3Server, moto_server, seaweedfs
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,21 @@ def moto() -> Iterator[S3Server]:
     """Return a moto with IAM enforced, for the whole session: take a prefix of your own in its bucket."""
     with moto_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def named_seaweed(seaweed: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Named]:
+    """Return a proxy that leads to SeaweedFS under the names of R2, CoreWeave and `s3.test`."""
+    with _under_names(seaweed, tmp_path_factory) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def named_moto(moto: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Named]:
+    """Return a proxy that leads to moto under the names of R2, CoreWeave and `s3.test`."""
+    with _under_names(moto, tmp_path_factory) as running:
+        yield running
+
+
+def _under_names(server: S3Server, folders: pytest.TempPathFactory) -> contextlib.AbstractContextManager[Named]:
+    return named(server.url, folders.mktemp("named"), *HOSTS, *(f"*.{host}" for host in HOSTS))
