@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import pytest
 
-from servers.named import Named, named
-from servers.s3 import HOSTS, S3Server, moto_server, seaweedfs
+from servers.named import Named
+from servers.s3 import S3Server, moto_server, seaweedfs, under_names
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +27,12 @@ def moto() -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def named_seaweed(seaweed: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Named]:
     """Return a proxy that leads to SeaweedFS under the names of R2, CoreWeave and `s3.test`."""
-    with _under_names(seaweed, tmp_path_factory) as running:
+    with under_names(seaweed.url, tmp_path_factory.mktemp("named")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def named_moto(moto: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Named]:
     """Return a proxy that leads to moto under the names of R2, CoreWeave and `s3.test`."""
-    with _under_names(moto, tmp_path_factory) as running:
+    with under_names(moto.url, tmp_path_factory.mktemp("named")) as running:
         yield running
-
-
-def _under_names(server: S3Server, folders: pytest.TempPathFactory) -> contextlib.AbstractContextManager[Named]:
-    return named(server.url, folders.mktemp("named"), *HOSTS, *(f"*.{host}" for host in HOSTS))

@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from servers.named import Named, named
 from servers.tools import die_with_parent, free_ports, require, wait_until
 
 REGION = "us-east-1"
@@ -110,6 +111,11 @@ def _process(command: list[str], log: Path, env: Mapping[str, str]) -> Iterator[
             # SeaweedFS lives on for minutes after SIGTERM, and answers 500.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def under_names(url: str, folder: Path) -> contextlib.AbstractContextManager[Named]:
+    """Run a proxy that leads to the server at `url` under all of `HOSTS`, its certificates in `folder`."""
+    return named(url, folder, *HOSTS, *(f"*.{host}" for host in HOSTS))
 
 
 # SeaweedFS

@@ -58,7 +58,7 @@ REFUSALS = {
     "unknown": (401, error("Unauthorized", "x"), AccessDenied, "the access key is unknown there", "renew"),
     "secret": (403, error("SignatureDoesNotMatch", "x"), AccessDenied, "secret key does not match", "renew"),
     "denied": (403, error("AccessDenied", "x"), AccessDenied, "missing permission Object Read on buc", JURISDICTION),
-    "no-plan": (403, error("NotEntitled", "x"), AccessDenied, "missing permission Object Read on buc", JURISDICTION),
+    "no-plan": (403, error("NotEntitled", "x"), AccessDenied, "the account may not use this store", "Enable"),
     "clock": (400, error("ExpiredRequest", "x"), AccessDenied, "this machine's clock differs", "NTP"),
     "bucket": (404, error("NoSuchBucket", "x"), NotFound, "no bucket 'weights' at 127.0.0.1", JURISDICTION),
     "rate": (429, error("TooManyRequests", "x"), TransientError, "answered 429 TooManyRequests", "Wait"),

@@ -137,6 +137,11 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
         )
     if code in GONE or status in (404, 412):
         return SourceChanged(f"{asked.what}: replaced or deleted since it was listed ({code})", hint=RUN_AGAIN)
+    if code == "NotEntitled":  # R2
+        return AccessDenied(
+            f"{asked.what}: the account may not use this store ({code})",
+            hint="Enable the store in the dashboard of the account.",
+        )
     if code == "InvalidObjectState":
         return AccessDenied(
             f"{asked.what}: the object is archived (Glacier) and cannot be read ({code})",
