@@ -216,11 +216,13 @@ print([name for name in sys.modules if name.partition('.')[0] in
 def test_the_environment_is_read_in_one_module_and_written_in_one() -> None:
     package = Path(truss_cache_tasks.__file__).parent
     named = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if "os.environ" in path.read_text()}
-    # settings.py speaks of it; the front ends hand it to read_settings; session.py has its reason beside it
+    # settings.py speaks of it; the front ends hand it to read_settings; session.py has its reason beside it; the reads
+    # of SourceContract reach servers as a front end would
     assert named == {
         "config/settings.py",
         "app/workspace.py",
         "app/output.py",
         "app/display.py",
         "sources/huggingface/session.py",
+        "sources/testing.py",
     }
