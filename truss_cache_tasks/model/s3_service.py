@@ -1,12 +1,11 @@
 """What the stores that speak the S3 API do differently: the part of their rows that the source of S3 reads."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class S3Service:
+class S3Service(NamedTuple):
     """How a store with the S3 API is reached, and what it wants. The defaults are those of S3.
 
     Attributes:
