@@ -62,6 +62,11 @@ VARIABLES = (
     ),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
     Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error, nothing is fetched", "0"),
+    Variable(
+        "TRUSS_CACHE_R2_ENDPOINT",
+        "URL of the server of r2://, such as https://{account_id}.eu.r2.cloudflarestorage.com",
+        "https://{account_id}.r2.cloudflarestorage.com",
+    ),
     Variable("TRUSS_CACHE_EVENTS", "a file or FIFO that the events of a run are appended to, as JSON lines", "none"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),
 )
@@ -198,6 +203,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """
     env = dict(env)
     get = _Reader(env, cwd)
+    get.parsed("TRUSS_CACHE_R2_ENDPOINT", _endpoint)  # only checked here: the source gets it in Network.variables
     return Settings(
         config=get.text("TRUSS_CONFIG"),
         model_cache_dir=get.folder("TRUSS_MODEL_CACHE_DIR"),
@@ -241,7 +247,8 @@ class _Reader:
         try:
             return None if text is None else rule(text)
         except ValueError as want:
-            raise ConfigError(f"{name}: got {text!r}, expected {want}", hint=f"Correct {name}, or unset it.") from None
+            shown = re.sub("//.*@", "//***@", text or "", flags=re.DOTALL)  # a user and a password in a URL
+            raise ConfigError(f"{name}: got {shown!r}, expected {want}", hint=f"Correct {name}, or unset it.") from None
 
 
 def _boolean(text: str) -> bool:
@@ -253,6 +260,13 @@ def _boolean(text: str) -> bool:
 def _project(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", text):
         raise ValueError("1 to 100 letters, digits, '.', '_', '@', '+' and '-', the first a letter or digit")
+    return text
+
+
+def _endpoint(text: str) -> str:
+    host = r"(?:[A-Za-z0-9_.-]|\{account_id\})+|\[[0-9A-Fa-f:.]+\]"
+    if not re.fullmatch(rf"https?://(?:{host})(?::[0-9]{{1,5}})?/?", text):
+        raise ValueError("https://HOST or http://HOST:PORT, where {account_id} may stand for the account")
     return text
 
 

@@ -9,7 +9,7 @@ from truss_cache_tasks.config.fields import InvalidText, did_you_mean
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.stores import HUGGINGFACE, NamePart, Store, UriForm, find_store, stores
 
-_UNSUPPORTED = ("r2", "cw", "https")
+_UNSUPPORTED = ("https",)
 
 # The rule of huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a test compares the two.
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
@@ -134,7 +134,7 @@ def _repo(store: Store, rest: str) -> ParsedSource:
 
 def _bucket(store: Store, scheme: str, rest: str) -> SourceRef:
     names, prefix = store.split(rest)
-    hint = f"Write {scheme}://{'/'.join(part.what.upper() for part in store.names)}/PREFIX."
+    hint = f"Write {scheme}://{'/'.join(part.example or part.what.upper() for part in store.names)}/PREFIX."
     for part, name in zip(store.names, names, strict=True):
         _check_name(part, name, hint)
     bucket = "/".join(names)

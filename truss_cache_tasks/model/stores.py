@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from enum import Enum, StrEnum
 from typing import NamedTuple
 
+from truss_cache_tasks.model.s3_service import AWS, S3Service
+
 
 class StoreKind(StrEnum):
     """The stores of this package, by the name that `kind:` has in a Truss config. Other rows have other names."""
@@ -130,11 +132,13 @@ class NamePart(NamedTuple):
         what: it names, for messages: `bucket`.
         pattern: regular expression of the whole name.
         rule: the pattern in words.
+        example: stands for a name in hints; "" for `what` in capitals.
     """
 
     what: str
     pattern: str
     rule: str
+    example: str = ""
 
 
 _BUCKET = NamePart(what="bucket", pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,254}", rule="letters, digits, '-', '_', '.'")
@@ -156,6 +160,7 @@ class Store(NamedTuple):
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
+        s3: how its server is reached, where `opens` is the source of S3.
     """
 
     schemes: tuple[str, ...]
@@ -169,6 +174,7 @@ class Store(NamedTuple):
     versions: str = "[!-~]+"
     lists_known: bool = False
     refused: tuple[tuple[str, str, str], ...] = ()
+    s3: S3Service = AWS
 
     @property
     def scheme(self) -> str:
@@ -247,13 +253,15 @@ GCS = Store(
     versions="[0-9]{1,19}",  # generations
     lists_known=True,
 )
+_S3_SOURCE = "truss_cache_tasks.sources.s3:S3Source"
+_S3_KEYS = ("aws_access_key_id", "aws_secret_access_key")
 S3 = Store(
     schemes=("s3",),
     kind=StoreKind.S3,
-    opens="truss_cache_tasks.sources.s3:S3Source",
+    opens=_S3_SOURCE,
     credential=JsonCredential(
         file="s3_credentials.json",
-        required=("aws_access_key_id", "aws_secret_access_key"),
+        required=_S3_KEYS,
         optional=("aws_region", "aws_session_token"),
         prefix="aws_",
         ambient=("boto3's own chain",),
@@ -292,6 +300,68 @@ AZURE = Store(
     cache_folder="",
     lists_known=True,
 )
+# A bucket of a jurisdiction is missing or refused at the plain endpoint.
+_JURISDICTION = (
+    "For a bucket of a jurisdiction (eu, us, fedramp) set "
+    "TRUSS_CACHE_R2_ENDPOINT=https://{account_id}.eu.r2.cloudflarestorage.com."
+)
+R2 = Store(  # https://developers.cloudflare.com/r2/api/s3/api/
+    schemes=("r2",),
+    opens=_S3_SOURCE,
+    credential=JsonCredential(
+        file="r2_credentials.json", required=_S3_KEYS, optional=("aws_session_token",), prefix="aws_"
+    ),
+    variables=("TRUSS_CACHE_R2_ENDPOINT",),
+    cache_folder="",
+    lists_known=True,
+    names=(
+        NamePart(
+            what="bucket",
+            pattern=r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\.[A-Za-z0-9][A-Za-z0-9._-]{0,190}",
+            rule="the id of the account, '.', the name of the bucket",
+            example="ACCOUNT_ID.BUCKET",
+        ),
+    ),
+    s3=S3Service(
+        endpoint="https://{account_id}.r2.cloudflarestorage.com",
+        variables=("TRUSS_CACHE_R2_ENDPOINT",),
+        region="auto",
+        has_account=True,
+        reads_aws=False,
+        is_anonymous=False,
+        permission="Object Read",
+        denied=f"Give the API token Object Read on this bucket. {_JURISDICTION}",
+        elsewhere=_JURISDICTION,
+    ),
+)
+COREWEAVE = Store(  # https://docs.coreweave.com/products/storage/object-storage
+    schemes=("cw",),
+    opens=_S3_SOURCE,
+    credential=JsonCredential(
+        file="cw_credentials.json",
+        required=_S3_KEYS,
+        optional=("aws_region", "aws_session_token"),
+        prefix="aws_",
+        ambient=("boto3's own chain",),
+    ),
+    variables=("AWS_", "HOME"),
+    cache_folder="",
+    lists_known=True,
+    names=(
+        NamePart(
+            what="bucket",
+            pattern="[a-z0-9][a-z0-9-]{1,61}[a-z0-9]",
+            rule="3 to 63 small letters, digits, '-'",  # a name of a host
+        ),
+    ),
+    s3=S3Service(
+        endpoint="https://cwobject.com",
+        region="auto",
+        in_host=True,
+        denied="Grant {action} by a policy of the organization or the bucket.",
+        elsewhere="If AWS_ENDPOINT_URL_S3 is set for another store, unset it.",
+    ),
+)
 LOCAL = Store(
     schemes=("file",),
     kind=StoreKind.LOCAL,
@@ -300,7 +370,9 @@ LOCAL = Store(
     cache_folder="",
 )
 
-_rows: dict[str, Store] = {scheme: store for store in (HUGGINGFACE, GCS, S3, AZURE, LOCAL) for scheme in store.schemes}
+_rows: dict[str, Store] = {
+    scheme: store for store in (HUGGINGFACE, GCS, S3, R2, COREWEAVE, AZURE, LOCAL) for scheme in store.schemes
+}
 
 
 def stores() -> tuple[Store, ...]:
