@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from servers.named import Named
-from servers.s3 import R2_ACCOUNT, MOTO_PAGE, S3Server
+from servers.s3 import MOTO_PAGE, R2_ACCOUNT, S3Server
 
 from sources.s3_places import UNKNOWN, Place, S3Contract, place, region_of
 from truss_cache_tasks.errors import AccessDenied, NotFound, SourceChanged
