@@ -99,7 +99,8 @@ def test_the_readmes_first_command_is_the_quickstart() -> None:
 
 def test_what_the_package_imports_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[\[>=<]", line)[0].lower().replace("_", "-") for line in project["dependencies"]}
+    lines = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    declared = {re.split(r"[\[>=<]", line)[0].lower().replace("_", "-") for line in lines}
     homes = importlib.metadata.packages_distributions()
     shipped_tests = ROOT / "truss_cache_tasks" / "sources" / "testing.py"  # whoever uses them has pytest
     for path in {*(ROOT / "truss_cache_tasks").rglob("*.py")} - {shipped_tests}:
