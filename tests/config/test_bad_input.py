@@ -150,7 +150,6 @@ def test_a_revision_that_git_cannot_have_is_refused(revision: str, tmp_path: Pat
         ("az://acc/c", "az:// is not supported yet"),
         ("r2://a.b/c", "r2:// is not supported yet"),
         ("cw://b", "cw:// is not supported yet"),
-        ("https://x.y/m.bin", "https:// is not supported yet"),
         ("https://huggingface.co/org/name", "Write org/name."),
         ("http://x.y/m.bin", "http:// is not supported"),
         ("file://", "no folder or file named"),

@@ -6,10 +6,11 @@ import re
 from typing import NamedTuple, assert_never
 
 from truss_cache_tasks.config.fields import InvalidText, did_you_mean
+from truss_cache_tasks.config.web_urls import parse_web_url
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.stores import HUGGINGFACE, Store, UriForm, find_store, stores
 
-_UNSUPPORTED = ("azure", "az", "r2", "cw", "https")
+_UNSUPPORTED = ("azure", "az", "r2", "cw")
 
 # The rule of huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a test compares the two.
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
@@ -66,7 +67,7 @@ def parse_uri(text: str) -> ParsedSource:
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
     if (store := find_store(scheme)) is None:
-        raise _unknown_scheme(scheme, rest)
+        raise _unknown_scheme(scheme)
     match store.uri_form:
         case UriForm.REPO:
             return _repo(store, rest)
@@ -74,6 +75,8 @@ def parse_uri(text: str) -> ParsedSource:
             return ParsedSource(_bucket(store, scheme, rest), "")
         case UriForm.FOLDER:
             return ParsedSource(_folder(store, rest), "")
+        case UriForm.FILE:
+            return ParsedSource(parse_web_url(scheme, rest), "")
         case _:
             assert_never(store.uri_form)
 
@@ -110,11 +113,9 @@ def parse_revision(text: str) -> str:
     return text
 
 
-def _unknown_scheme(scheme: str, rest: str) -> InvalidText:
+def _unknown_scheme(scheme: str) -> InvalidText:
     if scheme in _UNSUPPORTED:
-        return InvalidText(f"{scheme}:// is not supported yet", _hint_of_unsupported(scheme, rest))
-    if scheme == "http":
-        return InvalidText("http:// is not supported: anyone on the way could change the weights", _hint_of_schemes())
+        return InvalidText(f"{scheme}:// is not supported yet", _hint_of_schemes())
     near = did_you_mean(scheme, [known for store in stores() for known in store.schemes])
     return InvalidText(f"unknown scheme {scheme!r}", near.replace("?", "://?") if near else _hint_of_schemes())
 
@@ -179,12 +180,7 @@ def _holds_credentials(form: UriForm, rest: str) -> bool:
             return bool(_USERINFO.match(rest)) or "@" in rest.partition("/")[0]
         case UriForm.FOLDER:
             return bool(_LOCAL_USERINFO.match(rest))
+        case UriForm.FILE:
+            return "@" in re.split("[/?#]", rest, maxsplit=1)[0]
         case _:
             assert_never(form)
-
-
-def _hint_of_unsupported(scheme: str, rest: str) -> str:
-    host, _, path = rest.partition("/")
-    if scheme == "https" and host in ("huggingface.co", "hf.co") and is_repo_id(path):
-        return f"Write {path}."
-    return _hint_of_schemes()

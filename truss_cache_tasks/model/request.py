@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from urllib.parse import unquote
 
 from truss_cache_tasks.model.stores import Store, store_of
 
@@ -29,9 +30,11 @@ class SourceRef:
     """A parsed source URI.
 
     Attributes:
-        scheme: of its store, the first one of the row (model/stores.py).
-        root: `org/name`, the bucket, or the path of a `file://` URI as the user wrote it.
-        prefix: object prefix without slashes at either end; "" for a whole bucket, a Hub repo and a folder.
+        scheme: of its store, the first one of the row (model/stores.py); of a web server as written.
+        root: `org/name`, the bucket, `host` or `host:port`, or the path of a `file://` URI as the user wrote it.
+        prefix: object prefix without slashes at either end; "" for a whole bucket, a Hub repo and a folder. Of a web
+            server: the path as it is sent, and for a query `?sha256:` with 16 hex digits of its digest.
+        query: of a web server's URL, as it is sent; never printed or stored, since it may hold a secret.
 
     >>> str(SourceRef("gs", "b", "m/fp16"))
     'gs://b/m/fp16'
@@ -40,6 +43,7 @@ class SourceRef:
     scheme: str
     root: str
     prefix: str = ""
+    query: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.root}{'/' + self.prefix if self.prefix else ''}"
@@ -48,6 +52,26 @@ class SourceRef:
     def store(self) -> Store:
         """The row of its store."""
         return store_of(self.scheme)
+
+    @property
+    def url(self) -> str:
+        """The URL of a web server's file, without its query."""
+        return f"{self.scheme}://{self.root}/{self.prefix.partition('?')[0]}"
+
+    @property
+    def cache_path(self) -> str:
+        """Where what the URI names lies, relative to the model cache, in Layout.BUCKET.
+
+        >>> SourceRef("https", "h:8443", "a%20b/w.bin?sha256:0123456789abcdef").cache_path
+        'h_8443/a b/w.bin'
+        >>> SourceRef("s3", "b", "m/fp16").cache_path, SourceRef("file", "../weights/m").cache_path
+        ('b/m/fp16', 'm')
+        """
+        if self.store.is_local:
+            return self.root.rstrip("/").rpartition("/")[2]
+        if self.store.is_web:
+            return f"{self.root.replace(':', '_')}/{unquote(self.prefix.partition('?')[0])}"
+        return "/".join(filter(None, (self.store.folder, self.root, self.prefix)))
 
 
 @dataclass(frozen=True)
@@ -62,6 +86,7 @@ class Request:
         layout: where its files go; `folder` is its volume_folder or mount_location, else "".
         dialect: how `allow` and `ignore` are read; not given: `implied_dialect(layout)`. It stays the same when
             `layout` is replaced, so that an entry selects the same files in the hub cache and in its own folder.
+        digest: `sha256:hex` that the bytes of a web server's file must have, where the user gave it; else "".
     """
 
     source: SourceRef
@@ -71,6 +96,7 @@ class Request:
     layout: Layout
     folder: str = ""
     dialect: Dialect = None  # type: ignore[assignment]  # never None once made
+    digest: str = ""
 
     def __post_init__(self) -> None:
         if self.dialect is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from truss_cache_tasks.errors import LockMismatch, NotFound, NothingSelected
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.listing import UNPINNED, FilePin, Listing, Pins, RemoteFile
+from truss_cache_tasks.model.listing import UNPINNED, UNVERSIONED, FilePin, Listing, Pins, RemoteFile
 from truss_cache_tasks.model.lockfile import OURS, Locked, LockedEntry, LockedFile, remote_file
 from truss_cache_tasks.model.plan import Plan, content_id
 from truss_cache_tasks.model.records import LOCK_NAME, FileRecord, Manifest, digest_text
@@ -98,7 +98,8 @@ def _find_again(source: Source, context: EntryContext, locked: Locked) -> Listin
     for file in moved:
         now = details.get(file.path)
         if now is not None and now.size == file.size and _may_be(file, now, ref):
-            known[file.path] = here[file.path]
+            found = here[file.path]
+            known[file.path] = found if now.digest else replace(found, digest=file.store_digest)
         elif now is not None and now.version == file.version:  # the locked version has other bytes than are locked
             raise _mismatch(context, file, _described(now))
         else:
@@ -266,21 +267,21 @@ def as_locked(context: EntryContext, manifest: Manifest) -> Locked:
 
 
 def _entry_of_manifest(request: Request, manifest: Manifest) -> LockedEntry:
-    ref, store = request.source, request.source.store
-    begin = f"{ref}/" if not store.is_bucket else f"{SourceRef(ref.scheme, ref.root)}/"
+    ref = request.source
+    begin = f"{SourceRef(ref.scheme, ref.root)}/"
     keys = [record.origin.removeprefix(begin) for record in manifest.files]
-    single = store.is_bucket and keys == [ref.prefix]
-    folder = f"{ref.prefix}/" if store.is_bucket and ref.prefix else ""
+    single = keys == [ref.prefix]
+    folder = f"{ref.prefix}/" if ref.prefix else ""
     lines = []
     for key, record in zip(keys, manifest.files, strict=True):
-        path = key.rpartition("/")[2] if single else key.removeprefix(folder)
+        path = record.path.rpartition("/")[2] if single else key.removeprefix(folder)
         lines.append(_line_of_record(path, record, request))
     return _entry(request, lines, single=single)
 
 
 def _entry(request: Request, lines: Iterable[LockedFile], *, single: bool) -> LockedEntry:
     files = tuple(sorted(lines, key=lambda file: file.path))
-    is_single = single and request.source.store.is_bucket
+    is_single = single and not request.source.store.is_local
     return LockedEntry(source=str(request.source), revision=request.revision, single=is_single, files=files)
 
 
@@ -289,7 +290,7 @@ def _line(file: RemoteFile, request: Request) -> LockedFile:
         path=file.path,
         size=file.size,
         digest=digest_text(file.digest, file.encoding),
-        version="" if request.source.store.is_local else file.version,
+        version="" if request.source.store.is_local or file.is_unversioned else file.version,
         version_id=file.version_id,
         encoding=file.encoding,
     )
@@ -301,10 +302,13 @@ def _line_of_record(path: str, record: FileRecord, request: Request) -> LockedFi
         return LockedFile(path=path, size=record.size, digest=f"{OURS}:{record.xxh3}")
     if store.is_hub:
         return LockedFile(path=path, size=record.size, digest=record.digest, version=record.digest.partition(":")[2])
-    version = record.content_id.removesuffix(" decoded").rpartition("@")[2]
-    encoding = "" if record.stored_size is None else "gzip"
-    size = record.size if record.stored_size is None else record.stored_size
-    return LockedFile(path=path, size=size, digest=record.digest, version=version, encoding=encoding)
+    _, _, version = record.content_id.removesuffix(" decoded").partition(f"{record.origin}@")
+    if version.startswith(UNVERSIONED):
+        version = ""
+    if record.stored_size is not None:
+        return LockedFile(path=path, size=record.stored_size, digest=record.digest, version=version, encoding="gzip")
+    digest = record.digest or f"{OURS}:{record.xxh3}"
+    return LockedFile(path=path, size=record.size, digest=digest, version=version)
 
 
 def _in_detail(source: Source, files: Sequence[RemoteFile]) -> dict[str, RemoteFile]:
