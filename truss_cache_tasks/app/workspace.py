@@ -262,6 +262,9 @@ def _with_digests(config: Config, settings: Settings, digests: Mapping[str, str]
     """Return the config with the digests that were given for its files of web servers."""
     from truss_cache_tasks.config.digests import merge_digests, parse_digests, with_digests  # not needed without any
 
+    if not isinstance(digests, Mapping):
+        found = type(digests).__name__
+        raise ConfigError(f"digests: found a {found}, expected a dict", hint='Write {"https://...": "sha256:..."}.')
     variable = parse_digests(settings.digests, "TRUSS_CACHE_DIGESTS")
     ours = parse_digests(digests.items(), "digests")
     config, unknown = with_digests(config, merge_digests(variable, ours, "digests"))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import quote, unquote
 
 from truss_cache_tasks.config.fields import InvalidText
 from truss_cache_tasks.model.request import SourceRef
+from truss_cache_tasks.network.hosts import address_of, is_loopback
 
 _HINT = "Write https://HOST/PATH/FILE."
 _PORTS = {"https": 443, "http": 80}
@@ -69,11 +69,11 @@ def _root(scheme: str, authority: str) -> str:
         raise InvalidText("no host", _HINT)
     if not host.isascii():
         raise InvalidText("the host is not ASCII", "Write its name as DNS has it, beginning with xn--.")
-    if not _HOST.fullmatch(host) or ".." in host or (host[0] == "[" and _address(host) is None):
+    if not _HOST.fullmatch(host) or ".." in host or (host[0] == "[" and address_of(host) is None):
         raise InvalidText("its host is no name of a host", _HINT)
     if (colon and not port and not host.endswith("]")) or (port and not _is_port(port)):
         raise InvalidText("its port is no number from 1 to 65535", _HINT)
-    if scheme == "http" and not _is_loopback(host):
+    if scheme == "http" and not is_loopback(host):
         hint = "Write https://; http:// is for loopback addresses alone."
         raise InvalidText("http:// is not supported: anyone on the way could change the weights", hint)
     return host if not port or int(port) == _PORTS[scheme] else f"{host}:{int(port)}"
@@ -81,18 +81,6 @@ def _root(scheme: str, authority: str) -> str:
 
 def _is_port(port: str) -> bool:
     return re.fullmatch("[0-9]{1,5}", port) is not None and 1 <= int(port) <= 65535
-
-
-def _address(host: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(host.strip("[]"))
-    except ValueError:
-        return None
-
-
-def _is_loopback(host: str) -> bool:
-    address = _address(host)
-    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def _check_path(path: str) -> None:

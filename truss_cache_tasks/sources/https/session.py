@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from truss_cache_tasks.errors import PermanentError
 from truss_cache_tasks.network.cancel import PolledToken
 from truss_cache_tasks.network.connections import ConnectionPool
+from truss_cache_tasks.network.hosts import is_loopback
 from truss_cache_tasks.network.http_errors import network_errors
 from truss_cache_tasks.network.pools import load_trust, make_pools
 from truss_cache_tasks.network.redirects import REDIRECTS, headers_after, redirect_target
@@ -46,6 +47,11 @@ def ask(url: str, headers: Mapping[str, str], network: Network, subject: str) ->
         if target is None:
             return head
         followed = redirect_target(subject, url, target)
+        if followed.startswith("http:") and not is_loopback(urlsplit(followed).hostname or ""):
+            raise PermanentError(
+                f"{subject}: {head.host} redirects to http, expected https",
+                hint="Name the address that it redirects to, with https://.",
+            )
         url, sent = followed, headers_after(sent, url, followed)
     raise PermanentError(f"{subject}: {head.host} redirects more than {limits.redirects} times")
 
@@ -55,7 +61,7 @@ def _ask_once(url: str, headers: Mapping[str, str], network: Network, subject: s
     limits, host, proxy = network.limits, urlsplit(url).hostname or "?", network.proxy_for(url)
     trust = load_trust(network.ca_bundle) if "https:" in (url[:6], (proxy or "")[:6]) else None
     with make_pools(proxy, trust, 1) as pools, network_errors(subject, host):
-        pool: ConnectionPool = pools.connection_from_url(url)  # type: ignore[assignment]  # ours, by make_pools
+        pool: ConnectionPool = pools.connection_from_url(url.partition("?")[0])  # type: ignore[assignment]  # ours, by make_pools
         answer = pool.ask(
             url,
             headers,
