@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from truss_cache_tasks.config.fields import InvalidText
 from truss_cache_tasks.config.loader import load_config
 from truss_cache_tasks.config.uris import parse_uri
-from truss_cache_tasks.config.web_urls import InvalidText
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.keys import canonical
 from truss_cache_tasks.model.request import Layout, Request, SourceRef

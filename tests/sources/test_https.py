@@ -27,7 +27,7 @@ from truss_cache_tasks.errors import (
     TransientError,
     WrongAnswer,
 )
-from truss_cache_tasks.model.listing import UNVERSIONED, FilePin, Pins, RemoteFile
+from truss_cache_tasks.model.listing import UNVERSIONED, Pins, RemoteFile
 from truss_cache_tasks.network.cancel import StopPoll
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
@@ -387,13 +387,3 @@ def test_a_file_of_a_lock_is_not_asked_for(server: FaultServer, tmp_path: Path) 
     (without,) = source.listing(Pins(known=replace(known, files=(replace(known.files[0], version=""),)))).files
     assert without.is_unversioned
     assert len(server.asked) == asked
-
-
-def test_a_file_without_version_and_digest_cannot_be_locked_before_it_was_fetched(
-    server: FaultServer, tmp_path: Path
-) -> None:
-    source = open_url(server.add("/w.bin", BODY, etag=None), tmp_path)
-    file = listed(source)
-    with pytest.raises(CacheTaskError, match="neither a version nor a digest") as caught:
-        source.listing(Pins(files=(FilePin(file.key, file.version),), in_detail=True))
-    assert caught.value.hint

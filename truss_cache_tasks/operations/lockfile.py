@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from truss_cache_tasks.errors import LockMismatch, NotFound, NothingSelected
+from truss_cache_tasks.errors import CacheTaskError, LockMismatch, NotFound, NothingSelected
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import UNPINNED, UNVERSIONED, FilePin, Listing, Pins, RemoteFile
 from truss_cache_tasks.model.lockfile import OURS, Locked, LockedEntry, LockedFile, remote_file
@@ -246,6 +246,12 @@ def resolve(
     }
     details = _in_detail(source, [planned.file for planned in plan.files if planned.file.path not in kept])
     lines = [kept.get(p.file.path) or _line(details[p.file.path], request) for p in plan.files]
+    for line in lines:
+        if not line.digest and not line.version:
+            raise CacheTaskError(
+                f"{request.source}: {line.path}: the server names neither a version nor a digest, expected one of them",
+                hint="Fetch it, and then make the lock again: it takes the digest of what was fetched.",
+            )
     return listing.revision, _entry(request, lines, single=listing.single)
 
 
@@ -314,7 +320,8 @@ def _line_of_record(path: str, record: FileRecord, request: Request) -> LockedFi
 def _in_detail(source: Source, files: Sequence[RemoteFile]) -> dict[str, RemoteFile]:
     """Return the files by path, each with its digest, which only a look at the file gives at some stores."""
     found = {file.path: file for file in files}
-    pins = tuple(FilePin(file.key, file.version) for file in files if file.digest is None)
+    asked = [file for file in files if file.digest is None and not file.is_unversioned]
+    pins = tuple(FilePin(file.key, file.version) for file in asked)
     if pins:
         found |= {file.path: file for file in source.listing(Pins(files=pins, in_detail=True)).files}
     return found

@@ -62,7 +62,6 @@ class HttpsSource:
 
         Raises:
             IntegrityError: the server tells another digest than the user gave.
-            CacheTaskError: the digest is asked for (`Pins.in_detail`), and the server tells neither that nor a version.
         """
         if pins.known is not None:
             return replace(pins.known, files=tuple(map(self._known, pins.known.files)))
@@ -72,11 +71,6 @@ class HttpsSource:
             found = [self._ask()]
         except NotFound:
             found = []
-        if pins.in_detail and found and found[0].is_unversioned and found[0].digest is None:
-            raise CacheTaskError(
-                f"{self._source}: the server tells neither a version nor a digest, expected one of them",
-                hint="Fetch the file, and then make the lock: it takes the digest of what was fetched.",
-            )
         return Listing("", tuple(check_pins(found, pins.files, self._source)), single=True)
 
     def locate(self, file: RemoteFile) -> Location:
