@@ -49,8 +49,8 @@ def test_a_file_goes_through_all_commands(server: FaultServer, truss: ForkedTrus
     assert (ran.code, tree(truss.model_cache)) == (0, shown), ran.text
     assert "1 unverified" in ran.text
     asked = len(server.asked)
-    for command in ([], ["why", "--check"], ["verify"], ["lock"], ["lock", "--check"], ["key"], ["du"]):
-        ran = truss.cli(*command)
+    for line in ("", "why --check", "verify", "lock", "lock --check", "key", "du"):
+        ran = truss.cli(*line.split())
         assert ran.code == 0, ran.text
     assert len(server.asked) == asked
     assert "unchanged" in truss.cli("lock", "--check", "--remote").out
@@ -119,12 +119,12 @@ def test_a_digest_that_is_given_later_is_compared_with_the_file_that_is_there(
     configure(truss, url)
     assert truss.cli().code == 0
     sent = server.sent
-    given = {"TRUSS_CACHE_DIGESTS": f"{url}={digest(BODY)}"}
-    assert "digest: None -> 'sha256:" in truss.cli("why", **given).out
-    ran = truss.cli(**given)
+    truss.env["TRUSS_CACHE_DIGESTS"] = f"{url}={digest(BODY)}"
+    assert "digest: None -> 'sha256:" in truss.cli("why").out
+    ran = truss.cli()
     assert ran.code == 0, ran.text
     assert server.sent == sent + 1, "the first byte, for the listing"
-    assert truss.cli("clean", **given).code == 0
+    assert truss.cli("clean").code == 0
     assert tree(truss.model_cache) == {}
 
 
@@ -134,9 +134,8 @@ def test_a_query_and_a_login_are_shown_and_stored_nowhere(server: FaultServer, t
     configure(truss, f"{url}?id=hushid", "  runtime_secret_name: web\n")
     events = truss.folder / "events.jsonl"
     shown = []
-    commands = (["plan"], ["plan", "--json"], [], ["why", "--json"], ["lock", "--json"], ["-a"], ["-a", "--json"])
-    for command in commands:
-        ran = truss.cli(*command, TRUSS_CACHE_EVENTS=str(events), TRUSS_CACHE_DEBUG="1")
+    for line in ("plan", "plan --json", "", "why --json", "lock --json", "-a", "-a --json"):
+        ran = truss.cli(*line.split(), TRUSS_CACHE_EVENTS=str(events), TRUSS_CACHE_DEBUG="1")
         assert ran.code == 0, ran.text
         shown.append(ran.text)
     (truss.folder / "model_cache.lock").unlink()
