@@ -9,7 +9,6 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, assert_never
-from urllib.parse import urlsplit
 
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.settings import Settings
@@ -99,7 +98,9 @@ def _no_token(entry: Entry, spec: TokenCredential, settings: Settings) -> NoCred
 
 
 def _login(path: Path | None, entry: Entry, spec: LoginCredential, settings: Settings) -> Credential | NoCredential:
-    from truss_cache_tasks.config.logins import find_in_netrc, read_secret  # not needed by the other stores
+    from urllib.parse import urlsplit  # neither is needed by the other stores
+
+    from truss_cache_tasks.config.logins import find_in_netrc, read_secret
 
     host = urlsplit(entry.request.source.url).hostname or ""
     if path is not None:

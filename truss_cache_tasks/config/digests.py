@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 from truss_cache_tasks.config.entries import Config
 from truss_cache_tasks.config.fields import InvalidText
@@ -49,13 +48,11 @@ def merge_digests(one: Given, other: Given, where: str) -> Given:
 def with_digests(config: Config, given: Given) -> tuple[Config, list[SourceRef]]:
     """Return the config whose requests have the digests of their sources, and the sources that it does not have."""
     entries = tuple(
-        replace(entry, request=replace(entry.request, digest=given[entry.request.source]))
-        if entry.request.source in given
-        else entry
+        entry._replace(request=entry.request._replace(digest=given.get(entry.request.source, "")))
         for entry in config.entries
     )
     asked = {entry.request.source for entry in entries}
-    return replace(config, entries=entries), [source for source in given if source not in asked]
+    return config._replace(entries=entries), [source for source in given if source not in asked]
 
 
 def _add(given: Given, source: SourceRef, digest: str, where: str) -> None:

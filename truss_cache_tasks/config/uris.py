@@ -6,7 +6,6 @@ import re
 from typing import NamedTuple, assert_never
 
 from truss_cache_tasks.config.fields import InvalidText, did_you_mean
-from truss_cache_tasks.config.web_urls import parse_web_url
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.stores import HUGGINGFACE, Store, UriForm, find_store, stores
 
@@ -76,6 +75,8 @@ def parse_uri(text: str) -> ParsedSource:
         case UriForm.FOLDER:
             return ParsedSource(_folder(store, rest), "")
         case UriForm.FILE:
+            from truss_cache_tasks.config.web_urls import parse_web_url  # a config without one does not need it
+
             return ParsedSource(parse_web_url(scheme, rest), "")
         case _:
             assert_never(store.uri_form)

@@ -1,10 +1,9 @@
 """Request: what one entry asks for, in canonical form and without any path of this machine."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
-from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from urllib.parse import unquote
+from typing import NamedTuple, Self
 
 from truss_cache_tasks.model.stores import Store, store_of
 
@@ -25,8 +24,7 @@ class Dialect(Enum):
     GLOBSTAR = "weights"  # `*` stays within a folder and `**` crosses, as in Truss's `weights`
 
 
-@dataclass(frozen=True)
-class SourceRef:
+class SourceRef(NamedTuple):
     """A parsed source URI.
 
     Attributes:
@@ -43,10 +41,13 @@ class SourceRef:
     scheme: str
     root: str
     prefix: str = ""
-    query: str = field(default="", repr=False)
+    query: str = ""
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.root}{'/' + self.prefix if self.prefix else ''}"
+
+    def __repr__(self) -> str:
+        return f"SourceRef(scheme={self.scheme!r}, root={self.root!r}, prefix={self.prefix!r})"
 
     @property
     def store(self) -> Store:
@@ -70,12 +71,24 @@ class SourceRef:
         if self.store.is_local:
             return self.root.rstrip("/").rpartition("/")[2]
         if self.store.is_web:
+            from urllib.parse import unquote  # a config without such files does not need it
+
             return f"{self.root.replace(':', '_')}/{unquote(self.prefix.partition('?')[0])}"
         return "/".join(filter(None, (self.store.folder, self.root, self.prefix)))
 
 
-@dataclass(frozen=True)
-class Request:
+class _Fields(NamedTuple):
+    source: SourceRef
+    revision: str
+    allow: tuple[str, ...] | None
+    ignore: tuple[str, ...]
+    layout: Layout
+    folder: str
+    dialect: Dialect
+    digest: str
+
+
+class Request(_Fields):
     """What one entry asks of a store: equal requests have equal keys on every machine.
 
     Attributes:
@@ -89,18 +102,21 @@ class Request:
         digest: `sha256:hex` that the bytes of a web server's file must have, where the user gave it; else "".
     """
 
-    source: SourceRef
-    revision: str
-    allow: tuple[str, ...] | None
-    ignore: tuple[str, ...]
-    layout: Layout
-    folder: str = ""
-    dialect: Dialect = None  # type: ignore[assignment]  # never None once made
-    digest: str = ""
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        if self.dialect is None:
-            object.__setattr__(self, "dialect", implied_dialect(self.layout))
+    def __new__(  # noqa: D102, PLR0917  # it takes the fields
+        cls,
+        source: SourceRef,
+        revision: str,
+        allow: tuple[str, ...] | None,
+        ignore: tuple[str, ...],
+        layout: Layout,
+        folder: str = "",
+        dialect: Dialect | None = None,
+        digest: str = "",
+    ) -> Self:
+        dialect = dialect or implied_dialect(layout)
+        return super().__new__(cls, source, revision, allow, ignore, layout, folder, dialect, digest)
 
 
 def implied_dialect(layout: Layout) -> Dialect:

@@ -6,7 +6,8 @@ import base64
 import re
 from collections.abc import Mapping
 
-from truss_cache_tasks.model.listing import DIGITS, Digest
+from truss_cache_tasks.model.listing import Digest
+from truss_cache_tasks.model.records import DIGITS
 
 WANT = {"Want-Repr-Digest": "sha-256=10", "Want-Digest": "sha-256"}  # RFC 9530 and, before it, RFC 3230
 
