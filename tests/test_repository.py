@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import re
 import runpy
@@ -99,7 +100,7 @@ def test_the_readmes_first_command_is_the_quickstart() -> None:
 
 def test_what_the_package_imports_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    lines = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
     declared = {re.split(r"[\[>=<]", line)[0].lower().replace("_", "-") for line in lines}
     homes = importlib.metadata.packages_distributions()
     shipped_tests = ROOT / "truss_cache_tasks" / "sources" / "testing.py"  # whoever uses them has pytest

@@ -173,7 +173,6 @@ def test_a_revision_that_git_cannot_have_is_refused(revision: str, tmp_path: Pat
         ("cw://-abc", "is no bucket name"),
         ("cw://abc-", "is no bucket name"),
         ("cw:///m", "no bucket name"),
-        ("https://x.y/m.bin", "https:// is not supported yet"),
         ("https://huggingface.co/org/name", "Write org/name."),
         ("http://x.y/m.bin", "http:// is not supported"),
         ("file://", "no folder or file named"),

@@ -13,13 +13,20 @@ from typing import Any, NoReturn, assert_never
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Credential, JsonCredential, NoCredential, Secret, TokenCredential
+from truss_cache_tasks.model.stores import (
+    Credential,
+    JsonCredential,
+    LoginCredential,
+    NoCredential,
+    Secret,
+    TokenCredential,
+)
 
 _LARGEST = 1 << 20  # bytes of a credential file
 
 
 def find_credential(entry: Entry, settings: Settings) -> Credential | NoCredential:
-    """Return the entry's credential: a file in the data folder, else a secret, a variable, or the login token.
+    """Return the entry's credential: a file in the data folder, else a secret, a variable, the login token, or netrc.
 
     NoCredential where only the credential chain of the vendor's SDK or anonymous access remains.
 
@@ -37,6 +44,8 @@ def find_credential(entry: Entry, settings: Settings) -> Credential | NoCredenti
                 return _no_file(entry, spec)
             origin = _shown(path, entry)
             return Credential(origin, _fields(_text(path, origin), spec, origin))
+        case LoginCredential() as spec:
+            return _login(path, entry, spec, settings)
         case None:
             return NoCredential()
         case spec:
@@ -64,6 +73,8 @@ def _candidates(entry: Entry, settings: Settings) -> Iterator[Path]:
     match entry.request.source.store.credential:
         case None:
             return
+        case LoginCredential():
+            pass
         case TokenCredential() as spec:
             has_secret = has_secret or spec.is_hub
         case JsonCredential() as spec:
@@ -84,6 +95,19 @@ def _no_token(entry: Entry, spec: TokenCredential, settings: Settings) -> NoCred
         return NoCredential(tuple(looked_at), "HF_HUB_DISABLE_IMPLICIT_TOKEN is set")
     looked_at += spec.variables[:1]
     return NoCredential((*looked_at, "the login of `hf auth login`") if spec.is_hub else tuple(looked_at))
+
+
+def _login(path: Path | None, entry: Entry, spec: LoginCredential, settings: Settings) -> Credential | NoCredential:
+    from urllib.parse import urlsplit  # neither is needed by the other stores
+
+    from truss_cache_tasks.config.logins import find_in_netrc, read_secret
+
+    host = urlsplit(entry.request.source.url).hostname or ""
+    if path is not None:
+        return read_secret(_text(path, str(path)), str(path), host)
+    netrc = settings.named_file(spec.variables, "~/.netrc")
+    places = (*map(str, _candidates(entry, settings)), str(netrc))
+    return find_in_netrc(netrc, host) or NoCredential(places)
 
 
 def _no_file(entry: Entry, spec: JsonCredential) -> NoCredential:

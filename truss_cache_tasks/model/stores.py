@@ -30,6 +30,7 @@ class UriForm(Enum):
     REPO = "repo"  # scheme://org/name[@revision]: the Hugging Face Hub alone, whose cache has a layout of its own
     BUCKET = "bucket"  # scheme://bucket/prefix; a store may have more than one name in place of `bucket`
     FOLDER = "folder"  # scheme://path on this machine, relative to the config
+    FILE = "file"  # scheme://host[:port]/path[?query]: one file of a web server, whose names are a part of the path
 
 
 # Credentials: the values that a source gets, and the description of credential files in a row
@@ -125,6 +126,19 @@ class JsonCredential(NamedTuple):
     ambient: tuple[str, ...] = ()
 
 
+class LoginCredential(NamedTuple):
+    """A login at a web server, in the secret that the entry names, or in netrc.
+
+    The source gets the field `authorization`, the value of that header, the field `query`, which is added to the
+    query of the URL (a signature), or both.
+
+    Attributes:
+        variables: that name the netrc file, the first that is set; else it is `~/.netrc`.
+    """
+
+    variables: tuple[str, ...] = ()
+
+
 class NamePart(NamedTuple):
     """One name in the URIs of a store, between two slashes.
 
@@ -148,7 +162,8 @@ class Store(NamedTuple):
     """One row of the registry.
 
     Attributes:
-        schemes: of its URIs; the first is the one that keys, names and messages have.
+        schemes: of its URIs; the first is the one that keys, names and messages have, except for UriForm.FILE, whose
+            scheme is a part of the address.
         opens: `module:Class` of its `Source`, imported when something is to be asked.
         uri_form: what its URIs name. BUCKET for every row that is not of this package.
         names: of UriForm.BUCKET, what is before the prefix; joined by slashes, they are `SourceRef.root`.
@@ -168,7 +183,7 @@ class Store(NamedTuple):
     uri_form: UriForm = UriForm.BUCKET
     names: tuple[NamePart, ...] = (_BUCKET,)
     kind: str = ""
-    credential: TokenCredential | JsonCredential | None = None
+    credential: TokenCredential | JsonCredential | LoginCredential | None = None
     variables: tuple[str, ...] = ()
     cache_folder: str | None = None
     versions: str = "[!-~]+"
@@ -201,6 +216,11 @@ class Store(NamedTuple):
         parts = rest.split("/", len(self.names))
         names = [*parts, *[""] * len(self.names)][: len(self.names)]
         return names, "".join(parts[len(self.names) :])
+
+    @property
+    def is_web(self) -> bool:
+        """Whether each of its URIs names one file of a web server."""
+        return self.uri_form is UriForm.FILE
 
     @property
     def folder(self) -> str:
@@ -369,9 +389,19 @@ LOCAL = Store(
     opens="truss_cache_tasks.sources.local:LocalSource",
     cache_folder="",
 )
+HTTPS = Store(
+    schemes=("https", "http"),  # http for loopback addresses alone
+    uri_form=UriForm.FILE,
+    opens="truss_cache_tasks.sources.https:HttpsSource",
+    credential=LoginCredential(variables=("NETRC",)),
+    cache_folder="",
+    # a strong ETag, or a Last-Modified with '_' in place of blanks
+    versions=r'"[!#-~]+"|[A-Z][a-z]{2},_[0-9]{2}_[A-Z][a-z]{2}_[0-9]{4}_[0-9]{2}:[0-9]{2}:[0-9]{2}_GMT',
+    lists_known=True,
+)
 
 _rows: dict[str, Store] = {
-    scheme: store for store in (HUGGINGFACE, GCS, S3, R2, COREWEAVE, AZURE, LOCAL) for scheme in store.schemes
+    scheme: store for store in (HUGGINGFACE, GCS, S3, R2, COREWEAVE, AZURE, LOCAL, HTTPS) for scheme in store.schemes
 }
 
 
