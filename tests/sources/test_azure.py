@@ -368,7 +368,7 @@ ENDED = {"sas_token": "sv=2021-12-02&sr=c&sp=rl&se=2020-01-01T00%3A00%3A00Z&sig=
         (KEY, 503, "ServerBusy", TransientError, "throttles requests (503 ServerBusy) (tried 3 times)"),
         (KEY, 500, "OperationTimedOut", TransientError, "fails for now (500 OperationTimedOut) (tried 3 times)"),
         (KEY, 400, "OutOfRangeInput", CacheTaskError, "answered 400 OutOfRangeInput"),
-        (KEY, 307, "", CacheTaskError, "answered 307"),
+        (KEY, 307, "", WrongAnswer, "a redirect (307)"),
         (KEY, 407, "", PermanentError, "the proxy refuses (407)"),
     ],
 )
