@@ -70,9 +70,9 @@ class Azurite:
         self.ask("PUT", f"/{name}", "restype=container", headers={"x-ms-blob-public-access": public} if public else {})
         return name
 
-    def put(self, container: str, name: str, data: bytes, **headers: str) -> None:
-        """Store a block blob by one request, so that it gets an md5; `headers` have `_` in place of `-`."""
-        more = {key.replace("_", "-"): value for key, value in headers.items()}
+    def put(self, container: str, name: str, data: bytes, metadata: str = "") -> None:
+        """Store a block blob by one request, so that it gets an md5; `metadata` is a name, whose value is `true`."""
+        more = {f"x-ms-meta-{metadata}": "true"} if metadata else {}
         self.ask("PUT", _path(container, name), body=data, headers={"x-ms-blob-type": "BlockBlob", **more})
 
     def put_in_blocks(self, container: str, name: str, *blocks: bytes, md5: bytes | None = None) -> None:

@@ -186,10 +186,10 @@ class BoundedPool(HTTPConnectionPool):
             if connection.is_closed:
                 connection.timeout = limits.connect_s
                 _connect(self, connection, tunnels=tunnels)
-            response = connection.get(target, headers)
-            chunks = iter(partial(response.read, 1 << 16), b"")
-            body = decode_body(chunks, response.getheader("Content-Encoding", ""), limits.body(response.status))
-            reusable = response.isclosed() and not response.will_close
+            with connection.get(target, headers) as response:
+                chunks = iter(partial(response.read, 1 << 16), b"")
+                body = decode_body(chunks, response.getheader("Content-Encoding", ""), limits.body(response.status))
+                reusable = response.isclosed() and not response.will_close
             return WholeAnswer(status=response.status, headers=response.headers, body=body)  # type: ignore[arg-type]  # has all of a Mapping
         except OSError as exc:
             if not _has_reached_proxy(connection):

@@ -77,7 +77,7 @@ def access_of_env(account: str, env: Mapping[str, str]) -> AccountAccess:
     note = ""
     name, text = _first(env, CONNECTION_STRINGS)
     if text:
-        if _account_of(members_of(text)) == account:
+        if _account_of(members_of(text), account) == account:
             return _of_connection_string(account, name, text)
         note = f"{name} is of another account"
     endpoint = _endpoint_of_env(account, env) or _cloud_endpoint(account)
@@ -107,7 +107,7 @@ def members_of(text: str) -> dict[str, str]:
 def _of_connection_string(account: str, origin: str, text: str) -> AccountAccess:
     members = members_of(text)
     where = f"{origin}: connection string"
-    if (named := _account_of(members)) != account:
+    if (named := _account_of(members, account)) != account:
         raise _other_account(origin, "the connection string", named, account)
     if members.get("usedevelopmentstorage", "").lower() == "true":
         defaults = {"blobendpoint": f"http://127.0.0.1:10000/{_EMULATOR}", "accountkey": _EMULATOR_KEY}
@@ -125,11 +125,23 @@ def _of_connection_string(account: str, origin: str, text: str) -> AccountAccess
     )
 
 
-def _account_of(members: Mapping[str, str]) -> str:
-    """Return the account that a connection string names, "" where it names none."""
+def _account_of(members: Mapping[str, str], wanted: str) -> str:
+    """Return the account that a connection string names, `wanted` where its endpoint may be that; "" for none."""
     if members.get("usedevelopmentstorage", "").lower() == "true":
         return members.get("accountname") or _EMULATOR
-    return members.get("accountname") or (urlsplit(members.get("blobendpoint", "")).hostname or "").partition(".")[0]
+    if named := members.get("accountname"):
+        return named
+    labels = _labels(members.get("blobendpoint", ""))
+    return wanted if wanted in labels else labels[0]
+
+
+def _labels(endpoint: str) -> tuple[str, str]:
+    """Return the two parts of an endpoint that may be its account: the first label of its host, and its path."""
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:  # a bad address
+        return "", ""
+    return (parts.hostname or "").partition(".")[0], parts.path.strip("/")
 
 
 def _other_account(origin: str, what: str, found: str, account: str) -> CredentialError:
@@ -145,9 +157,7 @@ def _endpoint_of_env(account: str, env: Mapping[str, str]) -> str:
     if not text:
         return ""
     endpoint = check_endpoint(text, name)
-    parts = urlsplit(endpoint)
-    named = {(parts.hostname or "").partition(".")[0], parts.path.strip("/"), _first(env, ACCOUNTS)[1]}
-    return endpoint if account in named else ""
+    return endpoint if account in (*_labels(endpoint), _first(env, ACCOUNTS)[1]) else ""
 
 
 def check_endpoint(text: str, where: str) -> str:
@@ -186,7 +196,7 @@ def _checked(sas: str, where: str) -> Secret:
     query = sas.strip().removeprefix("?")
     if re.search(r"[^!-~]|[#?]", query) or "://" in query or not parse_qs(query).get("sig"):
         raise CredentialError(
-            f"{where}: found no shared access signature, expected the query of one, such as sv=...&sp=rl&sig=...",
+            f"{where}: found no shared access signature, expected the query of one, with sv, sp and sig",
             hint="Copy the SAS token, not its URL.",
         )
     return Secret(query)

@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -33,15 +33,16 @@ _ambient_lock = threading.Lock()
 class Tokens:
     """Tokens of one identity, kept until they expire. Entries share one, so `get` holds a lock."""
 
-    def __init__(self, origin: str, credential: Any) -> None:
+    def __init__(self, origin: str, make: Callable[[], Any]) -> None:
         """Begin without a token.
 
         Args:
             origin: for messages.
-            credential: of azure-identity.
+            make: returns a credential of azure-identity.
         """
         self.origin = origin
-        self._credential = credential
+        self._make = make
+        self._credential = make()
         self._lock = threading.Lock()
         self._token: tuple[str, float] = ("", 0.0)
 
@@ -54,8 +55,12 @@ class Tokens:
         """
         with self._lock:
             if self._token[1] <= time.time():
-                with _translate_errors(self.origin):
-                    found = self._credential.get_token(SCOPE)
+                try:
+                    with _translate_errors(self.origin):
+                        found = self._credential.get_token(SCOPE)
+                except TransientError:
+                    self._credential = self._make()  # the old one repeats a 503 for 60 s, and asks nobody (msal)
+                    raise
                 self._token = found.token, max(found.expires_on - _EARLY_S, time.time() + 1)
             return self._token
 
@@ -73,7 +78,7 @@ def of_service_principal(credential: Credential, network: Network) -> Tokens:
         raise _not_installed(credential.origin) from exc
     fields = {name: credential.fields[name].reveal() for name in ("tenant_id", "client_id", "client_secret")}
     try:
-        return Tokens(credential.origin, ClientSecretCredential(**fields, **_options(network)))
+        return Tokens(credential.origin, lambda: ClientSecretCredential(**fields, **_options(network)))
     except ValueError:
         raise CredentialError(
             f"{credential.origin}: tenant_id or client_id is no id of Entra", hint="Copy the ids again."
@@ -104,7 +109,9 @@ def _look(network: Network) -> tuple[Tokens | None, str]:
         if any(map(network.variable, _CONFIGURES)):
             raise _not_installed("Entra, which AZURE_* variables of this machine name") from exc
         return None, f"Entra is not asked without azure-identity: {INSTALL.rstrip('.')}"
-    tokens = Tokens("Entra (DefaultAzureCredential)", DefaultAzureCredential(**_options(network), process_timeout=5))
+    tokens = Tokens(
+        "Entra (DefaultAzureCredential)", lambda: DefaultAzureCredential(**_options(network), process_timeout=5)
+    )
     try:
         tokens.get()
     except CredentialError:
@@ -144,9 +151,10 @@ def _translate_errors(origin: str) -> Iterator[None]:
 
     try:
         yield
-    except HttpResponseError as exc:  # ClientAuthenticationError is one
-        if exc.status_code is not None and is_transient_status(exc.status_code):
-            raise TransientError(f"{origin}: Entra answered {exc.status_code}", hint=RUN_LATER) from None
+    except HttpResponseError as exc:  # ClientAuthenticationError is one, and tells the status in its text alone
+        status = re.search(r"HTTP Error: ([0-9]{3})", str(exc))
+        if status and is_transient_status(int(status[1])):
+            raise TransientError(f"{origin}: Entra answered {status[1]}", hint=RUN_LATER) from None
         code = re.search(r"AADSTS[0-9]{4,8}", str(exc))
         raise CredentialError(
             f"{origin}: Entra gives no token ({code[0] if code else type(exc).__name__})",

@@ -22,6 +22,7 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     TransientError,
 )
+from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.network.proxies import proxy_refuses
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
@@ -81,6 +82,8 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
         error = TransientError(f"{asked.what}: {asked.host} {busy} ({answered})", hint=RUN_LATER)
         error.retry_after_s = retry_after_s(headers)
         return error
+    if 300 <= status < 400:
+        return wrong_answer(asked.what, f"a redirect ({answered})", "none of Azure Blob Storage")
     if status == 407:
         return proxy_refuses(asked.what, status)
     if asked.identity.method is Method.ANONYMOUS and (status == 401 or code in _PRIVATE):
