@@ -166,7 +166,7 @@ def test_a_revision_that_git_cannot_have_is_refused(revision: str, tmp_path: Pat
         ("r2://" + "a" * 64 + ".weights", "is no bucket name"),
         ("r2://0a1b." + "w" * 192, "is no bucket name"),
         ("r2://0a1b.weights/m/../n", "'.' or '..' in the prefix"),
-        ("cw://my.weights", "'my.weights' is no bucket name (3 to 63 small letters, digits, '-')"),
+        ("cw://my.weights", "'my.weights' is no bucket name (3 to 63 lower-case letters, digits, '-')"),
         ("cw://Weights", "Write cw://BUCKET/PREFIX."),
         ("cw://my_weights/m", "is no bucket name"),
         ("cw://ab", "is no bucket name"),

@@ -65,7 +65,7 @@ VARIABLES = (
     Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error, nothing is fetched", "0"),
     Variable(
         "TRUSS_CACHE_R2_ENDPOINT",
-        "URL of the server of r2://, such as https://{account_id}.eu.r2.cloudflarestorage.com",
+        "the server of r2://; {account_id} in it stands for the account",
         "https://{account_id}.r2.cloudflarestorage.com",
     ),
     Variable("TRUSS_CACHE_EVENTS", "a file or FIFO that the events of a run are appended to, as JSON lines", "none"),

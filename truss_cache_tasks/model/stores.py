@@ -371,7 +371,7 @@ COREWEAVE = Store(  # https://docs.coreweave.com/products/storage/object-storage
         NamePart(
             what="bucket",
             pattern="[a-z0-9][a-z0-9-]{1,61}[a-z0-9]",
-            rule="3 to 63 small letters, digits, '-'",  # a name of a host
+            rule="3 to 63 lower-case letters, digits, '-'",  # a name of a host
         ),
     ),
     s3=S3Service(

@@ -124,10 +124,15 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
         )
         return AccessDenied(f"{refuses}: {BAD_KEYS[code]} ({code})", hint=hint)
     if code in WRONG_REGION:
-        there = f"is in region {region}" if region else "is in another region that the answer does not name"
+        found = (
+            f"bucket {asked.bucket!r} is in region {region}, the request was made for {asked.region}, and following it "
+            "once did not help"
+            if region
+            else f"the request was made for region {asked.region}, expected that of bucket {asked.bucket!r}, which the "
+            "answer does not name"
+        )
         return AccessDenied(
-            f"{asked.what}: bucket {asked.bucket!r} {there}, the request was made for {asked.region}, and "
-            f"following it once did not help ({code})",
+            f"{asked.what}: {found} ({code})",
             hint=f"Set aws_region in the credential file, or AWS_REGION, to {region or 'the region of the bucket'}.",
         )
     if code in NO_BUCKET or (status == 404 and asked.action == "s3:ListBucket"):
