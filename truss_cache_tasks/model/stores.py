@@ -63,6 +63,29 @@ class Credential:
     fields: Mapping[str, Secret] = field(repr=False)
 
 
+class AuthMethod(StrEnum):
+    """The values of `auth_method` in Truss's `weights` that name a role, not a secret."""
+
+    AWS_OIDC = "AWS_OIDC"
+    AWS_ASSUME_ROLE = "AWS_ASSUME_ROLE"
+    GCP_OIDC = "GCP_OIDC"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Role:
+    """Rights of a cloud's account that the source obtains with what this machine has; it never asks without them.
+
+    Attributes:
+        method: how.
+        account: whose rights: the ARN of a role, or the name of a service account.
+        scope: where that is asked: a region, or a workload identity provider.
+    """
+
+    method: AuthMethod
+    account: str
+    scope: str
+
+
 @dataclass(frozen=True)
 class NoCredential:
     """No credential was found in a file, a variable or a login; the source may look elsewhere, or use none.
@@ -139,6 +162,7 @@ class Store:
             one that is called like the scheme.
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
+        auth_methods: of a `Role` that its source may get in place of a credential.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
     """
 
@@ -151,6 +175,7 @@ class Store:
     cache_folder: str | None = None
     versions: str = "[!-~]+"
     lists_known: bool = False
+    auth_methods: tuple[AuthMethod, ...] = ()
     refused: tuple[tuple[str, str, str], ...] = ()
 
     @property
@@ -223,6 +248,7 @@ GCS = Store(
     cache_folder="",
     versions="[0-9]{1,19}",  # generations
     lists_known=True,
+    auth_methods=(AuthMethod.GCP_OIDC,),
 )
 S3 = Store(
     schemes=("s3",),
@@ -238,6 +264,7 @@ S3 = Store(
     variables=("AWS_", "HOME"),
     cache_folder="",
     lists_known=True,
+    auth_methods=(AuthMethod.AWS_OIDC, AuthMethod.AWS_ASSUME_ROLE),
     refused=(("--x-s3", *_DIRECTORY_BUCKET), ("--xa-s3", *_DIRECTORY_BUCKET)),
 )
 LOCAL = Store(

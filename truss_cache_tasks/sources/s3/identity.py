@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.model.request import SourceRef
+from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.refusals import credential_error
 from truss_cache_tasks.version import USER_AGENT
@@ -40,15 +41,20 @@ SESSIONS = threading.RLock()  # held while a botocore session is used: only its 
 _chains: dict[tuple[tuple[str, str], ...], Identity] = {}
 
 
-def identify(credential: Credential | NoCredential, network: Network) -> Identity:
-    """Return the identity for requests: of the credential, else of what boto3's chain finds, else anonymous.
+def identify(credential: Credential | Role | NoCredential, network: Network, source: SourceRef) -> Identity:
+    """Return the identity for requests: of the credential or the role, else of boto3's chain, else anonymous.
 
     The chain is searched only if there is no credential, and once a process for each environment, because it may ask
     the metadata server (one attempt, 1 s).
 
     Raises:
         CredentialError: a file, a profile or a token service cannot be used.
+        AccessDenied, TransientError: the token service does not give the role.
     """
+    if isinstance(credential, Role):
+        from truss_cache_tasks.sources.s3.roles import assume
+
+        return assume(credential, network, source)
     region = network.variable("AWS_REGION") or network.variable("AWS_DEFAULT_REGION")
     with SESSIONS:
         if isinstance(credential, NoCredential):
@@ -70,7 +76,7 @@ def _with_keys(origin: str, key: str, secret: str, token: str | None, region: st
             f"{origin}: a key is empty or holds a character that no AWS key has (a line break, a typographic quote)",
             hint="Copy the keys again, without what surrounds them.",
         )
-    session = _new_session()
+    session = new_session()
     session.set_credentials(key, secret, token or None)
     return Identity(origin, session.get_credentials(), session, region)
 
@@ -90,7 +96,7 @@ def _chain(env: Mapping[str, str], region: str) -> Identity:
 def _ask_chain(env: Mapping[str, str], region: str) -> Identity:
     from botocore.exceptions import BotoCoreError
 
-    session = _new_session()
+    session = new_session()
     session.set_config_variable("metadata_service_timeout", 1)
     session.set_config_variable("metadata_service_num_attempts", 1)
     try:
@@ -104,7 +110,8 @@ def _ask_chain(env: Mapping[str, str], region: str) -> Identity:
     return Identity(origin, credentials, session, region)
 
 
-def _new_session() -> Any:
+def new_session() -> Any:
+    """Return a session of botocore that sends our User-Agent."""
     from botocore.session import Session  # not boto3, which takes longer to import (docs/adr/0020)
 
     session = Session()

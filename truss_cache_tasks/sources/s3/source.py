@@ -27,7 +27,7 @@ from truss_cache_tasks.model.listing import (
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins, under_prefix
 from truss_cache_tasks.sources.s3.digests import digest_of_head, head_of_answer
@@ -51,7 +51,7 @@ class _Bucket:
 class S3Source:
     """The objects below `s3://bucket/prefix`. Safe to use from many threads; sends no request until it is asked."""
 
-    def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
+    def __init__(self, request: Request, credential: Credential | Role | NoCredential, network: Network) -> None:
         self._source = request.source
         self._credential = credential
         self._network = network
@@ -273,7 +273,7 @@ class S3Source:
     def _connect(self) -> tuple[Any, Identity]:
         from truss_cache_tasks.sources.s3.session import open_client
 
-        identity = identify(self._credential, self._network)
+        identity = identify(self._credential, self._network, self._source)
         client = open_client(identity, self._network, self._source)
         client.meta.events.register("after-call.s3.ListObjectsV2", self._note_bucket)
         return client, identity
