@@ -1,6 +1,6 @@
 """Google's token service and its impersonation of service accounts, scripted: no server of either can be installed.
 
-https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token and .../iam/docs/reference/credentials/rest
+The rules are those of `v1/token` of the Security Token Service API, and of `generateAccessToken` of the IAM credentials API.
 """
 
 from __future__ import annotations
