@@ -36,6 +36,7 @@ def check(folder: Path, text: str, start: str, says: str) -> None:
         ("a: 1\nmodel_cache:\n- org/name", "3: model_cache[0]", "Write `- repo_id: org/name`."),
         ("model_cache:\n- repo_id: a/b\n-", "3: model_cache[1]", "got nothing, expected a mapping"),
         ("model_cache: {}", "1: model_cache", "repo_id is missing"),
+        ("a: 1\nbdn:\n  mounts: [{source: 'bdn:ns/vol', path: /v}]", "3: bdn.mounts", "no address outside of it"),
         ("model_cache: !!set {a, b}", "1: model_cache", "expected a list"),
         ("model_cache:\n- revision: v1", "2: model_cache[0]", "repo_id is missing"),
         ("model_cache:\n- repo_id:\n  revision: v1", "2: model_cache[0]", "repo_id is missing"),

@@ -23,6 +23,9 @@ def read(folder: Path, text: str) -> Config:
     return load_config(write(folder, text))
 
 
+VOLUMES = "volumes of Baseten's delivery network, which have no address outside of it"
+
+
 def one(folder: Path, text: str) -> Entry:
     (entry,) = read(folder, text).entries
     return entry
@@ -321,3 +324,15 @@ def test_a_thousand_entries_are_read_in_a_moment(tmp_path: Path) -> None:
         assert len(load_config(path).entries) == 1000
         spent.append(time.process_time() - start)
     assert min(spent) < 0.5  # 0.08 s on two cores; the Python YAML loader alone takes 0.4
+
+
+def test_volumes_of_bdn_beside_entries_are_warned_of(tmp_path: Path) -> None:
+    text = "bdn:\n  mounts: [{source: 'bdn:ns/vol', path: /v}]\nmodel_cache: [{repo_id: a/b}]\n"
+    (warning,) = read(tmp_path, text).warnings
+    assert warning.endswith("config.yaml:2: bdn.mounts: not fetched: " + VOLUMES)
+
+
+@pytest.mark.parametrize("bdn", ["{}", "{mounts: []}", "{mounts: null}", "{access: [x]}", "null", "[]", "text"])
+def test_a_bdn_without_volumes_is_ignored(bdn: str, tmp_path: Path) -> None:
+    config = read(tmp_path, f"bdn: {bdn}\nweights: []\n")
+    assert (config.entries, config.warnings) == ((), ())

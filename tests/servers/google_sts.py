@@ -1,6 +1,6 @@
 """Google's token service and its impersonation of service accounts, scripted: no server of either can be installed.
 
-The rules are those of `v1/token` of the Security Token Service API, and of `generateAccessToken` of the IAM credentials API.
+Both follow https://google.aip.dev/auth/4117.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Such a file (`type: external_account`) names the workload identity provider (`audience`), where the token is
 (`credential_source`), the token service (`token_url`), and the service account that is impersonated, if any.
-https://cloud.google.com/iam/docs/workload-identity-federation-with-other-clouds
+https://google.aip.dev/auth/4117
 """
 
 from __future__ import annotations
