@@ -1,4 +1,4 @@
-"""Read `auth` and `auth_secret_name` of a `weights` item: the secret, or the role that the entry is read with."""
+"""Read `auth` of a `weights` item: the secret, or the role that the entry is read with."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     AuthMethod.AWS_ASSUME_ROLE: ("aws_assume_role_arn", "aws_assume_role_region"),
     AuthMethod.GCP_OIDC: ("gcp_oidc_service_account", "gcp_oidc_workload_id_provider"),
 }
+_METHODS = f"{', '.join(list(_FIELDS)[:-1])} or {list(_FIELDS)[-1]}"
 _KNOWN = ("auth_method", *(name for names in _FIELDS.values() for name in names))
 
 
-def read_auth(members: dict[str, Value], warnings: list[str]) -> tuple[Value | None, Role | None]:
-    """Return the name of the secret, or the role; (None, None) where the item gives neither.
+def read_auth(auth: Value, outer: Value | None, warnings: list[str]) -> tuple[Value | None, Role | None]:
+    """Return the name of the secret, or the role, of an item that has `auth`.
 
     A field of `auth` that is empty counts as not given, as in Truss.
 
     Args:
-        members: of the item.
+        auth: the value of `auth`.
+        outer: that of `auth_secret_name` beside it.
         warnings: appended to.
 
     Raises:
         ConfigError: unknown, missing or contradictory fields.
     """
-    outer, auth = members.get(_SECRET), members.get("auth")
-    if auth is None:
-        return outer, None
     if not auth.is_mapping:
         auth.fail(f"got {auth.shown()}, expected a mapping", f"Write `{_SECRET}: NAME` beside source.")
     given = {n: v for n, v in auth.known_members(_KNOWN, {}).items() if not (v.is_string and not v.node.value)}
@@ -64,13 +63,13 @@ def _method(auth: Value, given: dict[str, Value]) -> str:
     if value is None:
         if given.keys() == {_SECRET}:
             return _CUSTOM
-        auth.fail("auth_method is missing", f"Add `auth_method: METHOD`, one of {', '.join(_FIELDS)}.")
+        auth.fail("auth_method is missing", f"Add `auth_method: METHOD`: {_METHODS}.")
     method = value.string().upper()
     if method not in _FIELDS:
         near = did_you_mean(method, [name.lower() for name in _FIELDS])
         value.fail(
-            f"unknown method {value.shown()}",
-            near.upper().replace("DID YOU MEAN", "Did you mean") if near else f"Use one of {', '.join(_FIELDS)}.",
+            f"found {value.shown()}, expected {_METHODS}",
+            near.upper().replace("DID YOU MEAN", "Did you mean") if near else "Write one of them.",
         )
     return method
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from truss_cache_tasks.config.auth import read_auth
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.fields import Value
 from truss_cache_tasks.config.folders import parse_mount_location
@@ -34,7 +33,11 @@ def read_weights(value: Value, context: ConfigContext) -> Entry:
     warn_of_source(members["source"], source, context)
     folder = members["mount_location"].parsed(parse_mount_location)
     allow, ignore = patterns(members)
-    secret, role = read_auth(members, context.warnings)
+    secret, role = members.get("auth_secret_name"), None
+    if "auth" in members:
+        from truss_cache_tasks.config.auth import read_auth  # few entries have it, and a fresh run is to import little
+
+        secret, role = read_auth(members["auth"], secret, context.warnings)
     wanted = (revision or "main") if source.store.is_hub else ""
     return Entry(
         name="",

@@ -4,12 +4,12 @@ A store is added by a row here and the class that its row names; no other module
 values: `config/` reads URIs and credentials by them, `sources/registry.py` imports the class.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from typing import NamedTuple
 
 
 class StoreKind(StrEnum):
@@ -50,8 +50,7 @@ class Secret:
     __str__ = __repr__
 
 
-@dataclass(frozen=True)
-class Credential:
+class Credential(NamedTuple):
     """What an entry authenticates with.
 
     Attributes:
@@ -60,7 +59,7 @@ class Credential:
     """
 
     origin: str
-    fields: Mapping[str, Secret] = field(repr=False)
+    fields: Mapping[str, Secret]
 
 
 class AuthMethod(StrEnum):
@@ -71,8 +70,7 @@ class AuthMethod(StrEnum):
     GCP_OIDC = "GCP_OIDC"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Role:
+class Role(NamedTuple):
     """Rights of a cloud's account that the source obtains with what this machine has; it never asks without them.
 
     Attributes:
@@ -86,8 +84,7 @@ class Role:
     scope: str
 
 
-@dataclass(frozen=True)
-class NoCredential:
+class NoCredential(NamedTuple):
     """No credential was found in a file, a variable or a login; the source may look elsewhere, or use none.
 
     Attributes:
@@ -106,8 +103,7 @@ class NoCredential:
         return f"looked at {', '.join(others)}{' and ' if others else ''}{last}{'; ' if self.note else ''}{self.note}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenCredential:
+class TokenCredential(NamedTuple):
     """A credential that is one token, alone in a file or a variable. The source gets it as the field `token`.
 
     Attributes:
@@ -121,8 +117,7 @@ class TokenCredential:
     is_hub: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JsonCredential:
+class JsonCredential(NamedTuple):
     """A credential that is a JSON object of texts, in the Truss's data folder or in the secret that the entry names.
 
     Attributes:
@@ -147,8 +142,7 @@ class JsonCredential:
     ambient: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Store:
+class Store(NamedTuple):
     """One row of the registry.
 
     Attributes:

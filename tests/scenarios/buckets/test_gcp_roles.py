@@ -101,7 +101,12 @@ def test_a_machine_that_has_nothing_fails_and_is_told_what_to_set(on_gcs: GcsSto
     entry(truss, on_gcs)
     with on_gcs.front.watching() as front:
         ran = truss.cli()
-    failed(ran, "found no credential of Google", f"create-cred-config {PROVIDER} --service-account={READER}")
+    failed(
+        ran,
+        "found no credential of Google",
+        f"GOOGLE_APPLICATION_CREDENTIALS to a credential file for {PROVIDER}",
+        READER,
+    )
     assert front.asked == []
     assert tree(truss.mounts) == {}
 

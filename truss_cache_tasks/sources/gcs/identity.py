@@ -72,9 +72,8 @@ def _of_role(role: Role, network: Network, source: SourceRef) -> Identity:
         return identity
     raise CredentialError(
         f"{source}: found no credential of Google on this machine, expected one for {role.method} ({role.account})",
-        hint=f"Set {federation.VARIABLE} to a file of `gcloud iam workload-identity-pools create-cred-config "
-        f"{role.scope} --service-account={role.account}`, run `gcloud auth application-default login`, or put "
-        f"service_account.json into the data folder.",
+        hint=f"Set {federation.VARIABLE} to a credential file for {role.scope}, run "
+        "`gcloud auth application-default login`, or put service_account.json into the data folder.",
     )
 
 

@@ -43,7 +43,7 @@ from truss_cache_tasks.sources.s3.session import BoundedSession
 TOKEN_FILE = "AWS_WEB_IDENTITY_TOKEN_FILE"
 RENEWED_S = 300  # before they expire, keys are renewed: one set has to last for a request
 _LARGEST_TOKEN = 20_000  # characters that STS takes
-_OTHERWISE = "or let s3_credentials.json in the data folder have keys that may read the bucket"
+_OTHERWISE = "or put s3_credentials.json into the data folder"
 
 # What STS says of a web identity token
 _BAD_TOKENS = {
@@ -89,8 +89,7 @@ def _nothing_to_exchange(role: Role, source: SourceRef) -> CredentialError:
     return CredentialError(
         f"{source}: found neither a token nor credentials of AWS on this machine, expected one of them for "
         f"{role.method} ({role.account})",
-        hint=f"Set {TOKEN_FILE} to a file with a token that the role trusts, or AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
-        f"AWS_SECRET_ACCESS_KEY; {_OTHERWISE}.",
+        hint=f"Set {TOKEN_FILE}, AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; {_OTHERWISE}.",
     )
 
 
