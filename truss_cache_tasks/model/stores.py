@@ -66,6 +66,28 @@ class Credential(NamedTuple):
     fields: Mapping[str, Secret]
 
 
+class AuthMethod(StrEnum):
+    """The values of `auth_method` in Truss's `weights` that name a role, not a secret."""
+
+    AWS_OIDC = "AWS_OIDC"
+    AWS_ASSUME_ROLE = "AWS_ASSUME_ROLE"
+    GCP_OIDC = "GCP_OIDC"
+
+
+class Role(NamedTuple):
+    """Rights of a cloud's account that the source obtains with what this machine has; it never asks without them.
+
+    Attributes:
+        method: how.
+        account: whose rights: the ARN of a role, or the name of a service account.
+        scope: where that is asked: a region, or a workload identity provider.
+    """
+
+    method: AuthMethod
+    account: str
+    scope: str
+
+
 class NoCredential(NamedTuple):
     """No credential was found in a file, a variable or a login; the source may look elsewhere, or use none.
 
@@ -174,6 +196,7 @@ class Store(NamedTuple):
             one that is called like the scheme.
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
+        auth_methods: of a `Role` that its source may get in place of a credential.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
         s3: how its server is reached, where `opens` is the source of S3.
     """
@@ -188,6 +211,7 @@ class Store(NamedTuple):
     cache_folder: str | None = None
     versions: str = "[!-~]+"
     lists_known: bool = False
+    auth_methods: tuple[AuthMethod, ...] = ()
     refused: tuple[tuple[str, str, str], ...] = ()
     s3: S3Service = AWS
 
@@ -272,6 +296,7 @@ GCS = Store(
     cache_folder="",
     versions="[0-9]{1,19}",  # generations
     lists_known=True,
+    auth_methods=(AuthMethod.GCP_OIDC,),
 )
 _S3_SOURCE = "truss_cache_tasks.sources.s3:S3Source"
 _S3_KEYS = ("aws_access_key_id", "aws_secret_access_key")
@@ -289,6 +314,7 @@ S3 = Store(
     variables=("AWS_", "HOME"),
     cache_folder="",
     lists_known=True,
+    auth_methods=(AuthMethod.AWS_OIDC, AuthMethod.AWS_ASSUME_ROLE),
     refused=(("--x-s3", *_DIRECTORY_BUCKET), ("--xa-s3", *_DIRECTORY_BUCKET)),
 )
 # https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules#microsoftstorage
