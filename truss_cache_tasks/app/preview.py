@@ -48,7 +48,7 @@ def write_plan(
         workspace.require_lock()
     write = _ignore if quiet else write
     previews: list[Preview] = []
-    failed: list[str] = []
+    failed = 0
     commits: dict[tuple[object, ...], str] = {}  # what a revision of a source stands for: asked once, as in a run
     for label, workspace, context in chosen:
         request = context.entry.request
@@ -62,7 +62,7 @@ def write_plan(
             output.notify(*output.format_error(error, label))
             facts.error(error, label)
             facts.entry(label, context, status="failed")
-            failed.append(label)
+            failed += 1
             continue
         if found.how == "fetched":
             commits.setdefault(about, found.revision)
@@ -80,8 +80,8 @@ def write_plan(
         _write_need(write, _format_budget(budget), fits=budget.fits)
     if len(previews) > 1:
         write(f"{format_count(len(previews), 'entry', 'entries')}: {_format_total(previews, needs)}")
-    if failed:
-        output.notify(f"{format_count(len(failed), 'entry', 'entries')} of {len(chosen)} failed: {', '.join(failed)}")
+    if failed and len(chosen) > 1:  # the names are in the lines of the errors
+        output.notify(f"{format_count(failed, 'entry', 'entries')} of {len(chosen)} failed")
     for hint in _hints(needs):
         output.notify(f"hint: {hint}")
     return int(bool(failed) or not needs.fit)
