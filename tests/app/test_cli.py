@@ -337,8 +337,8 @@ HEAVY |= {"concurrent.futures", "socket", "ssl", "http", "asyncio", "subprocess"
 # All that a no-op of two Hub entries imports of this package; a new name here has to be needed by each such run.
 OURS = """
 app app.output app.signals app.workspace
-config config.collisions config.credentials config.document config.entries config.fields config.folders config.loader
-config.model_cache config.names config.settings config.uris
+config config.collisions config.credentials config.document config.entries config.fields config.files config.folders
+config.loader config.model_cache config.names config.settings config.uris
 errors
 model model.keys model.records model.request model.status model.stores
 network network.cancel

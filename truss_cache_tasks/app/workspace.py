@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
-from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.entries import Config
-from truss_cache_tasks.config.loader import load_config
+from truss_cache_tasks.config.files import shown_path
 from truss_cache_tasks.config.settings import Settings, read_settings
-from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.errors import ConfigError, missing_package
 from truss_cache_tasks.model.records import LOCK_NAME, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
@@ -219,6 +218,7 @@ def open_workspace(
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
+        MissingPackage: PyYAML is not installed.
     """
     base = Path(started or Path.cwd())
     settings = read_settings(os.environ, base)
@@ -231,7 +231,7 @@ def open_workspace(
     )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()
-    config = path if isinstance(path, Config) else load_config(path)
+    config = path if isinstance(path, Config) else _read_config(path)
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     project = Project(
         id=settings.project or hashlib.sha256(os.fsencode(os.path.realpath(config.path))).hexdigest()[:16],
@@ -251,6 +251,14 @@ def open_workspace(
     if settings.locked or os.path.lexists(config.path.parent / LOCK_NAME):
         _add_lock(workspace)
     return workspace
+
+
+def _read_config(path: str | Path) -> Config:
+    try:
+        from truss_cache_tasks.config.loader import load_config  # imports PyYAML, which may not be there
+    except ModuleNotFoundError as exc:
+        raise missing_package(exc) or exc from None
+    return load_config(path)
 
 
 def _add_lock(workspace: Workspace) -> None:
