@@ -13,7 +13,7 @@ from in_process import Cli, cli
 from machine_fixtures import small_disk
 from odd_disk import odd_disk
 from servers.hub import Hub
-from trusses import Truss
+from trusses import Truss, written_secrets
 
 from app.error_states import STATES, prepared_hub
 
@@ -71,3 +71,16 @@ def test_the_page_of_errors_is_made_of_the_same_cases() -> None:
     made = runpy.run_path(str(FOLDER / "make_errors.py"))
     assert made["page"]() == (FOLDER / "errors.md").read_text(), "doit docs"
     assert len(CASES) >= 40
+
+
+def test_a_secret_that_a_command_prints_or_writes_fails_its_test(truss: Truss) -> None:
+    (truss.secrets / "hf_access_token").write_text("hf_sekrit_of_mine")
+    with pytest.raises(AssertionError, match="a secret was printed"):
+        truss.python("print('Bearer hf_sekrit_of_mine')")
+    with pytest.raises(AssertionError, match="a secret was printed"):
+        truss.start(["echo", "hf_sekrit_of_mine"]).communicate()
+    record = truss.hub_cache / ".truss_cache" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"token": "hf_sekrit_of_mine"}')
+    assert written_secrets(truss) == ["hf/hub/.truss_cache/record.json: hf_sekrit_of_mine"]
+    record.unlink()
