@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
-from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.entries import Config
-from truss_cache_tasks.config.loader import load_config
+from truss_cache_tasks.config.files import shown_path
 from truss_cache_tasks.config.settings import Settings, read_settings
-from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.errors import ConfigError, missing_package
 from truss_cache_tasks.model.records import LOCK_NAME, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
@@ -221,6 +220,7 @@ def open_workspace(
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
+        MissingPackage: PyYAML is not installed.
     """
     base = Path(started or Path.cwd())
     settings = read_settings(os.environ, base)
@@ -233,7 +233,7 @@ def open_workspace(
     )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()
-    config = path if isinstance(path, Config) else load_config(path)
+    config = path if isinstance(path, Config) else _read_config(path)
     if digests or settings.digests:
         config = _with_digests(config, settings, digests or {})
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
@@ -274,6 +274,14 @@ def _with_digests(config: Config, settings: Settings, digests: Mapping[str, str]
         # the variable may be for several configs
         config = config._replace(warnings=(*config.warnings, f"TRUSS_CACHE_DIGESTS: {message}"))
     return config
+
+
+def _read_config(path: str | Path) -> Config:
+    try:
+        from truss_cache_tasks.config.loader import load_config  # imports PyYAML, which may not be there
+    except ModuleNotFoundError as exc:
+        raise missing_package(exc) or exc from None
+    return load_config(path)
 
 
 def _add_lock(workspace: Workspace) -> None:
