@@ -25,19 +25,20 @@ from truss_cache_tasks.config.settings import VARIABLES, read_settings
 from truss_cache_tasks.events import Committed, Retrying
 from truss_cache_tasks.model import lockfile
 from truss_cache_tasks.model.keys import canonical
+from truss_cache_tasks.model.lockfile_text import parse, to_text
 from truss_cache_tasks.model.records import FORMAT, Claims, Maker, Pin, Project
 from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.operations.history import RunRecord
-from truss_cache_tasks.store import names as store_names
-from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims
-from truss_cache_tasks.store.fetch_notes import note_fetch
-from truss_cache_tasks.store.flat_layout import flat_root
-from truss_cache_tasks.store.history import new_line
-from truss_cache_tasks.store.hub_layout import hub_root
-from truss_cache_tasks.store.known_roots import remember_roots
-from truss_cache_tasks.store.locks import FileLock
-from truss_cache_tasks.store.manifest import from_json, to_json
-from truss_cache_tasks.store.tree import FileTree
+from truss_cache_tasks.operations.run_record import RunRecord
+from truss_cache_tasks.store.files import names as store_names
+from truss_cache_tasks.store.files.locks import FileLock
+from truss_cache_tasks.store.files.tree import FileTree
+from truss_cache_tasks.store.layouts.flat_layout import flat_root
+from truss_cache_tasks.store.layouts.hub_layout import hub_root
+from truss_cache_tasks.store.records.claims import read_claims, read_pins, write_claims
+from truss_cache_tasks.store.records.fetch_notes import note_fetch
+from truss_cache_tasks.store.records.history import new_line
+from truss_cache_tasks.store.records.known_roots import remember_roots
+from truss_cache_tasks.store.records.manifest import from_json, to_json
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -98,7 +99,8 @@ def test_the_readmes_first_command_is_the_quickstart() -> None:
 
 def test_what_the_package_imports_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[\[>=<]", line)[0].lower().replace("_", "-") for line in project["dependencies"]}
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {re.split(r"[\[>=<]", line)[0].lower().replace("_", "-") for line in lines}
     homes = importlib.metadata.packages_distributions()
     shipped_tests = ROOT / "truss_cache_tasks" / "sources" / "testing.py"  # whoever uses them has pytest
     for path in {*(ROOT / "truss_cache_tasks").rglob("*.py")} - {shipped_tests}:
@@ -108,10 +110,12 @@ def test_what_the_package_imports_is_declared() -> None:
                 names = [node.module]
             for name in names:
                 top = name.partition(".")[0]
-                if top not in sys.stdlib_module_names and top not in ("truss_cache_tasks", "google"):
+                if top not in sys.stdlib_module_names and top not in ("truss_cache_tasks", "google", "azure"):
                     assert {home.lower().replace("_", "-") for home in homes[top]} & declared, (path, name)
                 if top == "google":  # several distributions share it; google-auth has these two
                     assert name.split(".")[1] in ("auth", "oauth2"), (path, name)
+                if top == "azure":  # azure-identity, and azure-core, which it requires
+                    assert name.split(".")[1] in ("identity", "core"), (path, name)
 
 
 @pytest.mark.slow  # it asks git
@@ -207,7 +211,7 @@ def test_every_variable_is_in_the_reference_with_its_meaning() -> None:
 def test_no_doc_and_no_example_offers_a_variable_that_nothing_reads() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(p for p in tracked() if "examples" in p.parts)]
     texts = [page.read_text() for page in pages if page.suffix in (".md", ".py", ".yaml")]
-    offered = {name for text in texts for name in re.findall(r"\bTRUSS_[A-Z_]*[A-Z]\b", text)}
+    offered = {name for text in texts for name in re.findall(r"\bTRUSS_[A-Z0-9_]*[A-Z]\b", text)}
     assert offered == {variable.name for variable in VARIABLES}
 
 
@@ -387,7 +391,7 @@ def test_a_written_out_lock_is_read_as_it_stands(tmp_path: Path) -> None:
 
 def test_a_written_out_lock_file_is_as_it_is_written() -> None:
     (text,) = re.findall(r"```json lockfile\n(.*?)```", ON_DISK, re.DOTALL)
-    assert lockfile.to_text(lockfile.parse(text.encode(), "docs")) == text
+    assert to_text(parse(text.encode(), "docs")) == text
     fields = {field.name for field in dataclasses.fields(lockfile.LockedFile)}
     assert fields <= set(re.findall(r"^\| `(\w+)` \|", ON_DISK.partition("## The lock file")[2], re.MULTILINE))
 

@@ -339,11 +339,13 @@ app app.output app.signals app.workspace
 config config.collisions config.credentials config.document config.entries config.fields config.folders config.loader
 config.model_cache config.names config.settings config.uris
 errors
-model model.keys model.records model.request model.status model.stores
+model model.keys model.records model.request model.s3_service model.status model.stores
 network network.cancel
 operations operations.context
-store store.blob store.claims store.disk store.evidence store.flat_layout store.hub_layout store.layout store.locks
-store.manifest store.names store.open_folders store.record_file store.refs store.tree
+store store.files store.files.disk store.files.locks store.files.names store.files.open_folders store.files.record_file
+store.files.tree store.layouts store.layouts.blob store.layouts.flat_layout store.layouts.hub_layout
+store.layouts.layout store.layouts.refs store.records store.records.claims store.records.evidence
+store.records.manifest
 """
 CONSOLE = {"app.cli", "app.configs", "app.facts", "config.search", "version"}
 PLUGIN = {"plugin", "plugin.actions", "plugin.tasks", "plugin.uptodate"}

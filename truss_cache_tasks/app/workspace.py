@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,17 +20,17 @@ from truss_cache_tasks.model.records import LOCK_NAME, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
 from truss_cache_tasks.operations.context import EntryContext, make_context, project_entries, read_status
-from truss_cache_tasks.store.claims import read_pins
-from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.names import pin_name
+from truss_cache_tasks.store.files.disk import disk_errors
+from truss_cache_tasks.store.files.names import pin_name
+from truss_cache_tasks.store.records.claims import read_pins
 
 if TYPE_CHECKING:
     from truss_cache_tasks.model.lockfile import LockFile
     from truss_cache_tasks.network.cancel import CancelToken
     from truss_cache_tasks.operations.forecast import Forecast
     from truss_cache_tasks.operations.run import RunContext
-    from truss_cache_tasks.store.conflicts import ShownFiles
-    from truss_cache_tasks.store.removal import Cleaned
+    from truss_cache_tasks.store.entries.conflicts import ShownFiles
+    from truss_cache_tasks.store.removal.removal import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 RUN_LOCK = "Run `truss-cache lock` or `doit cache-lock`"  # a hint
@@ -81,7 +81,7 @@ class Workspace:
     @cached_property
     def cleaned(self) -> Cleaned:
         """What all calls of `clean` in this process removed together."""
-        from truss_cache_tasks.store.removal import Cleaned
+        from truss_cache_tasks.store.removal.removal import Cleaned
 
         return Cleaned(run=self.run_id)
 
@@ -149,7 +149,7 @@ class Workspace:
     def forecast(self, context: EntryContext, status: Status, *, hashing: bool, cancel: CancelToken) -> Forecast:
         """Return `forecast()` of an entry. The files that the config's entries show are read once for each root."""
         from truss_cache_tasks.operations.forecast import forecast  # not needed by a run of fresh entries
-        from truss_cache_tasks.store.conflicts import find_shown_files
+        from truss_cache_tasks.store.entries.conflicts import find_shown_files
 
         if context.root.path not in self._shown and status.verdict.need > Need.CLAIM:
             with disk_errors(f"cannot look at {context.root.path}"):
@@ -161,7 +161,7 @@ class Workspace:
     def showing_run(self, context: EntryContext, *, quiet: bool = False) -> Iterator[RunContext]:
         """Show the progress of one entry for the block, which asks its store; SIGINT and SIGTERM end that."""
         from truss_cache_tasks.app import signals
-        from truss_cache_tasks.app.display import shared_display
+        from truss_cache_tasks.app.display.display import shared_display
         from truss_cache_tasks.operations.run import RunContext
 
         with shared_display(quiet=quiet).showing(context.name, context.entry.where) as reporter:
@@ -185,7 +185,7 @@ class Workspace:
 
     def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries and return `cleaned`; None: all, and those that left the config."""
-        from truss_cache_tasks.app.display import shared_display
+        from truss_cache_tasks.app.display.display import shared_display
         from truss_cache_tasks.operations.clean import clean
         from truss_cache_tasks.operations.run import RunContext
 
@@ -214,6 +214,7 @@ def open_workspace(
     follow_links: bool = False,
     events: Path | None = None,
     strict_patterns: bool = False,
+    digests: Mapping[str, str] | None = None,
 ) -> Workspace:
     """Return the workspace of a config, with the settings of the environment. Reads no cache and sends no request.
 
@@ -224,6 +225,7 @@ def open_workspace(
         replace, accept_unverified, follow_links: True sets the field of that name in Settings, as its variable does.
         events: in place of TRUSS_CACHE_EVENTS.
         strict_patterns: sets the field of that name in Settings.
+        digests: URL -> `sha256:hex` of files of web servers, besides those of TRUSS_CACHE_DIGESTS.
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
@@ -240,6 +242,8 @@ def open_workspace(
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()
     config = path if isinstance(path, Config) else load_config(path)
+    if digests or settings.digests:
+        config = _with_digests(config, settings, digests or {})
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     project = Project(
         id=settings.project or hashlib.sha256(os.fsencode(os.path.realpath(config.path))).hexdigest()[:16],
@@ -259,6 +263,25 @@ def open_workspace(
     if settings.locked or os.path.lexists(config.path.parent / LOCK_NAME):
         _add_lock(workspace)
     return workspace
+
+
+def _with_digests(config: Config, settings: Settings, digests: Mapping[str, str]) -> Config:
+    """Return the config with the digests that were given for its files of web servers."""
+    from truss_cache_tasks.config.digests import merge_digests, parse_digests, with_digests  # not needed without any
+
+    if not isinstance(digests, Mapping):
+        found = type(digests).__name__
+        raise ConfigError(f"digests: found a {found}, expected a dict", hint='Write {"https://...": "sha256:..."}.')
+    variable = parse_digests(settings.digests, "TRUSS_CACHE_DIGESTS")
+    ours = parse_digests(digests.items(), "digests")
+    config, unknown = with_digests(config, merge_digests(variable, ours, "digests"))
+    for source in unknown:
+        message = f"{source}: no entry of {config.path.name} has this source"
+        if source in ours:
+            raise ConfigError(f"digests: {message}", hint="Write the URL as the config has it, with its query.")
+        # the variable may be for several configs
+        config = config._replace(warnings=(*config.warnings, f"TRUSS_CACHE_DIGESTS: {message}"))
+    return config
 
 
 def _add_lock(workspace: Workspace) -> None:
