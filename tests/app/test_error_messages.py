@@ -13,6 +13,7 @@ from in_process import Cli, cli
 from machine_fixtures import small_disk
 from odd_disk import odd_disk
 from servers.hub import Hub
+from servers.s3_script import Reply, error, scripted_s3
 from trusses import Truss, written_secrets
 
 from app.error_states import STATES, prepared_hub
@@ -37,6 +38,13 @@ def repos(hub: Hub) -> None:
     prepared_hub(hub)
 
 
+def replaced(text: str, places: dict[str, str]) -> str:
+    """Return the text with the value of each place that it names."""
+    for place, value in places.items():
+        text = text.replace(place, value)
+    return text
+
+
 def printed(case: dict[str, Any], truss: Truss, cli: Cli, given: dict[str, str]) -> tuple[int, str]:
     """Return the exit status and all that the command of a case prints, with names in place of what varies."""
     for name, text in case.get("files", {}).items():
@@ -47,8 +55,14 @@ def printed(case: dict[str, Any], truss: Truss, cli: Cli, given: dict[str, str])
         (truss.root / name).symlink_to(target)
     if "config" in case:
         (truss.folder / "config.yaml").write_text(case["config"])
-    env = {name: text.replace("{root}", str(truss.root)) for name, text in case.get("env", {}).items()}
-    done = (truss.cli if case.get("child") else cli)(*case.get("args", ()), **given, **env)
+    replies = [
+        Reply(str(reply.get("to", "")), error(reply["code"], reply["message"]), reply["status"])
+        for reply in case.get("replies", ())
+    ]
+    with scripted_s3(replies) as server:
+        places = {"{root}": str(truss.root), "{server}": server.url}
+        env = {name: replaced(text, places) for name, text in case.get("env", {}).items()}
+        done = (truss.cli if case.get("child") else cli)(*case.get("args", ()), **given, **env)
     shown = done.text.replace(str(truss.root), "{root}").replace(truss.env["HF_ENDPOINT"], "{hub}")
     for pattern, name in VARYING.items():
         shown = re.sub(pattern, name, shown)
