@@ -257,14 +257,6 @@ def open_workspace(
     return workspace
 
 
-def _read_config(path: str | Path) -> Config:
-    try:
-        from truss_cache_tasks.config.loader import load_config  # imports PyYAML, which may not be there
-    except ModuleNotFoundError as exc:
-        raise missing_package(exc) or exc from None
-    return load_config(path)
-
-
 def _with_digests(config: Config, settings: Settings, digests: Mapping[str, str]) -> Config:
     """Return the config with the digests that were given for its files of web servers."""
     from truss_cache_tasks.config.digests import merge_digests, parse_digests, with_digests  # not needed without any
@@ -282,6 +274,14 @@ def _with_digests(config: Config, settings: Settings, digests: Mapping[str, str]
         # the variable may be for several configs
         config = config._replace(warnings=(*config.warnings, f"TRUSS_CACHE_DIGESTS: {message}"))
     return config
+
+
+def _read_config(path: str | Path) -> Config:
+    try:
+        from truss_cache_tasks.config.loader import load_config  # imports PyYAML, which may not be there
+    except ModuleNotFoundError as exc:
+        raise missing_package(exc) or exc from None
+    return load_config(path)
 
 
 def _add_lock(workspace: Workspace) -> None:
