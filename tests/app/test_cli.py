@@ -11,7 +11,7 @@ import pytest
 from servers.hub import Hub
 from trusses import BIN, Ran, Truss, tree
 
-from truss_cache_tasks.app.cli import COMMANDS
+from truss_cache_tasks.app.commands.table import COMMANDS
 
 TWO = """
     model_cache:
@@ -349,7 +349,10 @@ store.files.tree store.layouts store.layouts.blob store.layouts.flat_layout stor
 store.layouts.layout store.layouts.refs store.records store.records.claims store.records.evidence
 store.records.manifest
 """
-CONSOLE = {"app.cli", "app.configs", "app.facts", "config.search", "version"}
+CONSOLE = {"app.cli", "app.configs", "app.facts", "config.search"}
+CONSOLE |= {"app.commands"} | {
+    f"app.commands.{name}" for name in ("choice", "command_line", "exit_status", "fetch", "table")
+}
 PLUGIN = {"plugin", "plugin.actions", "plugin.tasks", "plugin.uptodate"}
 
 
