@@ -28,9 +28,10 @@ from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.operations.context import make_context, project_entries
-from truss_cache_tasks.operations.fetch import Outcome, fetch
+from truss_cache_tasks.operations.fetch.fetch import fetch
+from truss_cache_tasks.operations.fetch.online_fetch import Outcome
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.store.removal import Cleaned
+from truss_cache_tasks.store.removal.removal import Cleaned
 
 BIG, OTHER = random.Random(1).randbytes(60_000), random.Random(2).randbytes(40_000)
 FILES = {

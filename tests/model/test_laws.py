@@ -22,8 +22,8 @@ from truss_cache_tasks.model.patterns import select
 from truss_cache_tasks.model.plan import make_plan
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.model.request import Dialect, Layout, Request, SourceRef
-from truss_cache_tasks.store.manifest import from_json, to_json
-from truss_cache_tasks.store.record_file import Unreadable
+from truss_cache_tasks.store.files.record_file import Unreadable
+from truss_cache_tasks.store.records.manifest import from_json, to_json
 
 settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("laws")

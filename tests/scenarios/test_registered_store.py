@@ -17,7 +17,7 @@ from truss_cache_tasks.config.loader import load_config
 from truss_cache_tasks.errors import AccessDenied, ConfigError
 from truss_cache_tasks.events import Committed, Retrying
 from truss_cache_tasks.model.stores import UriForm, find_store, register_store, registered
-from truss_cache_tasks.operations.fetch import fetch
+from truss_cache_tasks.operations.fetch.fetch import fetch
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.testing import ODD_NAMES, PLAIN_NAMES, SourceContract
 

@@ -23,8 +23,8 @@ from truss_cache_tasks.version import __version__
 
 if TYPE_CHECKING:
     from truss_cache_tasks.app.workspace import Workspace
-    from truss_cache_tasks.operations.fetch import Outcome
-    from truss_cache_tasks.store.removal import Cleaned
+    from truss_cache_tasks.operations.fetch.online_fetch import Outcome
+    from truss_cache_tasks.store.removal.removal import Cleaned
 
 DONE, FAILED, INTERNAL, MISUSED = 0, 1, 2, 3
 

@@ -77,7 +77,7 @@ def annotate(level: Literal["error", "warning"], message: str) -> None:
     """Annotate the place in a config that the message begins with (`file:line: `), if the CI service does that."""
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return
-    from truss_cache_tasks.app.ci import service_of  # imported here: a run outside of CI does not need it
+    from truss_cache_tasks.app.display.ci import service_of  # imported here: a run outside of CI does not need it
 
     if service := service_of(os.environ):
         emit(service.annotate(level, "truss_cache_tasks", message, ""))

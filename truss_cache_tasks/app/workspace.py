@@ -21,17 +21,17 @@ from truss_cache_tasks.model.records import LOCK_NAME, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
 from truss_cache_tasks.operations.context import EntryContext, make_context, project_entries, read_status
-from truss_cache_tasks.store.claims import read_pins
-from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.names import pin_name
+from truss_cache_tasks.store.files.disk import disk_errors
+from truss_cache_tasks.store.files.names import pin_name
+from truss_cache_tasks.store.records.claims import read_pins
 
 if TYPE_CHECKING:
     from truss_cache_tasks.model.lockfile import LockFile
     from truss_cache_tasks.network.cancel import CancelToken
     from truss_cache_tasks.operations.forecast import Forecast
     from truss_cache_tasks.operations.run import RunContext
-    from truss_cache_tasks.store.conflicts import ShownFiles
-    from truss_cache_tasks.store.removal import Cleaned
+    from truss_cache_tasks.store.entries.conflicts import ShownFiles
+    from truss_cache_tasks.store.removal.removal import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 RUN_LOCK = "Run `truss-cache lock` or `doit cache-lock`"  # a hint
@@ -73,7 +73,7 @@ class Workspace:
     @cached_property
     def cleaned(self) -> Cleaned:
         """What all calls of `clean` in this process removed together."""
-        from truss_cache_tasks.store.removal import Cleaned
+        from truss_cache_tasks.store.removal.removal import Cleaned
 
         return Cleaned(run=self.run_id)
 
@@ -141,7 +141,7 @@ class Workspace:
     def forecast(self, context: EntryContext, status: Status, *, hashing: bool, cancel: CancelToken) -> Forecast:
         """Return `forecast()` of an entry. The files that the config's entries show are read once for each root."""
         from truss_cache_tasks.operations.forecast import forecast  # not needed by a run of fresh entries
-        from truss_cache_tasks.store.conflicts import find_shown_files
+        from truss_cache_tasks.store.entries.conflicts import find_shown_files
 
         if context.root.path not in self._shown and status.verdict.need > Need.CLAIM:
             with disk_errors(f"cannot look at {context.root.path}"):
@@ -153,7 +153,7 @@ class Workspace:
     def showing_run(self, context: EntryContext, *, quiet: bool = False) -> Iterator[RunContext]:
         """Show the progress of one entry for the block, which asks its store; SIGINT and SIGTERM end that."""
         from truss_cache_tasks.app import signals
-        from truss_cache_tasks.app.display import shared_display
+        from truss_cache_tasks.app.display.display import shared_display
         from truss_cache_tasks.operations.run import RunContext
 
         with shared_display(quiet=quiet).showing(context.name, context.entry.where) as reporter:
@@ -177,7 +177,7 @@ class Workspace:
 
     def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries and return `cleaned`; None: all, and those that left the config."""
-        from truss_cache_tasks.app.display import shared_display
+        from truss_cache_tasks.app.display.display import shared_display
         from truss_cache_tasks.operations.clean import clean
         from truss_cache_tasks.operations.run import RunContext
 

@@ -14,17 +14,17 @@ from truss_cache_tasks.model.keys import request_key
 from truss_cache_tasks.model.records import Manifest, Project
 from truss_cache_tasks.model.request import Layout, Request
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, verdict_of
-from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.evidence import gather_evidence
-from truss_cache_tasks.store.flat_layout import flat_root
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.manifest import read_manifest
-from truss_cache_tasks.store.record_file import Unreadable
+from truss_cache_tasks.store.files.disk import disk_errors
+from truss_cache_tasks.store.files.record_file import Unreadable
+from truss_cache_tasks.store.layouts.flat_layout import flat_root
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.evidence import gather_evidence
+from truss_cache_tasks.store.records.manifest import read_manifest
 
 if TYPE_CHECKING:
     from truss_cache_tasks.model.lockfile import Locked
     from truss_cache_tasks.model.plan import Plan
-    from truss_cache_tasks.store.conflicts import OtherEntries, ShownFiles
+    from truss_cache_tasks.store.entries.conflicts import OtherEntries, ShownFiles
 
 HUB_SUFFIX = "+hub"  # an entry with plain files of a Hub repo has a second claim, in the hub cache: its name and this
 
@@ -80,7 +80,7 @@ class EntryContext(NamedTuple):
         Args:
             shown: find_shown_files(root, self.project), where it was read before.
         """
-        from truss_cache_tasks.store.conflicts import OtherEntries, find_shown_files  # not needed if fresh
+        from truss_cache_tasks.store.entries.conflicts import OtherEntries, find_shown_files  # not needed if fresh
 
         return OtherEntries(shown or find_shown_files(root, self.project), self.claims)
 
@@ -91,8 +91,8 @@ class EntryContext(NamedTuple):
             plan: the one whose commit wrote the manifest.
             others: `other_entries` of `root`.
         """
-        from truss_cache_tasks.store.conflicts import is_another_version_shown, is_replaced_by_another_version
-        from truss_cache_tasks.store.root_state import RootState
+        from truss_cache_tasks.store.entries.conflicts import is_another_version_shown, is_replaced_by_another_version
+        from truss_cache_tasks.store.records.root_state import RootState
 
         return is_another_version_shown(self.root, plan, others) or is_replaced_by_another_version(
             RootState(self.root), manifest, self.project, self.claims
@@ -118,7 +118,7 @@ def make_context(entry: Entry, project: Project, settings: Settings, model_cache
 
 def _hub_root(entry: Entry, settings: Settings) -> CacheRoot:
     """Return the root of the entry's repo in the hub cache."""
-    from truss_cache_tasks.store.hub_layout import hub_root  # not needed by buckets and folders
+    from truss_cache_tasks.store.layouts.hub_layout import hub_root  # not needed by buckets and folders
 
     repo = entry.request.source.root
     return hub_root(settings.hub_cache(entry.hub_env) / f"models--{repo.replace('/', '--')}")

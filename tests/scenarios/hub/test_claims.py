@@ -188,7 +188,7 @@ def test_a_whole_manifest_on_a_read_only_root_is_fresh_without_a_claim(
     read_only()
     ours = machine.truss(entry(MAIN, **edit))
     assert ours.fresh
-    from truss_cache_tasks.operations.fetch import fetch
+    from truss_cache_tasks.operations.fetch.fetch import fetch
     from truss_cache_tasks.operations.run import RunContext
 
     assert fetch(ours.context(), RunContext(id="again")).files == 0
