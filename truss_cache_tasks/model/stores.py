@@ -155,6 +155,7 @@ class Store(NamedTuple):
             one that is called like the scheme.
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
+        version_is_all: a lock needs no more than `RemoteFile.version` to name the bytes, so it can be made of a manifest.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
     """
 
@@ -168,6 +169,7 @@ class Store(NamedTuple):
     cache_folder: str | None = None
     versions: str = "[!-~]+"
     lists_known: bool = False
+    version_is_all: bool = False
     refused: tuple[tuple[str, str, str], ...] = ()
 
     @property
@@ -246,6 +248,7 @@ GCS = Store(
     cache_folder="",
     versions="[0-9]{1,19}",  # generations
     lists_known=True,
+    version_is_all=True,
 )
 S3 = Store(
     schemes=("s3",),
@@ -291,6 +294,7 @@ AZURE = Store(
     variables=("AZURE_", "IDENTITY_", "MSI_", "IMDS_ENDPOINT", "HOME"),
     cache_folder="",
     lists_known=True,
+    version_is_all=True,
 )
 LOCAL = Store(
     schemes=("file",),
