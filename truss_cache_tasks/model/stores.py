@@ -155,7 +155,7 @@ class Store(NamedTuple):
             one that is called like the scheme.
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
-        version_is_all: a lock needs no more than `RemoteFile.version` to name the bytes, so it can be made of a manifest.
+        version_is_all: a lock needs no more than `RemoteFile.version` to name bytes: it can be made of a manifest.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
     """
 
