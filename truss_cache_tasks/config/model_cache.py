@@ -106,7 +106,7 @@ def parse_secret_name(text: str) -> str:
 
 def warn_of_source(value: Value, source: SourceRef, context: ConfigContext) -> None:
     """Add a warning for a wildcard in a prefix, which stores take literally."""
-    if set(source.prefix) & set("*?"):
+    if source.store.is_bucket and set(source.prefix) & set("*?"):
         message = "a wildcard in the prefix is taken literally; wildcards go into allow_patterns"
         context.warnings.append(f"{value.where}: {message}")
 

@@ -9,8 +9,6 @@ from truss_cache_tasks.config.fields import InvalidText, did_you_mean
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.stores import HUGGINGFACE, NamePart, Store, UriForm, find_store, stores
 
-_UNSUPPORTED = ("r2", "cw", "https")
-
 # The rule of huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a test compares the two.
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
 # What git check-ref-format refuses in a branch or tag. Without '..', refs/{revision} also stays inside its folder.
@@ -66,7 +64,7 @@ def parse_uri(text: str) -> ParsedSource:
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
     if (store := find_store(scheme)) is None:
-        raise _unknown_scheme(scheme, rest)
+        raise _unknown_scheme(scheme)
     match store.uri_form:
         case UriForm.REPO:
             return _repo(store, rest)
@@ -74,6 +72,10 @@ def parse_uri(text: str) -> ParsedSource:
             return ParsedSource(_bucket(store, scheme, rest), "")
         case UriForm.FOLDER:
             return ParsedSource(_folder(store, rest), "")
+        case UriForm.FILE:
+            from truss_cache_tasks.config.web_urls import parse_web_url  # a config without one does not need it
+
+            return ParsedSource(parse_web_url(scheme, rest), "")
         case _:
             assert_never(store.uri_form)
 
@@ -110,11 +112,7 @@ def parse_revision(text: str) -> str:
     return text
 
 
-def _unknown_scheme(scheme: str, rest: str) -> InvalidText:
-    if scheme in _UNSUPPORTED:
-        return InvalidText(f"{scheme}:// is not supported yet", _hint_of_unsupported(scheme, rest))
-    if scheme == "http":
-        return InvalidText("http:// is not supported: anyone on the way could change the weights", _hint_of_schemes())
+def _unknown_scheme(scheme: str) -> InvalidText:
     near = did_you_mean(scheme, [known for store in stores() for known in store.schemes])
     return InvalidText(f"unknown scheme {scheme!r}", near.replace("?", "://?") if near else _hint_of_schemes())
 
@@ -134,7 +132,7 @@ def _repo(store: Store, rest: str) -> ParsedSource:
 
 def _bucket(store: Store, scheme: str, rest: str) -> SourceRef:
     names, prefix = store.split(rest)
-    hint = f"Write {scheme}://{'/'.join(part.what.upper() for part in store.names)}/PREFIX."
+    hint = f"Write {scheme}://{'/'.join(part.example or part.what.upper() for part in store.names)}/PREFIX."
     for part, name in zip(store.names, names, strict=True):
         _check_name(part, name, hint)
     bucket = "/".join(names)
@@ -189,12 +187,7 @@ def _holds_credentials(form: UriForm, rest: str) -> bool:
             return bool(_USERINFO.match(rest)) or "@" in rest.partition("/")[0]
         case UriForm.FOLDER:
             return bool(_LOCAL_USERINFO.match(rest))
+        case UriForm.FILE:
+            return "@" in re.split("[/?#]", rest, maxsplit=1)[0]
         case _:
             assert_never(form)
-
-
-def _hint_of_unsupported(scheme: str, rest: str) -> str:
-    host, _, path = rest.partition("/")
-    if scheme == "https" and host in ("huggingface.co", "hf.co") and is_repo_id(path):
-        return f"Write {path}."
-    return _hint_of_schemes()

@@ -17,6 +17,7 @@ from truss_cache_tasks.model.stores import Secret
 
 _MOST_PAGES_WITHOUT_NEWS = 1000  # in a row; the filter of a store may empty some pages, but not so many
 
+UNVERSIONED = "none:"  # begins a version that its source made up
 _VERSION = re.compile(r"[!-~]+")  # becomes part of headers and URLs
 _HINT = "Check the endpoint variables, and what is on the way: a mirror or a proxy may have changed the answer."
 
@@ -54,7 +55,8 @@ class RemoteFile:
     Attributes:
         path: relative to the entry's repo or prefix, POSIX, never empty; not yet checked for safety.
         size: bytes.
-        version: the store's name for exactly these bytes (git blob id, ETag, generation, mtime and size).
+        version: the store's name for exactly these bytes (git blob id, ETag, generation, mtime and size). Where the
+            store has none, UNVERSIONED and a text that no other listing has: nothing tells what bytes these are.
         key: the full object key, the path in the repo, or the absolute path of a local file.
         digest: from the listing; None where only `locate` gives it (S3), or the store has none.
         encoding: `gzip` where the stored bytes are gzip (`size` and `digest` are of these) and readers see the decoded
@@ -70,6 +72,11 @@ class RemoteFile:
     digest: Digest | None = None
     encoding: str = ""
     version_id: str = ""
+
+    @property
+    def is_unversioned(self) -> bool:
+        """Whether the store names no version of it."""
+        return self.version.startswith(UNVERSIONED)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from enum import Enum, StrEnum
 from typing import NamedTuple
 
+from truss_cache_tasks.model.s3_service import AWS, S3Service
+
 
 class StoreKind(StrEnum):
     """The stores of this package, by the name that `kind:` has in a Truss config. Other rows have other names."""
@@ -28,6 +30,7 @@ class UriForm(Enum):
     REPO = "repo"  # scheme://org/name[@revision]: the Hugging Face Hub alone, whose cache has a layout of its own
     BUCKET = "bucket"  # scheme://bucket/prefix; a store may have more than one name in place of `bucket`
     FOLDER = "folder"  # scheme://path on this machine, relative to the config
+    FILE = "file"  # scheme://host[:port]/path[?query]: one file of a web server, whose names are a part of the path
 
 
 # Credentials: the values that a source gets, and the description of credential files in a row
@@ -61,6 +64,28 @@ class Credential(NamedTuple):
 
     origin: str
     fields: Mapping[str, Secret]
+
+
+class AuthMethod(StrEnum):
+    """The values of `auth_method` in Truss's `weights` that name a role, not a secret."""
+
+    AWS_OIDC = "AWS_OIDC"
+    AWS_ASSUME_ROLE = "AWS_ASSUME_ROLE"
+    GCP_OIDC = "GCP_OIDC"
+
+
+class Role(NamedTuple):
+    """Rights of a cloud's account that the source obtains with what this machine has; it never asks without them.
+
+    Attributes:
+        method: how.
+        account: whose rights: the ARN of a role, or the name of a service account.
+        scope: where that is asked: a region, or a workload identity provider.
+    """
+
+    method: AuthMethod
+    account: str
+    scope: str
 
 
 class NoCredential(NamedTuple):
@@ -123,6 +148,19 @@ class JsonCredential(NamedTuple):
     ambient: tuple[str, ...] = ()
 
 
+class LoginCredential(NamedTuple):
+    """A login at a web server, in the secret that the entry names, or in netrc.
+
+    The source gets the field `authorization`, the value of that header, the field `query`, which is added to the
+    query of the URL (a signature), or both.
+
+    Attributes:
+        variables: that name the netrc file, the first that is set; else it is `~/.netrc`.
+    """
+
+    variables: tuple[str, ...] = ()
+
+
 class NamePart(NamedTuple):
     """One name in the URIs of a store, between two slashes.
 
@@ -130,11 +168,13 @@ class NamePart(NamedTuple):
         what: it names, for messages: `bucket`.
         pattern: regular expression of the whole name.
         rule: the pattern in words.
+        example: stands for a name in hints; "" for `what` in capitals.
     """
 
     what: str
     pattern: str
     rule: str
+    example: str = ""
 
 
 _BUCKET = NamePart(what="bucket", pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,254}", rule="letters, digits, '-', '_', '.'")
@@ -144,7 +184,8 @@ class Store(NamedTuple):
     """One row of the registry.
 
     Attributes:
-        schemes: of its URIs; the first is the one that keys, names and messages have.
+        schemes: of its URIs; the first is the one that keys, names and messages have, except for UriForm.FILE, whose
+            scheme is a part of the address.
         opens: `module:Class` of its `Source`, imported when something is to be asked.
         uri_form: what its URIs name. BUCKET for every row that is not of this package.
         names: of UriForm.BUCKET, what is before the prefix; joined by slashes, they are `SourceRef.root`.
@@ -156,7 +197,9 @@ class Store(NamedTuple):
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
         version_is_all: a lock needs no more than `RemoteFile.version` to name bytes: it can be made of a manifest.
+        auth_methods: of a `Role` that its source may get in place of a credential.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
+        s3: how its server is reached, where `opens` is the source of S3.
     """
 
     schemes: tuple[str, ...]
@@ -164,13 +207,15 @@ class Store(NamedTuple):
     uri_form: UriForm = UriForm.BUCKET
     names: tuple[NamePart, ...] = (_BUCKET,)
     kind: str = ""
-    credential: TokenCredential | JsonCredential | None = None
+    credential: TokenCredential | JsonCredential | LoginCredential | None = None
     variables: tuple[str, ...] = ()
     cache_folder: str | None = None
     versions: str = "[!-~]+"
     lists_known: bool = False
     version_is_all: bool = False
+    auth_methods: tuple[AuthMethod, ...] = ()
     refused: tuple[tuple[str, str, str], ...] = ()
+    s3: S3Service = AWS
 
     @property
     def scheme(self) -> str:
@@ -197,6 +242,11 @@ class Store(NamedTuple):
         parts = rest.split("/", len(self.names))
         names = [*parts, *[""] * len(self.names)][: len(self.names)]
         return names, "".join(parts[len(self.names) :])
+
+    @property
+    def is_web(self) -> bool:
+        """Whether each of its URIs names one file of a web server."""
+        return self.uri_form is UriForm.FILE
 
     @property
     def folder(self) -> str:
@@ -249,14 +299,17 @@ GCS = Store(
     versions="[0-9]{1,19}",  # generations
     lists_known=True,
     version_is_all=True,
+    auth_methods=(AuthMethod.GCP_OIDC,),
 )
+_S3_SOURCE = "truss_cache_tasks.sources.s3:S3Source"
+_S3_KEYS = ("aws_access_key_id", "aws_secret_access_key")
 S3 = Store(
     schemes=("s3",),
     kind=StoreKind.S3,
-    opens="truss_cache_tasks.sources.s3:S3Source",
+    opens=_S3_SOURCE,
     credential=JsonCredential(
         file="s3_credentials.json",
-        required=("aws_access_key_id", "aws_secret_access_key"),
+        required=_S3_KEYS,
         optional=("aws_region", "aws_session_token"),
         prefix="aws_",
         ambient=("boto3's own chain",),
@@ -264,6 +317,7 @@ S3 = Store(
     variables=("AWS_", "HOME"),
     cache_folder="",
     lists_known=True,
+    auth_methods=(AuthMethod.AWS_OIDC, AuthMethod.AWS_ASSUME_ROLE),
     refused=(("--x-s3", *_DIRECTORY_BUCKET), ("--xa-s3", *_DIRECTORY_BUCKET)),
 )
 # https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules#microsoftstorage
@@ -296,6 +350,68 @@ AZURE = Store(
     lists_known=True,
     version_is_all=True,
 )
+# A bucket of a jurisdiction is missing or refused at the plain endpoint.
+_JURISDICTION = (
+    "For a bucket of a jurisdiction (eu, us, fedramp) set "
+    "TRUSS_CACHE_R2_ENDPOINT=https://{account_id}.eu.r2.cloudflarestorage.com."
+)
+R2 = Store(  # https://developers.cloudflare.com/r2/api/s3/api/
+    schemes=("r2",),
+    opens=_S3_SOURCE,
+    credential=JsonCredential(
+        file="r2_credentials.json", required=_S3_KEYS, optional=("aws_session_token",), prefix="aws_"
+    ),
+    variables=("TRUSS_CACHE_R2_ENDPOINT",),
+    cache_folder="",
+    lists_known=True,
+    names=(
+        NamePart(
+            what="bucket",
+            pattern=r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\.[A-Za-z0-9][A-Za-z0-9._-]{0,190}",
+            rule="the id of the account, '.', the name of the bucket",
+            example="ACCOUNT_ID.BUCKET",
+        ),
+    ),
+    s3=S3Service(
+        endpoint="https://{account_id}.r2.cloudflarestorage.com",
+        variables=("TRUSS_CACHE_R2_ENDPOINT",),
+        region="auto",
+        has_account=True,
+        reads_aws=False,
+        is_anonymous=False,
+        permission="Object Read",
+        denied=f"Give the API token Object Read on this bucket. {_JURISDICTION}",
+        elsewhere=_JURISDICTION,
+    ),
+)
+COREWEAVE = Store(  # https://docs.coreweave.com/products/storage/object-storage
+    schemes=("cw",),
+    opens=_S3_SOURCE,
+    credential=JsonCredential(
+        file="cw_credentials.json",
+        required=_S3_KEYS,
+        optional=("aws_region", "aws_session_token"),
+        prefix="aws_",
+        ambient=("boto3's own chain",),
+    ),
+    variables=("AWS_", "HOME"),
+    cache_folder="",
+    lists_known=True,
+    names=(
+        NamePart(
+            what="bucket",
+            pattern="[a-z0-9][a-z0-9-]{1,61}[a-z0-9]",
+            rule="3 to 63 lower-case letters, digits, '-'",  # a name of a host
+        ),
+    ),
+    s3=S3Service(
+        endpoint="https://cwobject.com",
+        region="auto",
+        in_host=True,
+        denied="Grant {action} by a policy of the organization or the bucket.",
+        elsewhere="If AWS_ENDPOINT_URL_S3 is set for another store, unset it.",
+    ),
+)
 LOCAL = Store(
     schemes=("file",),
     kind=StoreKind.LOCAL,
@@ -303,8 +419,20 @@ LOCAL = Store(
     opens="truss_cache_tasks.sources.local:LocalSource",
     cache_folder="",
 )
+HTTPS = Store(
+    schemes=("https", "http"),  # http for loopback addresses alone
+    uri_form=UriForm.FILE,
+    opens="truss_cache_tasks.sources.https:HttpsSource",
+    credential=LoginCredential(variables=("NETRC",)),
+    cache_folder="",
+    # a strong ETag, or a Last-Modified with '_' in place of blanks
+    versions=r'"[!#-~]+"|[A-Z][a-z]{2},_[0-9]{2}_[A-Z][a-z]{2}_[0-9]{4}_[0-9]{2}:[0-9]{2}:[0-9]{2}_GMT',
+    lists_known=True,
+)
 
-_rows: dict[str, Store] = {scheme: store for store in (HUGGINGFACE, GCS, S3, AZURE, LOCAL) for scheme in store.schemes}
+_rows: dict[str, Store] = {
+    scheme: store for store in (HUGGINGFACE, GCS, S3, R2, COREWEAVE, AZURE, LOCAL, HTTPS) for scheme in store.schemes
+}
 
 
 def stores() -> tuple[Store, ...]:

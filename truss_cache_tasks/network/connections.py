@@ -277,6 +277,7 @@ class _BreakableConnection(_TunnellingConnection):
     def serve(self, token: WorkerToken) -> None:
         """Let a cancel of `token` end what this connection does from now on."""
         self.token = token
+        self.limit.check = token.check
         token.connection = self
         token.check()
 

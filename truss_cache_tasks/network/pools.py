@@ -1,4 +1,4 @@
-"""Makes pools of connections by a Network: through its proxy, with the certificates that it trusts."""
+"""Make pools of connections: through a proxy or not, and with the certificates that are trusted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import urllib3
 from urllib3.connectionpool import HTTPConnectionPool
 
 from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.network.connections import POOLS
 
 _HOSTS = 64  # hosts whose connections are kept
 
@@ -20,14 +21,14 @@ def make_pools(
     proxy: str | None,
     trust: ssl.SSLContext | None,
     connections: int,
-    classes: Mapping[str, type[HTTPConnectionPool]],
+    classes: Mapping[str, type[HTTPConnectionPool]] = POOLS,
 ) -> urllib3.PoolManager:
     """Return the pools of connections to all hosts that are reached in this way.
 
     Args:
         proxy: its URL, or None.
         trust: as `load_trust` returns it; None where no connection uses TLS.
-        connections: to one host.
+        connections: to each host that are kept for reuse.
         classes: of the pools, by scheme.
 
     Raises:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from servers.azurite import ACCOUNT, Azurite
 from servers.gcs import Gcs
-from servers.s3 import S3Server
+from servers.named import Named
+from servers.s3 import S3Server, under_names
 
 from scenarios.buckets.front import Front, front_of
-from scenarios.buckets.stores import AzureStore, Folder, GcsStore, S3Store, Store, own_prefix
+from scenarios.buckets.stores import AzureStore, Folder, GcsStore, NamedStore, S3Store, Store, own_prefix
 from scenarios.cache.forks import ForkedTruss, Forks
 
 
@@ -47,6 +48,19 @@ def on_seaweed(seaweed: S3Server, before_seaweed: Front) -> S3Store:
 @pytest.fixture
 def on_moto(moto: S3Server, before_moto: Front) -> S3Store:
     return S3Store(before_moto, moto.bucket, own_prefix(), moto)
+
+
+@pytest.fixture(scope="session")
+def named_front(before_seaweed: Front, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Named]:
+    """A proxy that leads to SeaweedFS, by its front, under the names of R2 and CoreWeave."""
+    with under_names(before_seaweed.url, tmp_path_factory.mktemp("named")) as running:
+        yield running
+
+
+@pytest.fixture(params=["r2", "cw"])
+def service(request: pytest.FixtureRequest, seaweed: S3Server, before_seaweed: Front, named_front: Named) -> NamedStore:
+    """R2 and CoreWeave in turn."""
+    return NamedStore(before_seaweed, seaweed.bucket, own_prefix(), seaweed, named_front, request.param)
 
 
 @pytest.fixture

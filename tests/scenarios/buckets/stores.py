@@ -18,7 +18,8 @@ from typing import Any
 
 from servers.azurite import ACCOUNT, KEYS, WRONG_KEY, Azurite
 from servers.gcs import GET_ONLY, LIST_ONLY, READER, Gcs, new_key
-from servers.s3 import Keys, S3Server
+from servers.named import Named
+from servers.s3 import R2_ACCOUNT, Keys, S3Server
 from trusses import Truss
 
 from scenarios.buckets.front import Front
@@ -114,6 +115,32 @@ class S3Store(Store):
 
     def secrets(self) -> list[str]:
         return [keys.secret for keys in self.server.identities.values()]
+
+
+@dataclass
+class NamedStore(S3Store):
+    """R2 or CoreWeave under its own name: an S3 server behind a proxy with certificates for these names."""
+
+    by: Named
+    service: str  # `r2` or `cw`
+
+    def __post_init__(self) -> None:
+        self.scheme = self.service
+        self.credential_file = f"{self.service}_credentials.json"
+        self._root = f"{R2_ACCOUNT}.{self.bucket}" if self.service == "r2" else self.bucket
+
+    def uri(self, prefix: str) -> str:
+        return f"{self.scheme}://{self.name(prefix)}"
+
+    def visible(self, prefix: str, path: str) -> str:
+        return f"{self.name(prefix)}/{path}"
+
+    def name(self, prefix: str) -> str:
+        return f"{self._root}/{self.base}/{prefix}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**self.by.env, "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 def client_without_checksums(store: S3Store) -> Any:
