@@ -98,7 +98,7 @@ def _read(path: Path, file: str) -> bytes:
 
 def _decoded(data: bytes, file: str) -> str:
     try:
-        return data.decode("utf-8-sig")
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as why:
         line = data.count(b"\n", 0, why.start) + 1
         message = f"{file}:{line}: not UTF-8 (byte 0x{data[why.start]:02x})"

@@ -9,7 +9,6 @@ from doit.action import BaseAction, PythonAction
 from doit.exceptions import BaseFail, InvalidTask, TaskError, TaskFailed
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.facts import facts_of_error
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.errors import CacheTaskError, missing_package
 from truss_cache_tasks.operations.context import EntryContext
@@ -68,6 +67,8 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
 
     def _failed(self, error: CacheTaskError) -> TaskFailed:
         if self.task.meta[META].get("json"):  # doit's other reporters print the `out` of a task that failed
+            from truss_cache_tasks.app.facts import facts_of_error  # not needed by other reporters
+
             self.out = task_facts(self.context, None, status="failed", error=facts_of_error(error))
         return _failure(TaskFailed, *output.format_error(error, self.context.name))
 
