@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from truss_cache_tasks.network.connections import BoundedPool, WholeAnswer, bounded_pools
+from truss_cache_tasks.network.bounded import BoundedPool, WholeAnswer, bounded_pools
 from truss_cache_tasks.network.http_errors import network_errors
 from truss_cache_tasks.network.pools import load_trust, make_pools
 from truss_cache_tasks.network.settings import Network
