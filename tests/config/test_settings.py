@@ -39,6 +39,7 @@ def test_every_variable_is_read() -> None:
         "TRUSS_CACHE_REPLACE": "1",
         "TRUSS_CACHE_ACCEPT_UNVERIFIED": "1",
         "TRUSS_CACHE_FOLLOW_LINKS": "yes",
+        "TRUSS_CACHE_DIGESTS": "https://h/w?a=b=sha256:00\n https://h/v=sha256:11",
         "TRUSS_CACHE_LOCKED": "on",
         "TRUSS_CACHE_R2_ENDPOINT": "https://{account_id}.eu.r2.cloudflarestorage.com/",
         "TRUSS_CACHE_EVENTS": "events.jsonl",
@@ -52,6 +53,7 @@ def test_every_variable_is_read() -> None:
     assert (settings.project, settings.debug) == ("my-project.1", True)
     assert (settings.connections, settings.max_rate) == (256, 1_500_000)
     assert settings.max_bytes == 1_500_000_000_000
+    assert settings.digests == (("https://h/w?a=b", "sha256:00"), ("https://h/v", "sha256:11"))
     assert (settings.replace, settings.accept_unverified, settings.follow_links) == (True, True, True)
     assert settings.locked
     assert settings.events == Path("/here/events.jsonl")

@@ -25,8 +25,13 @@ from servers.tools import die_with_parent, free_ports, require, wait_until
 
 REGION = "us-east-1"
 # Names under which both servers answer: a bucket is the first part of the path, or the label before such a name.
-ACCOUNT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
-HOSTS = (f"{ACCOUNT}.r2.cloudflarestorage.com", f"{ACCOUNT}.eu.r2.cloudflarestorage.com", "cwobject.com", "s3.test")
+R2_ACCOUNT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+HOSTS = (
+    f"{R2_ACCOUNT}.r2.cloudflarestorage.com",
+    f"{R2_ACCOUNT}.eu.r2.cloudflarestorage.com",
+    "cwobject.com",
+    "s3.test",
+)
 
 
 @dataclass(frozen=True)

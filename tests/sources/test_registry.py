@@ -17,6 +17,7 @@ URIS = {
     "s3": "s3://b/m",
     "r2": "r2://0a1b.bucket/m",
     "cw": "cw://bucket/m",
+    "azure": "azure://acc/box/m",
     "file": "file://weights",
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from servers.named import Named
-from servers.s3 import ACCOUNT, MOTO_PAGE, S3Server
+from servers.s3 import MOTO_PAGE, R2_ACCOUNT, S3Server
 
 from sources.s3_places import UNKNOWN, Place, S3Contract, place, region_of
 from truss_cache_tasks.errors import AccessDenied, NotFound, SourceChanged
@@ -21,8 +21,8 @@ from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.s3 import S3Source
 from truss_cache_tasks.sources.testing import DATA, read
 
-R2_HOST = f"{ACCOUNT}.r2.cloudflarestorage.com"
-ACCOUNTS = {"s3": "", "r2": f"{ACCOUNT}.", "cw": ""}
+R2_HOST = f"{R2_ACCOUNT}.r2.cloudflarestorage.com"
+ACCOUNTS = {"s3": "", "r2": f"{R2_ACCOUNT}.", "cw": ""}
 SERVERS = ("seaweed", "moto")
 ONCE = ExchangeLimits(retry=RetryLimits(attempts=1))
 
@@ -106,7 +106,7 @@ def test_the_endpoint_of_r2_is_a_variable_with_the_account_in_it(seaweed_service
     store = seaweed_services.place("r2", TRUSS_CACHE_R2_ENDPOINT=eu)
     store.put("a.bin", b"a")
     url, data = only(store.source())
-    assert (url, data) == (f"https://{ACCOUNT}.eu.r2.cloudflarestorage.com/weights/{store.prefix}/a.bin", b"a")
+    assert (url, data) == (f"https://{R2_ACCOUNT}.eu.r2.cloudflarestorage.com/weights/{store.prefix}/a.bin", b"a")
     store = seaweed_services.place("r2", TRUSS_CACHE_R2_ENDPOINT=store.server.url)
     store.put("a.bin", b"a")
     assert only(store.source())[0].startswith(f"{store.server.url}/weights/")
@@ -225,7 +225,7 @@ def test_nothing_of_aws_reaches_r2(seaweed_services: Services, monkeypatch: pyte
     with pytest.raises(AccessDenied) as caught:
         store.by(None).listing()
     assert re.search(
-        rf"^r2://{ACCOUNT}\.weights/{store.prefix}: found no credential \(looked at .*/data/r2_credentials\.json\), "
+        rf"^r2://{R2_ACCOUNT}\.weights/{store.prefix}: found no credential \(looked at .*/data/r2_credentials\.json\), "
         r"expected one: this store has no anonymous access$",
         str(caught.value),
     )

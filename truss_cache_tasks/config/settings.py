@@ -3,9 +3,8 @@
 # No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 import os
-import pwd
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -60,6 +59,7 @@ VARIABLES = (
     Variable(
         "TRUSS_CACHE_ACCEPT_UNVERIFIED", "1: accept a file whose MD5-like ETag is not its MD5 (else it fails)", "0"
     ),
+    Variable("TRUSS_CACHE_DIGESTS", "digests of https:// files: URL=sha256:HEX, separated by blanks", "none"),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
     Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error, nothing is fetched", "0"),
     Variable(
@@ -89,6 +89,7 @@ class Settings(NamedTuple):
         accept_unverified: TRUSS_CACHE_ACCEPT_UNVERIFIED: bytes that two fetches gave equally are accepted although
             the ETag, which looks like an MD5, is not their MD5.
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
+        digests: TRUSS_CACHE_DIGESTS: (URL, digest) of files of web servers, as written.
         locked: TRUSS_CACHE_LOCKED: nothing is fetched without a model_cache.lock that has every entry of the config.
         events: TRUSS_CACHE_EVENTS, absolute, or None: what the events of a run are appended to.
         strict_patterns: a pattern that matches nothing, beside others that do, is an error. Of no variable.
@@ -109,6 +110,7 @@ class Settings(NamedTuple):
     replace: bool = False
     accept_unverified: bool = False
     follow_links: bool = False
+    digests: tuple[tuple[str, str], ...] = ()
     locked: bool = False
     events: Path | None = None
     strict_patterns: bool = False
@@ -149,8 +151,13 @@ class Settings(NamedTuple):
         default = os.path.join(self._hub_home(self.environment), "token")
         return self._absolute(self._expanded(self.environment.get("HF_TOKEN_PATH", default)))
 
+    def named_file(self, variables: Iterable[str], default: str) -> Path:
+        """Return the file that the first of `variables` names that is set, else `default`, which may begin with `~`."""
+        named = next(filter(None, map(self.variable, variables)), default)
+        return self._absolute(self._expanded_user(named))
+
     def variable(self, name: str) -> str:
-        """Return a variable that a store's row names for its token; "" where it is not set."""
+        """Return a variable that a store's row names for its credential; "" where it is not set."""
         return self.environment.get(name, "")
 
     @property
@@ -216,6 +223,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         replace=get.parsed("TRUSS_CACHE_REPLACE", _boolean) or False,
         accept_unverified=get.parsed("TRUSS_CACHE_ACCEPT_UNVERIFIED", _boolean) or False,
         follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
+        digests=_digests(env.get("TRUSS_CACHE_DIGESTS", "")),
         locked=get.parsed("TRUSS_CACHE_LOCKED", _boolean) or False,
         events=get.folder("TRUSS_CACHE_EVENTS"),
         debug=get.parsed("TRUSS_CACHE_DEBUG", _boolean) or False,
@@ -249,6 +257,18 @@ class _Reader:
         except ValueError as want:
             shown = re.sub("//.*@", "//***@", text or "", flags=re.DOTALL)  # a user and a password in a URL
             raise ConfigError(f"{name}: got {shown!r}, expected {want}", hint=f"Correct {name}, or unset it.") from None
+
+
+def _digests(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for number, word in enumerate(text.split(), 1):
+        url, equals, digest = word.rpartition("=")
+        if not url or not equals:  # the word is not shown, as a query may hold a secret
+            raise ConfigError(
+                f"TRUSS_CACHE_DIGESTS: word {number} is not URL=sha256:HEX", hint="Correct it, or unset the variable."
+            )
+        pairs.append((url, digest))
+    return tuple(pairs)
 
 
 def _boolean(text: str) -> bool:
@@ -312,4 +332,6 @@ def parse_age(text: str) -> float:
 
 def _home_of(user: str) -> str:
     """Return the home folder of a user, "" for the current one, from the password database. Raises KeyError."""
+    import pwd  # not needed where HOME is set
+
     return (pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())).pw_dir

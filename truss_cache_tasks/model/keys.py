@@ -14,11 +14,14 @@ RequestKey = NewType("RequestKey", str)
 SnapshotKey = NewType("SnapshotKey", str)
 ContentId = NewType("ContentId", str)  # names exactly these bytes, whichever file has them (model/plan.py)
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 SCHEMA = 1  # of the canonical forms below: a new number changes every key
 
 
 def canonical(request: Request) -> dict[str, Any]:
-    """Return the canonical form of `request`: patterns sorted and without duplicates, every field present.
+    """Return the canonical form of `request`: patterns sorted and without duplicates.
+
+    Every field is present, save `dialect` and `digest`, which only the requests have that need them.
 
     >>> from truss_cache_tasks.model.request import Layout, SourceRef
     >>> r = Request(SourceRef("gs", "b", "m"), "", ("*.bin", "*.json", "*.bin"), (), Layout.BUCKET)
@@ -36,6 +39,8 @@ def canonical(request: Request) -> dict[str, Any]:
     }
     if (request.allow or request.ignore) and request.dialect is not implied_dialect(request.layout):
         form["dialect"] = request.dialect.value  # read in another dialect, the same patterns may select other files
+    if request.digest:
+        form["digest"] = request.digest
     return form
 
 
@@ -57,5 +62,4 @@ def snapshot_key(revision: str, files: Iterable[tuple[str, int, str]]) -> Snapsh
 
 
 def _digest(form: dict[str, Any]) -> str:
-    text = json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_encode(form).encode()).hexdigest()

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers.azurite import ACCOUNT, Azurite
 from servers.gcs import Gcs
 from servers.named import Named
 from servers.s3 import S3Server, under_names
 
 from scenarios.buckets.front import Front, front_of
-from scenarios.buckets.stores import Folder, GcsStore, NamedStore, S3Store, Store, own_prefix
+from scenarios.buckets.stores import AzureStore, Folder, GcsStore, NamedStore, S3Store, Store, own_prefix
 from scenarios.cache.forks import ForkedTruss, Forks
 
 
@@ -30,6 +31,12 @@ def before_moto(moto: S3Server) -> Iterator[Front]:
 @pytest.fixture(scope="session")
 def before_gcs(gcs: Gcs) -> Iterator[Front]:
     with front_of(gcs.url) as front:
+        yield front
+
+
+@pytest.fixture(scope="session")
+def before_azure(azure: Azurite) -> Iterator[Front]:
+    with front_of(azure.url.removesuffix(f"/{ACCOUNT}")) as front:
         yield front
 
 
@@ -62,6 +69,11 @@ def on_gcs(gcs: Gcs, before_gcs: Front) -> GcsStore:
 
 
 @pytest.fixture
+def on_azure(azure: Azurite, before_azure: Front) -> AzureStore:
+    return AzureStore(before_azure, f"{ACCOUNT}/{azure.container()}", own_prefix(), azure)
+
+
+@pytest.fixture
 def on_disk(tmp_path: Path) -> Folder:
     return Folder(Front(), "", "", tmp_path / "source")
 
@@ -73,14 +85,14 @@ def bucket(request: pytest.FixtureRequest) -> Store:
     return store
 
 
-@pytest.fixture(params=["seaweed", "gcs"])
+@pytest.fixture(params=["seaweed", "gcs", "azure"])
 def vendor(request: pytest.FixtureRequest) -> Store:
     """One server for each vendor, where two S3 servers would show the same."""
     store: Store = request.getfixturevalue(f"on_{request.param}")
     return store
 
 
-@pytest.fixture(params=["seaweed", "gcs", "disk"])
+@pytest.fixture(params=["seaweed", "gcs", "azure", "disk"])
 def anywhere(request: pytest.FixtureRequest) -> Store:
     """One server for each vendor, and a local folder."""
     store: Store = request.getfixturevalue(f"on_{request.param}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from servers.s3 import ACCOUNT
+from servers.s3 import R2_ACCOUNT
 from trusses import Ran, Truss, tree
 
 from scenarios.buckets.stores import NamedStore, S3Store, multipart
@@ -57,10 +57,10 @@ def test_files_are_fetched_checked_kept_and_cleaned(service: NamedStore, truss: 
 def test_doit_fetches_into_the_folder_of_the_bucket(service: NamedStore, truss: ForkedTruss) -> None:
     there = given(service, truss)
     done(truss.doit("cache_weights"))
-    root = {"r2": f"{ACCOUNT}.weights", "cw": "weights"}[service.service]
+    root = {"r2": f"{R2_ACCOUNT}.weights", "cw": "weights"}[service.service]
     assert {path.partition("/")[0] for path in tree(truss.model_cache)} == {root}
     assert tree(truss.model_cache) == there
-    hosts = {"r2": f"{ACCOUNT}.r2.cloudflarestorage.com:443", "cw": "weights.cwobject.com:443"}
+    hosts = {"r2": f"{R2_ACCOUNT}.r2.cloudflarestorage.com:443", "cw": "weights.cwobject.com:443"}
     assert hosts[service.service] in service.by.asked
 
 

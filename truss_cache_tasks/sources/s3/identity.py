@@ -11,7 +11,7 @@ from typing import Any
 
 from truss_cache_tasks.errors import AccessDenied, CredentialError
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.refusals import credential_error, give_credential
 from truss_cache_tasks.version import USER_AGENT
@@ -41,8 +41,8 @@ SESSIONS = threading.RLock()  # held while a botocore session is used: only its 
 _chains: dict[tuple[tuple[str, str], ...], Identity] = {}
 
 
-def identify(credential: Credential | NoCredential, network: Network, source: SourceRef) -> Identity:
-    """Return the identity for requests: of the credential, else of what boto3's chain finds, else anonymous.
+def identify(credential: Credential | Role | NoCredential, network: Network, source: SourceRef) -> Identity:
+    """Return the identity for requests: of the credential or the role, else of boto3's chain, else anonymous.
 
     The chain is searched only if there is no credential, and once a process for each environment, because it may ask
     the metadata server (one attempt, 1 s). It is not searched for a store to which the environment of AWS does not
@@ -51,7 +51,12 @@ def identify(credential: Credential | NoCredential, network: Network, source: So
     Raises:
         AccessDenied: there is no credential, and the store knows no anonymous access.
         CredentialError: a file, a profile or a token service cannot be used.
+        AccessDenied, TransientError: the token service does not give the role.
     """
+    if isinstance(credential, Role):
+        from truss_cache_tasks.sources.s3.roles import assume
+
+        return assume(credential, network, source)
     service = source.store.s3
     region = ""
     if service.reads_aws:
@@ -60,11 +65,11 @@ def identify(credential: Credential | NoCredential, network: Network, source: So
         if isinstance(credential, Credential):
             fields = {name: secret.reveal() for name, secret in credential.fields.items()}
             region = fields.get("aws_region") or region
-            found = _with_keys(credential.origin, fields, _new_session(reads_environment=service.reads_aws), region)
+            found = _with_keys(credential.origin, fields, new_session(reads_environment=service.reads_aws), region)
         elif service.reads_aws:
             found = _chain(network.variables, region)
         else:
-            found = Identity("", None, _new_session(reads_environment=False), region)
+            found = Identity("", None, new_session(reads_environment=False), region)
     if found.credentials is None and not service.is_anonymous:
         raise AccessDenied(
             f"{source}: found no credential ({credential}), expected one: this store has no anonymous access",
@@ -93,7 +98,7 @@ def _chain(env: Mapping[str, str], region: str) -> Identity:
     if all(env.get(name) for name in names):
         fields = {name.lower(): env[name] for name in names}
         fields["aws_session_token"] = env.get("AWS_SESSION_TOKEN") or env.get("AWS_SECURITY_TOKEN") or ""
-        return _with_keys(names[0], fields, _new_session(), region)
+        return _with_keys(names[0], fields, new_session(), region)
     which = tuple(sorted((name, value) for name, value in env.items() if name.startswith("AWS_") or name == "HOME"))
     if which not in _chains:
         _chains[which] = _ask_chain(env, region)
@@ -103,7 +108,7 @@ def _chain(env: Mapping[str, str], region: str) -> Identity:
 def _ask_chain(env: Mapping[str, str], region: str) -> Identity:
     from botocore.exceptions import BotoCoreError
 
-    session = _new_session()
+    session = new_session()
     session.set_config_variable("metadata_service_timeout", 1)
     session.set_config_variable("metadata_service_num_attempts", 1)
     try:
@@ -125,7 +130,7 @@ def _loader() -> Any:
     return create_loader()
 
 
-def _new_session(*, reads_environment: bool = True) -> Any:
+def new_session(*, reads_environment: bool = True) -> Any:
     """Return a botocore session; one that does not read the environment reads no file of AWS either."""
     from botocore.configprovider import ConstantProvider
     from botocore.session import Session  # not boto3, which takes longer to import (docs/adr/0020)

@@ -93,7 +93,8 @@ class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no t
 
     def plug_into(self, client: Any) -> None:
         """Make `client`, which is botocore's, send its requests through this session."""
-        client.meta.events.register("before-send.s3", self._answer)
+        service = client.meta.service_model.service_id.hyphenize()
+        client.meta.events.register(f"before-send.{service}", self._answer)
 
     def _answer(self, request: Any, event_name: str, **_: Any) -> Any:
         response = self.send(request)

@@ -27,7 +27,7 @@ from truss_cache_tasks.model.listing import (
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins, under_prefix
 from truss_cache_tasks.sources.s3.digests import digest_of_head, head_of_answer
@@ -54,7 +54,7 @@ class S3Source:
     Safe to use from many threads; sends no request until it is asked.
     """
 
-    def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
+    def __init__(self, request: Request, credential: Credential | Role | NoCredential, network: Network) -> None:
         self._source = request.source
         self._name = request.source.store.s3.split(request.source.root)[1]  # of the bucket, at the server
         self._credential = credential
