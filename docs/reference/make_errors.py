@@ -10,6 +10,7 @@ PAGE = Path(__file__).parent / "errors.md"
 CASES = Path(__file__).parent / "errors.yaml"
 BEGIN, END = "<!-- errors:begin -->\n", "<!-- errors:end -->\n"
 PLACES = {"{root}": "/home/me", "{hub}": "https://huggingface.co", "{host}": "127.0.0.1:8080"}
+PLACES |= {"{web}": "https://files.example.com", "{folder}": "files.example.com"}  # of a web server
 
 
 def main() -> None:

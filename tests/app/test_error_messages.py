@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from in_process import Cli, cli
+from servers.faults import FaultServer
 from servers.hub import Hub
 from servers.hub_repos import ANYONE
 from trusses import Truss
@@ -32,7 +33,23 @@ def repos(hub: Hub) -> None:
     hub.tokens["hf_reader_sekrit"] = ANYONE
 
 
-def printed(case: dict[str, Any], truss: Truss, cli: Cli) -> tuple[int, str]:
+@pytest.fixture
+def web(server: FaultServer) -> FaultServer:
+    """A web server with a file for each error that it can cause."""
+    body = b"w" * 100
+    for status in ("401", "403", "503"):
+        server.add(f"/{status}.bin", body, *[status] * 9)
+    server.add("/page.bin", body)
+    server.files["/page.bin"].headers = {"Content-Type": "text/html"}
+    server.add("/gzip.bin", body)
+    server.files["/gzip.bin"].headers = {"Content-Encoding": "gzip"}
+    server.add("/no-length.bin", b"", "416", "no-length")
+    server.add("/elsewhere.bin", body, "redirect:http://example.com/w.bin")
+    server.add("/w.bin", body, etag=None)
+    return server
+
+
+def printed(case: dict[str, Any], truss: Truss, cli: Cli, web: FaultServer) -> tuple[int, str]:
     """Return the exit status and all that the command of a case prints, with names in place of what varies."""
     for name, text in case.get("files", {}).items():
         (truss.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -41,17 +58,23 @@ def printed(case: dict[str, Any], truss: Truss, cli: Cli) -> tuple[int, str]:
         (truss.root / name).parent.mkdir(parents=True, exist_ok=True)
         (truss.root / name).symlink_to(target)
     if "config" in case:
-        (truss.folder / "config.yaml").write_text(case["config"])
-    env = {name: text.replace("{root}", str(truss.root)) for name, text in case.get("env", {}).items()}
+        (truss.folder / "config.yaml").write_text(case["config"].replace("{web}", web.base))
+    env = {
+        name: text.replace("{root}", str(truss.root)).replace("{web}", web.base)
+        for name, text in case.get("env", {}).items()
+    }
     done = (truss.cli if case.get("child") else cli)(*case.get("args", ()), **env)
     shown = done.text.replace(str(truss.root), "{root}").replace(truss.env["HF_ENDPOINT"], "{hub}")
+    shown = shown.replace(web.base, "{web}").replace(f"127.0.0.1_{web.port}", "{folder}")
     return done.code, re.sub(r"127\.0\.0\.1:\d{4,5}", "{host}", shown)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["title"] for case in CASES])
 @pytest.mark.usefixtures("repos")
-def test_an_error_says_its_cause_and_one_remedy_and_no_secret(case: dict[str, Any], truss: Truss, cli: Cli) -> None:
-    code, text = printed(case, truss, cli)
+def test_an_error_says_its_cause_and_one_remedy_and_no_secret(
+    case: dict[str, Any], truss: Truss, cli: Cli, web: FaultServer
+) -> None:
+    code, text = printed(case, truss, cli, web)
     assert (code, text) == (case["exit"], case["output"])
     assert text.count("hint: ") <= 1
     assert not re.search("sekrit|SECRET", text)

@@ -147,7 +147,7 @@ def test_one_get_of_the_first_byte_without_encoding_tells_all(server: FaultServe
     file = listed(source)
     assert (file.path, file.size, file.version, file.digest) == ("w.bin", len(BODY), '"v1"', None)
     (asked,) = server.asked
-    assert (asked.headers["range"], asked.headers["accept-encoding"], asked.sent) == ("bytes=0-0", "identity", 1)
+    assert (asked.headers["range"], asked.headers["accept-encoding"]) == ("bytes=0-0", "identity")
     location = source.locate(file)
     assert location.headers["If-Match"] == '"v1"'
     assert (location.validator, location.validator_header, location.pins_version) == ('"v1"', "ETag", False)
@@ -167,7 +167,9 @@ def test_an_empty_file_has_no_first_byte_and_is_a_file(server: FaultServer, tmp_
 @pytest.mark.parametrize("fault", ["no-length", "chunked"])
 def test_an_answer_without_a_size_is_refused(fault: str, server: FaultServer, tmp_path: Path) -> None:
     server.add("/w.bin", b"", "416", fault)  # what the second request gets, which asks for the whole file
-    assert "Content-Length '', expected the size" in refused(open_url(f"{server.base}/w.bin", tmp_path), WrongAnswer)
+    assert "no size of the file, expected Content-Length or Content-Range" in refused(
+        open_url(f"{server.base}/w.bin", tmp_path), WrongAnswer
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,9 +246,9 @@ def test_a_given_digest_counts_and_must_not_contradict_the_server(server: FaultS
 @pytest.mark.parametrize(
     ("headers", "says"),
     [
-        ({"Content-Encoding": "gzip"}, "the encoding 'gzip', expected the file as it is"),
+        ({"Content-Encoding": "gzip"}, "the server sends the encoding 'gzip', expected none"),
         ({"Content-Encoding": "gzip", "ETag": '"plain"'}, "the encoding 'gzip'"),
-        ({"Content-Type": "text/html; charset=utf-8"}, "a page (text/html) of 127.0.0.1, expected a file"),
+        ({"Content-Type": "text/html; charset=utf-8"}, "a page (text/html) of 127.0.0.1, expected the file"),
     ],
 )
 def test_encoded_bytes_and_pages_are_refused(
