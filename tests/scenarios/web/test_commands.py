@@ -331,3 +331,18 @@ def test_a_lock_of_a_file_without_version_and_digest_says_to_fetch_it_first(
     assert "neither a version nor a digest" in ran.err
     assert truss.cli("lock", TRUSS_CACHE_DIGESTS=f"{url}={digest(BODY)}").code == 0
     assert locked_digest(truss) == digest(BODY)
+
+
+def test_an_upgrade_of_a_lock_keeps_our_digest_of_a_version_that_is_here(
+    server: FaultServer, truss: ForkedTruss
+) -> None:
+    configure(truss, server.add("/w.bin", BODY))
+    assert truss.cli().code == 0
+    assert truss.cli("lock").code == 0
+    before = (truss.folder / "model_cache.lock").read_text()
+    assert "unchanged" in truss.cli("lock", "--upgrade").out
+    assert (truss.folder / "model_cache.lock").read_text() == before
+    server.files["/w.bin"].body, server.files["/w.bin"].etag = OTHER, '"v2"'
+    assert "1 file changed" in truss.cli("lock", "--upgrade").out
+    assert truss.cli().code == 0
+    assert tree(truss.model_cache) == {f"{folder_of(server)}/w.bin": OTHER}
