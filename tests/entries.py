@@ -30,8 +30,8 @@ def entry(uri: str, *, config: Path = Path("/nowhere/config.yaml"), **fields: An
     scheme, found, rest = uri.partition("://")
     store = store_of(scheme if found else "hf")
     rest = rest if found else uri
-    root, _, prefix = rest.partition("/") if store.is_bucket else (rest, "", "")
-    source = SourceRef(store.scheme, root, prefix.strip("/"))
+    names, prefix = store.split(rest) if store.is_bucket else ([rest], "")
+    source = SourceRef(store.scheme, "/".join(names), prefix.strip("/"))
     if store.is_web:
         source = parse_web_url(scheme, rest)
     revision = fields.pop("revision", "main" if store.is_hub else "")

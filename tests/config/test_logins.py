@@ -11,12 +11,12 @@ import pytest
 
 from truss_cache_tasks.config.credentials import find_credential, fingerprint
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 
 URL = "https://h.example:8443/w.bin"
 
 
-def found(folder: Path, secret: str | None = None, **env: str) -> Credential | NoCredential:
+def found(folder: Path, secret: str | None = None, **env: str) -> Credential | Role | NoCredential:
     """Return what is found with this text in the secret `web`, and None for an entry that names no secret."""
     named = {}
     if secret is not None:
@@ -26,7 +26,7 @@ def found(folder: Path, secret: str | None = None, **env: str) -> Credential | N
     return find_credential(entry, entries.settings(folder, **{"HOME": str(folder), **env}))
 
 
-def revealed(credential: Credential | NoCredential) -> dict[str, str]:
+def revealed(credential: Credential | Role | NoCredential) -> dict[str, str]:
     assert isinstance(credential, Credential)
     return {name: value.reveal() for name, value in credential.fields.items()}
 

@@ -3,7 +3,6 @@
 # No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 import os
-import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -63,6 +62,11 @@ VARIABLES = (
     Variable("TRUSS_CACHE_DIGESTS", "digests of https:// files: URL=sha256:HEX, separated by blanks", "none"),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
     Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error, nothing is fetched", "0"),
+    Variable(
+        "TRUSS_CACHE_R2_ENDPOINT",
+        "the server of r2://; {account_id} in it stands for the account",
+        "https://{account_id}.r2.cloudflarestorage.com",
+    ),
     Variable("TRUSS_CACHE_EVENTS", "a file or FIFO that the events of a run are appended to, as JSON lines", "none"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),
 )
@@ -206,6 +210,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """
     env = dict(env)
     get = _Reader(env, cwd)
+    get.parsed("TRUSS_CACHE_R2_ENDPOINT", _endpoint)  # only checked here: the source gets it in Network.variables
     return Settings(
         config=get.text("TRUSS_CONFIG"),
         model_cache_dir=get.folder("TRUSS_MODEL_CACHE_DIR"),
@@ -250,7 +255,8 @@ class _Reader:
         try:
             return None if text is None else rule(text)
         except ValueError as want:
-            raise ConfigError(f"{name}: got {text!r}, expected {want}", hint=f"Correct {name}, or unset it.") from None
+            shown = re.sub("//.*@", "//***@", text or "", flags=re.DOTALL)  # a user and a password in a URL
+            raise ConfigError(f"{name}: got {shown!r}, expected {want}", hint=f"Correct {name}, or unset it.") from None
 
 
 def _digests(text: str) -> tuple[tuple[str, str], ...]:
@@ -274,6 +280,13 @@ def _boolean(text: str) -> bool:
 def _project(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", text):
         raise ValueError("1 to 100 letters, digits, '.', '_', '@', '+' and '-', the first a letter or digit")
+    return text
+
+
+def _endpoint(text: str) -> str:
+    host = r"(?:[A-Za-z0-9_.-]|\{account_id\})+|\[[0-9A-Fa-f:.]+\]"
+    if not re.fullmatch(rf"https?://(?:{host})(?::[0-9]{{1,5}})?/?", text):
+        raise ValueError("https://HOST or http://HOST:PORT, where {account_id} may stand for the account")
     return text
 
 
@@ -319,4 +332,6 @@ def parse_age(text: str) -> float:
 
 def _home_of(user: str) -> str:
     """Return the home folder of a user, "" for the current one, from the password database. Raises KeyError."""
+    import pwd  # not needed where HOME is set
+
     return (pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())).pw_dir

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import urllib3
+from urllib3.connectionpool import HTTPConnectionPool
 
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.network.connections import POOLS
@@ -15,13 +17,19 @@ from truss_cache_tasks.network.connections import POOLS
 _HOSTS = 64  # hosts whose connections are kept
 
 
-def make_pools(proxy: str | None, trust: ssl.SSLContext | None, connections: int) -> urllib3.PoolManager:
-    """Return a manager of `ConnectionPool`s, one for each host.
+def make_pools(
+    proxy: str | None,
+    trust: ssl.SSLContext | None,
+    connections: int,
+    classes: Mapping[str, type[HTTPConnectionPool]] = POOLS,
+) -> urllib3.PoolManager:
+    """Return the pools of connections to all hosts that are reached in this way.
 
     Args:
         proxy: its URL, or None.
-        trust: of `load_trust`; None where no request needs TLS.
+        trust: as `load_trust` returns it; None where no connection uses TLS.
         connections: to each host that are kept for reuse.
+        classes: of the pools, by scheme.
 
     Raises:
         ConfigError: the proxy's URL cannot be used.
@@ -41,7 +49,7 @@ def make_pools(proxy: str | None, trust: ssl.SSLContext | None, connections: int
                 f"the proxy variables name a proxy that cannot be used: {parts.scheme}://{parts.hostname}",
                 hint="Set HTTPS_PROXY to http://host:port or https://host:port.",
             ) from exc
-    manager.pool_classes_by_scheme = POOLS
+    manager.pool_classes_by_scheme = dict(classes)
     return manager
 
 

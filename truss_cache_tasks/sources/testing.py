@@ -15,12 +15,14 @@ The row of a store of your own is registered by `truss_cache_tasks.model.stores.
 from __future__ import annotations
 
 import hashlib
+import os
 import traceback
 import urllib.parse
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import pytest
@@ -28,6 +30,7 @@ import urllib3
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, NothingSelected
 from truss_cache_tasks.model.listing import Digest, FilePin, Listing, Location, Pins, RemoteFile
+from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.base import Source
 
 DATA = bytes(range(256)) * 300  # 76,800 bytes, each unlike the 255 before it: a range that is off by a few shows
@@ -90,7 +93,10 @@ class Answer:
 
 
 def read(location: Location, byte_range: str | None = None) -> Answer:
-    """Read `location` by one GET with its headers (redirects drop Authorization), or as a file."""
+    """Read `location` by one GET with its headers (redirects drop Authorization), or as a file.
+
+    The proxies and the CA bundle that the environment names are used, as in a run.
+    """
     if location.url.startswith("file://"):
         path = urllib.parse.unquote(urllib.parse.urlsplit(location.url).path)
         with open(path, "rb") as file:
@@ -102,7 +108,10 @@ def read(location: Location, byte_range: str | None = None) -> Answer:
     headers = {"Accept-Encoding": "identity", **location.headers}
     if byte_range is not None:
         headers["Range"] = byte_range
-    with urllib3.PoolManager(retries=urllib3.Retry(connect=0, read=0, redirect=5)) as http:
+    network = Network.from_env(os.environ)
+    proxy, bundle = network.proxy_for(location.url), network.trusted_bundle()
+    pools = partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
+    with pools(ca_certs=bundle, retries=urllib3.Retry(connect=0, read=0, redirect=5)) as http:
         response = http.request("GET", location.secret_url, headers=headers, decode_content=False, timeout=20)
         return Answer(response.status, response.data, response.headers)
 

@@ -23,10 +23,14 @@ def bounded_session(network: Network) -> requests.Session:
     session.headers.update({"Accept-Encoding": "gzip", "User-Agent": USER_AGENT})
     session.max_redirects = network.limits.redirects
     session.auth = _keep  # `requests` would put a password of ~/.netrc in place of the token
-    adapter = _BoundedAdapter(network)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
+    mount_limits(session, "https://", network)
+    mount_limits(session, "http://", network)
     return session
+
+
+def mount_limits(session: requests.Session, begin: str, network: Network) -> None:
+    """Let the limits and the certificates of `network` hold for URLs that begin so."""
+    session.mount(begin, _BoundedAdapter(network))
 
 
 def _keep(request: requests.PreparedRequest) -> requests.PreparedRequest:
