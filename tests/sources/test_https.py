@@ -15,6 +15,7 @@ import entries
 import pytest
 from servers.faults import FaultServer
 from servers.nginx import Nginx, nginx
+from servers.proxy import proxying
 
 from truss_cache_tasks.errors import (
     AccessDenied,
@@ -369,6 +370,26 @@ def test_a_redirect_to_no_server_that_may_be_asked_is_refused(
 ) -> None:
     url = server.add("/w.bin", BODY, *[f"redirect:{target}"] * 9)
     assert says in refused(open_url(url, tmp_path), PermanentError, "hush")
+
+
+def test_headers_without_an_end_are_refused(server: FaultServer, tmp_path: Path) -> None:
+    said = refused(open_url(server.add("/w.bin", BODY, "huge-head"), tmp_path), WrongAnswer)
+    assert "the server sends an answer without an end" in said
+
+
+def test_a_certificate_that_is_not_trusted_is_named(secure: FaultServer, tmp_path: Path) -> None:
+    said = refused(open_url(secure.add("/w.bin", BODY), tmp_path, SSL_CERT_FILE=""), PermanentError)
+    assert "its certificate is not trusted" in said
+
+
+def test_a_server_is_asked_through_the_proxy(secure: FaultServer, fault_authority: Any, tmp_path: Path) -> None:
+    url = secure.add("/w.bin", BODY)
+    with proxying("user", "pass word") as proxy:
+        address = f"127.0.0.1:{proxy.server_address[1]}"
+        env = {"SSL_CERT_FILE": str(fault_authority[0]), "HTTPS_PROXY": f"http://user:pass%20word@{address}"}
+        assert listed(open_url(url, tmp_path, **env)).size == len(BODY)
+        env["HTTPS_PROXY"] = f"http://user:hush@{address}"
+        assert "the proxy refuses (407)" in refused(open_url(url, tmp_path, **env), PermanentError, "hush")
 
 
 def test_a_listing_ends_when_the_run_is_cancelled(server: FaultServer, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ import http.client
 import io
 import socket
 import ssl
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -179,6 +179,21 @@ class BoundedPool(HTTPConnectionPool):
             UnreadableAnswer: the answer is too large, or in an unknown encoding.
             Exception: what urllib3 and http.client raise.
         """
+        with self._answer(url, headers, limits) as response:
+            chunks = iter(partial(response.read, 1 << 16), b"")
+            body = decode_body(chunks, response.getheader("Content-Encoding", ""), limits.body(response.status))
+        return WholeAnswer(status=response.status, headers=response.headers, body=body)  # type: ignore[arg-type]  # has all of a Mapping
+
+    def get_head(self, url: str, headers: Mapping[str, str], limits: ExchangeLimits) -> WholeAnswer:
+        """Do as `get`, and read no body: the connection is closed instead."""
+        with self._answer(url, headers, limits) as response:
+            return WholeAnswer(status=response.status, headers=response.headers, body=b"")  # type: ignore[arg-type]  # as above
+
+    @contextmanager
+    def _answer(
+        self, url: str, headers: Mapping[str, str], limits: ExchangeLimits
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a GET, and lend its answer; keep the connection if the block read the whole body."""
         target, headers, tunnels = _route(self, url, headers)
         connection: _BoundedConnection = self._get_conn()  # type: ignore[assignment]  # ours, by ConnectionCls
         reusable = False
@@ -187,10 +202,8 @@ class BoundedPool(HTTPConnectionPool):
                 connection.timeout = limits.connect_s
                 _connect(self, connection, tunnels=tunnels)
             with connection.get(target, headers) as response:
-                chunks = iter(partial(response.read, 1 << 16), b"")
-                body = decode_body(chunks, response.getheader("Content-Encoding", ""), limits.body(response.status))
+                yield response
                 reusable = response.isclosed() and not response.will_close
-            return WholeAnswer(status=response.status, headers=response.headers, body=body)  # type: ignore[arg-type]  # has all of a Mapping
         except OSError as exc:
             if not _has_reached_proxy(connection):
                 raise ProxyError("the proxy cannot be reached", exc) from exc
@@ -277,7 +290,6 @@ class _BreakableConnection(_TunnellingConnection):
     def serve(self, token: WorkerToken) -> None:
         """Let a cancel of `token` end what this connection does from now on."""
         self.token = token
-        self.limit.check = token.check
         token.connection = self
         token.check()
 

@@ -24,6 +24,7 @@ from truss_cache_tasks.model.listing import (
 )
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import Credential, NoCredential, Secret
+from truss_cache_tasks.network.exchange import UnreadableAnswer
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.https.digests import WANT, digest_of_file, knows_more
@@ -115,7 +116,10 @@ class HttpsSource:
 
     def _get(self, headers: Mapping[str, str]) -> Head:
         url = Location(self._source.url, secret_query=self._query).secret_url
-        return ask(url, {**self._headers, **headers}, self._network, str(self._source))
+        try:
+            return ask(url, {**self._headers, **headers}, self._network, str(self._source))
+        except UnreadableAnswer as exc:
+            raise self._unusable(exc.found, exc.expected, _LOOK_AT_SERVER) from exc
 
     def _refusal(self, head: Head) -> CacheTaskError:
         error = refusal(str(self._source), head.status, self._credential)
