@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,6 +71,21 @@ class BoundedPool(HTTPConnectionPool):
             UnreadableAnswer: the answer is too large, or in an unknown encoding.
             Exception: what urllib3 and http.client raise.
         """
+        with self._answer(url, headers, limits) as response:
+            chunks = iter(partial(response.read, 1 << 16), b"")
+            body = decode_body(chunks, response.getheader("Content-Encoding", ""), limits.body(response.status))
+        return WholeAnswer(status=response.status, headers=response.headers, body=body)  # type: ignore[arg-type]  # has all of a Mapping
+
+    def get_head(self, url: str, headers: Mapping[str, str], limits: ExchangeLimits) -> WholeAnswer:
+        """Do as `get`, and read no body: the connection is closed instead."""
+        with self._answer(url, headers, limits) as response:
+            return WholeAnswer(status=response.status, headers=response.headers, body=b"")  # type: ignore[arg-type]  # as above
+
+    @contextmanager
+    def _answer(
+        self, url: str, headers: Mapping[str, str], limits: ExchangeLimits
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a GET, and lend its answer; keep the connection if the block read the whole body."""
         target, headers, tunnels = route(self, url, headers)
         connection: _BoundedConnection = self._get_conn()  # type: ignore[assignment]  # ours, by ConnectionCls
         reusable = False
@@ -78,10 +94,8 @@ class BoundedPool(HTTPConnectionPool):
                 connection.timeout = limits.connect_s
                 open_connection(self, connection, tunnels=tunnels)
             with connection.get(target, headers) as response:
-                chunks = iter(partial(response.read, 1 << 16), b"")
-                body = decode_body(chunks, response.getheader("Content-Encoding", ""), limits.body(response.status))
+                yield response
                 reusable = response.isclosed() and not response.will_close
-            return WholeAnswer(status=response.status, headers=response.headers, body=body)  # type: ignore[arg-type]  # has all of a Mapping
         except OSError as exc:
             if not has_reached_proxy(connection):
                 raise ProxyError("the proxy cannot be reached", exc) from exc

@@ -39,8 +39,17 @@ class HttpClient:
             Stopped: the work is cancelled.
         """
         with network_errors(subject, urlsplit(url).hostname or "?"):
-            pool: BoundedPool = self._pools.connection_from_url(url)  # type: ignore[assignment]  # by its classes
-            return pool.get(url, {"User-Agent": USER_AGENT, **headers}, self._limits)
+            return self._pool(url).get(url, {"User-Agent": USER_AGENT, **headers}, self._limits)
+
+    def get_head(self, url: str, headers: Mapping[str, str], subject: str) -> WholeAnswer:
+        """Do as `get`, and read no body: it may be a large file."""
+        with network_errors(subject, urlsplit(url).hostname or "?"):
+            return self._pool(url).get_head(url, {"User-Agent": USER_AGENT, **headers}, self._limits)
+
+    def _pool(self, url: str) -> BoundedPool:
+        # Of the origin alone: the text of an error about a URL that cannot be parsed has the whole URL.
+        pool: BoundedPool = self._pools.connection_from_url(url.partition("?")[0])  # type: ignore[assignment]  # by its classes
+        return pool
 
     def __enter__(self) -> HttpClient:
         return self
