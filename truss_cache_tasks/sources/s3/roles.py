@@ -12,7 +12,9 @@ A machine with none of these is an error; nothing is asked anonymously. The role
 
 from __future__ import annotations
 
-import threading
+import errno
+import os
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -201,9 +203,11 @@ class _AssumedRole(_Exchange):
 def _read_token(path: str) -> str:
     """Return the token in the file; it is read each time, because it rotates. Raises CredentialError."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, "no file")  # a FIFO would wait for a writer
         with open(path, encoding="utf-8") as stream:
             token = stream.read(_LARGEST_TOKEN + 1).strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8; a NUL in the path
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise CredentialError(
             f"{TOKEN_FILE}: {path} cannot be read ({why})", hint=f"Correct {TOKEN_FILE}, or unset it."
@@ -246,12 +250,11 @@ class _RoleCredentials(Credentials):  # type: ignore[misc]  # botocore has no ty
 
     def __init__(self, exchange: Callable[[], tuple[ReadOnlyCredentials, float]]) -> None:
         self._exchange = exchange
-        self._lock = threading.Lock()
         self._keys, self._expires = exchange()
         super().__init__(*self._keys[:3], method="role")
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        with self._lock:
+        with SESSIONS:  # no lock of its own: an exchange takes SESSIONS, and `locate` has it when it comes here
             if time.time() > self._expires - RENEWED_S:
                 self._keys, self._expires = self._exchange()
             return self._keys
