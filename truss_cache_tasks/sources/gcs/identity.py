@@ -155,7 +155,7 @@ def make_transport(network: Network, *, seeking: bool = False) -> Any:
     from google.auth.exceptions import TransportError
     from google.auth.transport.requests import Request
 
-    from truss_cache_tasks.sources.gcs.session import bounded_session
+    from truss_cache_tasks.sources.requests_session import bounded_session
 
     network = replace(network, cancel=NEVER)  # entries share it: cancelling one must not cancel the others
     shortly = replace(network.limits, connect_s=METADATA_S, head_s=METADATA_S)

@@ -102,7 +102,7 @@ class GcsSource:
         Args:
             versions: every generation of each, replaced and deleted ones too, as far as the bucket keeps them.
         """
-        from truss_cache_tasks.sources.gcs.session import bounded_session
+        from truss_cache_tasks.sources.requests_session import bounded_session
 
         store = str(self._source)
         pages = PaginationGuard(store)
