@@ -23,7 +23,8 @@ def print_migration(config: Path, write: output.Write, facts: Facts) -> None:
         output.notify(f"{shown_path(config)}: found no `model_cache` entries, nothing to migrate")
         return
     write(*diff)
-    output.notify(*(f"warning: {note}" for note in found.notes))
+    for note in found.notes:
+        output.notify(f"warning: {note}")
 
 
 def _diff(before: str, after: str, name: str) -> Iterator[str]:

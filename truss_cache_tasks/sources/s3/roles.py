@@ -35,6 +35,7 @@ from truss_cache_tasks.errors import (
     TransientError,
 )
 from truss_cache_tasks.model.request import SourceRef
+from truss_cache_tasks.model.s3_service import S3Service
 from truss_cache_tasks.model.stores import AuthMethod, NoCredential, Role
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network
@@ -46,6 +47,8 @@ TOKEN_FILE = "AWS_WEB_IDENTITY_TOKEN_FILE"
 RENEWED_S = 300  # before they expire, keys are renewed: one set has to last for a request
 _LARGEST_TOKEN = 20_000  # characters that STS takes
 _OTHERWISE = "or put s3_credentials.json into the data folder"
+
+_STS = S3Service(variables=("AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"))
 
 # What STS says of a web identity token
 _BAD_TOKENS = {
@@ -95,6 +98,15 @@ def _nothing_to_exchange(role: Role, source: SourceRef) -> CredentialError:
     )
 
 
+class _AskedSts(Asked):
+    """What an error message says about a request to STS."""
+
+    @property
+    def service(self) -> S3Service:
+        """How STS is reached."""
+        return _STS
+
+
 class _Exchange:
     """One way to the keys of a role. Call it for a fresh set of them."""
 
@@ -124,7 +136,7 @@ class _Exchange:
 
     def asked(self, endpoint: str) -> Asked:
         """Return what an error message says about a request to `endpoint`."""
-        return Asked(
+        return _AskedSts(
             source=self.source,
             what=str(self.source),
             action=self.call,
@@ -223,7 +235,7 @@ def _read_token(path: str) -> str:
 def _endpoint(network: Network) -> str | None:
     if network.variable("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").lower() == "true":
         return None
-    return network.variable("AWS_ENDPOINT_URL_STS") or network.variable("AWS_ENDPOINT_URL") or None
+    return next(filter(None, map(network.variable, _STS.variables)), None)
 
 
 def _client(role: Role, network: Network, keys: ReadOnlyCredentials | None) -> Any:
