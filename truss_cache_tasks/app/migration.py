@@ -9,7 +9,7 @@ from pathlib import Path
 
 from truss_cache_tasks.app import output
 from truss_cache_tasks.app.facts import Facts
-from truss_cache_tasks.config.document import shown_path
+from truss_cache_tasks.config.files import shown_path
 from truss_cache_tasks.config.migration import migrate
 
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import yaml
 from yaml.nodes import CollectionNode, MappingNode, Node
 
-from truss_cache_tasks.config.document import read_document, shown_path
+from truss_cache_tasks.config.document import read_document
 from truss_cache_tasks.config.entries import Entry
+from truss_cache_tasks.config.files import shown_path
 from truss_cache_tasks.config.loader import load_config
 from truss_cache_tasks.errors import ConfigError
 
