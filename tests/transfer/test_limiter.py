@@ -85,7 +85,7 @@ def test_a_server_that_says_429_gets_fewer_connections(server: FaultServer) -> N
 
 
 def test_a_system_without_certificates_borrows_certifis(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from truss_cache_tasks.transfer.pools import load_trust
+    from truss_cache_tasks.network.pools import load_trust
 
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
