@@ -6,8 +6,9 @@ import re
 from typing import NamedTuple, assert_never
 
 from truss_cache_tasks.config.fields import InvalidText, did_you_mean
+from truss_cache_tasks.config.plugins import find_or_load_store, installed_schemes
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.model.stores import HUGGINGFACE, Store, UriForm, find_store, stores
+from truss_cache_tasks.model.stores import HUGGINGFACE, Store, UriForm, stores
 
 _UNSUPPORTED = ("azure", "az", "r2", "cw", "https")
 
@@ -56,7 +57,7 @@ def parse_source(text: str) -> ParsedSource:
         raise InvalidText("no scheme", hint)
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
-    if (store := find_store(scheme)) and store.is_bucket and "@" in rest:
+    if (store := find_or_load_store(scheme)) and store.is_bucket and "@" in rest:
         raise InvalidText(f"{scheme}:// has no @revision", "Remove the '@': only hf:// sources have revisions.")
     return parse_uri(text)
 
@@ -65,7 +66,7 @@ def parse_uri(text: str) -> ParsedSource:
     """Read `scheme://...`. Raises InvalidText, whose message repeats nothing that may be a password."""
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
-    if (store := find_store(scheme)) is None:
+    if (store := find_or_load_store(scheme)) is None:
         raise _unknown_scheme(scheme, rest)
     match store.uri_form:
         case UriForm.REPO:
@@ -115,12 +116,14 @@ def _unknown_scheme(scheme: str, rest: str) -> InvalidText:
         return InvalidText(f"{scheme}:// is not supported yet", _hint_of_unsupported(scheme, rest))
     if scheme == "http":
         return InvalidText("http:// is not supported: anyone on the way could change the weights", _hint_of_schemes())
-    near = did_you_mean(scheme, [known for store in stores() for known in store.schemes])
+    near = did_you_mean(scheme, [one for store in stores() for one in store.schemes] + installed_schemes())
     return InvalidText(f"unknown scheme {scheme!r}", near.replace("?", "://?") if near else _hint_of_schemes())
 
 
 def _hint_of_schemes() -> str:
-    *others, last = (f"{store.scheme}://" for store in stores())
+    known = [store.scheme for store in stores()]
+    aliases = {scheme for store in stores() for scheme in store.schemes}
+    *others, last = (f"{scheme}://" for scheme in known + [one for one in installed_schemes() if one not in aliases])
     return f"Use {', '.join(others)} or {last}."
 
 
@@ -166,7 +169,7 @@ def _refuse_credentials(scheme: str, rest: str) -> None:
     hint = "Credentials do not belong into a URI: remove all up to its '@', and see the README for where they go."
     if not _SCHEME.fullmatch(scheme):
         raise InvalidText("what is before the '://' is no scheme", _hint_of_schemes())
-    store = find_store(scheme)
+    store = find_or_load_store(scheme)
     if _holds_credentials(UriForm.BUCKET if store is None else store.uri_form, rest):
         raise InvalidText("it holds a user name or password", hint)
 
