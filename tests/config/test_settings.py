@@ -40,12 +40,14 @@ def test_every_variable_is_read() -> None:
         "TRUSS_CACHE_ACCEPT_UNVERIFIED": "1",
         "TRUSS_CACHE_FOLLOW_LINKS": "yes",
         "TRUSS_CACHE_LOCKED": "on",
+        "TRUSS_CACHE_HF_ENDPOINTS": "https://a.example/hub/, http://b:8090,https://a.example/hub",
         "TRUSS_CACHE_EVENTS": "events.jsonl",
         "TRUSS_CACHE_DEBUG": "1",
     }
     settings = read_settings(env, HERE)
     assert settings.config == "sd"
     assert settings.model_cache_dir == Path("/here/cache")
+    assert settings.hub_mirrors == settings.network.hub_mirrors == ("https://a.example/hub", "http://b:8090")
     assert settings.mount_root == Path("/m")
     assert settings.secrets_dirs == (Path("/home/me/secrets"), Path("/etc/secrets"))
     assert (settings.project, settings.debug) == ("my-project.1", True)

@@ -46,6 +46,7 @@ def write_plan(
     chosen = list(chosen)
     for _, workspace, _ in chosen:
         workspace.require_lock()
+        workspace.require_servers()
     write = _ignore if quiet else write
     previews: list[Preview] = []
     failed: list[str] = []

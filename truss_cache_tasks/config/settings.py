@@ -63,6 +63,11 @@ VARIABLES = (
     ),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
     Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error, nothing is fetched", "0"),
+    Variable(
+        "TRUSS_CACHE_HF_ENDPOINTS",
+        "mirrors of the Hub, URLs with commas between them, asked in turn while HF_ENDPOINT is unavailable",
+        "none",
+    ),
     Variable("TRUSS_CACHE_EVENTS", "a file or FIFO that the events of a run are appended to, as JSON lines", "none"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),
 )
@@ -87,6 +92,7 @@ class Settings:
             the ETag, which looks like an MD5, is not their MD5.
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
         locked: TRUSS_CACHE_LOCKED: nothing is fetched without a model_cache.lock that has every entry of the config.
+        hub_mirrors: TRUSS_CACHE_HF_ENDPOINTS: URLs without a slash at their ends.
         events: TRUSS_CACHE_EVENTS, absolute, or None: what the events of a run are appended to.
         strict_patterns: a pattern that matches nothing, beside others that do, is an error. Of no variable.
         debug: TRUSS_CACHE_DEBUG.
@@ -107,6 +113,7 @@ class Settings:
     accept_unverified: bool = False
     follow_links: bool = False
     locked: bool = False
+    hub_mirrors: tuple[str, ...] = ()
     events: Path | None = None
     strict_patterns: bool = False
     debug: bool = False
@@ -151,7 +158,13 @@ class Settings:
         """The network settings of sources and transfers, by the process's variables."""
         from truss_cache_tasks.network.settings import Network  # not needed by a run that sends no request
 
-        return Network.from_env(self.environment, follow_links=self.follow_links)
+        return Network.from_env(self.environment, follow_links=self.follow_links, hub_mirrors=self.hub_mirrors)
+
+    def require_hub_endpoint(self) -> None:
+        """Raise ConfigError if HF_ENDPOINT is no URL of a Hub."""
+        from truss_cache_tasks.network.urls import hub_endpoint  # not needed by a run that sends no request
+
+        hub_endpoint(self.variable("HF_ENDPOINT"))
 
     @property
     def sends_implicit_token(self) -> bool:
@@ -209,6 +222,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         accept_unverified=get.parsed("TRUSS_CACHE_ACCEPT_UNVERIFIED", _boolean) or False,
         follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
         locked=get.parsed("TRUSS_CACHE_LOCKED", _boolean) or False,
+        hub_mirrors=get.urls("TRUSS_CACHE_HF_ENDPOINTS"),
         events=get.folder("TRUSS_CACHE_EVENTS"),
         debug=get.parsed("TRUSS_CACHE_DEBUG", _boolean) or False,
         offline=(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").lower() in _TRUE,
@@ -233,6 +247,22 @@ class _Reader:
             return None
         home = Settings(environment=self.env, cwd=self.cwd)
         return home._absolute(home._expanded_user(text))
+
+    def urls(self, name: str) -> tuple[str, ...]:
+        """Return the URLs with commas between them, each once. The error shows none: one may hold a password."""
+        text = self.text(name)
+        if text is None:
+            return ()
+        from truss_cache_tasks.network.urls import parse_base_url  # few processes have such a variable
+
+        found: list[str] = []
+        for number, url in enumerate(text.split(","), 1):
+            try:
+                found.append(parse_base_url(url.strip()))
+            except ValueError as want:
+                message = f"{name}: got another text at place {number}, expected {want}"
+                raise ConfigError(message, hint=f"Correct {name}, or unset it.") from None
+        return tuple(dict.fromkeys(found))
 
     def parsed(self, name: str, rule: Callable[[str], T]) -> T | None:
         text = self.text(name)
