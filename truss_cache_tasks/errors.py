@@ -17,7 +17,7 @@ CacheTaskError
 |-- LeadsOut           copy what a link leads to, ignore or allow it
 |-- TransientError     wait: the only class that is retried
 |-- MissingPackage     install it
-|-- StoreError         install another version of the package that has the store
+|-- BrokenStore        install another version of the package that has the store
 |-- PermanentError     fix the network, the proxy or the endpoint
 |-- SourceChanged      list again
 `-- Stopped            run again
@@ -121,7 +121,7 @@ class MissingPackage(CacheTaskError):
     """A package that this one depends on is not installed: install it."""
 
 
-class StoreError(CacheTaskError):
+class BrokenStore(CacheTaskError):
     """The store of another package does not work: install another version of that package, or tell its author."""
 
 

@@ -1,5 +1,5 @@
+"""Weights of a WebDAV server, in a cache beside this file: `doit cache_weights`."""
+
 from truss_cache_tasks import cache_tasks
 
-DOIT_CONFIG = {"default_tasks": ["cache_weights"]}
-
-task_cache_weights = cache_tasks(model_cache_dir="cache")
+task_cache_weights = cache_tasks("config.yaml", model_cache_dir="cache")

@@ -301,12 +301,23 @@ def _check_row(store: Store) -> None:
         raise ValueError(f"{store.scheme}://: opens is {store.opens!r}, expected 'package.module:Class'")
     if not isinstance(store.variables, tuple) or not all(isinstance(name, str) and name for name in store.variables):
         raise ValueError(f"{store.scheme}://: variables is {store.variables!r}, expected a tuple of names")
+    if not isinstance(store.kind, str) or not isinstance(store.cache_folder, str | None):
+        raise ValueError(f"{store.scheme}://: kind or cache_folder is no text")
+    if not _is_expression(store.versions):
+        raise ValueError(f"{store.scheme}://: versions is {store.versions!r}, expected a regular expression")
     if not isinstance(store.credential, TokenCredential | JsonCredential | None):
         raise ValueError(f"{store.scheme}://: credential is {store.credential!r}, expected one of the two classes")
     if not store.is_bucket:
         raise ValueError(f"{store.scheme}://: a registered store has URIs that name a bucket and a prefix")
     if store.folder and not {"", ".", ".."}.isdisjoint(store.folder.split("/")):
         raise ValueError(f"{store.scheme}://: cache_folder {store.folder!r} is no folder of the model cache")
+
+
+def _is_expression(text: object) -> bool:
+    try:
+        return isinstance(text, str) and bool(re.compile(text))
+    except re.error:
+        return False
 
 
 @contextmanager

@@ -21,7 +21,7 @@ def open_source(context: EntryContext, run: RunContext, *, with_mirrors: bool = 
         with_mirrors: whether mirrors may be asked. They get no token, so they prove no access.
 
     Raises:
-        ConfigError, CredentialError, StoreError: it cannot be opened.
+        ConfigError, CredentialError, BrokenStore: it cannot be opened.
     """
     from truss_cache_tasks.sources import registry  # imported here: a run of a fresh entry opens no source
 

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 from collections.abc import Iterator, Mapping
 
-from truss_cache_tasks.errors import CacheTaskError, StoreError, missing_package
+from truss_cache_tasks.errors import BrokenStore, CacheTaskError, missing_package
 from truss_cache_tasks.model.listing import (
     DIGITS,
     UNPINNED,
@@ -30,7 +30,7 @@ def open_foreign(store: Store, request: Request, credential: Credential | NoCred
     """Import the class of a store that is not of this package, and return its source, checked.
 
     Raises:
-        CacheTaskError: what the class raises itself; StoreError for all else that goes wrong.
+        CacheTaskError: what the class raises itself; BrokenStore for all else that goes wrong.
     """
     module, _, name = store.opens.partition(":")
     with _errors(store, "cannot be opened"):
@@ -42,7 +42,7 @@ def open_foreign(store: Store, request: Request, credential: Credential | NoCred
 
 
 class CheckedSource:
-    """Passes each call on; raises StoreError for an error that is no CacheTaskError, and for a wrong answer."""
+    """Passes each call on; raises BrokenStore for an error that is no CacheTaskError, and for a wrong answer."""
 
     def __init__(self, store: Store, source: Source) -> None:
         self._store = store
@@ -84,7 +84,7 @@ class CheckedSource:
     def _errors(self, method: str) -> contextlib.AbstractContextManager[None]:
         return _errors(self._store, f"{method}() failed")
 
-    def _wrong(self, method: str, got: object, expected: str) -> StoreError:
+    def _wrong(self, method: str, got: object, expected: str) -> BrokenStore:
         return _broken(self._store, f"{method}() gives a {type(got).__name__}, expected {expected}")
 
 
@@ -102,7 +102,7 @@ def fault_of_remote_file(file: RemoteFile) -> tuple[str, str] | None:
 
 @contextlib.contextmanager
 def _errors(store: Store, what: str) -> Iterator[None]:
-    """Raise StoreError for an error of the block that is not of this package. Its text may hold a secret: left out."""
+    """Raise BrokenStore for an error of the block that is not of this package. Its text may hold a secret: left out."""
     try:
         yield
     except CacheTaskError:
@@ -114,5 +114,5 @@ def _errors(store: Store, what: str) -> Iterator[None]:
         raise _broken(store, f"{what} ({' '.join(why.split())})") from exc
 
 
-def _broken(store: Store, what: str) -> StoreError:
-    return StoreError(f"{store.scheme}://: the store of another package is broken: {store.opens} {what}", hint=_HINT)
+def _broken(store: Store, what: str) -> BrokenStore:
+    return BrokenStore(f"{store.scheme}://: the store of another package is broken: {store.opens} {what}", hint=_HINT)

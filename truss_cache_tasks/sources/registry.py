@@ -17,7 +17,7 @@ def open_source(request: Request, credential: Credential | NoCredential, network
 
     Raises:
         ConfigError: a variable in `network`, such as an endpoint, is wrong.
-        StoreError: the class of another package cannot be imported, or is no Source.
+        BrokenStore: the class of another package cannot be imported, or is no Source.
     """
     store = request.source.store
     if store not in OURS:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PASSWORD, USER, Dav
+from dav import PASSWORD, USER, Dav
 from truss_cache_webdav import WEBDAV
 from truss_cache_webdav.source import WebDavSource
 
