@@ -256,7 +256,7 @@ class _HubHandler(_Handler):
     def route(self) -> None:
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", self.url_path):
             self.info(*self.open(found, "list"))
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?", self.url_path):
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", self.url_path):
             self.tree(*self.open(found, "list"), unquote(found[3] or ""))
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/paths-info/([^/]+)", self.url_path):
             self.paths_info(*self.open(found, "list"))
