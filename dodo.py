@@ -46,14 +46,14 @@ def task_coverage() -> dict[str, Any]:
 def task_lint() -> dict[str, Any]:
     """Run the linters: ruff, mypy (strict, over the tests too), import-linter."""
     checks = ["ruff check .", "ruff format --check ."]
-    types = ["mypy", "mypy tests", "mypy benchmarks dodo.py docs/reference/make_api.py"]
+    types = ["mypy", "mypy tests", "mypy benchmarks dodo.py docs/reference/make_api.py docs/reference/make_errors.py"]
     commands = [*checks, *types, "lint-imports"]
     return {"actions": [f"{BIN}/{command}" for command in commands], "verbosity": 2}
 
 
 def task_docs() -> dict[str, Any]:
     """Write docs/reference/api.md from the docstrings of the public API."""
-    return {"actions": [f"{sys.executable} docs/reference/make_api.py"]}
+    return {"actions": [f"{sys.executable} docs/reference/make_{page}.py" for page in ("api", "errors")]}
 
 
 def task_bench() -> dict[str, Any]:

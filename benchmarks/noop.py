@@ -1,10 +1,10 @@
 """What a no-op costs: `truss-cache` and `doit cache_weights` on a fresh cache, as whole processes.
 
-    python benchmarks/noop.py [RUNS]        # default 15; prints the table of docs/explanation/benchmarks.md
+    python benchmarks/noop.py [RUNS]        # default 21; prints the tables of docs/explanation/benchmarks.md
 
-Each row is one process, RUNS times, the commands taking turns: its wall time, and the CPU time that it took itself,
-which other work on the machine disturbs less. `python -c pass` and `doit list` of an empty dodo.py are what Python and
-doit cost without us.
+The measure is the CPU time of a process (user and system), which other work on the machine disturbs less than its wall
+time; commands take turns. They are compared with doit that has as many tasks without actions, in a dodo.py without us:
+ADR 31. PYTHONDONTWRITEBYTECODE must not be set where nothing is compiled yet: each run would compile again.
 """
 
 from __future__ import annotations
@@ -16,22 +16,27 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
-SIZES = (1, 20)  # entries of a config
+SIZES = ((1, 20), (20, 20), (200, 10))  # entries of a config, files of each
+GOALS = {1: 1.3, 20: 1.3, 200: 2.0}  # of `doit cache_weights`, as parts of what it is compared with
+EMPTY = """
+def task_cache_weights():
+    for number in range({entries}):
+        yield {{"name": f"weights{{number}}", "actions": None, "uptodate": [True]}}
+"""
 
 
-def make_truss(folder: Path, entries: int) -> Path:
-    """Write a Truss whose entries are folders of two small files, fetch them, and return it."""
+def make_truss(folder: Path, entries: int, files: int) -> Path:
+    """Write a Truss whose entries are folders of small files, fetch them, and return it."""
     folder.mkdir()
     lines = ["model_cache:"]
     for number in range(entries):
         weights = folder / f"weights{number}"
         weights.mkdir()
-        for name in ("model.safetensors", "config.json"):
-            (weights / name).write_bytes(os.urandom(1000))
+        for name in range(files):
+            (weights / f"{name}.bin").write_bytes(os.urandom(1000))
         lines.append(f"  - repo_id: file://./weights{number}")
     (folder / "config.yaml").write_text("\n".join(lines) + "\n")
     (folder / "dodo.py").write_text(
@@ -41,12 +46,12 @@ def make_truss(folder: Path, entries: int) -> Path:
     return folder
 
 
-def run(command: list[str], folder: Path) -> tuple[float, float]:
-    """Return the wall time and the CPU time (user and system) of one process in ms; it must succeed."""
+def run(command: list[str], folder: Path) -> float:
+    """Return the CPU time of one process in ms; it must succeed."""
     env = {**os.environ, "TRUSS_MODEL_CACHE_DIR": str(folder / "cache")}
-    began, before = time.perf_counter(), cpu_seconds()
+    before = cpu_seconds()
     subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
-    return (time.perf_counter() - began) * 1000, (cpu_seconds() - before) * 1000
+    return (cpu_seconds() - before) * 1000
 
 
 def cpu_seconds() -> float:
@@ -55,33 +60,42 @@ def cpu_seconds() -> float:
     return spent.ru_utime + spent.ru_stime
 
 
+def measure(commands: dict[str, tuple[list[str], Path]], runs: int) -> dict[str, float]:
+    """Return the median CPU time of each command in ms; they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for turn in range(runs + 1):
+        for name, (command, folder) in commands.items():
+            took = run(command, folder)
+            if turn:  # the first round warms the page cache
+                times[name].append(took)
+    return {name: statistics.median(took) for name, took in times.items()}
+
+
 def main(runs: int) -> None:
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        empty = Path(temporary, "empty")
-        empty.mkdir()
-        (empty / "dodo.py").write_text("")
-        rows = {
-            "`python -c pass`": ([sys.executable, "-c", "pass"], empty),
-            "`doit list`, no tasks": ([str(BIN / "doit"), "list"], empty),
-        }
-        for size in SIZES:
-            truss = make_truss(Path(temporary, str(size)), size)
-            count = f"{size} entr{'y' if size == 1 else 'ies'}"
-            rows[f"`truss-cache`, {count}"] = ([str(BIN / "truss-cache")], truss)
-            rows[f"`doit cache_weights`, {count}"] = ([str(BIN / "doit"), "cache_weights"], truss)
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
-        for turn in range(runs + 1):
-            for name, (command, folder) in rows.items():
-                took = run(command, folder)
-                if turn:  # the first round warms the page cache
-                    times[name].append(took)
+        for entries, files in SIZES:
+            truss = make_truss(Path(temporary, f"{entries}"), entries, files)
+            empty = Path(temporary, f"empty{entries}")
+            empty.mkdir()
+            (empty / "dodo.py").write_text(EMPTY.format(entries=entries))
+            commands = {
+                "empty": ([str(BIN / "doit"), "cache_weights"], empty),
+                "doit": ([str(BIN / "doit"), "cache_weights"], truss),
+                "alone": ([str(BIN / "truss-cache")], truss),
+                "find": (["find", str(truss / "cache"), "-printf", "%s"], truss),
+            }
+            took = measure(commands, runs)
+            base = took["empty"] + (took["find"] if entries == SIZES[-1][0] else 0)
+            rows.append((entries, files, took, took["doit"] / base, took["alone"] / took["empty"]))
     load = os.getloadavg()[0]
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f}, {runs} runs, medians in ms\n")
-    print("| command | wall | least wall | CPU |\n|---|---|---|---|")
-    for name, pairs in times.items():
-        wall, cpu = zip(*pairs, strict=True)
-        print(f"| {name} | {statistics.median(wall):.0f} | {min(wall):.0f} | {statistics.median(cpu):.0f} |")
+    print("| entries of files | doit, empty tasks | `doit cache_weights` | ratio | goal | `truss-cache` | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for entries, files, took, ratio, alone in rows:
+        times = f"{took['empty']:.0f} | {took['doit']:.0f} | {ratio:.2f} | {GOALS[entries]:.1f}"
+        print(f"| {entries} of {files} | {times} | {took['alone']:.0f} | {alone:.2f} |")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 21)

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from trusses import Ran, Truss
+from trusses import Ran, Truss, checked
 
 from truss_cache_tasks.app.cli import main
 
@@ -27,7 +27,7 @@ def cli(truss: Truss, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
                 patch.setenv(name, value)
             capfd.readouterr()
             code = main(args)
-            return Ran(code, *capfd.readouterr())
+            return checked(truss, {**truss.env, **env}, Ran(code, *capfd.readouterr()))
 
     yield run
     for number, handler in before.items():

@@ -28,9 +28,10 @@ from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.operations.context import make_context, project_entries
-from truss_cache_tasks.operations.fetch import Outcome, fetch
+from truss_cache_tasks.operations.fetch.fetch import fetch
+from truss_cache_tasks.operations.fetch.online_fetch import Outcome
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.store.removal import Cleaned
+from truss_cache_tasks.store.removal.removal import Cleaned
 
 BIG, OTHER = random.Random(1).randbytes(60_000), random.Random(2).randbytes(40_000)
 FILES = {
@@ -61,9 +62,7 @@ class Machine:
             **{"HF_ENDPOINT": self.hub.url, "HF_HUB_CACHE": str(self.hub_cache), "HOME": str(self.root)},
             **env,
         )
-        return Settings(
-            **{**vars(base), "mount_root": self.mounts, "connections": self.connections, "max_bytes": self.max_bytes}
-        )
+        return base._replace(mount_root=self.mounts, connections=self.connections, max_bytes=self.max_bytes)
 
     def truss(self, *entries: Entry, project: str = "ours", **env: str) -> Trussed:
         """A config with these entries, read anew: another call is the same config after an edit."""

@@ -25,19 +25,20 @@ from truss_cache_tasks.config.settings import VARIABLES, read_settings
 from truss_cache_tasks.events import Committed, Retrying
 from truss_cache_tasks.model import lockfile
 from truss_cache_tasks.model.keys import canonical
+from truss_cache_tasks.model.lockfile_text import parse, to_text
 from truss_cache_tasks.model.records import FORMAT, Claims, Maker, Pin, Project
 from truss_cache_tasks.model.request import Layout
-from truss_cache_tasks.operations.history import RunRecord
-from truss_cache_tasks.store import names as store_names
-from truss_cache_tasks.store.claims import read_claims, read_pins, write_claims
-from truss_cache_tasks.store.fetch_notes import note_fetch
-from truss_cache_tasks.store.flat_layout import flat_root
-from truss_cache_tasks.store.history import new_line
-from truss_cache_tasks.store.hub_layout import hub_root
-from truss_cache_tasks.store.known_roots import remember_roots
-from truss_cache_tasks.store.locks import FileLock
-from truss_cache_tasks.store.manifest import from_json, to_json
-from truss_cache_tasks.store.tree import FileTree
+from truss_cache_tasks.operations.run_record import RunRecord
+from truss_cache_tasks.store.files import names as store_names
+from truss_cache_tasks.store.files.locks import FileLock
+from truss_cache_tasks.store.files.tree import FileTree
+from truss_cache_tasks.store.layouts.flat_layout import flat_root
+from truss_cache_tasks.store.layouts.hub_layout import hub_root
+from truss_cache_tasks.store.records.claims import read_claims, read_pins, write_claims
+from truss_cache_tasks.store.records.fetch_notes import note_fetch
+from truss_cache_tasks.store.records.history import new_line
+from truss_cache_tasks.store.records.known_roots import remember_roots
+from truss_cache_tasks.store.records.manifest import from_json, to_json
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -329,7 +330,7 @@ def test_written_out_claims_and_pins_are_read_as_they_stand(tmp_path: Path) -> N
         path = place.records / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value))
-    assert {name: asdict(pin) for name, pin in read_pins(place).items()} == pins["pins"]
+    assert {name: pin._asdict() for name, pin in read_pins(place).items()} == pins["pins"]
     assert all(isinstance(pin, Pin) for pin in read_pins(place).values())
     found = read_claims(place, "docs")
     assert found != Claims({})
@@ -387,7 +388,7 @@ def test_a_written_out_lock_is_read_as_it_stands(tmp_path: Path) -> None:
 
 def test_a_written_out_lock_file_is_as_it_is_written() -> None:
     (text,) = re.findall(r"```json lockfile\n(.*?)```", ON_DISK, re.DOTALL)
-    assert lockfile.to_text(lockfile.parse(text.encode(), "docs")) == text
+    assert to_text(parse(text.encode(), "docs")) == text
     fields = {field.name for field in dataclasses.fields(lockfile.LockedFile)}
     assert fields <= set(re.findall(r"^\| `(\w+)` \|", ON_DISK.partition("## The lock file")[2], re.MULTILINE))
 

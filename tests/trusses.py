@@ -9,20 +9,58 @@ truss.hub_cache, truss.model_cache, truss.mounts, truss.secrets      # folders
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from servers.tools import wait_until
 
 DODO = "from truss_cache_tasks import task_cache_weights\n"
 BIN = Path(sys.executable).parent
+
+
+_SECRET_NAME = re.compile("TOKEN$|SECRET|PASSWORD|ACCESS_KEY|private_key$|token$", re.IGNORECASE)
+_SHORTEST = 8  # characters of a secret that is searched for
+
+
+def secrets_of(truss: Truss, env: Mapping[str, str]) -> set[str]:
+    """Return the secrets that a command of this Truss could print: of its variables, secret files and credential files.
+
+    Shorter ones than `_SHORTEST` are left out, as they may be a part of other words.
+    """
+    found = [value for name, value in env.items() if _SECRET_NAME.search(name)]
+    found += [urlsplit(value).password or "" for name, value in env.items() if name.lower().endswith("_proxy")]
+    for path in [*_files(truss.secrets), *_files(truss.folder / "data")]:
+        try:
+            text = path.read_text().strip()
+            value = json.loads(text) if text.startswith("{") else text
+        except (OSError, ValueError):
+            continue
+        fields = value.items() if isinstance(value, dict) else [("token", value)]
+        found += [str(field) for name, field in fields if _SECRET_NAME.search(name) and name != "aws_access_key_id"]
+    return {secret for secret in found if len(secret) >= _SHORTEST and "\n" not in secret and secret[0] != "/"}
+
+
+def _files(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return [path for path in folder.iterdir() if path.is_file() and path.stat().st_size < 1 << 16]
+    return []
+
+
+def checked(truss: Truss, env: Mapping[str, str], ran: Ran) -> Ran:
+    """Return how a command ended; fail if it printed a secret. Every test of a command does that."""
+    for secret in secrets_of(truss, env):
+        assert secret not in ran.text, f"a secret was printed: {ran.text}"
+    return ran
 
 
 @dataclass(frozen=True)
@@ -85,10 +123,11 @@ class Truss:
         return self.run([sys.executable, "-c", textwrap.dedent(code), *args], **env)
 
     def run(self, command: list[str], **env: str) -> Ran:
+        env = {**self.env, **env}
         done = subprocess.run(
-            command, cwd=self.folder, env={**self.env, **env}, capture_output=True, text=True, timeout=100, check=False
+            command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=100, check=False
         )
-        return Ran(done.returncode, done.stdout, done.stderr)
+        return checked(self, env, Ran(done.returncode, done.stdout, done.stderr))
 
     def start(self, command: list[str], **env: str) -> subprocess.Popen[str]:
         """Start a child in a process group of its own, for tests of signals."""

@@ -1,6 +1,6 @@
 """The events of a run, as values, and the Reporter that receives them.
 
-The core formats no text for people. It passes events to a Reporter; the display (`app/display.py`), tests and callers
+The core formats no text for people. It passes events to a Reporter; the display (`app/display/`), tests and callers
 of `fetch` decide what to show. Code that does not know the name of an entry leaves `entry` empty; `for_entry` sets it.
 """
 

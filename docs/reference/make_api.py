@@ -29,7 +29,13 @@ STORES = """\
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields):")
 METHODS = {"Source": ("listing", "locate", "explain"), "HttpClient": ("send",), "Network": ("variable", "with_retries")}
 NEWLINE = "\n"
+MODULE = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
 ITEM = re.compile(r"( {4})((?:`?[\w.*]+`?)(?:, (?:`?[\w.*]+`?))*): (.*)")
+
+
+def shown_kind(kind: Any) -> str:
+    """Return an annotation as it is written, whether it is a text or was evaluated."""
+    return kind if isinstance(kind, str) else MODULE.sub("", inspect.formatannotation(kind))
 
 
 def main() -> None:
@@ -90,7 +96,8 @@ def bases(value: Any) -> str:
 def signature(value: Any) -> str:
     """Return a block of code: a function with an argument a line where it is long, or the fields of a class."""
     if inspect.isclass(value):
-        fields = [f"{name}: {kind}" for name, kind in inspect.get_annotations(value).items() if name[0] != "_"]
+        kinds = {name: shown_kind(kind) for name, kind in inspect.get_annotations(value).items() if name[0] != "_"}
+        fields = [f"{name}: {kind}" for name, kind in kinds.items()]
         return f"```python\n{NEWLINE.join(fields)}\n```\n\n" if fields else ""
     given = inspect.signature(value)
     arguments: list[str] = []
@@ -100,11 +107,11 @@ def signature(value: Any) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in arguments:
             arguments.append("*")
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-        arguments.append(f"{parameter.name}: {parameter.annotation}{default}")
-    text = f"{value.__name__}({', '.join(arguments)}) -> {given.return_annotation}"
+        arguments.append(f"{parameter.name}: {shown_kind(parameter.annotation)}{default}")
+    text = f"{value.__name__}({', '.join(arguments)}) -> {shown_kind(given.return_annotation)}"
     if len(text) > 100:
         inside = "".join(f"    {argument},\n" for argument in arguments)
-        text = f"{value.__name__}(\n{inside}) -> {given.return_annotation}"
+        text = f"{value.__name__}(\n{inside}) -> {shown_kind(given.return_annotation)}"
     return f"```python\n{text}\n```\n\n"
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from terminal import NAME, is_obeyed
 
-from truss_cache_tasks.app.ci import Buildkite, GitHub, GitLab, service_of
-from truss_cache_tasks.app.progress import Progress, fold
+from truss_cache_tasks.app.display.ci import Buildkite, GitHub, GitLab, service_of
+from truss_cache_tasks.app.display.progress import Progress, fold
 from truss_cache_tasks.errors import NotFound
 from truss_cache_tasks.events import Committed, Failed, Received, Started
 

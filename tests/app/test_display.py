@@ -13,10 +13,10 @@ import pytest
 from terminal import Screen
 
 from truss_cache_tasks.app import output
-from truss_cache_tasks.app.ci import Buildkite, GitHub, Service
-from truss_cache_tasks.app.display import Display, EntryDisplay, Mode, mode_of, shared_display
-from truss_cache_tasks.app.lines import format_waiting
-from truss_cache_tasks.app.live import LiveBlock
+from truss_cache_tasks.app.display.ci import Buildkite, GitHub, Service
+from truss_cache_tasks.app.display.display import Display, EntryDisplay, Mode, mode_of, shared_display
+from truss_cache_tasks.app.display.lines import format_waiting
+from truss_cache_tasks.app.display.live import LiveBlock
 from truss_cache_tasks.errors import NotFound, Stopped
 from truss_cache_tasks.events import (
     Committed,

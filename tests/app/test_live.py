@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from terminal import NAME, Screen, is_obeyed
 
-from truss_cache_tasks.app.live import LiveBlock, block
-from truss_cache_tasks.app.progress import Progress, fold
+from truss_cache_tasks.app.display.live import LiveBlock, block
+from truss_cache_tasks.app.display.progress import Progress, fold
 from truss_cache_tasks.events import Committed, Event, Hashing, Planned, Received, Retrying, Started, Verified, Waiting
 
 MB = 1_000_000

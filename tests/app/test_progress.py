@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truss_cache_tasks.app.lines import format_duration, format_part, format_state, line_of_progress
-from truss_cache_tasks.app.progress import Progress, fold, total_of
+from truss_cache_tasks.app.display.lines import format_duration, format_part, format_state, line_of_progress
+from truss_cache_tasks.app.display.progress import Progress, fold, total_of
 from truss_cache_tasks.errors import NotFound
 from truss_cache_tasks.events import (
     Committed,

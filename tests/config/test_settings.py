@@ -194,6 +194,6 @@ def test_the_environment_is_read_in_one_module_and_written_in_one() -> None:
         "config/settings.py",
         "app/workspace.py",
         "app/output.py",
-        "app/display.py",
+        "app/display/display.py",
         "sources/huggingface/session.py",
     }

@@ -7,7 +7,6 @@ import posixpath
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,8 +22,8 @@ from truss_cache_tasks.model.patterns import select
 from truss_cache_tasks.model.plan import make_plan
 from truss_cache_tasks.model.records import FileRecord, Manifest
 from truss_cache_tasks.model.request import Dialect, Layout, Request, SourceRef
-from truss_cache_tasks.store.manifest import from_json, to_json
-from truss_cache_tasks.store.record_file import Unreadable
+from truss_cache_tasks.store.files.record_file import Unreadable
+from truss_cache_tasks.store.records.manifest import from_json, to_json
 
 settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("laws")
@@ -151,7 +150,7 @@ def test_order_and_duplicates_of_patterns_do_not_change_a_key(request: Any, rand
         random.shuffle(doubled)
         return tuple(doubled)
 
-    other = replace(request, allow=shuffled(request.allow), ignore=shuffled(request.ignore))
+    other = request._replace(allow=shuffled(request.allow), ignore=shuffled(request.ignore))
     assert request_key(other) == request_key(request)
 
 
@@ -167,7 +166,7 @@ def test_two_requests_have_one_key_exactly_if_they_ask_the_same(one: Any, other:
 @given(REQUESTS, st.data())
 def test_any_change_of_an_input_changes_the_key(request: Any, data: st.DataObject) -> None:
     changes = {
-        "source": replace(request.source, root=request.source.root + "x"),
+        "source": request.source._replace(root=request.source.root + "x"),
         "revision": request.revision + "x",
         "allow": (*(request.allow or ()), "other*") if request.allow is not None else (),
         "ignore": (*request.ignore, "other*"),
@@ -175,14 +174,14 @@ def test_any_change_of_an_input_changes_the_key(request: Any, data: st.DataObjec
         "folder": request.folder + "x",
     }
     for name, value in changes.items():
-        changed = replace(request, **{name: value})
+        changed = request._replace(**{name: value})
         assert request_key(changed) != request_key(request), name
         assert canonical(changed) != canonical(request)
 
 
 def test_no_patterns_and_an_empty_list_of_them_are_two_requests() -> None:
     request = Request(SourceRef("hf", "org/name"), "main", None, (), Layout.HUB)
-    assert request_key(request) != request_key(replace(request, allow=()))
+    assert request_key(request) != request_key(request._replace(allow=()))
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -248,8 +247,8 @@ HOSTILE = st.lists(PIECE, min_size=1, max_size=5).map("/".join)
 
 @given(st.lists(HOSTILE, min_size=1, max_size=4, unique=True), REQUESTS, st.booleans())
 def test_no_path_of_a_plan_escapes_and_no_two_are_one(names: Any, request: Any, single: bool) -> None:
-    request = replace(
-        request, allow=None, ignore=(), folder="" if request.layout in (Layout.HUB, Layout.MOUNT) else "v"
+    request = request._replace(
+        allow=None, ignore=(), folder="" if request.layout in (Layout.HUB, Layout.MOUNT) else "v"
     )
     files = tuple(RemoteFile(name, 1, "v", name, Digest("sha256", "0" * 64)) for name in names if name)
     listing = Listing("0" * 40, files[:1] if single else files, single=single and not request.source.store.is_hub)

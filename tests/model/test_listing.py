@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from truss_cache_tasks.errors import CacheTaskError, WrongAnswer
-from truss_cache_tasks.model.listing import DIGITS, PaginationGuard, RemoteFile, listed_digest, listed_file
+from truss_cache_tasks.model.listing import PaginationGuard, RemoteFile, listed_digest, listed_file
+from truss_cache_tasks.model.records import DIGITS
 
 SOUND: dict[str, Any] = {"path": "a/w.bin", "size": 5, "version": "1700000000000000", "key": "p/a/w.bin"}
 TRAPS = [

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from truss_cache_tasks.errors import CacheTaskError, ConfigError
 from truss_cache_tasks.model.keys import RequestKey, request_key
-from truss_cache_tasks.model.lockfile import LockedEntry, LockedFile, LockFile, NewerLock, parse, to_text
+from truss_cache_tasks.model.lockfile import LockedEntry, LockedFile, LockFile
+from truss_cache_tasks.model.lockfile_text import NewerLock, parse, to_text
 from truss_cache_tasks.model.plan import is_safe
 
 COMMIT = "1" * 40

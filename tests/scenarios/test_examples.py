@@ -206,7 +206,7 @@ def test_a_gated_repo_needs_the_token_of_its_secret(example: Truss, hub: Hub) ->
     commit = repo.commit({"model.safetensors": b"weights", "original/consolidated.00.pth": b"twin"})
     refused = example.doit("cache_weights")
     assert refused.code == 1
-    assert "gated" in refused.out
+    assert "gated" in refused.err
     assert "Traceback" not in refused.text
 
     (example.secrets / "hf_access_token").write_text("good\n")
@@ -258,7 +258,7 @@ def test_private_s3_runs_with_the_key_in_its_file(example: Truss, seaweed: S3Ser
     put_credential(example, "private-s3", {**seaweed.identities["ro"].fields(), "aws_secret_access_key": "wrong"})
     refused = example.doit("cache_weights", AWS_ENDPOINT_URL_S3=seaweed.url)
     assert refused.code == 1
-    assert "data/s3_credentials.json" in refused.out
+    assert "data/s3_credentials.json" in refused.err
 
     put_credential(example, "private-s3", seaweed.identities["ro"].fields())
     ran = example.doit("cache_weights", AWS_ENDPOINT_URL_S3=seaweed.url)

@@ -15,8 +15,8 @@ from terminal import CLI, DOIT, on_terminal
 from trusses import BIN, Truss
 
 from truss_cache_tasks import load_config
-from truss_cache_tasks.store.locks import FileLock, try_lock
-from truss_cache_tasks.store.tree import FileTree
+from truss_cache_tasks.store.files.locks import FileLock, try_lock
+from truss_cache_tasks.store.files.tree import FileTree
 
 NAME = "meta-llama/Llama-3.1-8B-Instruct"
 BIG = random.Random(12).randbytes((24 << 20) + 5)  # 4 parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from truss_cache_tasks.config.loader import load_config
 from truss_cache_tasks.errors import AccessDenied, ConfigError
 from truss_cache_tasks.events import Committed, Retrying
 from truss_cache_tasks.model.stores import UriForm, find_store, register_store, registered
-from truss_cache_tasks.operations.fetch import fetch
+from truss_cache_tasks.operations.fetch.fetch import fetch
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.testing import ODD_NAMES, PLAIN_NAMES, SourceContract
 
@@ -122,9 +121,9 @@ def test_the_config_knows_the_scheme_and_the_kind_of_a_registered_store(shelf: S
 
 def test_a_row_that_would_take_another_ones_place_is_refused() -> None:
     for wrong in (
-        dataclasses.replace(SHELF, schemes=("shelf", "s3")),
-        dataclasses.replace(SHELF, kind="gcs"),
-        dataclasses.replace(SHELF, uri_form=UriForm.REPO),
+        SHELF._replace(schemes=("shelf", "s3")),
+        SHELF._replace(kind="gcs"),
+        SHELF._replace(uri_form=UriForm.REPO),
     ):
         with pytest.raises(ValueError, match=r"shelf|s3"):
             register_store(wrong)
@@ -134,7 +133,7 @@ def test_a_row_that_would_take_another_ones_place_is_refused() -> None:
 @pytest.mark.parametrize("folder", ["/srv", "../up", "a/../b", "a//b", "a/", "."])
 def test_a_row_whose_folder_is_not_below_the_model_cache_is_refused(folder: str) -> None:
     with pytest.raises(ValueError, match="is no folder of the model cache"):
-        register_store(dataclasses.replace(SHELF, cache_folder=folder))
+        register_store(SHELF._replace(cache_folder=folder))
     assert find_store("shelf") is None
 
 

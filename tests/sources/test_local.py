@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from truss_cache_tasks.transfer.body import LocalBody
 
 
 def source_of(root: Path, path: str = "weights", *, follow_links: bool = False, **fields: Any) -> LocalSource:
-    settings = replace(entries.settings(), follow_links=follow_links)
+    settings = entries.settings()._replace(follow_links=follow_links)
     return entries.open_with(
         LocalSource, entries.entry(f"file://{path}", config=root / "config.yaml", **fields), settings
     )

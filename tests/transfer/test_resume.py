@@ -21,8 +21,8 @@ from truss_cache_tasks.events import Event, Received, Warned
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.model.plan import PlannedFile
-from truss_cache_tasks.store.flat_layout import flat_root
-from truss_cache_tasks.store.partials import open_partial, sweep_partials
+from truss_cache_tasks.store.blobs.partials import open_partial, sweep_partials
+from truss_cache_tasks.store.layouts.flat_layout import flat_root
 
 PART = 64 << 10
 BODY = random.Random(6).randbytes(12 * PART + 99)  # 13 parts
@@ -175,8 +175,8 @@ CHILD = """
     from transfer.test_resume import BODY, CUT, planned
     from truss_cache_tasks import transfer
     from truss_cache_tasks.model.listing import Location
-    from truss_cache_tasks.store.flat_layout import flat_root
-    from truss_cache_tasks.store.partials import open_partial
+    from truss_cache_tasks.store.layouts.flat_layout import flat_root
+    from truss_cache_tasks.store.blobs.partials import open_partial
 
     wanted = planned(BODY)
     partial = open_partial(flat_root(Path(sys.argv[1])), wanted)

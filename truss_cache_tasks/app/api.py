@@ -15,8 +15,8 @@ from truss_cache_tasks.errors import CacheTaskError
 from truss_cache_tasks.events import Reporter, Warned, ignore_events
 from truss_cache_tasks.network.cancel import StopPoll
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.operations.fetch import Outcome
-from truss_cache_tasks.operations.fetch import fetch as fetch_entry
+from truss_cache_tasks.operations.fetch.fetch import fetch as fetch_entry
+from truss_cache_tasks.operations.fetch.online_fetch import Outcome
 from truss_cache_tasks.operations.run import RunContext
 
 Status = Literal["fetched", "claimed", "repaired", "fresh", "failed"]

@@ -8,10 +8,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.configs import Configs, Labelled, is_there_a_config, named_configs, open_configs
@@ -24,8 +23,8 @@ from truss_cache_tasks.version import __version__
 
 if TYPE_CHECKING:
     from truss_cache_tasks.app.workspace import Workspace
-    from truss_cache_tasks.operations.fetch import Outcome
-    from truss_cache_tasks.store.removal import Cleaned
+    from truss_cache_tasks.operations.fetch.online_fetch import Outcome
+    from truss_cache_tasks.store.removal.removal import Cleaned
 
 DONE, FAILED, INTERNAL, MISUSED = 0, 1, 2, 3
 
@@ -37,8 +36,7 @@ error; 3 config or command line wrong, or a clean incomplete; 130, 143 stopped
 by SIGINT, SIGTERM: run the command again for the rest"""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command of `truss-cache`.
 
     Attributes:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.display import is_child, shared_display
+from truss_cache_tasks.app.display.display import is_child, shared_display
 from truss_cache_tasks.events import Event, Reporter
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.operations.fetch import Outcome, fetch
+from truss_cache_tasks.operations.fetch.fetch import fetch
+from truss_cache_tasks.operations.fetch.online_fetch import Outcome
 from truss_cache_tasks.operations.run import RunContext
 
 _SIDE_BY_SIDE = 4  # entries at once; they share the connections of the process
@@ -41,7 +42,7 @@ def fetch_with_display(
         group: the title of this run in the log of a CI service; "" for the entry's name.
 
     Raises:
-        CacheTaskError: see `operations.fetch.fetch`.
+        CacheTaskError: see `operations.fetch.fetch.fetch`.
     """
     signals.install()
     group = "" if is_child() else group or f"weights {label}"

@@ -19,7 +19,7 @@ from truss_cache_tasks.model.lockfile import Locked, LockedEntry, LockFile, PinK
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.lockfile import Moves, ask_moves, find_moves, from_manifest, resolve
-from truss_cache_tasks.store.root_state import RootState
+from truss_cache_tasks.store.records.root_state import RootState
 
 Resolved = dict[RequestKey, tuple[str, LockedEntry]]  # the commit, and the entry
 

@@ -27,7 +27,7 @@ _write_errors: list[OSError] = []  # of stdout
 
 # C0, DEL, C1, the separators of lines and paragraphs, the controls of bidirectional text (which change the order that
 # text is shown in), and lone surrogates, which cannot be encoded.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 def escaped(*lines: str) -> str:
@@ -37,7 +37,8 @@ def escaped(*lines: str) -> str:
     org/one: a\nb.bin\x1b[2J
     hint: \u202elook
     """
-    return "\n".join(_CONTROL.sub(_escape, line) for line in lines)
+    # none of these characters is printable, and the expression takes a millisecond to compile
+    return "\n".join(line if line.isprintable() else re.sub(_CONTROL, _escape, line) for line in lines)
 
 
 def _escape(character: re.Match[str]) -> str:
@@ -76,7 +77,7 @@ def annotate(level: Literal["error", "warning"], message: str) -> None:
     """Annotate the place in a config that the message begins with (`file:line: `), if the CI service does that."""
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return
-    from truss_cache_tasks.app.ci import service_of  # imported here: a run outside of CI does not need it
+    from truss_cache_tasks.app.display.ci import service_of  # imported here: a run outside of CI does not need it
 
     if service := service_of(os.environ):
         emit(service.annotate(level, "truss_cache_tasks", message, ""))
@@ -163,6 +164,9 @@ def format_error(error: CacheTaskError, label: str = "") -> list[str]:
         label: the name of what failed, put before a cause that does not begin with it.
     """
     cause = str(error)
+    source, _, found = cause.partition(": ")
+    if label and source.partition("://")[2] == label:  # the name of an entry is its URI without the scheme
+        cause = f"{label}: {found}"
     if label and not cause.startswith(f"{label}: "):
         cause = f"{label}: {cause}"
     return [cause, f"hint: {error.hint}"] if error.hint else [cause]

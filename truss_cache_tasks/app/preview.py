@@ -11,16 +11,18 @@ from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.reports import wrapped
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.errors import CacheTaskError, Stopped
-from truss_cache_tasks.operations.budget import RAISE_LIMIT, BudgetNeed
 from truss_cache_tasks.operations.context import EntryContext
+from truss_cache_tasks.operations.fetch.budget import RAISE_LIMIT, BudgetNeed
 from truss_cache_tasks.operations.preview import DiskNeed, Needs, Preview, needs_of, preview
-from truss_cache_tasks.store.disk import FREE_INODES, FREE_SPACE
+from truss_cache_tasks.store.files.disk import FREE_INODES, FREE_SPACE
+
+Chosen = tuple[str, Workspace, EntryContext]  # of an entry: its label in the lines, workspace, context
 
 _MOST_FILES = 10  # that are named, the largest
 
 
 def write_plan(
-    chosen: Iterable[tuple[str, Workspace, EntryContext]],
+    chosen: Iterable[Chosen],
     write: Write,
     facts: Facts,
     *,
@@ -32,7 +34,6 @@ def write_plan(
     The sources are listed where a run would list them. Nothing is written to a disk.
 
     Args:
-        chosen: (label in the lines, workspace, entry).
         force: of a run that resolves and hashes everything again.
         quiet: write only failures.
 
@@ -48,6 +49,26 @@ def write_plan(
         workspace.require_lock()
         workspace.require_servers()
     write = _ignore if quiet else write
+    previews, failed = _write_previews(chosen, write, facts, force=force, quiet=quiet)
+    needs = needs_of(previews)
+    facts.put(**_facts_of_needs(needs))
+    for disk in needs.disks:
+        _write_need(write, _format_disk(disk), fits=disk.fits)
+    for budget in needs.budgets:
+        _write_need(write, _format_budget(budget), fits=budget.fits)
+    if len(previews) > 1:
+        write(f"{format_count(len(previews), 'entry', 'entries')}: {_format_total(previews, needs)}")
+    if failed:
+        output.notify(f"{format_count(len(failed), 'entry', 'entries')} of {len(chosen)} failed: {', '.join(failed)}")
+    for hint in _hints(needs):
+        output.notify(f"hint: {hint}")
+    return int(bool(failed) or not needs.fit)
+
+
+def _write_previews(
+    chosen: Sequence[Chosen], write: Write, facts: Facts, *, force: bool, quiet: bool
+) -> tuple[list[Preview], list[str]]:
+    """Preview each entry, and write its lines or its error; return the previews, and the labels of what failed."""
     previews: list[Preview] = []
     failed: list[str] = []
     commits: dict[tuple[object, ...], str] = {}  # what a revision of a source stands for: asked once, as in a run
@@ -73,19 +94,7 @@ def write_plan(
         for line in _about(found):
             write(*wrapped(line))
         write(*_places(found))  # not wrapped: a path is to be copied
-    needs = needs_of(previews)
-    facts.put(**_facts_of_needs(needs))
-    for disk in needs.disks:
-        _write_need(write, _format_disk(disk), fits=disk.fits)
-    for budget in needs.budgets:
-        _write_need(write, _format_budget(budget), fits=budget.fits)
-    if len(previews) > 1:
-        write(f"{format_count(len(previews), 'entry', 'entries')}: {_format_total(previews, needs)}")
-    if failed:
-        output.notify(f"{format_count(len(failed), 'entry', 'entries')} of {len(chosen)} failed: {', '.join(failed)}")
-    for hint in _hints(needs):
-        output.notify(f"hint: {hint}")
-    return int(bool(failed) or not needs.fit)
+    return previews, failed
 
 
 def _facts_of_preview(found: Preview) -> dict[str, Any]:

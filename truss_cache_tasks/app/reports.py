@@ -165,7 +165,7 @@ def verify(
     Returns:
         1 if any file or record is bad or any entry was not fetched, else 0.
     """
-    from truss_cache_tasks.app.display import shared_display  # imported here: `why` shows no progress
+    from truss_cache_tasks.app.display.display import shared_display  # imported here: `why` shows no progress
     from truss_cache_tasks.operations.verify import verify as verify_entries
 
     signals.install()

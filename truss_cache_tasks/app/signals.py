@@ -15,7 +15,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from truss_cache_tasks import transfer
 from truss_cache_tasks.app import output
 from truss_cache_tasks.network.cancel import StopPoll
 
@@ -90,7 +89,7 @@ class _Handler:
             # Ctrl-C reaches a child twice, from the terminal and as doit's SIGTERM. A second exception, while
             # multiprocessing ended the child, left a thread that never ended (in 2 of 100 runs).
             os._exit(128 + number)
-        transfer.stop()
+        _stop_transfers()
         try:
             if first and not child:
                 output.emit_now(_MESSAGE)  # the signal may have interrupted a print
@@ -99,6 +98,16 @@ class _Handler:
                 self._before(number, frame)
         finally:
             raise Interrupted(128 + number)
+
+
+def _stop_transfers() -> None:
+    """Stop all transfers, if there can be any: a signal handler must not import a module.
+
+    While another thread imports it, there is none yet, and CANCEL keeps it from beginning one.
+    """
+    stop = getattr(sys.modules.get("truss_cache_tasks.transfer"), "stop", None)
+    if stop is not None:
+        stop()
 
 
 def _is_child() -> bool:

@@ -23,8 +23,8 @@ from truss_cache_tasks.operations.roots import (
     with_roots_of_gone_projects,
 )
 from truss_cache_tasks.operations.usage import PruneResult, dead_rule, prune, read_cache_usage
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.prune import Pruned
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.removal.prune import Pruned
 
 FAILED, INCOMPLETE = 1, 3
 NOT_RENEWED = "A run with nothing to do writes nothing, so it does not renew a claim."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator
@@ -21,24 +20,24 @@ from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.records import LOCK_NAME, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
-from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext, make_context, project_entries, read_status
-from truss_cache_tasks.store.claims import read_pins
-from truss_cache_tasks.store.conflicts import ShownFiles, find_shown_files
-from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.names import pin_name
+from truss_cache_tasks.store.files.disk import disk_errors
+from truss_cache_tasks.store.files.names import pin_name
+from truss_cache_tasks.store.records.claims import read_pins
 
 if TYPE_CHECKING:
     from truss_cache_tasks.model.lockfile import LockFile
+    from truss_cache_tasks.network.cancel import CancelToken
     from truss_cache_tasks.operations.forecast import Forecast
     from truss_cache_tasks.operations.run import RunContext
-    from truss_cache_tasks.store.removal import Cleaned
+    from truss_cache_tasks.store.entries.conflicts import ShownFiles
+    from truss_cache_tasks.store.removal.removal import Cleaned
 
 MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 RUN_LOCK = "Run `truss-cache lock` or `doit cache-lock`"  # a hint
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # each method that is made costs an import 0.1 ms
 class Workspace:
     """One config's entries on this machine, and what this process has read about them.
 
@@ -74,7 +73,7 @@ class Workspace:
     @cached_property
     def cleaned(self) -> Cleaned:
         """What all calls of `clean` in this process removed together."""
-        from truss_cache_tasks.store.removal import Cleaned
+        from truss_cache_tasks.store.removal.removal import Cleaned
 
         return Cleaned(run=self.run_id)
 
@@ -152,19 +151,20 @@ class Workspace:
 
     def forecast(self, context: EntryContext, status: Status, *, hashing: bool, cancel: CancelToken) -> Forecast:
         """Return `forecast()` of an entry. The files that the config's entries show are read once for each root."""
+        from truss_cache_tasks.operations.forecast import forecast  # not needed by a run of fresh entries
+        from truss_cache_tasks.store.entries.conflicts import find_shown_files
+
         if context.root.path not in self._shown and status.verdict.need > Need.CLAIM:
             with disk_errors(f"cannot look at {context.root.path}"):
                 self._shown[context.root.path] = find_shown_files(context.root, self.project)
         shown = self._shown.get(context.root.path)
-        from truss_cache_tasks.operations.forecast import forecast
-
         return forecast(context, status, hashing=hashing, cancel=cancel, shown=shown)
 
     @contextlib.contextmanager
     def showing_run(self, context: EntryContext, *, quiet: bool = False) -> Iterator[RunContext]:
         """Show the progress of one entry for the block, which asks its store; SIGINT and SIGTERM end that."""
         from truss_cache_tasks.app import signals
-        from truss_cache_tasks.app.display import shared_display
+        from truss_cache_tasks.app.display.display import shared_display
         from truss_cache_tasks.operations.run import RunContext
 
         with shared_display(quiet=quiet).showing(context.name, context.entry.where) as reporter:
@@ -188,7 +188,7 @@ class Workspace:
 
     def clean(self, names: Collection[str] | None, *, dry: bool) -> Cleaned:
         """Invalidate these entries and return `cleaned`; None: all, and those that left the config."""
-        from truss_cache_tasks.app.display import shared_display
+        from truss_cache_tasks.app.display.display import shared_display
         from truss_cache_tasks.operations.clean import clean
         from truss_cache_tasks.operations.run import RunContext
 
@@ -233,8 +233,7 @@ def open_workspace(
     """
     base = Path(started or Path.cwd())
     settings = read_settings(os.environ, base)
-    settings = dataclasses.replace(
-        settings,
+    settings = settings._replace(
         replace=settings.replace or replace,
         accept_unverified=settings.accept_unverified or accept_unverified,
         follow_links=settings.follow_links or follow_links,
@@ -254,8 +253,8 @@ def open_workspace(
     )
     contexts = tuple(make_context(entry, project, settings, cache) for entry in config.entries)
     roots = {str(root.path) for context in contexts for root in context.roots}
-    project = dataclasses.replace(project, roots=tuple(sorted(roots)))
-    contexts = tuple(dataclasses.replace(context, project=project) for context in contexts)
+    project = project._replace(roots=tuple(sorted(roots)))
+    contexts = tuple(context._replace(project=project) for context in contexts)
     _refuse_own_source(contexts)
     workspace = Workspace(config.path, settings, cache, contexts, project, config.warnings)
     if not contexts:
@@ -282,7 +281,7 @@ def _add_lock(workspace: Workspace) -> None:
             workspace.outdated = ConfigError(missing, hint=f"{RUN_LOCK} and commit the file.")
         return
     found = {context.name: workspace.lock.find(context.entry.request) for context in workspace.contexts}
-    workspace.contexts = tuple(dataclasses.replace(c, locked=found[c.name]) for c in workspace.contexts)
+    workspace.contexts = tuple(c._replace(locked=found[c.name]) for c in workspace.contexts)
     outdated = workspace.lock.find_outdated(requests)
     if outdated and workspace.settings.locked:
         workspace.outdated = ConfigError(f"{name}: outdated: {'; '.join(outdated)}", hint=f"{RUN_LOCK}.")
@@ -305,9 +304,9 @@ def _refuse_own_source(contexts: Iterable[EntryContext]) -> None:
         if not source.store.is_local:
             continue
         names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: context.entry.request.folder}
-        theirs = Path(os.path.realpath(context.entry.config.parent / source.root))
-        ours = Path(os.path.realpath(context.root.path / names.get(context.entry.request.layout, "")))
-        if theirs == ours or theirs in ours.parents:
+        theirs = os.path.realpath(os.path.join(context.entry.config.parent, source.root))
+        ours = os.path.realpath(os.path.join(context.root.path, names.get(context.entry.request.layout, "")))
+        if f"{ours}/".startswith(f"{theirs.rstrip('/')}/"):
             raise ConfigError(
                 f"{context.entry.where}.repo_id: the cache folder {ours} is, or lies in, the source {theirs}",
                 hint="Put the cache elsewhere: TRUSS_MODEL_CACHE_DIR, cache_tasks(model_cache_dir=), TRUSS_MOUNT_ROOT.",

@@ -13,7 +13,7 @@ def refuse_collisions(entries: Iterable[Entry]) -> None:
     """Raise ConfigError, naming both lines, where two entries make the same request or have the same folder.
 
     A folder inside another's, and buckets of the same name in two stores, are allowed here: their files are compared
-    once the listings are known (`store/conflicts.py`).
+    once the listings are known (`store/entries/conflicts.py`).
     """
     seen: dict[Hashable, Entry] = {}
     for entry in entries:

@@ -1,9 +1,9 @@
 """Entry and Config: the values that config.yaml is read into."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from truss_cache_tasks.model.keys import RequestKey, request_key
 from truss_cache_tasks.model.request import Request
@@ -11,8 +11,7 @@ from truss_cache_tasks.model.request import Request
 DEFAULT_SECRET = "hf_access_token"  # Truss's default for runtime_secret_name
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One `model_cache` (or `weights`) item: the fields as written, and the `Request` made of them.
 
     Attributes:
@@ -53,8 +52,7 @@ class Entry:
         return request_key(self.request)
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """The part of a config.yaml that this package reads.
 
     Attributes:

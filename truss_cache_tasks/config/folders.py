@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from truss_cache_tasks.config.fields import InvalidText
-from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import RECORDS
 
 
 def parse_volume_folder(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from truss_cache_tasks.config.collisions import refuse_collisions
@@ -13,9 +12,7 @@ from truss_cache_tasks.config.entries import Config, Entry
 from truss_cache_tasks.config.fields import Value, line_of, printable
 from truss_cache_tasks.config.model_cache import ConfigContext, read_model
 from truss_cache_tasks.config.names import name_entries
-from truss_cache_tasks.config.placeholders import looks_real
 from truss_cache_tasks.config.settings import HUB_VARIABLES
-from truss_cache_tasks.config.weights import read_weights
 from truss_cache_tasks.errors import ConfigError
 
 _LISTS = ("model_cache", "hf_cache", "weights")
@@ -43,7 +40,7 @@ def load_config(path: str | Path) -> Config:
     refuse_collisions(entries)
     context.warnings += _warnings(root, members)
     names = name_entries([(entry.request.source, entry.request.revision) for entry in entries])
-    named = tuple(replace(entry, name=name) for entry, name in zip(entries, names, strict=True))
+    named = tuple(entry._replace(name=name) for entry, name in zip(entries, names, strict=True))
     return Config(file, named, tuple(context.warnings))
 
 
@@ -56,7 +53,11 @@ def _entries(members: dict[str, Value], context: ConfigContext) -> list[Entry]:
         hint = f"Keep one of the two; `{models.field}` is on line {models.line}."
         weights.fail(f"`weights` and `{models.field}` cannot be used together", hint)
     entries = [read_model(item, context) for item in _items(models, "repo_id: org/name", one=True)]
-    return entries or [read_weights(item, context) for item in _items(weights, "source: hf://org/name", one=False)]
+    if entries or not weights:
+        return entries
+    from truss_cache_tasks.config.weights import read_weights  # most configs have none
+
+    return [read_weights(item, context) for item in _items(weights, "source: hf://org/name", one=False)]
 
 
 def _items(value: Value | None, example: str, *, one: bool) -> list[Value]:
@@ -140,6 +141,8 @@ def _literal_secrets(secrets: Value | None) -> list[str]:
     """Return a warning for each value under `secrets:` that looks like a real secret; none shows the value."""
     if secrets is None or not secrets.is_mapping:
         return []
+    from truss_cache_tasks.config.placeholders import looks_real  # most configs have no secrets
+
     message = "looks like a real secret; it is never used from here, keep it out of the file and write null"
     values = secrets.members(strict=lambda key: False).values()
     return [f"{value.where}: {message}" for value in values if value.is_string and looks_real(value.node.value)]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.errors import ConfigError, DiskError
-from truss_cache_tasks.model.lockfile import LockFile, NewerLock, parse, to_text
+from truss_cache_tasks.model.lockfile import LockFile
+from truss_cache_tasks.model.lockfile_text import NewerLock, parse, to_text
 from truss_cache_tasks.model.records import LOCK_NAME
 from truss_cache_tasks.model.request import Request
 

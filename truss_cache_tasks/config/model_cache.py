@@ -10,7 +10,7 @@ from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.fields import InvalidText, Value, did_you_mean, printable
 from truss_cache_tasks.config.folders import parse_volume_folder
 from truss_cache_tasks.config.uris import ParsedSource, parse_repo_id, parse_revision
-from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import RECORDS
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
 from truss_cache_tasks.model.stores import stores
 
@@ -33,7 +33,7 @@ _ELSEWHERE = {
 _SECRET_NAME = re.compile(r"[-._a-zA-Z0-9]{1,253}")  # Truss's own rule for the names under `secrets:`
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ConfigContext:
     """What all entries of one config have in common.
 

@@ -9,7 +9,7 @@ from truss_cache_tasks.model.request import SourceRef
 
 # '=' and '*' are doit's (a variable, a wildcard); white space and control characters break its database listings, and
 # the controls of bidirectional text show a name in another order than it is typed.
-_UNSAFE = re.compile(r"[=*\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNSAFE = r"[=*\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 
 
 def name_entries(asked: Iterable[tuple[SourceRef, str]]) -> list[str]:
@@ -50,5 +50,6 @@ def _id(source: SourceRef) -> str:
 
 
 def _safe(name: str) -> str:
-    name = _UNSAFE.sub("-", name)
+    if not name.isprintable() or not {"=", "*", " "}.isdisjoint(name):  # the expression takes long to compile
+        name = re.sub(_UNSAFE, "-", name)
     return "_" + name[1:] if name.startswith("-") else name

@@ -1,12 +1,11 @@
 """Read the environment into Settings: our variables, and those of huggingface_hub. No other module parses them."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 import os
 import pwd
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -73,8 +72,7 @@ VARIABLES = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The settings in the process's environment, read once and checked.
 
     Attributes:
@@ -118,8 +116,12 @@ class Settings:
     strict_patterns: bool = False
     debug: bool = False
     offline: bool = False
-    cwd: Path = field(default_factory=Path.cwd)
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cwd: Path = Path()
+    environment: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:  # without the environment, which may hold secrets
+        shown = (f"{name}={value!r}" for name, value in self._asdict().items() if name != "environment")
+        return f"Settings({', '.join(shown)})"
 
     def hub_cache(self, hub_env: tuple[tuple[str, str], ...] = ()) -> Path:
         """Return the absolute path of the hub cache, by huggingface_hub's rules (constants.py).
@@ -154,7 +156,7 @@ class Settings:
         return self.environment.get(name, "")
 
     @property
-    def network(self) -> Network:
+    def network(self) -> "Network":
         """The network settings of sources and transfers, by the process's variables."""
         from truss_cache_tasks.network.settings import Network  # not needed by a run that sends no request
 
@@ -176,7 +178,7 @@ class Settings:
         return self._expanded(variables.get("HF_HOME", os.path.join(cache, "huggingface")))
 
     def _absolute(self, path: str) -> Path:
-        return Path(os.path.normpath(self.cwd / path))
+        return Path(os.path.abspath(self.cwd / path))
 
     def _expanded(self, path: str) -> str:
         """Return os.path.expandvars(os.path.expanduser(path)), with `environment` in place of os.environ."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NewType
 
 from truss_cache_tasks.model.request import Request, implied_dialect
@@ -38,6 +39,7 @@ def canonical(request: Request) -> dict[str, Any]:
     return form
 
 
+@lru_cache(1 << 14)  # asked several times for each entry of a run
 def request_key(request: Request) -> RequestKey:
     """Return 64 hex digits that name what was asked, the same on every machine."""
     return RequestKey(_digest(canonical(request)))

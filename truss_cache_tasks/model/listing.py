@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from truss_cache_tasks.errors import CacheTaskError, WrongAnswer
+from truss_cache_tasks.model.records import DIGITS
 
-DIGITS = {"sha256": 64, "git-sha1": 40, "sha1": 40, "md5": 32, "crc32": 8, "crc32c": 8, "crc64nvme": 16}  # hex digits
 _MOST_PAGES_WITHOUT_NEWS = 1000  # in a row; the filter of a store may empty some pages, but not so many
 
 _VERSION = re.compile(r"[!-~]+")  # becomes part of headers and URLs

@@ -12,13 +12,13 @@ from truss_cache_tasks.errors import Collision, NothingSelected, UnsafeName
 from truss_cache_tasks.model.keys import ContentId
 from truss_cache_tasks.model.listing import Listing, RemoteFile
 from truss_cache_tasks.model.patterns import matcher, select
+from truss_cache_tasks.model.records import RECORDS
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
 
 FIX_PATTERNS = "Fix the patterns in config.yaml."  # a hint
 _WILDCARDS = frozenset("*?[]!")
 _MOST_UNMATCHED = 5  # patterns that are named
 _MOST_IGNORED = 20  # patterns that are compared with names, which takes long
-RECORDS = ".truss_cache"  # our own folder in every cache root; no file of an entry may lie in it
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
 """What `store/` keeps on disk, as values: FileRecord, Manifest, Claim, Pin (docs/on-disk-format.md)."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from truss_cache_tasks.model.keys import ContentId, RequestKey, SnapshotKey, snapshot_key
-from truss_cache_tasks.model.listing import Digest
 
+if TYPE_CHECKING:
+    from truss_cache_tasks.model.listing import Digest
+
+RECORDS = ".truss_cache"  # our own folder in every cache root; no file of an entry may lie in it
 LOCK_NAME = "model_cache.lock"  # beside the config, whatever that is called (model/lockfile.py)
+DIGITS = {"sha256": 64, "git-sha1": 40, "sha1": 40, "md5": 32, "crc32": 8, "crc32c": 8, "crc64nvme": 16}  # hex digits
 FORMAT = 1  # of every JSON file below .truss_cache/; a reader refuses a number that it does not know
 
 
-def digest_text(digest: Digest | None, encoding: str = "") -> str:
+def digest_text(digest: "Digest | None", encoding: str = "") -> str:
     """Return a digest as a record has it: `algorithm:hex`, "" for none.
 
     One over parts is `algorithm-composite:hex`, one of bytes that are shown decoded `algorithm-gzip:hex`.
@@ -24,17 +27,18 @@ def digest_text(digest: Digest | None, encoding: str = "") -> str:
     return f"{digest.algorithm}{of}:{digest.value}"
 
 
-def parse_digest(text: str) -> Digest | None:
+def parse_digest(text: str) -> "Digest | None":
     """Return the digest that `digest_text` wrote; None for "", and for `-composite` and `-gzip` ones.
 
     The visible bytes alone do not have those: the first needs the sizes of the parts, the second is of other bytes.
     """
+    from truss_cache_tasks.model.listing import Digest  # not needed by a run of fresh entries
+
     algorithm, _, value = text.partition(":")
     return Digest(algorithm, value) if value and not algorithm.endswith(("-composite", "-gzip")) else None
 
 
-@dataclass(frozen=True)
-class FileRecord:
+class FileRecord(NamedTuple):
     """One file of a manifest.
 
     Attributes:
@@ -64,8 +68,7 @@ class FileRecord:
     stored_size: int | None = None
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """What one request resolved to in one cache root: the record that a commit writes.
 
     Attributes:
@@ -110,8 +113,7 @@ class Manifest:
 ClaimId = tuple[str, str]  # project id, claim name
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Maker:
+class Maker(NamedTuple):
     """Who made a claim, or noted a fetch.
 
     Attributes:
@@ -124,8 +126,7 @@ class Maker:
     when: float
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """One project's use of one manifest.
 
     Attributes:
@@ -155,8 +156,7 @@ class Claim:
         return Maker(config=self.config, host=self.host, when=self.when)
 
 
-@dataclass(frozen=True)
-class Claims:
+class Claims(NamedTuple):
     """All claims of one project in one root.
 
     Attributes:
@@ -169,8 +169,7 @@ class Claims:
     roots: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Pin:
+class Pin(NamedTuple):
     """The commit that a moving revision stands for in one root.
 
     Attributes:
@@ -182,8 +181,7 @@ class Pin:
     run: str
 
 
-@dataclass(frozen=True)
-class Project:
+class Project(NamedTuple):
     """The project that this process makes claims for.
 
     Attributes:

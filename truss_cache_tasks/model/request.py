@@ -1,9 +1,9 @@
 """Request: what one entry asks for, in canonical form and without any path of this machine."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import NamedTuple, Self
 
 from truss_cache_tasks.model.stores import Store, store_of
 
@@ -24,8 +24,7 @@ class Dialect(Enum):
     GLOBSTAR = "weights"  # `*` stays within a folder and `**` crosses, as in Truss's `weights`
 
 
-@dataclass(frozen=True)
-class SourceRef:
+class SourceRef(NamedTuple):
     """A parsed source URI.
 
     Attributes:
@@ -50,8 +49,17 @@ class SourceRef:
         return store_of(self.scheme)
 
 
-@dataclass(frozen=True)
-class Request:
+class _Fields(NamedTuple):
+    source: SourceRef
+    revision: str
+    allow: tuple[str, ...] | None
+    ignore: tuple[str, ...]
+    layout: Layout
+    folder: str
+    dialect: Dialect
+
+
+class Request(_Fields):
     """What one entry asks of a store: equal requests have equal keys on every machine.
 
     Attributes:
@@ -64,17 +72,19 @@ class Request:
             `layout` is replaced, so that an entry selects the same files in the hub cache and in its own folder.
     """
 
-    source: SourceRef
-    revision: str
-    allow: tuple[str, ...] | None
-    ignore: tuple[str, ...]
-    layout: Layout
-    folder: str = ""
-    dialect: Dialect = None  # type: ignore[assignment]  # never None once made
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        if self.dialect is None:
-            object.__setattr__(self, "dialect", implied_dialect(self.layout))
+    def __new__(  # noqa: D102, PLR0917  # it takes the fields
+        cls,
+        source: SourceRef,
+        revision: str,
+        allow: tuple[str, ...] | None,
+        ignore: tuple[str, ...],
+        layout: Layout,
+        folder: str = "",
+        dialect: Dialect | None = None,
+    ) -> Self:
+        return super().__new__(cls, source, revision, allow, ignore, layout, folder, dialect or implied_dialect(layout))
 
 
 def implied_dialect(layout: Layout) -> Dialect:

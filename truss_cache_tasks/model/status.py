@@ -1,11 +1,10 @@
 """Decide whether an entry is fresh: offline, from values that `store/` gathered by stat alone."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from truss_cache_tasks.model.keys import RequestKey, canonical, request_key
 from truss_cache_tasks.model.records import LOCK_NAME, Claim, Manifest
@@ -25,8 +24,7 @@ class Need(IntEnum):
     FETCH = 4  # list, and fetch what is missing
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether one entry is fresh, and why not.
 
     Attributes:
@@ -48,8 +46,7 @@ class Verdict:
         return "fresh" if self.fresh else "; ".join(self.reasons)
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What was found on the disk, as values.
 
     Attributes:
@@ -74,7 +71,7 @@ class Evidence:
     manifest: Manifest | None = None
     unreadable: str = ""
     stats: Mapping[str, tuple[int, int] | None] | None = None
-    lost: Mapping[str, str] = field(default_factory=dict)
+    lost: Mapping[str, str] = {}
     fingerprint: str | None = None
     known_fingerprints: frozenset[str] = frozenset()
     pin: tuple[str, str] | None = None
@@ -83,8 +80,7 @@ class Evidence:
     writable: bool = True
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """What was found on the disk of one entry, and what follows from it.
 
     Only valid while the locks are held under which it was read: what was read before a lock is read again under it.
@@ -104,7 +100,7 @@ class Status:
         return self.evidence.manifest if self.verdict.fresh else None
 
 
-def verdict_of(request: Request, seen: Evidence, locked: Locked | None = None) -> Verdict:
+def verdict_of(request: Request, seen: Evidence, locked: "Locked | None" = None) -> Verdict:
     """Compare a request with what is on disk. The costliest need counts; every reason is kept.
 
     Args:
@@ -179,7 +175,7 @@ def _check_claim(seen: Evidence, key: RequestKey) -> list[tuple[Need, str]]:
     return [(Need.CLAIM, "whole, but not yet claimed by this project")]
 
 
-def _compare_lock(locked: Locked, manifest: Manifest, request: Request) -> list[str]:
+def _compare_lock(locked: "Locked", manifest: Manifest, request: Request) -> list[str]:
     from truss_cache_tasks.model.lockfile import find_differences  # not needed without a lock file
 
     return find_differences(locked, manifest, request)

@@ -5,13 +5,13 @@ values: `config/` reads URIs and credentials by them, `sources/registry.py` impo
 package is added by `config/plugins.py`, when a config has its scheme.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from typing import NamedTuple
 
 
 class StoreKind(StrEnum):
@@ -52,8 +52,7 @@ class Secret:
     __str__ = __repr__
 
 
-@dataclass(frozen=True)
-class Credential:
+class Credential(NamedTuple):
     """What an entry authenticates with.
 
     Attributes:
@@ -62,11 +61,10 @@ class Credential:
     """
 
     origin: str
-    fields: Mapping[str, Secret] = field(repr=False)
+    fields: Mapping[str, Secret]
 
 
-@dataclass(frozen=True)
-class NoCredential:
+class NoCredential(NamedTuple):
     """No credential was found in a file, a variable or a login; the source may look elsewhere, or use none.
 
     Attributes:
@@ -85,8 +83,7 @@ class NoCredential:
         return f"looked at {', '.join(others)}{' and ' if others else ''}{last}{'; ' if self.note else ''}{self.note}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenCredential:
+class TokenCredential(NamedTuple):
     """A credential that is one token, alone in a file or a variable. The source gets it as the field `token`.
 
     Attributes:
@@ -100,8 +97,7 @@ class TokenCredential:
     is_hub: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JsonCredential:
+class JsonCredential(NamedTuple):
     """A credential that is a JSON object of texts, in the Truss's data folder or in the secret that the entry names.
 
     Attributes:
@@ -126,8 +122,7 @@ class JsonCredential:
     ambient: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Store:
+class Store(NamedTuple):
     """One row of the registry.
 
     Attributes:

@@ -10,11 +10,11 @@ from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.operations.context import HUB_SUFFIX, EntryContext
 from truss_cache_tasks.operations.roots import roots_of_project
-from truss_cache_tasks.store.clean import clean_root
-from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.known_roots import forget_empty_roots
-from truss_cache_tasks.store.locks import OnWait
-from truss_cache_tasks.store.removal import Cleaned
+from truss_cache_tasks.store.files.disk import disk_errors
+from truss_cache_tasks.store.files.locks import OnWait
+from truss_cache_tasks.store.records.known_roots import forget_empty_roots
+from truss_cache_tasks.store.removal.clean import clean_root
+from truss_cache_tasks.store.removal.removal import Cleaned
 
 
 def clean(

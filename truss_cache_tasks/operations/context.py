@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from truss_cache_tasks.config.credentials import fingerprint
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.keys import request_key
-from truss_cache_tasks.model.plan import Plan
 from truss_cache_tasks.model.records import Manifest, Project
 from truss_cache_tasks.model.request import Layout, Request
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict, verdict_of
-from truss_cache_tasks.store.conflicts import (
-    OtherEntries,
-    ShownFiles,
-    find_shown_files,
-    is_another_version_shown,
-    is_replaced_by_another_version,
-)
-from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.flat_layout import flat_root
-from truss_cache_tasks.store.hub_layout import hub_root
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.manifest import read_manifest
-from truss_cache_tasks.store.record_file import Unreadable
-from truss_cache_tasks.store.root_state import RootState, gather_evidence
+from truss_cache_tasks.store.files.disk import disk_errors
+from truss_cache_tasks.store.files.record_file import Unreadable
+from truss_cache_tasks.store.layouts.flat_layout import flat_root
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.evidence import gather_evidence
+from truss_cache_tasks.store.records.manifest import read_manifest
 
 if TYPE_CHECKING:
     from truss_cache_tasks.model.lockfile import Locked
+    from truss_cache_tasks.model.plan import Plan
+    from truss_cache_tasks.store.entries.conflicts import OtherEntries, ShownFiles
 
 HUB_SUFFIX = "+hub"  # an entry with plain files of a Hub repo has a second claim, in the hub cache: its name and this
 
 
-@dataclass(frozen=True)
-class EntryContext:
+class EntryContext(NamedTuple):
     """One entry with its project, the settings and its cache roots.
 
     Attributes:
@@ -89,6 +80,8 @@ class EntryContext:
         Args:
             shown: find_shown_files(root, self.project), where it was read before.
         """
+        from truss_cache_tasks.store.entries.conflicts import OtherEntries, find_shown_files  # not needed if fresh
+
         return OtherEntries(shown or find_shown_files(root, self.project), self.claims)
 
     def is_replaced(self, plan: Plan, manifest: Manifest, others: OtherEntries) -> bool:
@@ -98,6 +91,9 @@ class EntryContext:
             plan: the one whose commit wrote the manifest.
             others: `other_entries` of `root`.
         """
+        from truss_cache_tasks.store.entries.conflicts import is_another_version_shown, is_replaced_by_another_version
+        from truss_cache_tasks.store.records.root_state import RootState
+
         return is_another_version_shown(self.root, plan, others) or is_replaced_by_another_version(
             RootState(self.root), manifest, self.project, self.claims
         )
@@ -106,10 +102,9 @@ class EntryContext:
 def make_context(entry: Entry, project: Project, settings: Settings, model_cache: Path) -> EntryContext:
     """Return the context of `entry`: resolve its cache roots by its layout and the settings."""
     request = entry.request
-    repo = settings.hub_cache(entry.hub_env) / f"models--{request.source.root.replace('/', '--')}"
     match request.layout:
         case Layout.HUB:
-            root = hub_root(repo)
+            root = _hub_root(entry, settings)
         case Layout.MOUNT:
             mount, prefix = Path(request.folder), settings.mount_root
             root = flat_root(prefix / mount.relative_to("/") if prefix else mount)
@@ -117,14 +112,23 @@ def make_context(entry: Entry, project: Project, settings: Settings, model_cache
             root = flat_root(model_cache)
         case _:
             assert_never(request.layout)
-    return EntryContext(entry, project, settings, root, hub_root(repo) if hub_request(request) else None)
+    in_hub = _hub_root(entry, settings) if hub_request(request) else None
+    return EntryContext(entry, project, settings, root, in_hub)
+
+
+def _hub_root(entry: Entry, settings: Settings) -> CacheRoot:
+    """Return the root of the entry's repo in the hub cache."""
+    from truss_cache_tasks.store.layouts.hub_layout import hub_root  # not needed by buckets and folders
+
+    repo = entry.request.source.root
+    return hub_root(settings.hub_cache(entry.hub_env) / f"models--{repo.replace('/', '--')}")
 
 
 def hub_request(request: Request) -> Request | None:
     """Return the request for the hub cache that belongs to plain files of a Hub repo; None for any other request."""
     if not request.source.store.is_hub or request.layout is Layout.HUB:
         return None
-    return replace(request, layout=Layout.HUB, folder="")
+    return request._replace(layout=Layout.HUB, folder="")
 
 
 def read_status(context: EntryContext) -> Status:
@@ -158,7 +162,7 @@ def read_hub_manifest(context: EntryContext, manifest: Manifest) -> Manifest | N
         return None
     linked = {_inode(context.root, record.path) for record in manifest.files}
     others = tuple(record for record in found.files if _inode(context.hub_root, record.path) not in {None, *linked})
-    return replace(found, files=others) if others else None
+    return found._replace(files=others) if others else None
 
 
 def _read_manifest(context: EntryContext, root: CacheRoot) -> Manifest | None:

@@ -14,11 +14,11 @@ from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.status import Need, Status
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.store.conflicts import ShownFiles, find_conflicts
-from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.local_blobs import find_local_blobs
-from truss_cache_tasks.store.manifest import read_manifests
+from truss_cache_tasks.store.blobs.local_blobs import find_local_blobs
+from truss_cache_tasks.store.entries.conflicts import ShownFiles, find_conflicts
+from truss_cache_tasks.store.files.disk import disk_errors
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.manifest import read_manifests
 
 
 @dataclass(frozen=True)

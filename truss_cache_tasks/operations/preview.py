@@ -1,7 +1,7 @@
 """Preview a run: list the sources as it would, and tell what it would fetch, whereto, and whether there is room.
 
 It writes nothing: no lock, no note, no record, also not on a disk where it could. So another process may change, a
-moment later, what it told. The steps are those of `operations/fetch.py`, and mostly its code.
+moment later, what it told. The steps are those of `operations/fetch/fetch.py`, and mostly its code.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from truss_cache_tasks.model.keys import ContentId, request_key
 from truss_cache_tasks.model.listing import Listing
 from truss_cache_tasks.model.plan import Plan, PlannedFile, make_plan
 from truss_cache_tasks.model.status import Need, Status
-from truss_cache_tasks.operations.budget import BudgetNeed, budget_needs
 from truss_cache_tasks.operations.context import EntryContext, read_status
-from truss_cache_tasks.operations.download import prunable_bytes
-from truss_cache_tasks.operations.fetch import OnlineFetch, find_repair, make_online_fetch, started
+from truss_cache_tasks.operations.fetch.budget import BudgetNeed, budget_needs
+from truss_cache_tasks.operations.fetch.download import prunable_bytes
+from truss_cache_tasks.operations.fetch.fetch import find_repair, started
+from truss_cache_tasks.operations.fetch.online_fetch import OnlineFetch, make_online_fetch
 from truss_cache_tasks.operations.forecast import replay
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.store import disk
-from truss_cache_tasks.store.blob import LocalBlob
-from truss_cache_tasks.store.conflicts import find_conflicts
-from truss_cache_tasks.store.demand import largest_demand_of
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.root_state import RootState, read_states
-from truss_cache_tasks.store.space import Demand, Room, room_of
+from truss_cache_tasks.store.blobs.demand import largest_demand_of
+from truss_cache_tasks.store.blobs.space import Demand, Room, room_of
+from truss_cache_tasks.store.entries.conflicts import find_conflicts
+from truss_cache_tasks.store.files import disk
+from truss_cache_tasks.store.layouts.blob import LocalBlob
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.root_state import RootState, read_states
 
 Blobs = Mapping[ContentId, LocalBlob]
 

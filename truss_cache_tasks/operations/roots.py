@@ -8,12 +8,17 @@ from pathlib import Path
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.model.records import Project
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.store.clean import roots_of
-from truss_cache_tasks.store.dead_claims import DeadRule
-from truss_cache_tasks.store.flat_layout import flat_root
-from truss_cache_tasks.store.hub_layout import hub_root
-from truss_cache_tasks.store.known_roots import KnownRoots, forget_empty_roots, known_roots, known_roots_by_project
-from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.layouts.flat_layout import flat_root
+from truss_cache_tasks.store.layouts.hub_layout import hub_root
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.dead_claims import DeadRule
+from truss_cache_tasks.store.records.known_roots import (
+    KnownRoots,
+    forget_empty_roots,
+    known_roots,
+    known_roots_by_project,
+)
+from truss_cache_tasks.store.removal.clean import roots_of
 
 
 def roots_of_project(

@@ -10,10 +10,10 @@ from truss_cache_tasks.events import Event, Hashing, Reporter, Waiting, Warned, 
 from truss_cache_tasks.model.keys import RequestKey
 from truss_cache_tasks.model.plan import PlannedFile
 from truss_cache_tasks.network.cancel import NEVER, CancelToken
-from truss_cache_tasks.operations.history import RunRecord
-from truss_cache_tasks.store.fetch_notes import fetcher_of
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.locks import FileLock, OnWait
+from truss_cache_tasks.operations.run_record import RunRecord
+from truss_cache_tasks.store.files.locks import FileLock, OnWait
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.fetch_notes import fetcher_of
 
 _HASHING_EVERY = 8 << 20  # bytes between two events
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from truss_cache_tasks.config.credentials import find_credential
 from truss_cache_tasks.config.plugins import refuse_clashes
 from truss_cache_tasks.errors import NothingSelected
-from truss_cache_tasks.model.listing import Listing
+from truss_cache_tasks.model.listing import FilePin, Listing, Pins, RemoteFile
 from truss_cache_tasks.model.plan import FIX_PATTERNS, Plan, find_unmatched, make_plan
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.operations.run import RunContext
@@ -53,3 +54,12 @@ def plan_listing(context: EntryContext, run: RunContext, listing: Listing, *, of
     for warning in unmatched:
         run.warn(warning)
     return plan
+
+
+def list_in_detail(source: Source, files: Sequence[RemoteFile]) -> dict[str, RemoteFile]:
+    """Return the files by path, each with its digest, which only a look at the file gives at some stores."""
+    found = {file.path: file for file in files}
+    pins = tuple(FilePin(file.key, file.version) for file in files if file.digest is None)
+    if pins:
+        found |= {file.path: file for file in source.listing(Pins(files=pins, in_detail=True)).files}
+    return found

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from truss_cache_tasks.errors import DiskError
 from truss_cache_tasks.model.records import ClaimId, Maker, Project
 from truss_cache_tasks.model.usage import EntryUsage, RootUsage, Sizes, choose_units, sizes_of, usage_of
-from truss_cache_tasks.store.dead_claims import DeadRule
-from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.layout import CacheRoot
-from truss_cache_tasks.store.prune import Pruned, prune_root
-from truss_cache_tasks.store.removal import Cleaned
-from truss_cache_tasks.store.usage import read_usage
+from truss_cache_tasks.store.files.disk import disk_errors
+from truss_cache_tasks.store.layouts.layout import CacheRoot
+from truss_cache_tasks.store.records.dead_claims import DeadRule
+from truss_cache_tasks.store.removal.prune import Pruned, prune_root
+from truss_cache_tasks.store.removal.removal import Cleaned
+from truss_cache_tasks.store.removal.usage import read_usage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,9 +13,9 @@ from truss_cache_tasks.model.records import Manifest
 from truss_cache_tasks.network.cancel import CancelToken
 from truss_cache_tasks.operations.context import EntryContext, read_entry_manifest, read_hub_manifest
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.store.damage import ListedFile, find_damaged_files, find_damaged_records
-from truss_cache_tasks.store.disk import disk_errors
-from truss_cache_tasks.store.layout import CacheRoot
+from truss_cache_tasks.store.entries.damage import ListedFile, find_damaged_files, find_damaged_records
+from truss_cache_tasks.store.files.disk import disk_errors
+from truss_cache_tasks.store.layouts.layout import CacheRoot
 
 
 @dataclass(kw_only=True, slots=True)

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from doit.action import BaseAction, PythonAction
-from doit.exceptions import InvalidTask, TaskError, TaskFailed
+from doit.exceptions import BaseFail, InvalidTask, TaskError, TaskFailed
 
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.facts import facts_of_error
@@ -15,6 +15,16 @@ from truss_cache_tasks.config.plugins import find_or_load_store
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, missing_package
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.plugin.uptodate import META, result_of, task_facts, values_of
+
+
+def _failure(kind: type[BaseFail], *lines: str) -> Any:
+    """Write the lines to stderr, and return doit's error with the same text.
+
+    `report=False`: doit's reporters for people would frame it in lines of their own (`TaskFailed - taskid:`). Those for
+    programs (`-r json`) have the text in any case.
+    """
+    output.notify(*lines)
+    return kind(output.escaped(*lines), report=False)
 
 
 class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
@@ -46,7 +56,7 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
         except Exception as exc:
             if (missing := missing_package(exc)) is not None:
                 return self._failed(missing)
-            return TaskError(output.escaped(f"{self.context.name}: {output.format_internal_error(exc)}"))
+            return _failure(TaskError, f"{self.context.name}: {output.format_internal_error(exc)}")
         self.out = task_facts(
             self.context,
             outcome.manifest,
@@ -55,13 +65,13 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
             fetched_size=outcome.size,
         )
         self.values = values_of(self.context, outcome.manifest)
-        self.result = result_of(outcome.manifest)
+        self.result = result_of(self.values["snapshot_key"])
         return None
 
     def _failed(self, error: CacheTaskError) -> TaskFailed:
         if self.task.meta[META].get("json"):  # doit's other reporters print the `out` of a task that failed
             self.out = task_facts(self.context, None, status="failed", error=facts_of_error(error))
-        return TaskFailed(output.escaped(*output.format_error(error, self.context.name)))
+        return _failure(TaskFailed, *output.format_error(error, self.context.name))
 
     def __str__(self) -> str:
         return output.escaped(f"fetch {self.context.entry.request.source}")
@@ -80,7 +90,7 @@ class FailAction(BaseAction):  # type: ignore[misc]  # doit is untyped
 
     def execute(self, out: Any = None, err: Any = None) -> TaskFailed:
         """Return the config's error as doit's."""
-        return TaskFailed(output.escaped(*output.format_error(self.error)))
+        return _failure(TaskFailed, *output.format_error(self.error))
 
     def __str__(self) -> str:
         return "read the config"

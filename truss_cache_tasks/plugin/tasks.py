@@ -107,7 +107,7 @@ def _as_task(basename: str, context: EntryContext, workspace: Workspace, *, clea
         "actions": [FetchAction(context)],
         "uptodate": [EntryUptodate(context, workspace)],
         "clean": [CleanAction(workspace, context.name)] if clean else [],
-        "verbosity": 1,
+        "verbosity": 2,  # with less, doit shows the empty output of an action that failed
         "io": {"capture": False},
         "meta": {META: {"config": str(workspace.path), "run": workspace.run_id}},
     }

@@ -27,12 +27,12 @@ def values_of(context: EntryContext, manifest: Manifest) -> dict[str, str]:
     return {"path": str(path), "revision": manifest.revision, "snapshot_key": manifest.snapshot}
 
 
-def result_of(manifest: Manifest) -> dict[str, str]:
+def result_of(snapshot: str) -> dict[str, str]:
     """Return the result of an entry's task, for `result_dep`.
 
     A dict, because doit saves a str as its MD5 after a run, and `_correct_database` would save it as it is.
     """
-    return {"snapshot_key": manifest.snapshot}
+    return {"snapshot_key": snapshot}
 
 
 def task_facts(context: EntryContext, manifest: Manifest | None, **values: Any) -> str:
@@ -111,9 +111,10 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
         if self._manager is None:
             return
         truth = values_of(self.context, manifest)
-        if values != truth or self._manager.get_result(task.name) != result_of(manifest):
+        result = result_of(truth["snapshot_key"])
+        if values != truth or self._manager.get_result(task.name) != result:
             task.values = truth
-            self._manager.save_success(task, result_hash=result_of(manifest))
+            self._manager.save_success(task, result_hash=result)
 
     def __repr__(self) -> str:
         verdict = self.workspace.verdicts.get(self.context.name)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 
 from truss_cache_tasks.errors import BrokenStore, CacheTaskError, missing_package
 from truss_cache_tasks.model.listing import (
-    DIGITS,
     UNPINNED,
     Listing,
     Location,
@@ -17,6 +16,7 @@ from truss_cache_tasks.model.listing import (
     fault_of_digest,
     fault_of_file,
 )
+from truss_cache_tasks.model.records import DIGITS
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import Credential, NoCredential, Store
 from truss_cache_tasks.network.settings import Network

@@ -23,7 +23,7 @@ from truss_cache_tasks.errors import (
 )
 from truss_cache_tasks.model.listing import UNPINNED, Digest, Listing, Location, Pins, RemoteFile
 from truss_cache_tasks.model.patterns import select
-from truss_cache_tasks.model.plan import RECORDS
+from truss_cache_tasks.model.records import RECORDS
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import Credential, NoCredential
 from truss_cache_tasks.network.settings import Network

@@ -15,7 +15,7 @@ from trusses import BIN, Ran, Truss, tree
 from scenarios.buckets.stores import Folder
 from truss_cache_tasks.app.workspace import open_workspace
 from truss_cache_tasks.events import Committed, Event, Planned, Relisting
-from truss_cache_tasks.operations.fetch import fetch
+from truss_cache_tasks.operations.fetch.fetch import fetch
 from truss_cache_tasks.operations.run import RunContext
 
 

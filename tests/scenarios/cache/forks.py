@@ -27,7 +27,7 @@ from typing import Any
 import rights
 from odd_disk import build, variables
 from servers.tools import die_with_parent
-from trusses import Ran, Truss
+from trusses import Ran, Truss, checked
 
 _PATIENCE_S = 0.5  # a command that takes longer beside a stopped one waits for it
 
@@ -181,7 +181,8 @@ class ForkedTruss(Truss):
             assert not dies_at
             return super().cli(*args, **env)
         disk = variables(self.root, f"change=kill@{dies_at}") if dies_at else {}
-        return self.forks.start(list(args), self.folder, {**self.env, **disk, **env}, rights=rights).end()
+        env = {**self.env, **disk, **env}
+        return checked(self, env, self.forks.start(list(args), self.folder, env, rights=rights).end())
 
     def fork(self, *args: str, **env: str) -> Forked:
         """Start `truss-cache` in a fork."""

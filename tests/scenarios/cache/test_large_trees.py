@@ -15,7 +15,7 @@ from trusses import Truss
 from truss_cache_tasks import load_config
 from truss_cache_tasks.model.keys import ContentId, canonical
 from truss_cache_tasks.model.records import FileRecord, Manifest
-from truss_cache_tasks.store.manifest import to_json
+from truss_cache_tasks.store.records.manifest import to_json
 
 DEPTH = 1200
 

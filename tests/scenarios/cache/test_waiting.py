@@ -114,8 +114,8 @@ def test_who_waits_for_a_file_names_the_process_that_fetches_it(make_case: Make,
 def test_on_a_full_disk_a_lock_is_held_without_a_note(odd_disk: OddDisk, tmp_path: Path) -> None:
     code = """
         import sys
-        from truss_cache_tasks.store.locks import FileLock, locked, try_lock
-        from truss_cache_tasks.store.tree import FileTree
+        from truss_cache_tasks.store.files.locks import FileLock, locked, try_lock
+        from truss_cache_tasks.store.files.tree import FileTree
         lock = FileLock(FileTree(sys.argv[1]), "locks/one.lock")
         with locked(lock):
             print(try_lock(lock), lock.read_holder())
@@ -153,8 +153,8 @@ def test_two_runs_whose_locks_do_nothing_outlive_the_death_of_one(
 
 HOLD = """
 import sys, time
-from truss_cache_tasks.store.locks import FileLock, locked
-from truss_cache_tasks.store.tree import FileTree
+from truss_cache_tasks.store.files.locks import FileLock, locked
+from truss_cache_tasks.store.files.tree import FileTree
 with locked(FileLock(FileTree(sys.argv[1]), sys.argv[2])):
     print("held", flush=True)
     time.sleep(600)

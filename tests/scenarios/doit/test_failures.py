@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,10 +53,11 @@ def test_a_failure_is_one_cause_and_one_remedy_and_the_others_are_fetched(truss:
 
     done = truss.doit("run", "-c")
     assert done.code == 2, done.text
-    said = [line for line in done.out.splitlines() if line.startswith("org/bad")]
+    said = [line for line in done.err.splitlines() if line.startswith("org/bad: ") and ": fetching " not in line]
     assert len(said) == 1, done.text
     assert named in said[0]
-    assert done.out.count("hint: ") == 1
+    assert done.err.count("hint: ") == 1
+    assert not re.search("TaskFailed|####|<stdout>", done.text)
     alone = truss.cli()
     assert alone.code == 1, alone.text
     assert alone.err.count("hint: ") == 1
@@ -76,7 +78,7 @@ def test_a_useless_token_file_fails_its_entry_and_status_still_answers(truss: Tr
         seen = truss.doit(*command)
         assert (seen.code, "Traceback" in seen.text) == (0, False), seen.text
     failed = truss.doit()
-    assert (failed.code, failed.out.count("hint: ")) == (1, 1), failed.text
+    assert (failed.code, failed.err.count("hint: ")) == (1, 1), failed.text
     token.rmdir() if kind == "a folder" else token.unlink()
     token.write_text(SECRET + "\n")
     hub.tokens[SECRET] = Rights()
@@ -87,7 +89,7 @@ def test_offline_a_stale_entry_fails_and_a_fresh_one_does_not(truss: Truss, hub:
     hub.create("org/one").commit({"one.bin": b"1" * 20_000})
     truss.config("model_cache:\n  - repo_id: org/one\n")
     stale = truss.doit(HF_HUB_OFFLINE="1")
-    assert (stale.code, "HF_HUB_OFFLINE" in stale.out, hub.requests) == (1, True, [])
+    assert (stale.code, "HF_HUB_OFFLINE" in stale.err, hub.requests) == (1, True, [])
     assert truss.doit().code == 0
     assert truss.doit(HF_HUB_OFFLINE="1").code == 0
 

@@ -40,7 +40,7 @@ def test_with_defer_errors_the_other_tasks_work_on(weights: Truss, hub: Hub) -> 
     assert weights.doit("b").code == 0
     failed = weights.doit("a")
     assert failed.code == 1
-    assert "config.yaml:3: model_cache[0].revison: unknown key\nhint: Did you mean revision?" in failed.out
+    assert "config.yaml:3: model_cache[0].revison: unknown key\nhint: Did you mean revision?" in failed.err
     assert "Traceback" not in failed.text
     info = weights.doit("info", "a")
     assert (info.code, "revison: unknown key" in info.out) == (1, True), info.text

@@ -125,7 +125,7 @@ def test_a_failed_entry_stops_the_later_ones_and_with_c_does_not(two: Truss, hub
     """)
     stopped = two.doit("cache_weights")
     assert stopped.code == 1, stopped.text
-    assert "org/none" in stopped.out
+    assert "org/none" in stopped.err
     assert not (two.hub_cache / "models--org--one").exists()
     on = two.doit("run", "-c", "cache_weights")
     assert on.code == 2, on.text
@@ -146,7 +146,7 @@ def test_a_failed_entry_side_by_side_with_c_leaves_the_others_fetched(
     done = two.doit("run", "-c", "-n", "2", *how)
     assert done.code == 2, done.text
     assert "Traceback" not in done.text
-    assert sum("hint: " in line for line in done.out.splitlines()) == 1
+    assert sum("hint: " in line for line in done.err.splitlines()) == 1
     assert set(status(two).values()) == {"R", "U"}
     assert status(two)["cache_weights:org/two"] == "U"
 

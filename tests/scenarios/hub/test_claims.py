@@ -148,13 +148,12 @@ def test_a_gone_entry_protects_nothing_and_undoing_it_fetches_nothing(
 def test_claims_of_two_configs_under_one_project_id_stay_apart_when_one_is_cleaned(
     machine: Machine, repo: Repo
 ) -> None:
-    from dataclasses import replace
 
     one = machine.truss(entry(MAIN, name="one", allow_patterns=["*.json"]))
     two = machine.truss(entry(MAIN, name="two", allow_patterns=["*.bin"]))
-    project = replace(two.workspace.project, config="/elsewhere/config.yaml")
+    project = two.workspace.project._replace(config="/elsewhere/config.yaml")
     two.workspace.project = project
-    two.workspace.contexts = tuple(replace(t, project=project) for t in two.workspace.contexts)
+    two.workspace.contexts = tuple(t._replace(project=project) for t in two.workspace.contexts)
     one.run()
     two.run()
     one.clean()
@@ -189,7 +188,7 @@ def test_a_whole_manifest_on_a_read_only_root_is_fresh_without_a_claim(
     read_only()
     ours = machine.truss(entry(MAIN, **edit))
     assert ours.fresh
-    from truss_cache_tasks.operations.fetch import fetch
+    from truss_cache_tasks.operations.fetch.fetch import fetch
     from truss_cache_tasks.operations.run import RunContext
 
     assert fetch(ours.context(), RunContext(id="again")).files == 0

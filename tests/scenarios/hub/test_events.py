@@ -31,10 +31,10 @@ from truss_cache_tasks.events import (
 )
 from truss_cache_tasks.model.records import Maker
 from truss_cache_tasks.network.cancel import NEVER
-from truss_cache_tasks.operations.fetch import fetch
+from truss_cache_tasks.operations.fetch.fetch import fetch
 from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.operations.verify import verify
-from truss_cache_tasks.store.fetch_notes import note_fetch
+from truss_cache_tasks.store.records.fetch_notes import note_fetch
 
 MAIN = "org/name"
 BLOBS = {content: path for path, content in FILES.items()}  # equal files come once
@@ -127,8 +127,8 @@ def test_a_person_sees_that_a_retry_waits(truss: Truss, hub: Hub) -> None:
 
 HOLD = """
 import sys
-from truss_cache_tasks.store.locks import FileLock, try_lock
-from truss_cache_tasks.store.tree import FileTree
+from truss_cache_tasks.store.files.locks import FileLock, try_lock
+from truss_cache_tasks.store.files.tree import FileTree
 held = []
 for where in sys.argv[2:]:
     held.append(try_lock(FileLock(FileTree(sys.argv[1]), where)))

@@ -17,9 +17,9 @@ from servers.hub import Hub, Repo
 from truss_cache_tasks.errors import IntegrityError, NotFound, Stopped
 from truss_cache_tasks.events import Committed, Event, Received, Refetching, Warned
 from truss_cache_tasks.network.cancel import StopPoll
-from truss_cache_tasks.operations.fetch import fetch
+from truss_cache_tasks.operations.fetch.fetch import fetch
 from truss_cache_tasks.operations.run import RunContext
-from truss_cache_tasks.store.locks import HeldLock, try_lock
+from truss_cache_tasks.store.files.locks import HeldLock, try_lock
 
 MAIN = "org/name"
 

@@ -83,7 +83,7 @@ class Refusals:
         """
         hint = "Check `revision`."
         if names:
-            hint = f"Did you mean '{near}'?" if near else f"It has {', '.join(names)}, and commits."
+            hint = f"Did you mean '{near}'?" if near else f"Use one that it has: {', '.join(names)}, or a commit."
         return NotFound(f"{self.repo}: no revision '{revision}'", hint=hint)
 
     def lost_commit(self, commit: str, revision: str) -> NotFound:

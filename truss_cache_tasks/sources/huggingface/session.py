@@ -53,7 +53,9 @@ def open_session(network: Network) -> Any:
             with _certificates(bundle if bundle and os.path.isfile(bundle) else None):
                 _opened = get_session()
             return _opened
-    except (ImportError, ValueError) as exc:  # no library for a SOCKS proxy; a proxy that is no URL
+    except Exception as exc:  # no library for a SOCKS proxy; a proxy that is no URL
+        if not isinstance(exc, ImportError | ValueError) and type(exc).__name__ != "InvalidURL":  # httpx's or httpx2's
+            raise
         raise ConfigError(
             f"the proxy variables name a proxy that cannot be used ({type(exc).__name__})",
             hint="Set HTTPS_PROXY to http://host:port or https://host:port.",

@@ -1,0 +1,63 @@
+"""Each error of docs/reference/errors.yaml, as truss-cache prints it: a cause, what was found, and one remedy."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from in_process import Cli, cli
+from servers.hub import Hub
+from servers.hub_repos import ANYONE
+from trusses import Truss
+
+__all__ = ["cli"]
+
+pytestmark = pytest.mark.slow
+FOLDER = Path(__file__).parents[2] / "docs" / "reference"
+PAGE = FOLDER / "errors.yaml"
+GROUPS = yaml.safe_load(PAGE.read_text())
+CASES = [case for group in GROUPS for case in group["cases"]]
+
+
+@pytest.fixture
+def repos(hub: Hub) -> None:
+    """A Hub with an open and a gated repo, and a token that may read the first alone."""
+    files = {"config.json": b"{}", "model.safetensors": b"w" * 100}
+    hub.create("org/open").commit(files)
+    hub.create("org/gated", gated=True).commit({"model.safetensors": b"w" * 100})
+    hub.tokens["hf_reader_sekrit"] = ANYONE
+
+
+def printed(case: dict[str, Any], truss: Truss, cli: Cli) -> tuple[int, str]:
+    """Return the exit status and all that the command of a case prints, with names in place of what varies."""
+    for name, text in case.get("files", {}).items():
+        (truss.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (truss.root / name).write_text(text)
+    for name, target in case.get("links", {}).items():
+        (truss.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (truss.root / name).symlink_to(target)
+    if "config" in case:
+        (truss.folder / "config.yaml").write_text(case["config"])
+    env = {name: text.replace("{root}", str(truss.root)) for name, text in case.get("env", {}).items()}
+    done = (truss.cli if case.get("child") else cli)(*case.get("args", ()), **env)
+    shown = done.text.replace(str(truss.root), "{root}").replace(truss.env["HF_ENDPOINT"], "{hub}")
+    return done.code, re.sub(r"127\.0\.0\.1:\d{4,5}", "{host}", shown)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["title"] for case in CASES])
+@pytest.mark.usefixtures("repos")
+def test_an_error_says_its_cause_and_one_remedy_and_no_secret(case: dict[str, Any], truss: Truss, cli: Cli) -> None:
+    code, text = printed(case, truss, cli)
+    assert (code, text) == (case["exit"], case["output"])
+    assert text.count("hint: ") <= 1
+    assert not re.search("sekrit|SECRET", text)
+
+
+def test_the_page_of_errors_is_made_of_the_same_cases() -> None:
+    made = runpy.run_path(str(FOLDER / "make_errors.py"))
+    assert made["page"]() == (FOLDER / "errors.md").read_text(), "doit docs"
+    assert len(CASES) >= 40
