@@ -42,7 +42,10 @@ def printed(case: dict[str, Any], truss: Truss, cli: Cli) -> tuple[int, str]:
         (truss.root / name).symlink_to(target)
     if "config" in case:
         (truss.folder / "config.yaml").write_text(case["config"])
-    env = {name: text.replace("{root}", str(truss.root)) for name, text in case.get("env", {}).items()}
+    places = {"{root}": str(truss.root), "{hub}": truss.env["HF_ENDPOINT"]}
+    env = dict(case.get("env", {}))
+    for place, text in places.items():
+        env = {name: value.replace(place, text) for name, value in env.items()}
     done = (truss.cli if case.get("child") else cli)(*case.get("args", ()), **env)
     shown = done.text.replace(str(truss.root), "{root}").replace(truss.env["HF_ENDPOINT"], "{hub}")
     return done.code, re.sub(r"127\.0\.0\.1:\d{4,5}", "{host}", shown)
