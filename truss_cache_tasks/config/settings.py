@@ -64,9 +64,10 @@ VARIABLES = (
     Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error, nothing is fetched", "0"),
     Variable(
         "TRUSS_CACHE_HF_ENDPOINTS",
-        "mirrors of the Hub, URLs with commas between them, asked in turn while HF_ENDPOINT is unavailable",
+        "mirrors, URLs with commas between them, for while HF_ENDPOINT is unavailable",
         "none",
     ),
+    Variable("TRUSS_CACHE_XET", "1 is refused: files that the Hub keeps in Xet come by their resolve URLs", "0"),
     Variable("TRUSS_CACHE_EVENTS", "a file or FIFO that the events of a run are appended to, as JSON lines", "none"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),
 )
@@ -211,6 +212,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """
     env = dict(env)
     get = _Reader(env, cwd)
+    get.parsed("TRUSS_CACHE_XET", _no_xet)
     return Settings(
         config=get.text("TRUSS_CONFIG"),
         model_cache_dir=get.folder("TRUSS_MODEL_CACHE_DIR"),
@@ -278,6 +280,12 @@ def _boolean(text: str) -> bool:
     if text.lower() not in _TRUE + _FALSE:
         raise ValueError("1 or 0 (or yes, no, true, false, on, off)")
     return text.lower() in _TRUE
+
+
+def _no_xet(text: str) -> None:
+    """Raise ValueError for a variable on which nothing acts (docs/adr/0040)."""
+    if text.lower() not in _FALSE:
+        raise ValueError("0: files that the Hub keeps in Xet come by their resolve URLs")
 
 
 def _project(text: str) -> str:
