@@ -71,8 +71,8 @@ class HttpClient:
             target = next((value for name, value in answer.headers.items() if name.lower() == "location"), None)
             if answer.status not in _REDIRECTS or target is None:
                 return answer
-            followed = urljoin(url, target)
-            if _origin(followed) != _origin(url):
+            followed = _within_origin(url, target)
+            if followed is None:
                 return answer
             url = followed
         raise PermanentError(f"{self._subject}: {host} redirects more than {self._network.limits.redirects} times")
@@ -115,6 +115,15 @@ class HttpClient:
             classes = bounded_pools(network.limits, network.cancel)
             self._pools[key] = make_pools(proxy, trust, connections=_CONNECTIONS, classes=classes)
         return self._pools[key]
+
+
+def _within_origin(url: str, target: str) -> str | None:
+    """Return the URL that a redirect leads to; None where that is of another origin, or no URL."""
+    try:
+        followed = urljoin(url, target)
+        return followed if _origin(followed) == _origin(url) else None
+    except ValueError:  # an invalid port or address
+        return None
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
