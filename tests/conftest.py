@@ -24,10 +24,12 @@ pytest_plugins = [
     "servers.fixtures_faults",
     "servers.fixtures_s3",
     "servers.fixtures_gcs",
+    "servers.fixtures_azure",
     "servers.fixtures_network",
 ]
 
-STARTERS = {"hub", "truss", "seaweed", "moto", "gcs", "web", "proxy", "server", "secure", "fast_clock"}
+STARTERS = {"hub", "truss", "seaweed", "moto", "gcs", "azure", "azure_tls", "token_server", "web", "proxy", "server"}
+STARTERS |= {"secure", "fast_clock"}
 STARTS = {"socket.bind", "subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}  # audit events
 _started: list[str] = []
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from truss_cache_tasks.config.credentials import find_credential
 from truss_cache_tasks.config.entries import Entry
 from truss_cache_tasks.config.settings import Settings
+from truss_cache_tasks.config.web_urls import parse_web_url
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
 from truss_cache_tasks.model.stores import store_of
 
@@ -29,7 +30,10 @@ def entry(uri: str, *, config: Path = Path("/nowhere/config.yaml"), **fields: An
     scheme, found, rest = uri.partition("://")
     store = store_of(scheme if found else "hf")
     rest = rest if found else uri
-    root, _, prefix = rest.partition("/") if store.is_bucket else (rest, "", "")
+    names, prefix = store.split(rest) if store.is_bucket else ([rest], "")
+    source = SourceRef(store.scheme, "/".join(names), prefix.strip("/"))
+    if store.is_web:
+        source = parse_web_url(scheme, rest)
     revision = fields.pop("revision", "main" if store.is_hub else "")
     allow = fields.pop("allow", fields.pop("allow_patterns", None))
     ignore = fields.pop("ignore", fields.pop("ignore_patterns", None))
@@ -37,11 +41,12 @@ def entry(uri: str, *, config: Path = Path("/nowhere/config.yaml"), **fields: An
     plain = Layout.HUB if store.is_hub else Layout.BUCKET
     form = Layout.MOUNT if mount else Layout.VOLUME if fields.get("use_volume") else plain
     request = Request(
-        source=SourceRef(store.scheme, root, prefix.strip("/")),
+        source=source,
         revision=revision if store.is_hub else "",
         allow=None if allow is None else tuple(allow),
         ignore=tuple(ignore or ()),
         layout=form,
+        digest=fields.pop("digest", ""),
         folder={Layout.MOUNT: mount, Layout.VOLUME: volume}.get(form) or "",
     )
     values: dict[str, Any] = {

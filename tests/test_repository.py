@@ -99,7 +99,8 @@ def test_the_readmes_first_command_is_the_quickstart() -> None:
 
 def test_what_the_package_imports_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[\[>=<]", line)[0].lower().replace("_", "-") for line in project["dependencies"]}
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {re.split(r"[\[>=<]", line)[0].lower().replace("_", "-") for line in lines}
     homes = importlib.metadata.packages_distributions()
     shipped_tests = ROOT / "truss_cache_tasks" / "sources" / "testing.py"  # whoever uses them has pytest
     for path in {*(ROOT / "truss_cache_tasks").rglob("*.py")} - {shipped_tests}:
@@ -109,10 +110,12 @@ def test_what_the_package_imports_is_declared() -> None:
                 names = [node.module]
             for name in names:
                 top = name.partition(".")[0]
-                if top not in sys.stdlib_module_names and top not in ("truss_cache_tasks", "google"):
+                if top not in sys.stdlib_module_names and top not in ("truss_cache_tasks", "google", "azure"):
                     assert {home.lower().replace("_", "-") for home in homes[top]} & declared, (path, name)
                 if top == "google":  # several distributions share it; google-auth has these two
                     assert name.split(".")[1] in ("auth", "oauth2"), (path, name)
+                if top == "azure":  # azure-identity, and azure-core, which it requires
+                    assert name.split(".")[1] in ("identity", "core"), (path, name)
 
 
 @pytest.mark.slow  # it asks git
@@ -208,7 +211,7 @@ def test_every_variable_is_in_the_reference_with_its_meaning() -> None:
 def test_no_doc_and_no_example_offers_a_variable_that_nothing_reads() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(p for p in tracked() if "examples" in p.parts)]
     texts = [page.read_text() for page in pages if page.suffix in (".md", ".py", ".yaml")]
-    offered = {name for text in texts for name in re.findall(r"\bTRUSS_[A-Z_]*[A-Z]\b", text)}
+    offered = {name for text in texts for name in re.findall(r"\bTRUSS_[A-Z0-9_]*[A-Z]\b", text)}
     assert offered == {variable.name for variable in VARIABLES}
 
 

@@ -29,13 +29,16 @@ if TYPE_CHECKING:
     from truss_cache_tasks.model.stores import (
         Credential,
         JsonCredential,
+        LoginCredential,
+        NamePart,
         NoCredential,
         Secret,
         Store,
         TokenCredential,
         register_store,
     )
-    from truss_cache_tasks.network.client import HttpAnswer, HttpClient
+    from truss_cache_tasks.network.client import HttpClient
+    from truss_cache_tasks.network.connections import WholeAnswer
     from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
     from truss_cache_tasks.network.settings import Network
     from truss_cache_tasks.sources.base import Source
@@ -46,11 +49,12 @@ __all__ = [
     "Credential",
     "Digest",
     "FilePin",
-    "HttpAnswer",
     "HttpClient",
     "JsonCredential",
     "Listing",
     "Location",
+    "LoginCredential",
+    "NamePart",
     "Network",
     "NoCredential",
     "PaginationGuard",
@@ -62,6 +66,7 @@ __all__ = [
     "SourceRef",
     "Store",
     "TokenCredential",
+    "WholeAnswer",
     "check_pins",
     "is_transient_status",
     "listed_digest",
@@ -79,9 +84,11 @@ _MODULES = {
     ),
     "model.request": ("Request", "SourceRef"),
     "model.stores": (
-        *("Credential", "JsonCredential", "NoCredential", "Secret", "Store", "TokenCredential", "register_store"),
+        *("Credential", "JsonCredential", "LoginCredential", "NamePart", "NoCredential", "Secret", "Store"),
+        *("TokenCredential", "register_store"),
     ),
-    "network.client": ("HttpAnswer", "HttpClient"),
+    "network.client": ("HttpClient",),
+    "network.connections": ("WholeAnswer",),
     "network.retry": ("is_transient_status", "retry_after_s"),
     "network.settings": ("Network",),
     "sources.base": ("Source",),

@@ -36,6 +36,7 @@ def check(folder: Path, text: str, start: str, says: str) -> None:
         ("a: 1\nmodel_cache:\n- org/name", "3: model_cache[0]", "Write `- repo_id: org/name`."),
         ("model_cache:\n- repo_id: a/b\n-", "3: model_cache[1]", "got nothing, expected a mapping"),
         ("model_cache: {}", "1: model_cache", "repo_id is missing"),
+        ("a: 1\nbdn:\n  mounts: [{source: 'bdn:ns/vol', path: /v}]", "3: bdn.mounts", "no address outside of it"),
         ("model_cache: !!set {a, b}", "1: model_cache", "expected a list"),
         ("model_cache:\n- revision: v1", "2: model_cache[0]", "repo_id is missing"),
         ("model_cache:\n- repo_id:\n  revision: v1", "2: model_cache[0]", "repo_id is missing"),
@@ -60,7 +61,7 @@ def check(folder: Path, text: str, start: str, says: str) -> None:
         ("model_cache:\n- repo_id: a/b\n  kind: gcs", "3: model_cache[0].kind", "a plain repo id is hf"),
         ("model_cache:\n- repo_id: gs://b\n  kind: hf", "3: model_cache[0].kind", "gs:// is gcs"),
         ("model_cache:\n- repo_id: gs://b\n  kind: gs", "3: model_cache[0].kind", "Did you mean gcs?"),
-        ("model_cache:\n- repo_id: a/b\n  kind: azure", "3: model_cache[0].kind", "not supported yet"),
+        ("model_cache:\n- repo_id: a/b\n  kind: azure", "3: model_cache[0].kind", "a plain repo id is hf"),
         ("model_cache:\n- repo_id: a/b\n  use_volume: true", "2: model_cache[0]", "use_volume without volume_folder"),
         (
             "model_cache:\n- repo_id: a/b\n  use_volume: 'true'",
@@ -146,11 +147,33 @@ def test_a_revision_that_git_cannot_have_is_refused(revision: str, tmp_path: Pat
         ("s3a://b", "Did you mean s3://?"),
         ("ftp://b", "unknown scheme 'ftp'"),
         ("b c://x", "no scheme"),
-        ("azure://acc/c", "azure:// is not supported yet"),
-        ("az://acc/c", "az:// is not supported yet"),
-        ("r2://a.b/c", "r2:// is not supported yet"),
-        ("cw://b", "cw:// is not supported yet"),
-        ("https://x.y/m.bin", "https:// is not supported yet"),
+        ("azure://", "no account name"),
+        ("azure://acc", "no container name"),
+        ("azure://acc//m", "no container name"),
+        ("azure://acc*/box/m", "a wildcard in the account name 'acc*'"),
+        ("azure://acc/box*/m", "a wildcard in the container name 'box*'"),
+        ("az://Acc/box", "'Acc' is no account name (3 to 24 lower-case letters and digits)"),
+        ("az://acc.blob.core.windows.net/box", "Write az://ACCOUNT/CONTAINER/PREFIX."),
+        ("az://acc/my--box/m", "'my--box' is no container name"),
+        ("az://acc/-box/m", "'-box' is no container name"),
+        ("azure://acc/box/m/../n", "'.' or '..' in the prefix"),
+        ("azure://acc/box/m?sv=1&sig=hush", "it holds a signature (sig=)"),
+        ("azure://acc/box?SIG=hush", "it holds a signature (sig=)"),
+        ("r2://weights/m", "Write r2://ACCOUNT_ID.BUCKET/PREFIX."),
+        ("r2://.weights/m", "the id of the account, '.', the name of the bucket"),
+        ("r2://0a1b./m", "'0a1b.' is no bucket name"),
+        ("r2:///0a1b.weights", "no bucket name"),
+        ("r2://0a1b.weights@v1/m", "it holds a user name or password"),
+        ("r2://" + "a" * 64 + ".weights", "is no bucket name"),
+        ("r2://0a1b." + "w" * 192, "is no bucket name"),
+        ("r2://0a1b.weights/m/../n", "'.' or '..' in the prefix"),
+        ("cw://my.weights", "'my.weights' is no bucket name (3 to 63 lower-case letters, digits, '-')"),
+        ("cw://Weights", "Write cw://BUCKET/PREFIX."),
+        ("cw://my_weights/m", "is no bucket name"),
+        ("cw://ab", "is no bucket name"),
+        ("cw://-abc", "is no bucket name"),
+        ("cw://abc-", "is no bucket name"),
+        ("cw:///m", "no bucket name"),
         ("https://huggingface.co/org/name", "Write org/name."),
         ("http://x.y/m.bin", "http:// is not supported"),
         ("file://", "no folder or file named"),
@@ -306,15 +329,47 @@ def test_the_name_of_a_secret_is_no_path(name: str, tmp_path: Path) -> None:
             "5: weights[0].auth.auth_secret_name",
             "here and on line 4",
         ),
+        ("source: s3://b\n  mount_location: /m\n  auth: {}", "4: weights[0].auth", "auth_method is missing"),
         (
-            "source: s3://b\n  mount_location: /m\n  auth_secret_name: x\n  auth: {auth_method: AWS_OIDC}",
-            "4: weights[0].auth_secret_name",
-            "AWS_OIDC takes no secret",
+            "source: s3://b\n  mount_location: /m\n  auth: {aws_oidc_role_arn: r, aws_oidc_region: e}",
+            "4: weights[0].auth",
+            "auth_method is missing",
+        ),
+        (
+            "source: s3://b\n  mount_location: /m\n  auth: {auth_method: AWS_OIDC, auth_secret_name: x}",
+            "4: weights[0].auth.auth_secret_name",
+            "AWS_OIDC takes no auth_secret_name",
         ),
     ],
 )
 def test_a_wrong_weights_entry_is_refused(lines: str, start: str, says: str, tmp_path: Path) -> None:
     check(tmp_path, f"weights:\n- {lines}", start, says)
+
+
+ROLES = {
+    "AWS_OIDC": ("aws_oidc_role_arn", "aws_oidc_region"),
+    "AWS_ASSUME_ROLE": ("aws_assume_role_arn", "aws_assume_role_region"),
+    "GCP_OIDC": ("gcp_oidc_service_account", "gcp_oidc_workload_id_provider"),
+}
+
+
+@pytest.mark.parametrize("method", ROLES)
+@pytest.mark.parametrize("empty", [None, "''", "null"])
+def test_a_role_wants_both_of_its_fields(method: str, empty: str | None, tmp_path: Path) -> None:
+    for missing in ROLES[method]:
+        fields = {name: "x" for name in ROLES[method]} | {missing: empty}
+        written = ", ".join(f"{name}: {text}" for name, text in fields.items() if text)
+        text = f"weights:\n- source: s3://b\n  mount_location: /m\n  auth: {{auth_method: {method}, {written}}}"
+        check(tmp_path, text, "4: weights[0].auth", f"{method} without {missing}")
+
+
+@pytest.mark.parametrize("method", ["CUSTOM_SECRET", *ROLES])
+def test_a_method_takes_no_field_of_another_one(method: str, tmp_path: Path) -> None:
+    fields = {"CUSTOM_SECRET": ("auth_secret_name",), **ROLES}
+    for other in (name for names in fields.values() for name in names if name not in fields[method]):
+        written = ", ".join(f"{name}: x" for name in (*fields[method], other))
+        text = f"weights:\n- source: s3://b\n  mount_location: /m\n  auth: {{auth_method: {method}, {written}}}"
+        check(tmp_path, text, f"4: weights[0].auth.{other}", f"{method} takes no {other}")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from truss_cache_tasks import Entry, load_config
 from truss_cache_tasks.config.credentials import find_credential, fingerprint
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Credential, NoCredential, Secret
+from truss_cache_tasks.model.stores import Credential, Secret
 
 S3 = {"aws_access_key_id": "AKID", "aws_secret_access_key": "sekrit", "aws_region": "eu-west-1"}
 GCS = {
@@ -47,7 +47,7 @@ class World:
 
     def find(self, entry: Entry) -> Credential | None:
         found = find_credential(entry, self.settings)
-        return None if isinstance(found, NoCredential) else found
+        return found if isinstance(found, Credential) else None
 
     def refused(self, entry: Entry) -> str:
         with pytest.raises(CredentialError) as caught:

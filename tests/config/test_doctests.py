@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("module", ["fields", "folders", "placeholders", "names", "uris"])
+@pytest.mark.parametrize("module", ["fields", "folders", "placeholders", "names", "uris", "web_urls"])
 def test_the_examples_of_the_docstrings_are_true(module: str) -> None:
     result = doctest.testmod(importlib.import_module(f"truss_cache_tasks.config.{module}"))
     assert result.attempted

@@ -10,6 +10,7 @@ import pytest
 from truss_cache_tasks import Config, Entry, load_config
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
+from truss_cache_tasks.model.stores import AuthMethod, Role
 
 
 def write(folder: Path, text: str, name: str = "config.yaml") -> Path:
@@ -20,6 +21,9 @@ def write(folder: Path, text: str, name: str = "config.yaml") -> Path:
 
 def read(folder: Path, text: str) -> Config:
     return load_config(write(folder, text))
+
+
+VOLUMES = "volumes of Baseten's delivery network, which have no address outside of it"
 
 
 def one(folder: Path, text: str) -> Entry:
@@ -70,6 +74,9 @@ def test_a_bare_hub_entry_is_main_of_the_hub_layout(tmp_path: Path) -> None:
         ("gcs://b/p/q//", "gs://b/p/q", Layout.BUCKET),
         ("s3://b//p//q/", "s3://b/p//q", Layout.BUCKET),
         ("s3://b/m@v1 final", "s3://b/m@v1 final", Layout.BUCKET),
+        ("r2://account_id.bucket/p//", "r2://account_id.bucket/p", Layout.BUCKET),
+        ("r2://0a1b.my.bucket", "r2://0a1b.my.bucket", Layout.BUCKET),
+        ("cw://bucket/p/q", "cw://bucket/p/q", Layout.BUCKET),
         ("file://weights/", "file://weights", Layout.BUCKET),
         ("file://./weights", "file://./weights", Layout.BUCKET),
         ("file:///srv/weights//", "file:///srv/weights", Layout.BUCKET),
@@ -184,7 +191,7 @@ weights:
   auth: {auth_method: aws_oidc, aws_oidc_role_arn: r, aws_oidc_region: e}
 - source: gs://b/p
   mount_location: /models/c
-  auth: {auth_method: custom_secret, auth_secret_name: other}
+  auth: {auth_method: custom_secret, auth_secret_name: other, aws_oidc_role_arn: ''}
 - source: file://w
   mount_location: /models/a/inside
 """
@@ -194,8 +201,25 @@ weights:
     assert (first.runtime_secret_name, first.secret_is_named) == ("mine", True)
     assert (second.runtime_secret_name, second.secret_is_named) == ("hf_access_token", False)
     assert (second.revision, second.request.allow) == ("", ("**/*.bin",))
-    assert (third.runtime_secret_name, third.secret_is_named) == ("other", True)
+    assert second.role == Role(method=AuthMethod.AWS_OIDC, account="r", scope="e")
+    assert (third.runtime_secret_name, third.secret_is_named, third.role) == ("other", True, None)
     assert [entry.name for entry in (first, second, third, fourth)] == ["org/name", "b/p", "b/p#2", "w"]
+
+
+def test_a_secret_beside_a_role_is_ignored_with_a_warning(tmp_path: Path) -> None:
+    text = """
+weights:
+- source: s3://b/p
+  mount_location: /models/b
+  auth_secret_name: mine
+  auth: {auth_method: AWS_ASSUME_ROLE, aws_assume_role_arn: r, aws_assume_role_region: e}
+"""
+    config = read(tmp_path, text)
+    assert config.entries[0].role == Role(method=AuthMethod.AWS_ASSUME_ROLE, account="r", scope="e")
+    assert not config.entries[0].secret_is_named
+    assert config.warnings[0].endswith(
+        "config.yaml:5: weights[0].auth_secret_name: ignored, AWS_ASSUME_ROLE takes no secret"
+    )
 
 
 def test_data_dir_is_relative_to_the_config(tmp_path: Path) -> None:
@@ -303,3 +327,15 @@ def test_a_thousand_entries_are_read_in_a_moment(tmp_path: Path) -> None:
         assert len(load_config(path).entries) == 1000
         spent.append(time.process_time() - start)
     assert min(spent) < 0.5  # 0.08 s on two cores; the Python YAML loader alone takes 0.4
+
+
+def test_volumes_of_bdn_beside_entries_are_warned_of(tmp_path: Path) -> None:
+    text = "bdn:\n  mounts: [{source: 'bdn:ns/vol', path: /v}]\nmodel_cache: [{repo_id: a/b}]\n"
+    (warning,) = read(tmp_path, text).warnings
+    assert warning.endswith("config.yaml:2: bdn.mounts: not fetched: " + VOLUMES)
+
+
+@pytest.mark.parametrize("bdn", ["{}", "{mounts: []}", "{mounts: null}", "{access: [x]}", "null", "[]", "text"])
+def test_a_bdn_without_volumes_is_ignored(bdn: str, tmp_path: Path) -> None:
+    config = read(tmp_path, f"bdn: {bdn}\nweights: []\n")
+    assert (config.entries, config.warnings) == ((), ())

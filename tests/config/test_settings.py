@@ -39,7 +39,9 @@ def test_every_variable_is_read() -> None:
         "TRUSS_CACHE_REPLACE": "1",
         "TRUSS_CACHE_ACCEPT_UNVERIFIED": "1",
         "TRUSS_CACHE_FOLLOW_LINKS": "yes",
+        "TRUSS_CACHE_DIGESTS": "https://h/w?a=b=sha256:00\n https://h/v=sha256:11",
         "TRUSS_CACHE_LOCKED": "on",
+        "TRUSS_CACHE_R2_ENDPOINT": "https://{account_id}.eu.r2.cloudflarestorage.com/",
         "TRUSS_CACHE_HF_ENDPOINTS": "https://a.example/hub/, http://b:8090,https://a.example/hub",
         "TRUSS_CACHE_XET": "0",
         "TRUSS_CACHE_EVENTS": "events.jsonl",
@@ -54,9 +56,11 @@ def test_every_variable_is_read() -> None:
     assert (settings.project, settings.debug) == ("my-project.1", True)
     assert (settings.connections, settings.max_rate) == (256, 1_500_000)
     assert settings.max_bytes == 1_500_000_000_000
+    assert settings.digests == (("https://h/w?a=b", "sha256:00"), ("https://h/v", "sha256:11"))
     assert (settings.replace, settings.accept_unverified, settings.follow_links) == (True, True, True)
     assert settings.locked
     assert settings.events == Path("/here/events.jsonl")
+    assert settings.network.variable("TRUSS_CACHE_R2_ENDPOINT") == env["TRUSS_CACHE_R2_ENDPOINT"]
     assert {variable.name for variable in VARIABLES} == {name for name in env if name.startswith("TRUSS_")}
 
 
@@ -83,6 +87,20 @@ def test_a_rate_is_bytes_a_second_with_suffixes_of_1000(text: str, rate: int) ->
         *[("TRUSS_CACHE_REPLACE", value, "1 or 0") for value in ("2", "force")],
         *[("TRUSS_CACHE_ACCEPT_UNVERIFIED", value, "1 or 0") for value in ("2", "md5")],
         *[("TRUSS_CACHE_FOLLOW_LINKS", value, "1 or 0") for value in ("2", "all")],
+        *[
+            ("TRUSS_CACHE_R2_ENDPOINT", value, "https://HOST")
+            for value in (
+                "r2.test",
+                "ftp://r2.test",
+                "https://",
+                "https://r2.test/bucket",
+                "https://r2.test?a=b",
+                "https://r2.test#a",
+                "https://{account}.r2.test",
+                "https://r2.test:x",
+                "https://r 2.test",
+            )
+        ],
         ("TRUSS_CACHE_XET", "1", "0: files that the Hub keeps in Xet come by their resolve URLs"),
         *[("TRUSS_CACHE_PROJECT", value, "letters") for value in ("a/b", "..", "a b", "x" * 101)],
     ],
@@ -93,6 +111,19 @@ def test_a_bad_value_names_its_variable_and_what_it_may_hold(name: Any, value: A
     assert str(caught.value).startswith(f"{name}: got {value!r}, expected ")
     assert want in str(caught.value)
     assert name in (caught.value.hint or "")
+
+
+def test_a_password_in_the_url_of_a_bad_value_is_not_repeated() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_settings({"TRUSS_CACHE_R2_ENDPOINT": "https://user:hunter2/@r2.test/"}, HERE)
+    assert str(caught.value).startswith("TRUSS_CACHE_R2_ENDPOINT: got 'https://***@r2.test/', expected https://HOST")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9000", "https://[::1]:9000/", "https://account_id.r2.test", "https://{account_id}.us.r2"]
+)
+def test_an_endpoint_is_the_url_of_a_server(url: str) -> None:
+    assert read_settings({"TRUSS_CACHE_R2_ENDPOINT": url}, HERE).network.variable("TRUSS_CACHE_R2_ENDPOINT") == url
 
 
 @pytest.mark.parametrize(
@@ -191,11 +222,13 @@ print([name for name in sys.modules if name.partition('.')[0] in
 def test_the_environment_is_read_in_one_module_and_written_in_one() -> None:
     package = Path(truss_cache_tasks.__file__).parent
     named = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if "os.environ" in path.read_text()}
-    # settings.py speaks of it; the front ends hand it to read_settings; session.py has its reason beside it
+    # settings.py speaks of it; the front ends hand it to read_settings; session.py has its reason beside it; the reads
+    # of SourceContract reach servers as a front end would
     assert named == {
         "config/settings.py",
         "app/workspace.py",
         "app/output.py",
         "app/display/display.py",
         "sources/huggingface/session.py",
+        "sources/testing.py",
     }

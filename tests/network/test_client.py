@@ -23,7 +23,8 @@ SECRET = {"Authorization": "Basic c2VjcmV0"}
 
 
 def ask(url: str, **network: Any) -> bytes:
-    answer = HttpClient("x://b/m", Network(**{"limits": QUICK, **network})).send("GET", url, SECRET)
+    with HttpClient(url, Network(**{"limits": QUICK, **network})) as client:
+        answer = client.send("GET", url, SECRET, "x://b/m")
     return answer.body if answer.status == 200 else b"%d" % answer.status
 
 
@@ -84,7 +85,7 @@ def test_redirects_without_an_end_are_refused(server: FaultServer) -> None:
 
 @pytest.mark.parametrize("target", ["http://[::1", "http://127.0.0.1:99999/"])
 def test_a_redirect_that_is_no_url_leads_nowhere(server: FaultServer, target: str) -> None:
-    ask(server.add("/list", b"", f"redirect:{target}"))
+    assert type(failure(server.add("/list", b"", f"redirect:{target}"))) is PermanentError
     assert len(server.asked) == 1
 
 

@@ -1,4 +1,4 @@
-"""A certificate authority of one test run, and a certificate of it for 127.0.0.1 and localhost."""
+"""A certificate authority of one test run, and a certificate of it for 127.0.0.1, localhost and further names."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SIGNS = x509.KeyUsage(
 )
 
 
-def make_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Return the CA's bundle and a server's context, whose files are in `folder`.
+def make_authority(folder: Path, *hosts: str) -> tuple[Path, ssl.SSLContext]:
+    """Return the CA's bundle and the context of a server that is also called `hosts`; their files are in `folder`.
 
     They hold what RFC 5280 demands: since 3.13 Python's own contexts refuse what does not (VERIFY_X509_STRICT).
     """
@@ -59,7 +59,7 @@ def make_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:
     is_authority = x509.BasicConstraints(ca=True, path_length=None)
     bundle.write_bytes(certificate(authority_name, authority_key, is_authority, SIGNS))
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    names = x509.SubjectAlternativeName([address, x509.DNSName("localhost")])
+    names = x509.SubjectAlternativeName([address, *map(x509.DNSName, ("localhost", *hosts))])
     chain.write_bytes(certificate(server_name, server_key, names))
     key.write_bytes(
         server_key.private_bytes(

@@ -20,9 +20,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from servers.named import Named, named
 from servers.tools import die_with_parent, free_ports, require, wait_until
 
 REGION = "us-east-1"
+# Names under which both servers answer: a bucket is the first part of the path, or the label before such a name.
+R2_ACCOUNT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+HOSTS = (
+    f"{R2_ACCOUNT}.r2.cloudflarestorage.com",
+    f"{R2_ACCOUNT}.eu.r2.cloudflarestorage.com",
+    "cwobject.com",
+    "s3.test",
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,11 @@ def _process(command: list[str], log: Path, env: Mapping[str, str]) -> Iterator[
             process.wait()
 
 
+def under_names(url: str, folder: Path) -> contextlib.AbstractContextManager[Named]:
+    """Run a proxy that leads to the server at `url` under all of `HOSTS`, its certificates in `folder`."""
+    return named(url, folder, *HOSTS, *(f"*.{host}" for host in HOSTS))
+
+
 # SeaweedFS
 
 
@@ -127,6 +141,7 @@ def seaweedfs() -> Iterator[S3Server]:
             *(require("weed"), "-logtostderr=true", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
             *("-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}"),
+            f"-s3.domainName={','.join(HOSTS)}",
             *("-master.volumeSizeLimitMB=64", "-volume.max=200", "-master.telemetry=false"),
         ]
         server = S3Server(f"http://127.0.0.1:{ports[6]}", identities, public="public")
@@ -195,7 +210,11 @@ def moto_server() -> Iterator[S3Server]:
     with tempfile.TemporaryDirectory(prefix="moto-") as folder:
         log = Path(folder) / "log"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        env = {"AWS_EC2_METADATA_DISABLED": "true", "MOTO_S3_DEFAULT_MAX_KEYS": str(MOTO_PAGE)}
+        env = {
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "MOTO_S3_DEFAULT_MAX_KEYS": str(MOTO_PAGE),
+            "MOTO_S3_CUSTOM_ENDPOINTS": ",".join(f"https://{host}" for host in HOSTS),
+        }
         with _process(command, log, env) as process:
             try:
                 wait_until(lambda: _status(f"{url}/moto-api/") == 200, "moto", alive=lambda: process.poll() is None)

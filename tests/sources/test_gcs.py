@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from servers.certificates import make_authority
+from servers.faults import FaultServer
 from servers.gcs import GET_ONLY, LIST_ONLY, READER, REVOKED, Gcs, new_key
 
 from truss_cache_tasks.errors import (
@@ -794,3 +795,15 @@ def test_importing_and_opening_the_source_imports_nothing_of_google() -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_listing_follows_no_redirect_from_https_to_http(
+    store: Place, secure: FaultServer, fault_authority: Any
+) -> None:
+    public = store.public()
+    secure.add(f"/storage/v1/b/{public.bucket}/o", b"", f"redirect:{store.gcs.url}/storage/v1/b/{public.bucket}/o")
+    public.env = {**public.env, "STORAGE_EMULATOR_HOST": secure.base, "SSL_CERT_FILE": str(fault_authority[0])}
+    with store.gcs.watching() as seen:
+        refused = refusal_of(public.source().listing, PermanentError, public)
+    assert "127.0.0.1 redirects from https to http" in refused
+    assert kinds(seen) == []

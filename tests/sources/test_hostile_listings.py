@@ -19,6 +19,7 @@ from truss_cache_tasks.errors import CacheTaskError, Stopped, TransientError, Wr
 from truss_cache_tasks.network.cancel import StopPoll
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
+from truss_cache_tasks.sources.azure import AzureSource
 from truss_cache_tasks.sources.gcs import GcsSource
 from truss_cache_tasks.sources.huggingface import HuggingFaceSource
 from truss_cache_tasks.sources.s3 import S3Source
@@ -49,6 +50,12 @@ def healthy_s3(path: str) -> tuple[bytes, str]:
     return b"<ListBucketResult><IsTruncated>false</IsTruncated>" + item + b"</ListBucketResult>", "application/xml"
 
 
+def healthy_azure(path: str) -> tuple[bytes, str]:
+    properties = b"<Properties><Content-Length>5</Content-Length><Etag>0x8D1</Etag></Properties>"
+    blob = b"<Blob><Name>m/w.bin</Name>" + properties + b"</Blob>"
+    return b"<EnumerationResults><Blobs>" + blob + b"</Blobs><NextMarker /></EnumerationResults>", "application/xml"
+
+
 @dataclass
 class Store:
     """One kind of store, and its source at a server."""
@@ -61,6 +68,7 @@ class Store:
 
     def env(self, server: HostileServer) -> dict[str, str]:
         quiet = {"AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true", "HOME": "/nowhere"}
+        quiet |= {"AZURE_STORAGE_ACCOUNT": "acc", "AZURE_STORAGE_SAS_TOKEN": "sig=s"}
         return {self.variable: server.url, **quiet}
 
     def open(self, server: HostileServer, limits: ExchangeLimits = IMPATIENT, **options: Any) -> Any:
@@ -71,6 +79,7 @@ STORES = [
     Store("hub", "org/name", healthy_hub, HuggingFaceSource, "HF_ENDPOINT"),
     Store("s3", "s3://bkt/m", healthy_s3, S3Source, "AWS_ENDPOINT_URL_S3"),
     Store("gcs", "gs://bkt/m", healthy_gcs, GcsSource, "STORAGE_EMULATOR_HOST"),
+    Store("azure", "azure://acc/box/m", healthy_azure, AzureSource, "AZURE_STORAGE_SERVICE_ENDPOINT"),
 ]
 
 

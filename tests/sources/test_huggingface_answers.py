@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from entries import entry, open_with, settings
+from servers.faults import FaultServer
 from servers.hub import Hub, Repo
 
 from truss_cache_tasks.errors import CacheTaskError, NotFound, PermanentError, WrongAnswer
@@ -236,3 +237,15 @@ def test_refs_that_no_hub_has_leave_the_error_of_the_revision_as_it_is(
     with pytest.raises(NotFound, match="no revision 'mian'") as caught:
         open_hub(hub, tmp_path, revision="mian").listing()
     assert caught.value.hint == "Check `revision`."
+
+
+def test_a_listing_follows_no_redirect_from_https_to_http(
+    hub: Hub, repo: Repo, secure: FaultServer, fault_authority: Any, tmp_path: Path
+) -> None:
+    secure.add("/api/models/org/name/revision/main", b"", f"redirect:{hub.url}/api/models/org/name/revision/main")
+    env = {"HF_ENDPOINT": secure.base, "HOME": str(tmp_path), "SSL_CERT_FILE": str(fault_authority[0])}
+    source = open_with(HuggingFaceSource, entry("org/name"), settings(**env), limits=QUICK)
+    asked = len(hub.requests)
+    with pytest.raises(PermanentError, match=r"127\.0\.0\.1 redirects from https to http"):
+        source.listing()
+    assert len(hub.requests) == asked

@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ import pytest
 from entries import entry, open_with, settings
 from servers.s3 import MOTO_PAGE, Keys, PartChecksums, S3Server, Watched, region_stub, watched
 
+from sources.s3_places import UNKNOWN, Place, S3Contract, config_with, place
 from truss_cache_tasks.errors import (
     AccessDenied,
     ConfigError,
     CredentialError,
     NotFound,
-    NothingSelected,
     SourceChanged,
     TransientError,
 )
@@ -35,94 +35,12 @@ from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.s3 import S3Source
 from truss_cache_tasks.sources.s3.digests import digest_of_head
 from truss_cache_tasks.sources.s3.refusals import is_transient
-from truss_cache_tasks.sources.testing import DATA, SourceContract, by_path, digest_of, read, read_digest, text_of
+from truss_cache_tasks.sources.testing import DATA, by_path, digest_of, read, read_digest, text_of
 
 pytest_plugins = ["servers.fixtures_s3"]
 
 MIB = 1 << 20
-UNKNOWN = Keys("AKUNKNOWN00", "SK-of-nobody-0123456789")
 QUICK = ExchangeLimits(retry=RetryLimits(backoff_s=0.01, backoff_cap_s=0.05))
-
-
-def config_with(folder: Path, keys: Keys | None) -> Path:
-    """Return the config path of a Truss in a new folder below `folder`, with `keys` as its credential file."""
-    truss = folder / uuid.uuid4().hex
-    (truss / "data").mkdir(parents=True)
-    if keys is not None:
-        (truss / "data" / "s3_credentials.json").write_text(json.dumps({**keys.fields(), "aws_region": "us-east-1"}))
-    return truss / "config.yaml"
-
-
-@dataclass
-class Place:
-    """One prefix of a bucket of a real server."""
-
-    server: S3Server
-    folder: Path
-    bucket: str
-    prefix: str
-    keys: Keys | None
-    secrets: tuple[str, ...] = ()
-
-    def put(self, path: str, data: bytes, **extra: Any) -> None:
-        self.server.client().put_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}", Body=data, **extra)
-
-    def put_beside(self, suffix: str, data: bytes) -> None:
-        self.server.client().put_object(Bucket=self.bucket, Key=self.prefix + suffix, Body=data)
-
-    def delete(self, path: str) -> None:
-        self.server.client().delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}")
-
-    def at(self, uri: str, keys: Keys | None, **entry_fields: Any) -> S3Source:
-        return open_with(
-            S3Source, entry(uri, config=config_with(self.folder, keys), **entry_fields), settings(**self.server.env)
-        )
-
-    def source(self, **entry_fields: Any) -> S3Source:
-        return self.at(f"s3://{self.bucket}/{self.prefix}", self.keys, **entry_fields)
-
-    def by(self, keys: Keys | None) -> S3Source:
-        return self.at(f"s3://{self.bucket}/{self.prefix}", keys)
-
-    def whole(self) -> S3Source:
-        return self.at(f"s3://{self.bucket}", self.keys)
-
-    def source_of(self, path: str) -> S3Source:
-        return self.at(f"s3://{self.bucket}/{self.prefix}/{path}", self.keys)
-
-    def missing(self) -> S3Source:
-        return self.at("s3://no-such-bucket-here/m", self.keys)
-
-    def refused(self) -> S3Source:
-        return self.by(UNKNOWN)
-
-    def public(self) -> Place:
-        assert self.server.public
-        return Place(self.server, self.folder, self.server.public, new_prefix(), None)
-
-
-def new_prefix() -> str:
-    return f"m-{uuid.uuid4().hex[:12]}"
-
-
-def place(server: S3Server, folder: Path) -> Place:
-    keys = server.identities["ro"]
-    return Place(server, folder, server.bucket, new_prefix(), keys, (keys.access, keys.secret, UNKNOWN.secret))
-
-
-class S3Contract(SourceContract):
-    @pytest.mark.parametrize(
-        ("beside", "words"),
-        [((), "has nothing"), (("/", "/sub/"), "only folder markers"), (("-hf/other.bin",), "has nothing")],
-    )
-    def test_a_prefix_with_nothing_below_it_is_refused(  # type: ignore[override]  # its cases are those of keys
-        self, store: Place, beside: tuple[str, ...], words: str
-    ) -> None:
-        for suffix in beside:
-            store.put_beside(suffix, b"" if suffix.endswith("/") else b"other")
-        with pytest.raises(NothingSelected, match=words) as caught:
-            store.source().listing()
-        self.assert_clear_error(caught.value, store)
 
 
 class TestSeaweedFS(S3Contract):

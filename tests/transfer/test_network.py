@@ -56,14 +56,15 @@ def test_a_secret_does_not_come_back_by_way_of_another_host(server: FaultServer,
     assert "authorization" not in server.asked[-1].headers
 
 
-def test_a_downgrade_to_http_drops_the_credential(
+def test_a_redirect_from_https_to_http_is_not_followed(
     secure: FaultServer, server: FaultServer, fault_authority: tuple[Path, ssl.SSLContext]
 ) -> None:
-    url = secure.add("/w", BODY, f"redirect:{server.add('/plain', BODY)}")
+    url = secure.add("/w", BODY, f"redirect:{server.add('/plain', BODY)}?hush")
     network = transfer.Network(ca_bundle=str(fault_authority[0]))
-    assert is_done(pull_one(job_for(url, BODY, headers=SECRETS), network=network))
-    assert "authorization" in secure.asked[0].headers
-    assert "authorization" not in server.asked[0].headers
+    error = error_of(pull_one(job_for(url, BODY, headers=SECRETS), network=network))
+    assert isinstance(error, PermanentError)
+    assert str(error) == "w.bin: 127.0.0.1 redirects from https to http, expected https"
+    assert server.asked == []
 
 
 @pytest.mark.parametrize("target", ["http://exa mple.com/", "http://@/", "http://[::1]x/", "http://%ff.example/"])

@@ -72,6 +72,7 @@ def fetch(
     reporter: Reporter | None = None,
     *,
     model_cache_dir: Path | str | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> Result:
     """Make the entries of a config fresh, as the command `truss-cache` does.
 
@@ -93,6 +94,7 @@ def fetch(
             have its name. An exception that it raises ends the run of that entry, and is raised here after the other
             entries ended. It must not fetch that entry itself: it would wait for its own lock.
         model_cache_dir: in place of /app/model_cache; TRUSS_MODEL_CACHE_DIR takes precedence.
+        digests: as in `cache_tasks`.
 
     Returns:
         What was done to each entry. An entry that fails is in it, and the others are fetched all the same.
@@ -102,7 +104,7 @@ def fetch(
             be appended. Nothing was fetched.
         KeyboardInterrupt: Ctrl-C.
     """
-    workspace = open_workspace(config, model_cache_dir)
+    workspace = open_workspace(config, model_cache_dir, digests=digests)
     contexts = workspace.choose(names)
     workspace.require_lock()
     workspace.require_event_log(is_running=True)

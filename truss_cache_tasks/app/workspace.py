@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -217,6 +217,7 @@ def open_workspace(
     follow_links: bool = False,
     events: Path | None = None,
     strict_patterns: bool = False,
+    digests: Mapping[str, str] | None = None,
 ) -> Workspace:
     """Return the workspace of a config, with the settings of the environment. Reads no cache and sends no request.
 
@@ -227,6 +228,7 @@ def open_workspace(
         replace, accept_unverified, follow_links: True sets the field of that name in Settings, as its variable does.
         events: in place of TRUSS_CACHE_EVENTS.
         strict_patterns: sets the field of that name in Settings.
+        digests: URL -> `sha256:hex` of files of web servers, besides those of TRUSS_CACHE_DIGESTS.
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
@@ -243,6 +245,8 @@ def open_workspace(
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()
     config = path if isinstance(path, Config) else load_config(path)
+    if digests or settings.digests:
+        config = _with_digests(config, settings, digests or {})
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
     project = Project(
         id=settings.project or hashlib.sha256(os.fsencode(os.path.realpath(config.path))).hexdigest()[:16],
@@ -262,6 +266,25 @@ def open_workspace(
     if settings.locked or os.path.lexists(config.path.parent / LOCK_NAME):
         _add_lock(workspace)
     return workspace
+
+
+def _with_digests(config: Config, settings: Settings, digests: Mapping[str, str]) -> Config:
+    """Return the config with the digests that were given for its files of web servers."""
+    from truss_cache_tasks.config.digests import merge_digests, parse_digests, with_digests  # not needed without any
+
+    if not isinstance(digests, Mapping):
+        found = type(digests).__name__
+        raise ConfigError(f"digests: found a {found}, expected a dict", hint='Write {"https://...": "sha256:..."}.')
+    variable = parse_digests(settings.digests, "TRUSS_CACHE_DIGESTS")
+    ours = parse_digests(digests.items(), "digests")
+    config, unknown = with_digests(config, merge_digests(variable, ours, "digests"))
+    for source in unknown:
+        message = f"{source}: no entry of {config.path.name} has this source"
+        if source in ours:
+            raise ConfigError(f"digests: {message}", hint="Write the URL as the config has it, with its query.")
+        # the variable may be for several configs
+        config = config._replace(warnings=(*config.warnings, f"TRUSS_CACHE_DIGESTS: {message}"))
+    return config
 
 
 def _add_lock(workspace: Workspace) -> None:

@@ -42,9 +42,13 @@ def _own_folder(request: Request) -> list[tuple[Hashable, str, str]]:
         message = f"mount_location {request.folder!r} is that of"
         return [(("mount", request.folder), message, "Give each entry a mount_location of its own.")]
     if request.layout is Layout.BUCKET and request.source.store.is_local:
-        name = request.source.root.rpartition("/")[2]
+        name = request.source.cache_path
         hint = "Rename one folder, or set use_volume and a volume_folder."
         return [(("model cache", name), f"{name!r} goes to the same folder as", hint)]
+    if request.layout is Layout.BUCKET and request.source.store.is_web:
+        name = request.source.cache_path
+        hint = "Remove one of the two, or set use_volume and a volume_folder."
+        return [(("file", name), f"{name!r} is the same file as that of", hint)]
     return []
 
 

@@ -13,19 +13,30 @@ from typing import Any, NoReturn, assert_never
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Credential, JsonCredential, NoCredential, Secret, TokenCredential
+from truss_cache_tasks.model.stores import (
+    Credential,
+    JsonCredential,
+    LoginCredential,
+    NoCredential,
+    Role,
+    Secret,
+    TokenCredential,
+)
 
 _LARGEST = 1 << 20  # bytes of a credential file
 
 
-def find_credential(entry: Entry, settings: Settings) -> Credential | NoCredential:
-    """Return the entry's credential: a file in the data folder, else a secret, a variable, or the login token.
+def find_credential(entry: Entry, settings: Settings) -> Credential | Role | NoCredential:
+    """Return the entry's credential: a file in the data folder, else a secret, a variable, the login token, or netrc.
 
-    NoCredential where only the credential chain of the vendor's SDK or anonymous access remains.
+    The role of an entry takes the place of a secret. NoCredential where only the credential chain of the vendor's SDK
+    or anonymous access remains.
 
     Raises:
-        CredentialError: the file exists and cannot be used; names a missing field, never a value.
+        CredentialError: the file exists and cannot be used (names a missing field, never a value); or the store knows
+            no such role.
     """
+    _check_role(entry)
     path = next(filter(_is_there, _candidates(entry, settings)), None)
     match entry.request.source.store.credential:
         case TokenCredential() as spec:
@@ -34,9 +45,11 @@ def find_credential(entry: Entry, settings: Settings) -> Credential | NoCredenti
             return _ambient_token(spec, settings) or _no_token(entry, spec, settings)
         case JsonCredential() as spec:
             if path is None:
-                return _no_file(entry, spec)
+                return entry.role or _no_file(entry, spec)
             origin = _shown(path, entry)
             return Credential(origin, _fields(_text(path, origin), spec, origin))
+        case LoginCredential() as spec:
+            return _login(path, entry, spec, settings)
         case None:
             return NoCredential()
         case spec:
@@ -64,6 +77,8 @@ def _candidates(entry: Entry, settings: Settings) -> Iterator[Path]:
     match entry.request.source.store.credential:
         case None:
             return
+        case LoginCredential():
+            pass
         case TokenCredential() as spec:
             has_secret = has_secret or spec.is_hub
         case JsonCredential() as spec:
@@ -78,12 +93,38 @@ def _secrets(entry: Entry, settings: Settings) -> list[Path]:
     return [folder / entry.runtime_secret_name for folder in settings.secrets_dirs]
 
 
+def _check_role(entry: Entry) -> None:
+    """Raise CredentialError for a role of a method that the entry's store does not know."""
+    store = entry.request.source.store
+    if entry.role is None or entry.role.method in store.auth_methods:
+        return
+    methods = ("CUSTOM_SECRET", *store.auth_methods)
+    _fail(
+        f"{entry.where}.auth",
+        f"{entry.role.method} gives no access to {store.scheme}://, expected {' or '.join(methods)}",
+        "Correct auth_method, or remove auth for what is public.",
+    )
+
+
 def _no_token(entry: Entry, spec: TokenCredential, settings: Settings) -> NoCredential:
     looked_at = [str(path) for path in _candidates(entry, settings)]
     if spec.is_hub and not settings.sends_implicit_token:
         return NoCredential(tuple(looked_at), "HF_HUB_DISABLE_IMPLICIT_TOKEN is set")
     looked_at += spec.variables[:1]
     return NoCredential((*looked_at, "the login of `hf auth login`") if spec.is_hub else tuple(looked_at))
+
+
+def _login(path: Path | None, entry: Entry, spec: LoginCredential, settings: Settings) -> Credential | NoCredential:
+    from urllib.parse import urlsplit  # neither is needed by the other stores
+
+    from truss_cache_tasks.config.logins import find_in_netrc, read_secret
+
+    host = urlsplit(entry.request.source.url).hostname or ""
+    if path is not None:
+        return read_secret(_text(path, str(path)), str(path), host)
+    netrc = settings.named_file(spec.variables, "~/.netrc")
+    places = (*map(str, _candidates(entry, settings)), str(netrc))
+    return find_in_netrc(netrc, host) or NoCredential(places)
 
 
 def _no_file(entry: Entry, spec: JsonCredential) -> NoCredential:
@@ -200,11 +241,12 @@ def _fields(text: str, spec: JsonCredential, origin: str) -> dict[str, Secret]:
         if found.get(name, value) != value:
             _fail(origin, f"{name}: expected {value}", spec.remedy or f'Write "{name}": "{value}".')
     fields = {}
-    for name in spec.required + spec.optional:
+    required = spec.required + _alternative(found, spec, origin)
+    for name in required + spec.optional:
         given = name if found.get(name) not in (None, "") else name.removeprefix(spec.prefix)
         if found.get(given) not in (None, ""):
             fields[name] = Secret(_string(found, given, origin).strip())
-        elif name in spec.required:
+        elif name in required:
             _fail(origin, f"{name} is missing", spec.remedy or f'Add "{name}" to it.')
     added = {}
     for name, value in spec.defaults:
@@ -215,6 +257,16 @@ def _fields(text: str, spec: JsonCredential, origin: str) -> dict[str, Secret]:
     if spec.is_whole:
         return {"json": Secret(json.dumps({**found, **added}) if added else text)}
     return {**{name: Secret(value) for name, value in added.items()}, **fields}
+
+
+def _alternative(found: Mapping[str, Any], spec: JsonCredential, origin: str) -> tuple[str, ...]:
+    """Return the one set of fields among the alternatives that a credential file holds, at least in part."""
+    given = [fields for fields in spec.alternatives if any(found.get(name) not in (None, "") for name in fields)]
+    if len(given) == 1 or not spec.alternatives:
+        return given[0] if given else ()
+    expected = " | ".join(" + ".join(fields) for fields in spec.alternatives)
+    held = " and ".join(fields[0] for fields in given) or "none of its fields"
+    _fail(origin, f"holds {held}, expected one of {expected}", spec.remedy or "Write the fields of one credential.")
 
 
 def _string(found: Mapping[str, Any], name: str, origin: str) -> str:

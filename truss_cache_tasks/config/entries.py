@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from truss_cache_tasks.model.keys import RequestKey, request_key
 from truss_cache_tasks.model.request import Request
+from truss_cache_tasks.model.stores import Role
 
 DEFAULT_SECRET = "hf_access_token"  # Truss's default for runtime_secret_name
 
@@ -28,6 +29,7 @@ class Entry(NamedTuple):
         data_dir: absolute path of the Truss's `data_dir`.
         hub_env: the hub variables of the config's `environment_variables`, as sorted pairs; when not empty they alone
             decide where the hub cache is. Relative paths are already relative to the config's folder.
+        role: of `auth`, else None; where it is set, no secret is named.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Entry(NamedTuple):
     config: Path
     data_dir: Path
     hub_env: tuple[tuple[str, str], ...] = ()
+    role: Role | None = None
 
     @property
     def key(self) -> RequestKey:

@@ -17,6 +17,7 @@ _TEXT = (_TAG + "str", _TAG + "value")  # a plain `=` is text to PyYAML's SafeLo
 _TRUE = ("yes", "true", "on")
 # Characters that break a line, a path or a terminal: C0, DEL, C1, and the Unicode line breaks.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_QUERY = re.compile(r"(https?://[^\s?#]*)\?\S*", re.IGNORECASE)  # may hold a token
 _LONGEST_PATTERN = 4096  # PATH_MAX; object keys have at most 1024 bytes
 _LONGEST = 80  # characters of a user's value that a message repeats
 
@@ -217,7 +218,8 @@ def line_of(node: Node) -> int:
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line, without control characters, shortened for a message."""
+    """Return `text` on one line, without control characters and queries of URLs, shortened for a message."""
+    text = _QUERY.sub(r"\1?...", text)
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 

@@ -16,7 +16,7 @@ from truss_cache_tasks.config.settings import HUB_VARIABLES
 from truss_cache_tasks.errors import ConfigError
 
 _LISTS = ("model_cache", "hf_cache", "weights")
-_READ = (*_LISTS, "data_dir", "environment_variables")
+_READ = (*_LISTS, "bdn", "data_dir", "environment_variables")
 _MOST_EDITS = 2  # of a misspelt section: it would otherwise give an empty config without a word
 
 
@@ -37,6 +37,7 @@ def load_config(path: str | Path) -> Config:
     _refuse_misspelt_section(root, members)
     context = ConfigContext(file, _data_dir(members.get("data_dir"), file.parent), _hub_env(members, file.parent))
     entries = _entries(members, context)
+    _check_volumes(members.get("bdn"), entries, context)
     refuse_collisions(entries)
     context.warnings += _warnings(root, members)
     names = name_entries([(entry.request.source, entry.request.revision) for entry in entries])
@@ -58,6 +59,18 @@ def _entries(members: dict[str, Value], context: ConfigContext) -> list[Entry]:
     from truss_cache_tasks.config.weights import read_weights  # most configs have none
 
     return [read_weights(item, context) for item in _items(weights, "source: hf://org/name", one=False)]
+
+
+def _check_volumes(bdn: Value | None, entries: list[Entry], context: ConfigContext) -> None:
+    """Raise ConfigError if volumes of `bdn` are all that a config has; beside entries, warn of them."""
+    mounts = bdn.members(strict=lambda key: False).get("mounts") if bdn is not None and bdn.is_mapping else None
+    if mounts is None or mounts.is_empty:
+        return
+    found = "volumes of Baseten's delivery network, which have no address outside of it"
+    if not entries:
+        hint = "Name the source of the files under `weights`, and leave `bdn` to Truss."
+        mounts.fail(f"found {found}, expected `weights` or `model_cache`", hint)
+    context.warnings.append(f"{mounts.where}: not fetched: {found}")
 
 
 def _items(value: Value | None, example: str, *, one: bool) -> list[Value]:

@@ -106,7 +106,7 @@ def parse_secret_name(text: str) -> str:
 
 def warn_of_source(value: Value, source: SourceRef, context: ConfigContext) -> None:
     """Add a warning for a wildcard in a prefix, which stores take literally."""
-    if set(source.prefix) & set("*?"):
+    if source.store.is_bucket and set(source.prefix) & set("*?"):
         message = "a wildcard in the prefix is taken literally; wildcards go into allow_patterns"
         context.warnings.append(f"{value.where}: {message}")
 
@@ -124,11 +124,9 @@ def _check_kind(value: Value | None, source: SourceRef) -> None:
     if value is None:
         return
     kind = value.string()
-    if kind == "azure":
-        value.fail("azure is not supported yet", "Use hf, gcs or s3.")
     kinds = [store.kind for store in stores() if store.kind]
     if kind not in kinds:
-        value.fail(f"unknown kind {kind!r}", did_you_mean(kind, [*kinds, "azure"]) or "Use hf, gcs or s3.")
+        value.fail(f"unknown kind {kind!r}", did_you_mean(kind, kinds) or "Use hf, gcs, s3 or azure.")
     store = source.store
     if kind != store.kind:
         what = "a plain repo id is hf" if store.is_hub else f"{store.scheme}:// is {store.kind or 'of no kind'}"

@@ -44,8 +44,8 @@ def _suffixed(name: str, revision: str, count: int, taken: set[str]) -> str:
 
 
 def _id(source: SourceRef) -> str:
-    if source.store.is_local:
-        return source.root.rpartition("/")[2]
+    if source.store.is_local or source.store.is_web:
+        return source.cache_path
     return f"{source.root}/{source.prefix}" if source.prefix else source.root
 
 

@@ -5,7 +5,7 @@
 import os
 import pwd
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -60,8 +60,14 @@ VARIABLES = (
     Variable(
         "TRUSS_CACHE_ACCEPT_UNVERIFIED", "1: accept a file whose MD5-like ETag is not its MD5 (else it fails)", "0"
     ),
+    Variable("TRUSS_CACHE_DIGESTS", "digests of https:// files: URL=sha256:HEX, separated by blanks", "none"),
     Variable("TRUSS_CACHE_FOLLOW_LINKS", "1: follow links that lead out of a file:// source", "0"),
     Variable("TRUSS_CACHE_LOCKED", "1: a missing or outdated model_cache.lock is an error, nothing is fetched", "0"),
+    Variable(
+        "TRUSS_CACHE_R2_ENDPOINT",
+        "the server of r2://; {account_id} in it stands for the account",
+        "https://{account_id}.r2.cloudflarestorage.com",
+    ),
     Variable(
         "TRUSS_CACHE_HF_ENDPOINTS",
         "mirrors, URLs with commas between them, for while HF_ENDPOINT is unavailable",
@@ -90,6 +96,7 @@ class Settings(NamedTuple):
         accept_unverified: TRUSS_CACHE_ACCEPT_UNVERIFIED: bytes that two fetches gave equally are accepted although
             the ETag, which looks like an MD5, is not their MD5.
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
+        digests: TRUSS_CACHE_DIGESTS: (URL, digest) of files of web servers, as written.
         locked: TRUSS_CACHE_LOCKED: nothing is fetched without a model_cache.lock that has every entry of the config.
         hub_mirrors: TRUSS_CACHE_HF_ENDPOINTS: URLs without a slash at their ends.
         events: TRUSS_CACHE_EVENTS, absolute, or None: what the events of a run are appended to.
@@ -111,6 +118,7 @@ class Settings(NamedTuple):
     replace: bool = False
     accept_unverified: bool = False
     follow_links: bool = False
+    digests: tuple[tuple[str, str], ...] = ()
     locked: bool = False
     hub_mirrors: tuple[str, ...] = ()
     events: Path | None = None
@@ -152,8 +160,13 @@ class Settings(NamedTuple):
         default = os.path.join(self._hub_home(self.environment), "token")
         return self._absolute(self._expanded(self.environment.get("HF_TOKEN_PATH", default)))
 
+    def named_file(self, variables: Iterable[str], default: str) -> Path:
+        """Return the file that the first of `variables` names that is set, else `default`, which may begin with `~`."""
+        named = next(filter(None, map(self.variable, variables)), default)
+        return self._absolute(self._expanded_user(named))
+
     def variable(self, name: str) -> str:
-        """Return a variable that a store's row names for its token; "" where it is not set."""
+        """Return a variable that a store's row names for its credential; "" where it is not set."""
         return self.environment.get(name, "")
 
     @property
@@ -212,6 +225,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """
     env = dict(env)
     get = _Reader(env, cwd)
+    get.parsed("TRUSS_CACHE_R2_ENDPOINT", _endpoint)  # only checked here: the source gets it in Network.variables
     get.parsed("TRUSS_CACHE_XET", _no_xet)
     return Settings(
         config=get.text("TRUSS_CONFIG"),
@@ -225,6 +239,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         replace=get.parsed("TRUSS_CACHE_REPLACE", _boolean) or False,
         accept_unverified=get.parsed("TRUSS_CACHE_ACCEPT_UNVERIFIED", _boolean) or False,
         follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
+        digests=_digests(env.get("TRUSS_CACHE_DIGESTS", "")),
         locked=get.parsed("TRUSS_CACHE_LOCKED", _boolean) or False,
         hub_mirrors=get.urls("TRUSS_CACHE_HF_ENDPOINTS"),
         events=get.folder("TRUSS_CACHE_EVENTS"),
@@ -273,7 +288,20 @@ class _Reader:
         try:
             return None if text is None else rule(text)
         except ValueError as want:
-            raise ConfigError(f"{name}: got {text!r}, expected {want}", hint=f"Correct {name}, or unset it.") from None
+            shown = re.sub("//.*@", "//***@", text or "", flags=re.DOTALL)  # a user and a password in a URL
+            raise ConfigError(f"{name}: got {shown!r}, expected {want}", hint=f"Correct {name}, or unset it.") from None
+
+
+def _digests(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for number, word in enumerate(text.split(), 1):
+        url, equals, digest = word.rpartition("=")
+        if not url or not equals:  # the word is not shown, as a query may hold a secret
+            raise ConfigError(
+                f"TRUSS_CACHE_DIGESTS: word {number} is not URL=sha256:HEX", hint="Correct it, or unset the variable."
+            )
+        pairs.append((url, digest))
+    return tuple(pairs)
 
 
 def _boolean(text: str) -> bool:
@@ -291,6 +319,13 @@ def _no_xet(text: str) -> None:
 def _project(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", text):
         raise ValueError("1 to 100 letters, digits, '.', '_', '@', '+' and '-', the first a letter or digit")
+    return text
+
+
+def _endpoint(text: str) -> str:
+    host = r"(?:[A-Za-z0-9_.-]|\{account_id\})+|\[[0-9A-Fa-f:.]+\]"
+    if not re.fullmatch(rf"https?://(?:{host})(?::[0-9]{{1,5}})?/?", text):
+        raise ValueError("https://HOST or http://HOST:PORT, where {account_id} may stand for the account")
     return text
 
 

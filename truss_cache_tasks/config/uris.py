@@ -7,13 +7,10 @@ from typing import NamedTuple, assert_never
 
 from truss_cache_tasks.config.fields import InvalidText, did_you_mean
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.model.stores import HUGGINGFACE, Store, UriForm, find_store, stores
-
-_UNSUPPORTED = ("azure", "az", "r2", "cw", "https")
+from truss_cache_tasks.model.stores import HUGGINGFACE, NamePart, Store, UriForm, find_store, stores
 
 # The rule of huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a test compares the two.
 _REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 # What git check-ref-format refuses in a branch or tag. Without '..', refs/{revision} also stays inside its folder.
 _NO_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^@$")
 
@@ -23,6 +20,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _USERINFO = re.compile(r"[^/@]*:.*@", re.DOTALL)
 _LOCAL_USERINFO = re.compile(r"[^/@]*:[^/@]*@")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}@")
+_SIGNATURE = re.compile(r"[?&]sig=", re.IGNORECASE)  # of a URL with a shared access signature
 
 
 class ParsedSource(NamedTuple):
@@ -66,7 +64,7 @@ def parse_uri(text: str) -> ParsedSource:
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
     if (store := _find_store(scheme)) is None:
-        raise _unknown_scheme(scheme, rest)
+        raise _unknown_scheme(scheme)
     match store.uri_form:
         case UriForm.REPO:
             return _repo(store, rest)
@@ -74,6 +72,10 @@ def parse_uri(text: str) -> ParsedSource:
             return ParsedSource(_bucket(store, scheme, rest), "")
         case UriForm.FOLDER:
             return ParsedSource(_folder(store, rest), "")
+        case UriForm.FILE:
+            from truss_cache_tasks.config.web_urls import parse_web_url  # a config without one does not need it
+
+            return ParsedSource(parse_web_url(scheme, rest), "")
         case _:
             assert_never(store.uri_form)
 
@@ -125,11 +127,7 @@ def _installed_schemes() -> list[str]:
     return installed_schemes()
 
 
-def _unknown_scheme(scheme: str, rest: str) -> InvalidText:
-    if scheme in _UNSUPPORTED:
-        return InvalidText(f"{scheme}:// is not supported yet", _hint_of_unsupported(scheme, rest))
-    if scheme == "http":
-        return InvalidText("http:// is not supported: anyone on the way could change the weights", _hint_of_schemes())
+def _unknown_scheme(scheme: str) -> InvalidText:
     near = did_you_mean(scheme, [one for store in stores() for one in store.schemes] + _installed_schemes())
     return InvalidText(f"unknown scheme {scheme!r}", near.replace("?", "://?") if near else _hint_of_schemes())
 
@@ -150,16 +148,11 @@ def _repo(store: Store, rest: str) -> ParsedSource:
 
 
 def _bucket(store: Store, scheme: str, rest: str) -> SourceRef:
-    bucket, _, prefix = rest.partition("/")
-    hint = f"Write {scheme}://BUCKET/PREFIX."
-    if not bucket:
-        raise InvalidText("no bucket name", hint)
-    if set(bucket) & set("*?[]"):
-        raise InvalidText(
-            f"a wildcard in the bucket name {bucket!r}", "Name one bucket; wildcards go into allow_patterns."
-        )
-    if not _BUCKET.fullmatch(bucket):
-        raise InvalidText(f"{bucket!r} is no bucket name (letters, digits, '-', '_', '.')", hint)
+    names, prefix = store.split(rest)
+    hint = f"Write {scheme}://{'/'.join(part.example or part.what.upper() for part in store.names)}/PREFIX."
+    for part, name in zip(store.names, names, strict=True):
+        _check_name(part, name, hint)
+    bucket = "/".join(names)
     for suffix, what, remedy in store.refused:
         if bucket.lower().endswith(suffix):
             raise InvalidText(f"{bucket!r} names {what}", remedy)
@@ -167,6 +160,18 @@ def _bucket(store: Store, scheme: str, rest: str) -> SourceRef:
     if {".", ".."} & set(prefix.split("/")):
         raise InvalidText("'.' or '..' in the prefix", "Write the prefix as the store shows it.")
     return SourceRef(store.scheme, bucket, prefix)
+
+
+def _check_name(part: NamePart, name: str, hint: str) -> None:
+    """Raise InvalidText for what is no name of such a part."""
+    if not name:
+        raise InvalidText(f"no {part.what} name", hint)
+    if set(name) & set("*?[]"):
+        raise InvalidText(
+            f"a wildcard in the {part.what} name {name!r}", f"Name one {part.what}; wildcards go into allow_patterns."
+        )
+    if not re.fullmatch(part.pattern, name):
+        raise InvalidText(f"{name!r} is no {part.what} name ({part.rule})", hint)
 
 
 def _folder(store: Store, rest: str) -> SourceRef:
@@ -186,6 +191,9 @@ def _refuse_credentials(scheme: str, rest: str) -> None:
     store = _find_store(scheme)
     if _holds_credentials(UriForm.BUCKET if store is None else store.uri_form, rest):
         raise InvalidText("it holds a user name or password", hint)
+    if _SIGNATURE.search(rest):
+        hint = "Remove all from the '?' on: a signature is a secret, and the README says where secrets go."
+        raise InvalidText("it holds a signature (sig=)", hint)
 
 
 def _holds_credentials(form: UriForm, rest: str) -> bool:
@@ -196,12 +204,7 @@ def _holds_credentials(form: UriForm, rest: str) -> bool:
             return bool(_USERINFO.match(rest)) or "@" in rest.partition("/")[0]
         case UriForm.FOLDER:
             return bool(_LOCAL_USERINFO.match(rest))
+        case UriForm.FILE:
+            return "@" in re.split("[/?#]", rest, maxsplit=1)[0]
         case _:
             assert_never(form)
-
-
-def _hint_of_unsupported(scheme: str, rest: str) -> str:
-    host, _, path = rest.partition("/")
-    if scheme == "https" and host in ("huggingface.co", "hf.co") and is_repo_id(path):
-        return f"Write {path}."
-    return _hint_of_schemes()

@@ -18,7 +18,9 @@ SCHEMA = 1  # of the canonical forms below: a new number changes every key
 
 
 def canonical(request: Request) -> dict[str, Any]:
-    """Return the canonical form of `request`: patterns sorted and without duplicates, every field present.
+    """Return the canonical form of `request`: patterns sorted and without duplicates.
+
+    Every field is present, save `dialect` and `digest`, which only the requests have that need them.
 
     >>> from truss_cache_tasks.model.request import Layout, SourceRef
     >>> r = Request(SourceRef("gs", "b", "m"), "", ("*.bin", "*.json", "*.bin"), (), Layout.BUCKET)
@@ -36,6 +38,8 @@ def canonical(request: Request) -> dict[str, Any]:
     }
     if (request.allow or request.ignore) and request.dialect is not implied_dialect(request.layout):
         form["dialect"] = request.dialect.value  # read in another dialect, the same patterns may select other files
+    if request.digest:
+        form["digest"] = request.digest
     return form
 
 

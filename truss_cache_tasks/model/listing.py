@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 
 from truss_cache_tasks.errors import CacheTaskError, WrongAnswer
 from truss_cache_tasks.model.records import DIGITS
+from truss_cache_tasks.model.stores import Secret
 
 _MOST_PAGES_WITHOUT_NEWS = 1000  # in a row; the filter of a store may empty some pages, but not so many
 
+UNVERSIONED = "none:"  # begins a version that its source made up
 _VERSION = re.compile(r"[!-~]+")  # becomes part of headers and URLs
 _HINT = "Check the endpoint variables, and what is on the way: a mirror or a proxy may have changed the answer."
 
@@ -53,7 +55,8 @@ class RemoteFile:
     Attributes:
         path: relative to the entry's repo or prefix, POSIX, never empty; not yet checked for safety.
         size: bytes.
-        version: the store's name for exactly these bytes (git blob id, ETag, generation, mtime and size).
+        version: the store's name for exactly these bytes (git blob id, ETag, generation, mtime and size). Where the
+            store has none, UNVERSIONED and a text that no other listing has: nothing tells what bytes these are.
         key: the full object key, the path in the repo, or the absolute path of a local file.
         digest: from the listing; None where only `locate` gives it (S3), or the store has none.
         encoding: `gzip` where the stored bytes are gzip (`size` and `digest` are of these) and readers see the decoded
@@ -69,6 +72,11 @@ class RemoteFile:
     digest: Digest | None = None
     encoding: str = ""
     version_id: str = ""
+
+    @property
+    def is_unversioned(self) -> bool:
+        """Whether the store names no version of it."""
+        return self.version.startswith(UNVERSIONED)
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,8 @@ class Location:
         elsewhere: where other servers have the same bytes: called when this one is unavailable; returns whether
             `locate` gives another place now.
         explain: in place of the source's own, for a place whose refusals mean something else.
+        secret_query: what is added to the query of `url` when a request is sent, such as a signature, as it is on the
+            wire; not sent to where a redirect leads.
     """
 
     url: str
@@ -164,9 +174,24 @@ class Location:
     root: str | None = None
     elsewhere: Callable[[], bool] | None = None
     explain: Callable[[RemoteFile, int, Mapping[str, str], bytes], CacheTaskError] | None = None
+    secret_query: Secret | None = None
+
+    @property
+    def secret_url(self) -> str:
+        """`url` with `secret_query`: only for the request itself, never for a message or a log."""
+        return with_query(self.url, self.secret_query.reveal()) if self.secret_query is not None else self.url
 
     def __repr__(self) -> str:
         return f"Location({self.url.partition('?')[0]!r}, headers=***)"
+
+
+def with_query(url: str, query: str) -> str:
+    """Return `url` with `query` added to its query.
+
+    >>> with_query("https://h/p", "a=1"), with_query("https://h/p?b=2", "a=1"), with_query("https://h/p", "")
+    ('https://h/p?a=1', 'https://h/p?b=2&a=1', 'https://h/p')
+    """
+    return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
 
 # Checks of a server's answer

@@ -212,7 +212,7 @@ class LockFile:
 def remote_file(file: LockedFile, source: SourceRef, single: bool) -> RemoteFile:
     """Return the file as its store lists it."""
     key = file.path
-    if source.store.is_bucket and source.prefix:
+    if source.prefix:
         key = source.prefix if single else f"{source.prefix}/{file.path}"
     return RemoteFile(file.path, file.size, file.version, key, file.store_digest, file.encoding, file.version_id)
 

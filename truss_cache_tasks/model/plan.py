@@ -109,11 +109,8 @@ def _folder(request: Request, listing: Listing) -> str:
             return request.folder
         case Layout.MOUNT:
             return ""
-        case Layout.BUCKET if source.store.is_local:
-            return "" if listing.single else source.root.rstrip("/").rpartition("/")[2]
         case Layout.BUCKET:
-            inside = source.prefix.rpartition("/")[0] if listing.single else source.prefix
-            return "/".join(filter(None, (source.store.folder, source.root, inside))).rstrip("/")
+            return source.cache_path.rpartition("/")[0] if listing.single else source.cache_path
         case _:
             assert_never(request.layout)
 

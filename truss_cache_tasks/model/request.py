@@ -28,9 +28,11 @@ class SourceRef(NamedTuple):
     """A parsed source URI.
 
     Attributes:
-        scheme: of its store, the first one of the row (model/stores.py).
-        root: `org/name`, the bucket, or the path of a `file://` URI as the user wrote it.
-        prefix: object prefix without slashes at either end; "" for a whole bucket, a Hub repo and a folder.
+        scheme: of its store, the first one of the row (model/stores.py); of a web server as written.
+        root: `org/name`, the bucket, `host` or `host:port`, or the path of a `file://` URI as the user wrote it.
+        prefix: object prefix without slashes at either end; "" for a whole bucket, a Hub repo and a folder. Of a web
+            server: the path as it is sent, and for a query `?sha256:` with 16 hex digits of its digest.
+        query: of a web server's URL, as it is sent; never printed or stored, since it may hold a secret.
 
     >>> str(SourceRef("gs", "b", "m/fp16"))
     'gs://b/m/fp16'
@@ -39,14 +41,40 @@ class SourceRef(NamedTuple):
     scheme: str
     root: str
     prefix: str = ""
+    query: str = ""
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.root}{'/' + self.prefix if self.prefix else ''}"
+
+    def __repr__(self) -> str:
+        return f"SourceRef(scheme={self.scheme!r}, root={self.root!r}, prefix={self.prefix!r})"
 
     @property
     def store(self) -> Store:
         """The row of its store."""
         return store_of(self.scheme)
+
+    @property
+    def url(self) -> str:
+        """The URL of a web server's file, without its query."""
+        return f"{self.scheme}://{self.root}/{self.prefix.partition('?')[0]}"
+
+    @property
+    def cache_path(self) -> str:
+        """Where what the URI names lies, relative to the model cache, in Layout.BUCKET.
+
+        >>> SourceRef("https", "h:8443", "a%20b/w.bin?sha256:0123456789abcdef").cache_path
+        'h_8443/a b/w.bin'
+        >>> SourceRef("s3", "b", "m/fp16").cache_path, SourceRef("file", "../weights/m").cache_path
+        ('b/m/fp16', 'm')
+        """
+        if self.store.is_local:
+            return self.root.rstrip("/").rpartition("/")[2]
+        if self.store.is_web:
+            from urllib.parse import unquote  # a config without such files does not need it
+
+            return f"{self.root.replace(':', '_')}/{unquote(self.prefix.partition('?')[0])}"
+        return "/".join(filter(None, (self.store.folder, self.root, self.prefix)))
 
 
 class _Fields(NamedTuple):
@@ -57,6 +85,7 @@ class _Fields(NamedTuple):
     layout: Layout
     folder: str
     dialect: Dialect
+    digest: str
 
 
 class Request(_Fields):
@@ -70,6 +99,7 @@ class Request(_Fields):
         layout: where its files go; `folder` is its volume_folder or mount_location, else "".
         dialect: how `allow` and `ignore` are read; not given: `implied_dialect(layout)`. It stays the same when
             `layout` is replaced, so that an entry selects the same files in the hub cache and in its own folder.
+        digest: `sha256:hex` that the bytes of a web server's file must have, where the user gave it; else "".
     """
 
     __slots__ = ()
@@ -83,8 +113,10 @@ class Request(_Fields):
         layout: Layout,
         folder: str = "",
         dialect: Dialect | None = None,
+        digest: str = "",
     ) -> Self:
-        return super().__new__(cls, source, revision, allow, ignore, layout, folder, dialect or implied_dialect(layout))
+        dialect = dialect or implied_dialect(layout)
+        return super().__new__(cls, source, revision, allow, ignore, layout, folder, dialect, digest)
 
 
 def implied_dialect(layout: Layout) -> Dialect:

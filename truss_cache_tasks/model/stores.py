@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from enum import Enum, StrEnum
 from typing import NamedTuple
 
+from truss_cache_tasks.model.s3_service import AWS, S3Service
+
 
 class StoreKind(StrEnum):
     """The stores of this package, by the name that `kind:` has in a Truss config. Other rows have other names."""
@@ -20,6 +22,7 @@ class StoreKind(StrEnum):
     HUGGINGFACE = "hf"
     GCS = "gcs"
     S3 = "s3"
+    AZURE = "azure"
     LOCAL = "file"
 
 
@@ -27,8 +30,9 @@ class UriForm(Enum):
     """What a URI of a store names."""
 
     REPO = "repo"  # scheme://org/name[@revision]: the Hugging Face Hub alone, whose cache has a layout of its own
-    BUCKET = "bucket"  # scheme://bucket/prefix
+    BUCKET = "bucket"  # scheme://bucket/prefix; a store may have more than one name in place of `bucket`
     FOLDER = "folder"  # scheme://path on this machine, relative to the config
+    FILE = "file"  # scheme://host[:port]/path[?query]: one file of a web server, whose names are a part of the path
 
 
 # Credentials: the values that a source gets, and the description of credential files in a row
@@ -62,6 +66,28 @@ class Credential(NamedTuple):
 
     origin: str
     fields: Mapping[str, Secret]
+
+
+class AuthMethod(StrEnum):
+    """The values of `auth_method` in Truss's `weights` that name a role, not a secret."""
+
+    AWS_OIDC = "AWS_OIDC"
+    AWS_ASSUME_ROLE = "AWS_ASSUME_ROLE"
+    GCP_OIDC = "GCP_OIDC"
+
+
+class Role(NamedTuple):
+    """Rights of a cloud's account that the source obtains with what this machine has; it never asks without them.
+
+    Attributes:
+        method: how.
+        account: whose rights: the ARN of a role, or the name of a service account.
+        scope: where that is asked: a region, or a workload identity provider.
+    """
+
+    method: AuthMethod
+    account: str
+    scope: str
 
 
 class NoCredential(NamedTuple):
@@ -103,6 +129,7 @@ class JsonCredential(NamedTuple):
     Attributes:
         file: its name in the data folder.
         required, optional: the names of its fields. The source gets those that are there.
+        alternatives: sets of further fields, of which a file holds all of one set, and none of the others.
         prefix: of these names, which a file may leave out.
         fixed: (name, value) of fields that may be left out and must have this value.
         defaults: (name, value) of fields that get this value where they are left out.
@@ -112,8 +139,9 @@ class JsonCredential(NamedTuple):
     """
 
     file: str
-    required: tuple[str, ...]
+    required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    alternatives: tuple[tuple[str, ...], ...] = ()
     prefix: str = ""
     fixed: tuple[tuple[str, str], ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()
@@ -122,13 +150,47 @@ class JsonCredential(NamedTuple):
     ambient: tuple[str, ...] = ()
 
 
+class LoginCredential(NamedTuple):
+    """A login at a web server, in the secret that the entry names, or in netrc.
+
+    The source gets the field `authorization`, the value of that header, the field `query`, which is added to the
+    query of the URL (a signature), or both.
+
+    Attributes:
+        variables: that name the netrc file, the first that is set; else it is `~/.netrc`.
+    """
+
+    variables: tuple[str, ...] = ()
+
+
+class NamePart(NamedTuple):
+    """One name in the URIs of a store, between two slashes.
+
+    Attributes:
+        what: it names, for messages: `bucket`.
+        pattern: regular expression of the whole name.
+        rule: the pattern in words.
+        example: stands for a name in hints; "" for `what` in capitals.
+    """
+
+    what: str
+    pattern: str
+    rule: str
+    example: str = ""
+
+
+_BUCKET = NamePart(what="bucket", pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,254}", rule="letters, digits, '-', '_', '.'")
+
+
 class Store(NamedTuple):
     """One row of the registry.
 
     Attributes:
-        schemes: of its URIs; the first is the one that keys, names and messages have.
+        schemes: of its URIs; the first is the one that keys, names and messages have, except for UriForm.FILE, whose
+            scheme is a part of the address.
         opens: `module:Class` of its `Source`, imported when something is to be asked.
         uri_form: what its URIs name. BUCKET for every row that is not of this package.
+        names: of UriForm.BUCKET, what is before the prefix; joined by slashes, they are `SourceRef.root`.
         kind: the value of `kind:` in a config that means this store; "" where there is none.
         credential: what its credential files hold; None for a store without any.
         variables: names of the environment that its source reads; one that ends in `_` stands for all that begin so.
@@ -136,19 +198,24 @@ class Store(NamedTuple):
             one that is called like the scheme.
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
+        auth_methods: of a `Role` that its source may get in place of a credential.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
+        s3: how its server is reached, where `opens` is the source of S3.
     """
 
     schemes: tuple[str, ...]
     opens: str
     uri_form: UriForm = UriForm.BUCKET
+    names: tuple[NamePart, ...] = (_BUCKET,)
     kind: str = ""
-    credential: TokenCredential | JsonCredential | None = None
+    credential: TokenCredential | JsonCredential | LoginCredential | None = None
     variables: tuple[str, ...] = ()
     cache_folder: str | None = None
     versions: str = "[!-~]+"
     lists_known: bool = False
+    auth_methods: tuple[AuthMethod, ...] = ()
     refused: tuple[tuple[str, str, str], ...] = ()
+    s3: S3Service = AWS
 
     @property
     def scheme(self) -> str:
@@ -169,6 +236,17 @@ class Store(NamedTuple):
     def is_local(self) -> bool:
         """Whether it is a folder of this machine: the same URI names another one beside another config."""
         return self.uri_form is UriForm.FOLDER
+
+    def split(self, rest: str) -> tuple[list[str], str]:
+        """Return the names, "" for one that is not there, and the prefix of a bucket's URI without its scheme."""
+        parts = rest.split("/", len(self.names))
+        names = [*parts, *[""] * len(self.names)][: len(self.names)]
+        return names, "".join(parts[len(self.names) :])
+
+    @property
+    def is_web(self) -> bool:
+        """Whether each of its URIs names one file of a web server."""
+        return self.uri_form is UriForm.FILE
 
     @property
     def folder(self) -> str:
@@ -220,14 +298,17 @@ GCS = Store(
     cache_folder="",
     versions="[0-9]{1,19}",  # generations
     lists_known=True,
+    auth_methods=(AuthMethod.GCP_OIDC,),
 )
+_S3_SOURCE = "truss_cache_tasks.sources.s3:S3Source"
+_S3_KEYS = ("aws_access_key_id", "aws_secret_access_key")
 S3 = Store(
     schemes=("s3",),
     kind=StoreKind.S3,
-    opens="truss_cache_tasks.sources.s3:S3Source",
+    opens=_S3_SOURCE,
     credential=JsonCredential(
         file="s3_credentials.json",
-        required=("aws_access_key_id", "aws_secret_access_key"),
+        required=_S3_KEYS,
         optional=("aws_region", "aws_session_token"),
         prefix="aws_",
         ambient=("boto3's own chain",),
@@ -235,7 +316,99 @@ S3 = Store(
     variables=("AWS_", "HOME"),
     cache_folder="",
     lists_known=True,
+    auth_methods=(AuthMethod.AWS_OIDC, AuthMethod.AWS_ASSUME_ROLE),
     refused=(("--x-s3", *_DIRECTORY_BUCKET), ("--xa-s3", *_DIRECTORY_BUCKET)),
+)
+# https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules#microsoftstorage
+AZURE = Store(
+    schemes=("azure", "az"),
+    kind=StoreKind.AZURE,
+    names=(
+        NamePart(what="account", pattern="[a-z0-9]{3,24}", rule="3 to 24 lower-case letters and digits"),
+        NamePart(
+            what="container",
+            pattern=r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]|\$root|\$web",
+            rule="3 to 63 lower-case letters, digits and single '-'",
+        ),
+    ),
+    opens="truss_cache_tasks.sources.azure:AzureSource",
+    credential=JsonCredential(
+        file="azure_credentials.json",
+        optional=("account_name",),
+        alternatives=(
+            ("account_key",),
+            ("sas_token",),
+            ("connection_string",),
+            ("tenant_id", "client_id", "client_secret"),
+        ),
+        ambient=("AZURE_STORAGE_*", "Entra"),
+    ),
+    # those of the account, and those that azure-identity reads
+    variables=("AZURE_", "IDENTITY_", "MSI_", "IMDS_ENDPOINT", "HOME"),
+    cache_folder="",
+    lists_known=True,
+)
+# A bucket of a jurisdiction is missing or refused at the plain endpoint.
+_JURISDICTION = (
+    "For a bucket of a jurisdiction (eu, us, fedramp) set "
+    "TRUSS_CACHE_R2_ENDPOINT=https://{account_id}.eu.r2.cloudflarestorage.com."
+)
+R2 = Store(  # https://developers.cloudflare.com/r2/api/s3/api/
+    schemes=("r2",),
+    opens=_S3_SOURCE,
+    credential=JsonCredential(
+        file="r2_credentials.json", required=_S3_KEYS, optional=("aws_session_token",), prefix="aws_"
+    ),
+    variables=("TRUSS_CACHE_R2_ENDPOINT",),
+    cache_folder="",
+    lists_known=True,
+    names=(
+        NamePart(
+            what="bucket",
+            pattern=r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\.[A-Za-z0-9][A-Za-z0-9._-]{0,190}",
+            rule="the id of the account, '.', the name of the bucket",
+            example="ACCOUNT_ID.BUCKET",
+        ),
+    ),
+    s3=S3Service(
+        endpoint="https://{account_id}.r2.cloudflarestorage.com",
+        variables=("TRUSS_CACHE_R2_ENDPOINT",),
+        region="auto",
+        has_account=True,
+        reads_aws=False,
+        is_anonymous=False,
+        permission="Object Read",
+        denied=f"Give the API token Object Read on this bucket. {_JURISDICTION}",
+        elsewhere=_JURISDICTION,
+    ),
+)
+COREWEAVE = Store(  # https://docs.coreweave.com/products/storage/object-storage
+    schemes=("cw",),
+    opens=_S3_SOURCE,
+    credential=JsonCredential(
+        file="cw_credentials.json",
+        required=_S3_KEYS,
+        optional=("aws_region", "aws_session_token"),
+        prefix="aws_",
+        ambient=("boto3's own chain",),
+    ),
+    variables=("AWS_", "HOME"),
+    cache_folder="",
+    lists_known=True,
+    names=(
+        NamePart(
+            what="bucket",
+            pattern="[a-z0-9][a-z0-9-]{1,61}[a-z0-9]",
+            rule="3 to 63 lower-case letters, digits, '-'",  # a name of a host
+        ),
+    ),
+    s3=S3Service(
+        endpoint="https://cwobject.com",
+        region="auto",
+        in_host=True,
+        denied="Grant {action} by a policy of the organization or the bucket.",
+        elsewhere="If AWS_ENDPOINT_URL_S3 is set for another store, unset it.",
+    ),
 )
 LOCAL = Store(
     schemes=("file",),
@@ -244,8 +417,20 @@ LOCAL = Store(
     opens="truss_cache_tasks.sources.local:LocalSource",
     cache_folder="",
 )
+HTTPS = Store(
+    schemes=("https", "http"),  # http for loopback addresses alone
+    uri_form=UriForm.FILE,
+    opens="truss_cache_tasks.sources.https:HttpsSource",
+    credential=LoginCredential(variables=("NETRC",)),
+    cache_folder="",
+    # a strong ETag, or a Last-Modified with '_' in place of blanks
+    versions=r'"[!#-~]+"|[A-Z][a-z]{2},_[0-9]{2}_[A-Z][a-z]{2}_[0-9]{4}_[0-9]{2}:[0-9]{2}:[0-9]{2}_GMT',
+    lists_known=True,
+)
 
-_rows: dict[str, Store] = {scheme: store for store in (HUGGINGFACE, GCS, S3, LOCAL) for scheme in store.schemes}
+_rows: dict[str, Store] = {
+    scheme: store for store in (HUGGINGFACE, GCS, S3, R2, COREWEAVE, AZURE, LOCAL, HTTPS) for scheme in store.schemes
+}
 OURS = tuple(dict.fromkeys(_rows.values()))  # the rows of this package
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _OPENS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
@@ -300,8 +485,8 @@ def _check_row(store: Store) -> None:
         raise ValueError(f"{store.scheme}://: kind or cache_folder is no text")
     if not _is_expression(store.versions):
         raise ValueError(f"{store.scheme}://: versions is {store.versions!r}, expected a regular expression")
-    if not isinstance(store.credential, TokenCredential | JsonCredential | None):
-        raise ValueError(f"{store.scheme}://: credential is {store.credential!r}, expected one of the two classes")
+    if not isinstance(store.credential, TokenCredential | JsonCredential | LoginCredential | None):
+        raise ValueError(f"{store.scheme}://: credential is {store.credential!r}, expected one of the classes")
     if not store.is_bucket:
         raise ValueError(f"{store.scheme}://: a registered store has URIs that name a bucket and a prefix")
     if store.folder and not {"", ".", ".."}.isdisjoint(store.folder.split("/")):

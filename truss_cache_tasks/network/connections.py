@@ -35,6 +35,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -46,11 +47,37 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 from urllib3.util.url import parse_url
 
 from truss_cache_tasks.network.cancel import CancelToken, WorkerToken
-from truss_cache_tasks.network.exchange import AnyLimit, Exchange, ExchangeLimits, ReadLimit
+from truss_cache_tasks.network.exchange import AnyLimit, Exchange, ExchangeLimits, ReadLimit, decode_body
 from truss_cache_tasks.network.sockets import BufferReader, connect
 
 _POLL_S = 0.25  # how often a read that waits asks whether it may go on
 _URL_CHARACTERS = "%!$&'()*+,/:;=?@~"
+
+
+# -- the way through a proxy
+
+
+def _route(pool: HTTPConnectionPool, url: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str], bool]:
+    """Return what a GET of `url` asks the pool's connections for, its headers, and whether a tunnel leads there."""
+    parts, target = parse_url(url), request_target(url)
+    tunnels = connection_requires_http_tunnel(pool.proxy, pool.proxy_config, parts.scheme)
+    if pool.proxy is not None and not tunnels:
+        # http.client would take the Host from the target, together with a user and a password in its URL.
+        headers = {"Host": parts.netloc or "", **headers, **pool.proxy_headers}
+        target = f"{parts.scheme}://{parts.netloc}{target}"
+    return target, headers, tunnels
+
+
+def _connect(pool: HTTPConnectionPool, connection: HTTPConnection, *, tunnels: bool) -> None:
+    if tunnels:
+        pool._prepare_proxy(connection)
+    else:
+        connection.connect()
+
+
+def _has_reached_proxy(connection: HTTPConnection) -> bool:
+    """Whether it is not the proxy that could not be reached."""
+    return connection.proxy is None or connection.has_connected_to_proxy
 
 
 # -- answers whose every read of the socket is limited
@@ -106,7 +133,7 @@ class _TunnellingConnection(HTTPConnection):
         self.sock.settimeout(self.timeout)  # for the TLS handshake: the reads of the answer set shorter ones
 
 
-# -- for the libraries that list (botocore, requests): each request is an Exchange
+# -- for listings, by libraries (botocore, requests) or by `BoundedPool.send`: each request is an Exchange
 
 
 def bounded_pools(limits: ExchangeLimits, cancel: CancelToken) -> dict[str, type[HTTPConnectionPool]]:
@@ -118,13 +145,62 @@ def bounded_pools(limits: ExchangeLimits, cancel: CancelToken) -> dict[str, type
     class Tls(Plain, HTTPSConnection):
         pass
 
-    class PlainPool(HTTPConnectionPool):
+    class PlainPool(BoundedPool):
         ConnectionCls = Plain
 
-    class TlsPool(HTTPSConnectionPool):
+    class TlsPool(BoundedPool, HTTPSConnectionPool):
         ConnectionCls = Tls
 
     return {"http": PlainPool, "https": TlsPool}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WholeAnswer:
+    """An answer with its whole body.
+
+    Attributes:
+        status: the HTTP status.
+        headers: with names in any case.
+        body: without its Content-Encoding.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class BoundedPool(HTTPConnectionPool):
+    """urllib3's pool of connections, each request of which is an Exchange."""
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, limits: ExchangeLimits
+    ) -> WholeAnswer:
+        """Send a request; return its answer, also a redirect. Logs no URL, as `urlopen` does: it may hold a secret.
+
+        Raises:
+            UnreadableAnswer: the answer is too large, or in an unknown encoding.
+            Exception: what urllib3 and http.client raise.
+        """
+        target, headers, tunnels = _route(self, url, headers)
+        connection: _BoundedConnection = self._get_conn()  # type: ignore[assignment]  # ours, by ConnectionCls
+        reusable = False
+        try:
+            if connection.is_closed:
+                connection.timeout = limits.connect_s
+                _connect(self, connection, tunnels=tunnels)
+            with connection.send_once(method, target, headers, body) as response:
+                chunks = iter(partial(response.read, 1 << 16), b"")
+                read = decode_body(chunks, response.getheader("Content-Encoding", ""), limits.body(response.status))
+                reusable = response.isclosed() and not response.will_close
+            return WholeAnswer(status=response.status, headers=response.headers, body=read)  # type: ignore[arg-type]  # has all of a Mapping
+        except OSError as exc:
+            if not _has_reached_proxy(connection):
+                raise ProxyError("the proxy cannot be reached", exc) from exc
+            raise
+        finally:
+            if not reusable:
+                connection.close()
+            self._put_conn(connection)
 
 
 class _BoundedConnection(_TunnellingConnection):
@@ -138,6 +214,15 @@ class _BoundedConnection(_TunnellingConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         self._exchange = self.start()
         super().request(*args, **kwargs)
+
+    def send_once(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    ) -> http.client.HTTPResponse:
+        """Send a request on the open connection; return its answer, with the body still to be read."""
+        self._exchange = self.start()
+        self.sock.settimeout(self._exchange.left_s())
+        http.client.HTTPConnection.request(self, method, target, body=body, headers=headers)
+        return http.client.HTTPConnection.getresponse(self)
 
     def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> _BoundedResponse:  # type: ignore[override]  # a class in urllib3
         """Return what http.client reads an answer with."""
@@ -196,6 +281,7 @@ class _BreakableConnection(_TunnellingConnection):
     def serve(self, token: WorkerToken) -> None:
         """Let a cancel of `token` end what this connection does from now on."""
         self.token = token
+        self.limit.check = token.check
         token.connection = self
         token.check()
 
@@ -245,22 +331,14 @@ class ConnectionPool(HTTPConnectionPool):
             answer_s: seconds from the request to the end of the answer's headers.
             overhead: bytes that the headers may have.
         """
-        parts, target = parse_url(url), request_target(url)
-        tunnels = connection_requires_http_tunnel(self.proxy, self.proxy_config, parts.scheme)
-        if self.proxy is not None and not tunnels:
-            # http.client would take the Host from the target, together with a user and a password in its URL.
-            headers = {"Host": parts.netloc or "", **headers, **self.proxy_headers}
-            target = f"{parts.scheme}://{parts.netloc}{target}"
+        target, headers, tunnels = _route(self, url, headers)
         connection: _BreakableConnection = self._get_conn()  # type: ignore[assignment]  # ours, by ConnectionCls
         try:
             connection.serve(token)
             if connection.is_closed:
                 connection.timeout = connect_s
                 connection.limit.begin(connect_s, overhead)  # for the answer of a proxy
-                if tunnels:
-                    self._prepare_proxy(connection)
-                else:
-                    connection.connect()
+                _connect(self, connection, tunnels=tunnels)
             sock = connection.sock
             sock.settimeout(answer_s)
             connection.limit.begin(answer_s, overhead)
@@ -268,7 +346,7 @@ class ConnectionPool(HTTPConnectionPool):
             http.client.HTTPConnection.request(connection, "GET", target, headers=headers)
             return Answer(self, connection, sock, http.client.HTTPConnection.getresponse(connection))
         except BaseException as exc:
-            reached = connection.proxy is None or connection.has_connected_to_proxy
+            reached = _has_reached_proxy(connection)
             self.take_back(connection, reusable=False)
             if not reached and isinstance(exc, OSError):
                 raise ProxyError("the proxy cannot be reached", exc) from exc

@@ -1,4 +1,4 @@
-"""Make urllib3's pools of connections, with the proxies and the certificates of a Network."""
+"""Make pools of connections: through a proxy or not, and with the certificates that are trusted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import urllib3
 from urllib3.connectionpool import HTTPConnectionPool
 
 from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.network.connections import POOLS
 
 _HOSTS = 64  # hosts whose connections are kept
 
@@ -19,16 +20,16 @@ _HOSTS = 64  # hosts whose connections are kept
 def make_pools(
     proxy: str | None,
     trust: ssl.SSLContext | None,
-    *,
     connections: int,
-    classes: Mapping[str, type[HTTPConnectionPool]],
+    classes: Mapping[str, type[HTTPConnectionPool]] = POOLS,
 ) -> urllib3.PoolManager:
-    """Return pools of connections that go through `proxy`, or directly where it is None.
+    """Return the pools of connections to all hosts that are reached in this way.
 
     Args:
-        trust: None where TLS is not needed.
-        connections: that are kept for each host.
-        classes: of the pools, by scheme: those of `connections.POOLS`, or of `bounded_pools`.
+        proxy: its URL, or None.
+        trust: as `load_trust` returns it; None where no connection uses TLS.
+        connections: to each host that are kept for reuse.
+        classes: of the pools, by scheme.
 
     Raises:
         ConfigError: the proxy's URL cannot be used.

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from truss_cache_tasks.errors import CacheTaskError
 from truss_cache_tasks.model.keys import ContentId
-from truss_cache_tasks.model.listing import Pins, RemoteFile
+from truss_cache_tasks.model.listing import UNVERSIONED, Pins, RemoteFile
 from truss_cache_tasks.model.lockfile import OURS, Locked, LockedEntry, LockedFile
 from truss_cache_tasks.model.records import FileRecord, Manifest, digest_text
 from truss_cache_tasks.model.request import Request, SourceRef
@@ -101,6 +102,12 @@ def resolve(
     }
     details = list_in_detail(source, [planned.file for planned in plan.files if planned.file.path not in kept])
     lines = [kept.get(p.file.path) or _line(details[p.file.path], request) for p in plan.files]
+    for line in lines:
+        if not line.digest and not line.version:
+            raise CacheTaskError(
+                f"{request.source}: {line.path}: the server names neither a version nor a digest, expected one of them",
+                hint="Fetch it, and then make the lock again: it takes the digest of what was fetched.",
+            )
     return listing.revision, _entry(request, lines, single=listing.single)
 
 
@@ -122,21 +129,21 @@ def as_locked(context: EntryContext, manifest: Manifest) -> Locked:
 
 
 def _entry_of_manifest(request: Request, manifest: Manifest) -> LockedEntry:
-    ref, store = request.source, request.source.store
-    begin = f"{ref}/" if not store.is_bucket else f"{SourceRef(ref.scheme, ref.root)}/"
+    ref = request.source
+    begin = f"{SourceRef(ref.scheme, ref.root)}/"
     keys = [record.origin.removeprefix(begin) for record in manifest.files]
-    single = store.is_bucket and keys == [ref.prefix]
-    folder = f"{ref.prefix}/" if store.is_bucket and ref.prefix else ""
+    single = keys == [ref.prefix]
+    folder = f"{ref.prefix}/" if ref.prefix else ""
     lines = []
     for key, record in zip(keys, manifest.files, strict=True):
-        path = key.rpartition("/")[2] if single else key.removeprefix(folder)
+        path = record.path.rpartition("/")[2] if single else key.removeprefix(folder)
         lines.append(_line_of_record(path, record, request))
     return _entry(request, lines, single=single)
 
 
 def _entry(request: Request, lines: Iterable[LockedFile], *, single: bool) -> LockedEntry:
     files = tuple(sorted(lines, key=lambda file: file.path))
-    is_single = single and request.source.store.is_bucket
+    is_single = single and not request.source.store.is_local
     return LockedEntry(source=str(request.source), revision=request.revision, single=is_single, files=files)
 
 
@@ -145,7 +152,7 @@ def _line(file: RemoteFile, request: Request) -> LockedFile:
         path=file.path,
         size=file.size,
         digest=digest_text(file.digest, file.encoding),
-        version="" if request.source.store.is_local else file.version,
+        version="" if request.source.store.is_local or file.is_unversioned else file.version,
         version_id=file.version_id,
         encoding=file.encoding,
     )
@@ -157,7 +164,10 @@ def _line_of_record(path: str, record: FileRecord, request: Request) -> LockedFi
         return LockedFile(path=path, size=record.size, digest=f"{OURS}:{record.xxh3}")
     if store.is_hub:
         return LockedFile(path=path, size=record.size, digest=record.digest, version=record.digest.partition(":")[2])
-    version = record.content_id.removesuffix(" decoded").rpartition("@")[2]
-    encoding = "" if record.stored_size is None else "gzip"
-    size = record.size if record.stored_size is None else record.stored_size
-    return LockedFile(path=path, size=size, digest=record.digest, version=version, encoding=encoding)
+    _, _, version = record.content_id.removesuffix(" decoded").partition(f"{record.origin}@")
+    if version.startswith(UNVERSIONED):
+        version = ""
+    if record.stored_size is not None:
+        return LockedFile(path=path, size=record.stored_size, digest=record.digest, version=version, encoding="gzip")
+    digest = record.digest or f"{OURS}:{record.xxh3}"
+    return LockedFile(path=path, size=record.size, digest=digest, version=version)

@@ -59,7 +59,8 @@ def plan_listing(context: EntryContext, run: RunContext, listing: Listing, *, of
 def list_in_detail(source: Source, files: Sequence[RemoteFile]) -> dict[str, RemoteFile]:
     """Return the files by path, each with its digest, which only a look at the file gives at some stores."""
     found = {file.path: file for file in files}
-    pins = tuple(FilePin(file.key, file.version) for file in files if file.digest is None)
+    asked = [file for file in files if file.digest is None and not file.is_unversioned]
+    pins = tuple(FilePin(file.key, file.version) for file in asked)
     if pins:
         found |= {file.path: file for file in source.listing(Pins(files=pins, in_detail=True)).files}
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def cache_tasks(
     accept_unverified: bool = False,
     follow_links: bool = False,
     strict_patterns: bool = False,
+    digests: Mapping[str, str] | None = None,
 ) -> Creator:
     """Return a task creator for one Truss: `task_weights = cache_tasks("sd/config.yaml", basename="weights_sd")`.
 
@@ -51,6 +52,9 @@ def cache_tasks(
             same. config.yaml cannot set `replace`, `accept_unverified` or `follow_links`.
         strict_patterns: a pattern that matches no file, beside others that do, fails the entry when its source is
             listed; False: it is a warning.
+        digests: URL -> `sha256:hex` of https:// files, `{"https://host/w.bin": "sha256:9f86d0..."}`. The bytes are
+            compared with it, and it is a part of the request: with another digest the entry is stale.
+            TRUSS_CACHE_DIGESTS does the same for `truss-cache` too.
     """
     beside = Path(sys._getframe(1).f_globals.get("__file__") or "dodo.py").absolute().parent
     config = None if path is None else beside / path
@@ -67,6 +71,7 @@ def cache_tasks(
                 accept_unverified=accept_unverified,
                 follow_links=follow_links,
                 strict_patterns=strict_patterns,
+                digests=digests,
             )
             if defer_errors:
                 workspace.require_lock()

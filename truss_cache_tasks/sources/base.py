@@ -12,8 +12,10 @@ from truss_cache_tasks.model.listing import UNPINNED, Listing, Location, Pins, R
 class Source(Protocol):
     """Lists and locates the files of one request. Its class is called with `(request, credential, network)`.
 
-    A class reads no environment and no config: what it needs is in these three values. It imports the vendor's SDK in
-    its module or later, raises errors of `truss_cache_tasks.errors` alone, and may be called from many threads.
+    A class reads no environment and no config: what it needs is in these three values. The credential is a
+    `Credential`, `NoCredential`, or, where the row of the store has `auth_methods`, a `Role`. The class imports the
+    vendor's SDK in its module or later, raises errors of `truss_cache_tasks.errors` alone, and may be called from many
+    threads.
     """
 
     def listing(self, pins: Pins = UNPINNED) -> Listing:

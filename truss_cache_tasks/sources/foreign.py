@@ -18,7 +18,7 @@ from truss_cache_tasks.model.listing import (
 )
 from truss_cache_tasks.model.records import DIGITS
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential, Store
+from truss_cache_tasks.model.stores import Credential, NoCredential, Role, Store
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.base import Source
 
@@ -26,7 +26,9 @@ _HINT = "Install another version of the package that has this store, or tell its
 _METHODS = ("listing", "locate", "explain")
 
 
-def open_foreign(store: Store, request: Request, credential: Credential | NoCredential, network: Network) -> Source:
+def open_foreign(
+    store: Store, request: Request, credential: Credential | Role | NoCredential, network: Network
+) -> Source:
     """Import the class of a store that is not of this package, and return its source, checked.
 
     Raises:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import OURS, Credential, NoCredential
+from truss_cache_tasks.model.stores import OURS, Credential, NoCredential, Role
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.base import Source
 
 
-def open_source(request: Request, credential: Credential | NoCredential, network: Network) -> Source:
+def open_source(request: Request, credential: Credential | Role | NoCredential, network: Network) -> Source:
     """Return the source of `request`.
 
     Its module is imported at this call and not before, so that a run that sends no request does not load it.

@@ -15,12 +15,14 @@ The row of a store of your own is registered by `truss_cache_tasks.model.stores.
 from __future__ import annotations
 
 import hashlib
+import os
 import traceback
 import urllib.parse
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import pytest
@@ -28,6 +30,7 @@ import urllib3
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, NothingSelected
 from truss_cache_tasks.model.listing import Digest, FilePin, Listing, Location, Pins, RemoteFile
+from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.base import Source
 
 DATA = bytes(range(256)) * 300  # 76,800 bytes, each unlike the 255 before it: a range that is off by a few shows
@@ -90,7 +93,10 @@ class Answer:
 
 
 def read(location: Location, byte_range: str | None = None) -> Answer:
-    """Read `location` by one GET with its headers (redirects drop Authorization), or as a file."""
+    """Read `location` by one GET with its headers (redirects drop Authorization), or as a file.
+
+    The proxies and the CA bundle that the environment names are used, as in a run.
+    """
     if location.url.startswith("file://"):
         path = urllib.parse.unquote(urllib.parse.urlsplit(location.url).path)
         with open(path, "rb") as file:
@@ -102,8 +108,11 @@ def read(location: Location, byte_range: str | None = None) -> Answer:
     headers = {"Accept-Encoding": "identity", **location.headers}
     if byte_range is not None:
         headers["Range"] = byte_range
-    with urllib3.PoolManager(retries=urllib3.Retry(connect=0, read=0, redirect=5)) as http:
-        response = http.request("GET", location.url, headers=headers, decode_content=False, timeout=20)
+    network = Network.from_env(os.environ)
+    proxy, bundle = network.proxy_for(location.url), network.trusted_bundle()
+    pools = partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
+    with pools(ca_certs=bundle, retries=urllib3.Retry(connect=0, read=0, redirect=5)) as http:
+        response = http.request("GET", location.secret_url, headers=headers, decode_content=False, timeout=20)
         return Answer(response.status, response.data, response.headers)
 
 
@@ -143,11 +152,11 @@ def _raw(algorithm: str) -> Callable[[bytes], bytes]:
 Test = TypeVar("Test", bound=Callable[..., None])
 
 
-def needs(flag: str) -> Callable[[Test], Test]:
-    """Mark a test of the contract that only a store with `flag` on can pass."""
+def needs(*flags: str) -> Callable[[Test], Test]:
+    """Mark a test of the contract that only a store with all `flags` on can pass."""
 
     def mark(test: Test) -> Test:
-        test.needs = flag  # type: ignore[attr-defined]  # a mark of ours on a function
+        test.needs = flags  # type: ignore[attr-defined]  # a mark of ours on a function
         return test
 
     return mark
@@ -174,6 +183,7 @@ def text_of(error: BaseException) -> str:
 class SourceContract:
     """The tests. The class attributes say what the store can do; a subclass sets those that do not fit its store."""
 
+    folder = True  # a URI can name a place with many files
     prefixes = True  # a bucket: keys beside the prefix, folder markers
     single = True  # a URI can name one object
     digests = True  # the store tells a digest of every file, in the listing or by locate
@@ -185,12 +195,13 @@ class SourceContract:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in dir(SourceContract):
-            flag = getattr(getattr(SourceContract, name), "needs", None)
-            if flag is not None and not getattr(cls, flag):
+            flags = getattr(getattr(SourceContract, name), "needs", ())
+            if not all(getattr(cls, flag) for flag in flags):
                 setattr(cls, name, None)  # pytest collects callables only
 
     # What is listed
 
+    @needs("folder")
     def test_a_listing_names_every_file_with_its_size(self, store: Place) -> None:
         for count, name in enumerate(PLAIN_NAMES):
             store.put(name, DATA[:count])
@@ -201,6 +212,7 @@ class SourceContract:
         assert all(file.version for file in files.values())
         assert all(file.key.endswith(file.path) for file in files.values())
 
+    @needs("folder")
     def test_a_zero_byte_file_is_a_file(self, store: Place) -> None:
         store.put("empty.bin", b"")
         store.put("sub/empty.bin", b"")
@@ -209,6 +221,7 @@ class SourceContract:
         assert {path: file.size for path, file in files.items()} == {"empty.bin": 0, "sub/empty.bin": 0}
         assert read(source.locate(files["sub/empty.bin"])).data == b""
 
+    @needs("folder")
     def test_listing_twice_gives_equal_answers(self, store: Place) -> None:
         store.put("a.bin", b"a")
         store.put("b/c.bin", b"c")
@@ -218,6 +231,7 @@ class SourceContract:
         assert by_path(store.source().listing()) == by_path(first)
         assert source.listing().revision == first.revision
 
+    @needs("folder")
     def test_a_changed_file_has_another_version_and_the_others_keep_theirs(self, store: Place) -> None:
         store.put("a.bin", b"before")
         store.put("b.bin", b"stays")
@@ -227,18 +241,21 @@ class SourceContract:
         assert after["a.bin"].version != before["a.bin"].version
         assert after["b.bin"] == before["b.bin"]
 
+    @needs("folder")
     def test_a_deleted_file_is_listed_no_more(self, store: Place) -> None:
         store.put("a.bin", b"a")
         store.put("b.bin", b"b")
         store.delete("a.bin")
         assert set(by_path(store.source().listing())) == {"b.bin"}
 
+    @needs("folder")
     def test_a_listing_longer_than_a_page_is_whole(self, store: Place) -> None:
         names = {f"shard-{number:05}.bin" for number in range(self.many)}
         for name in sorted(names):
             store.put(name, name.encode())
         assert set(by_path(store.source().listing())) == names
 
+    @needs("folder")
     def test_patterns_of_the_entry_do_not_filter_the_listing(self, store: Place) -> None:
         store.put("a.bin", b"a")
         store.put("b.json", b"b")
@@ -247,6 +264,7 @@ class SourceContract:
 
     # What is located
 
+    @needs("folder")
     def test_odd_names_come_through_with_their_bytes(self, store: Place) -> None:
         want = {name: f"the bytes of {name}".encode() for name in self.names}
         for name, data in want.items():
@@ -276,7 +294,7 @@ class SourceContract:
             for asked in (None, "bytes=0-9", "bytes=500-999"):
                 assert read(location, asked).headers.get(location.validator_header) == location.validator
 
-    @needs("digests")
+    @needs("folder", "digests")
     def test_the_stores_digest_is_the_digest_of_the_bytes(self, store: Place) -> None:
         for name, data in {"w.bin": DATA, "small.json": b"{}", "empty.bin": b""}.items():
             store.put(name, data)
@@ -292,6 +310,7 @@ class SourceContract:
                 assert digest is not None, file.path
                 assert digest_of(answer.data, digest) == digest, file.path
 
+    @needs("folder")
     def test_files_can_be_located_from_many_threads(self, store: Place) -> None:
         want = {f"{number}.bin": b"%d" % number for number in range(16)}
         for name, data in want.items():
@@ -304,6 +323,7 @@ class SourceContract:
 
     # What is pinned
 
+    @needs("folder")
     def test_what_is_pinned_as_it_is_there_is_listed_as_without_pins(self, store: Place) -> None:
         store.put("a.bin", b"a")
         store.put("b/c.bin", b"c")
@@ -312,6 +332,7 @@ class SourceContract:
         assert by_path(again) == by_path(listing)
         assert again.revision == listing.revision
 
+    @needs("folder")
     def test_a_pinned_file_is_never_read_as_another_one(self, store: Place) -> None:
         store.put("a.bin", b"before")
         store.put("b.bin", b"stays")
@@ -328,6 +349,7 @@ class SourceContract:
         got = {path: read(source.locate(file)).data for path, file in files.items()}
         assert got == {"a.bin": b"before", "b.bin": b"stays"}
 
+    @needs("folder")
     def test_a_pinned_file_that_is_gone_is_not_found(self, store: Place) -> None:
         if self.versions:
             return
@@ -430,11 +452,14 @@ class SourceContract:
         assert not listing.single
         assert len(listing.warnings) == 1
 
+    @needs("folder")
     def test_an_ordinary_listing_has_no_warning(self, store: Place) -> None:
         store.put("a.bin", b"a")
         listing = store.source().listing()
         assert listing.warnings == ()
         assert not listing.single
+
+    # One object
 
     @needs("single")
     def test_a_uri_of_exactly_one_object_is_that_file(self, store: Place) -> None:
@@ -447,3 +472,46 @@ class SourceContract:
         assert file.path == "w+1 #.bin"
         assert file.size == len(DATA)
         assert read(source.locate(file)).data == DATA
+
+    @needs("single")
+    def test_one_object_of_an_odd_name_comes_through_with_its_bytes(self, store: Place) -> None:
+        for name in self.names:
+            data = f"the bytes of {name}".encode()
+            store.put(name, data)
+            source = store.source_of(name)
+            (file,) = source.listing().files
+            assert file.path == name.rpartition("/")[2]
+            assert (file.size, read(source.locate(file)).data) == (len(data), data)
+
+    @needs("single")
+    def test_one_empty_object_is_a_file(self, store: Place) -> None:
+        store.put("empty.bin", b"")
+        source = store.source_of("empty.bin")
+        (file,) = source.listing().files
+        assert file.size == 0
+        assert read(source.locate(file)).data == b""
+
+    @needs("single")
+    def test_one_object_has_another_version_after_a_change_alone(self, store: Place) -> None:
+        store.put("w.bin", b"before")
+        before = store.source_of("w.bin").listing().files
+        assert store.source_of("w.bin").listing().files == before
+        store.put("w.bin", b"after!")
+        assert store.source_of("w.bin").listing().files[0].version != before[0].version
+
+    @needs("single")
+    def test_one_pinned_object_is_never_read_as_another_one(self, store: Place) -> None:
+        store.put("w.bin", b"before")
+        listing = store.source_of("w.bin").listing()
+        assert store.source_of("w.bin").listing(pins_of(listing)) == listing
+        store.put("w.bin", b"after, and longer")
+        source = store.source_of("w.bin")
+        if self.versions:
+            assert read(source.locate(source.listing(pins_of(listing)).files[0])).data == b"before"
+            return
+        with pytest.raises(NotFound, match=r"w\.bin is pinned at "):
+            source.listing(pins_of(listing))
+        store.delete("w.bin")
+        with pytest.raises(NotFound) as caught:
+            store.source_of("w.bin").listing(pins_of(listing))
+        self.assert_clear_error(caught.value, store)

@@ -7,22 +7,20 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from truss_cache_tasks.errors import RUN_AGAIN, IntegrityError, PermanentError, SourceChanged, WrongAnswer
 from truss_cache_tasks.model.listing import Location, RemoteFile
 from truss_cache_tasks.network.connections import Answer
 from truss_cache_tasks.network.exchange import AnswerTooLong
 from truss_cache_tasks.network.http_errors import network_errors
+from truss_cache_tasks.network.redirects import REDIRECTS, headers_after, redirect_target
 from truss_cache_tasks.transfer.body import BadResponse, HttpStatusError
 from truss_cache_tasks.transfer.context import TransferContext
 from truss_cache_tasks.transfer.limits import Limits
 from truss_cache_tasks.transfer.pools import pool_for
 from truss_cache_tasks.version import USER_AGENT
 
-_REDIRECTS = {301, 302, 303, 307, 308}
-# What another origin may see: no Authorization, Cookie or x-amz-*, which are secrets or signed for one host.
-_PUBLIC_HEADERS = {"accept", "accept-encoding", "if-match", "range", "user-agent"}
 _EXPLANATION = 4096  # bytes of a refusal's body that are passed to the source
 _SHORT = 16384  # bytes of a redirect's body that are read, since that takes less than a new connection
 
@@ -119,36 +117,29 @@ def _get(
 
     The Range goes to each host; credentials do not go to another origin.
     """
-    url, limits = location.url, context.limits
+    url, asked, limits = location.url, location.secret_url, context.limits
     sent = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT, **location.headers, **headers}
     for _ in range(limits.redirects + 1):
         host = urlsplit(url).hostname or "?"
         with network_errors(file.path, host):
             answer = pool_for(url, context).ask(
-                url,
+                asked,
                 sent,
                 context.token,
                 connect_s=limits.connect_s,
                 answer_s=limits.answer_s,
                 overhead=limits.overhead,
             )
-        target = answer.headers.get("Location") if answer.status in _REDIRECTS else None
+        target = answer.headers.get("Location") if answer.status in REDIRECTS else None
         if target is None:
             if url == location.url:
                 return answer, host, None
             kept = {name: value for name, value in sent.items() if name.lower() != "range"}
-            return answer, host, replace(location, url=url, headers=kept)
+            return answer, host, replace(location, url=url, headers=kept, secret_query=None)
         _discard(answer, limits)
-        try:
-            followed = urljoin(url, target)
-            leaves, scheme = _origin(followed) != _origin(url), urlsplit(followed).scheme
-        except ValueError:  # an invalid port or address
-            scheme = ""
-        if scheme not in ("http", "https"):
-            raise PermanentError(f"{file.path}: {host} redirects to something that is no http(s) URL")
-        if leaves:
-            sent = {name: value for name, value in sent.items() if name.lower() in _PUBLIC_HEADERS}
-        url = followed
+        followed = redirect_target(file.path, url, target)
+        sent = headers_after(sent, url, followed)
+        url = asked = followed
     raise PermanentError(f"{file.path}: {host} redirects more than {limits.redirects} times")
 
 
@@ -160,11 +151,6 @@ def _discard(answer: Answer, limits: Limits) -> None:
         if length.isdecimal() and _announced(length) <= _SHORT:
             answer.read(_SHORT + 1)
     answer.close()
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _refusal(file: RemoteFile, answer: Answer, host: str, context: TransferContext) -> HttpStatusError:

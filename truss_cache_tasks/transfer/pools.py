@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from truss_cache_tasks.network.connections import POOLS, ConnectionPool
+from truss_cache_tasks.network.connections import ConnectionPool
 from truss_cache_tasks.network.pools import load_trust, make_pools
 from truss_cache_tasks.transfer.context import TransferContext
 
@@ -20,6 +20,6 @@ def pool_for(url: str, context: TransferContext) -> ConnectionPool:
         key = (proxy, network.ca_bundle, tls)
         if key not in process.pools:
             trust = load_trust(network.ca_bundle) if tls else None  # takes 20 ms; plain http needs none
-            process.pools[key] = make_pools(proxy, trust, connections=context.limits.connections, classes=POOLS)
+            process.pools[key] = make_pools(proxy, trust, context.limits.connections)
         pool: ConnectionPool = process.pools[key].connection_from_url(url)
         return pool

@@ -11,7 +11,6 @@ from truss_cache_tasks.errors import AccessDenied, CacheTaskError, ConfigError, 
 from truss_cache_tasks.stores import (
     UNPINNED,
     Credential,
-    HttpAnswer,
     HttpClient,
     Listing,
     Location,
@@ -21,6 +20,7 @@ from truss_cache_tasks.stores import (
     Pins,
     RemoteFile,
     Request,
+    WholeAnswer,
     check_pins,
     is_transient_status,
     listed_file,
@@ -40,7 +40,6 @@ class WebDavSource:
     def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
         self._source = request.source
         self._network = network
-        self._client = HttpClient(str(request.source), network)
         self._share = f"{_base(network)}/{quote(request.source.root)}"
         self._headers: dict[str, str] = {}
         self._asked = f"without a credential ({credential})"
@@ -51,7 +50,8 @@ class WebDavSource:
 
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """List every file below the prefix, or the one file that it names."""
-        files = list(self._files())
+        with HttpClient(self._share, self._network) as client:
+            files = list(self._files(client))
         if pins.files is not None:
             files = check_pins(files, pins.files, self._source)
         return under_prefix(files, self._source)
@@ -66,25 +66,25 @@ class WebDavSource:
         """Return the error for a refused GET."""
         return self._refusal(status, headers, f"{self._source}: {file.path}")
 
-    def _files(self) -> Iterator[RemoteFile]:
+    def _files(self, client: HttpClient) -> Iterator[RemoteFile]:
         """Yield the files below the prefix, folder by folder."""
         folders = [self._source.prefix]
         guard = PaginationGuard(str(self._source), first=self._source.prefix)
         while folders:
             folder = folders.pop()
-            found = self._entries(folder)
+            found = self._entries(client, folder)
             files = [self._file(key, entry) for key, entry in found.items() if not _is_folder(entry)]
             folders += [key for key, entry in found.items() if _is_folder(entry) and key != folder]
             yield from files
             guard.check((file.key for file in files), folders[-1] if folders else None)
 
-    def _entries(self, folder: str) -> dict[str, ElementTree.Element]:
+    def _entries(self, client: HttpClient, folder: str) -> dict[str, ElementTree.Element]:
         """Return what one PROPFIND tells of a folder and its members, by key. Empty where it does not exist."""
-        answer = self._network.with_retries(lambda: self._propfind(folder))
+        answer = self._network.with_retries(lambda: self._propfind(client, folder))
         if answer.status == 404 and folder:
             if folder != self._source.prefix:  # removed between two requests
                 return {}
-            self._network.with_retries(lambda: self._propfind(""))  # does the share exist?
+            self._network.with_retries(lambda: self._propfind(client, ""))  # does the share exist?
             return {}
         try:
             root = ElementTree.fromstring(answer.body)
@@ -92,9 +92,10 @@ class WebDavSource:
             raise self._wrong("a body that is not XML", "a DAV:multistatus") from exc
         return {self._key(entry, folder): entry for entry in root.iter("{DAV:}response")}
 
-    def _propfind(self, folder: str) -> HttpAnswer:
+    def _propfind(self, client: HttpClient, folder: str) -> WholeAnswer:
         headers = {**self._headers, "Depth": "1", "Content-Type": "application/xml"}
-        answer = self._client.send("PROPFIND", f"{self._share}/{quote(folder)}".rstrip("/"), headers, PROPERTIES)
+        url = f"{self._share}/{quote(folder)}".rstrip("/")
+        answer = client.send("PROPFIND", url, headers, str(self._source), PROPERTIES)
         if answer.status == 207 or (answer.status == 404 and folder):
             return answer
         raise self._refusal(answer.status, answer.headers, str(self._source))

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers.azurite import ACCOUNT, Azurite
 from servers.gcs import Gcs
-from servers.s3 import S3Server
+from servers.named import Named
+from servers.s3 import S3Server, under_names
 
 from scenarios.buckets.front import Front, front_of
-from scenarios.buckets.stores import Folder, GcsStore, S3Store, Store, own_prefix
+from scenarios.buckets.stores import AzureStore, Folder, GcsStore, NamedStore, S3Store, Store, own_prefix
 from scenarios.cache.forks import ForkedTruss, Forks
 
 
@@ -32,6 +34,12 @@ def before_gcs(gcs: Gcs) -> Iterator[Front]:
         yield front
 
 
+@pytest.fixture(scope="session")
+def before_azure(azure: Azurite) -> Iterator[Front]:
+    with front_of(azure.url.removesuffix(f"/{ACCOUNT}")) as front:
+        yield front
+
+
 @pytest.fixture
 def on_seaweed(seaweed: S3Server, before_seaweed: Front) -> S3Store:
     return S3Store(before_seaweed, seaweed.bucket, own_prefix(), seaweed)
@@ -42,9 +50,27 @@ def on_moto(moto: S3Server, before_moto: Front) -> S3Store:
     return S3Store(before_moto, moto.bucket, own_prefix(), moto)
 
 
+@pytest.fixture(scope="session")
+def named_front(before_seaweed: Front, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Named]:
+    """A proxy that leads to SeaweedFS, by its front, under the names of R2 and CoreWeave."""
+    with under_names(before_seaweed.url, tmp_path_factory.mktemp("named")) as running:
+        yield running
+
+
+@pytest.fixture(params=["r2", "cw"])
+def service(request: pytest.FixtureRequest, seaweed: S3Server, before_seaweed: Front, named_front: Named) -> NamedStore:
+    """R2 and CoreWeave in turn."""
+    return NamedStore(before_seaweed, seaweed.bucket, own_prefix(), seaweed, named_front, request.param)
+
+
 @pytest.fixture
 def on_gcs(gcs: Gcs, before_gcs: Front) -> GcsStore:
     return GcsStore(before_gcs, gcs.bucket(own_prefix()), own_prefix(), gcs)
+
+
+@pytest.fixture
+def on_azure(azure: Azurite, before_azure: Front) -> AzureStore:
+    return AzureStore(before_azure, f"{ACCOUNT}/{azure.container()}", own_prefix(), azure)
 
 
 @pytest.fixture
@@ -59,14 +85,14 @@ def bucket(request: pytest.FixtureRequest) -> Store:
     return store
 
 
-@pytest.fixture(params=["seaweed", "gcs"])
+@pytest.fixture(params=["seaweed", "gcs", "azure"])
 def vendor(request: pytest.FixtureRequest) -> Store:
     """One server for each vendor, where two S3 servers would show the same."""
     store: Store = request.getfixturevalue(f"on_{request.param}")
     return store
 
 
-@pytest.fixture(params=["seaweed", "gcs", "disk"])
+@pytest.fixture(params=["seaweed", "gcs", "azure", "disk"])
 def anywhere(request: pytest.FixtureRequest) -> Store:
     """One server for each vendor, and a local folder."""
     store: Store = request.getfixturevalue(f"on_{request.param}")

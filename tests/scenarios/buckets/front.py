@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from servers.azurite import ACCOUNT
 from servers.s3 import PartChecksums
 
 
@@ -141,6 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path.startswith("/storage/v1/b/"):  # GCS: /storage/v1/b/BUCKET/o[/NAME]
             name = urllib.parse.unquote(parts[6]) if len(parts) > 6 else ""
             kind = "list" if not name else "get" if query.get("alt") == "media" else "other"
+        elif parts[1] == ACCOUNT:  # Azure: /ACCOUNT/CONTAINER[/NAME]
+            name = urllib.parse.unquote("/".join(parts[3:]))
+            kind = "list" if query.get("comp") == "list" else "get"
         elif "attributes" in query:
             return Asked("other", "")
         else:  # S3: /BUCKET[/KEY]

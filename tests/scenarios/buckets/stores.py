@@ -1,4 +1,4 @@
-"""SeaweedFS, moto, GCS and a local folder behind one face: the vendor's client puts, a Truss takes.
+"""SeaweedFS, moto, GCS, Azurite and a local folder behind one face: the vendor's client puts, a Truss takes.
 
 store.put("m/a.bin", b"...")          # below a prefix of this test's own
 store.uri("m")                        # for `repo_id`
@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from servers.azurite import ACCOUNT, KEYS, WRONG_KEY, Azurite
 from servers.gcs import GET_ONLY, LIST_ONLY, READER, Gcs, new_key
-from servers.s3 import Keys, S3Server
+from servers.named import Named
+from servers.s3 import R2_ACCOUNT, Keys, S3Server
 from trusses import Truss
 
 from scenarios.buckets.front import Front
@@ -31,6 +33,8 @@ class Store(ABC):
 
     scheme = ""
     credential_file = ""
+    missing_bucket = "no-such-bucket-here"
+    behind_tls = "ro"  # who reads where the store itself is asked by plain http
 
     def uri(self, prefix: str) -> str:
         return f"{self.scheme}://{self.bucket}/{self.base}/{prefix}"
@@ -113,6 +117,32 @@ class S3Store(Store):
         return [keys.secret for keys in self.server.identities.values()]
 
 
+@dataclass
+class NamedStore(S3Store):
+    """R2 or CoreWeave under its own name: an S3 server behind a proxy with certificates for these names."""
+
+    by: Named
+    service: str  # `r2` or `cw`
+
+    def __post_init__(self) -> None:
+        self.scheme = self.service
+        self.credential_file = f"{self.service}_credentials.json"
+        self._root = f"{R2_ACCOUNT}.{self.bucket}" if self.service == "r2" else self.bucket
+
+    def uri(self, prefix: str) -> str:
+        return f"{self.scheme}://{self.name(prefix)}"
+
+    def visible(self, prefix: str, path: str) -> str:
+        return f"{self.name(prefix)}/{path}"
+
+    def name(self, prefix: str) -> str:
+        return f"{self._root}/{self.base}/{prefix}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**self.by.env, "AWS_EC2_METADATA_DISABLED": "true"}
+
+
 def client_without_checksums(store: S3Store) -> Any:
     """Return a client that sends a checksum only where it is asked to, as older and other ones do."""
     import boto3
@@ -186,6 +216,46 @@ class GcsStore(Store):
     def secrets(self) -> list[str]:
         lines = self.gcs.service_account()["private_key"].splitlines()
         return [*lines[1:-1], "Bearer good"]
+
+
+@dataclass
+class AzureStore(Store):
+    azure: Azurite
+
+    scheme = "azure"
+    credential_file = "azure_credentials.json"
+    missing_bucket = f"{ACCOUNT}/no-such-bucket-here"
+    behind_tls = "sas"  # a signature that is made for an https endpoint is for https alone
+
+    @property
+    def container(self) -> str:
+        return self.bucket.partition("/")[2]
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**self.azure.env, "AZURE_STORAGE_SERVICE_ENDPOINT": f"{self.front.url}/{ACCOUNT}"}
+
+    def fields(self, who: str) -> dict[str, Any]:
+        if rights := {"listonly": "l", "getonly": "r", "sas": "rl"}.get(who):
+            return {"sas_token": self.azure.sas(self.container, sp=rights)}
+        return {"account_key": WRONG_KEY if who == "wrong" else KEYS[ACCOUNT]}
+
+    def put(self, key: str, data: bytes) -> None:
+        self.azure.put(self.container, f"{self.base}/{key}", data)
+
+    def delete(self, key: str) -> None:
+        self.azure.delete(self.container, f"{self.base}/{key}")
+
+    def objects(self, prefix: str) -> dict[str, bytes]:
+        from azure.storage.blob import ContainerClient
+
+        below = f"{self.base}/{prefix}/"
+        with ContainerClient(self.azure.url, self.container, credential=KEYS[ACCOUNT]) as client:
+            names = [name for name in client.list_blob_names(name_starts_with=below) if not name.endswith("/")]
+            return {name.removeprefix(below): client.download_blob(name).readall() for name in names}
+
+    def secrets(self) -> list[str]:
+        return [*KEYS.values(), WRONG_KEY, "sig="]
 
 
 @dataclass

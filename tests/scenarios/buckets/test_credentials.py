@@ -187,6 +187,8 @@ def test_a_missing_permission_is_named(vendor: Store, truss: Truss, who: str) ->
         ("s3", "getonly"): "s3:ListBucket",
         ("gs", "listonly"): "storage.objects.get",
         ("gs", "getonly"): "storage.objects.list",
+        ("azure", "listonly"): "the permission Read (r)",
+        ("azure", "getonly"): "the permission List (l)",
     }[vendor.scheme, who]
     failed(truss.cli(), permission)
     assert tree(truss.model_cache) == {}

@@ -1,4 +1,4 @@
-"""S3 and GCS through a forward proxy with a password, and with certificates of a network's own."""
+"""S3, GCS and Azure through a forward proxy with a password, and with certificates of a network's own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ WRONG = "wrong-word"
 def secure(vendor: Store, truss: Truss, web: Nginx) -> Truss:
     """A Truss whose store is reached over TLS, at nginx."""
     vendor.put("m/a.bin", BODY)
-    vendor.give(truss)
+    vendor.give(truss, vendor.behind_tls)
     truss.config(f"model_cache:\n  - repo_id: {vendor.uri('m')}\n")
     web.say(f"proxy_pass {vendor.front.url}; proxy_set_header Host $http_host;")
-    truss.env |= {"AWS_ENDPOINT_URL_S3": web.secure_url, "STORAGE_EMULATOR_HOST": web.secure_url}
+    truss.env |= {name: value.replace(vendor.front.url, web.secure_url) for name, value in vendor.env.items()}
     return truss
 
 

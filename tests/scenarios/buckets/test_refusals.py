@@ -34,7 +34,7 @@ def refused(ran: Ran, truss: Truss, *words: str) -> None:
 
 def test_a_bucket_that_is_not_there_is_named(vendor: Store, truss: Truss) -> None:
     vendor.give(truss)
-    beside_a_good_one(truss, f"{vendor.scheme}://no-such-bucket-here/m")
+    beside_a_good_one(truss, vendor.uri("m").replace(vendor.bucket, vendor.missing_bucket))
     refused(truss.cli(), truss, "no-such-bucket-here", "bucket")
 
 

@@ -91,7 +91,8 @@ def _find_again(source: Source, context: EntryContext, locked: Locked) -> Listin
     for file in moved:
         now = details.get(file.path)
         if now is not None and now.size == file.size and _may_be(file, now, ref):
-            known[file.path] = here[file.path]
+            found = here[file.path]
+            known[file.path] = found if now.digest else replace(found, digest=file.store_digest)
         elif now is not None and now.version == file.version:  # the locked version has other bytes than are locked
             raise _mismatch(context, file, _described(now))
         else:

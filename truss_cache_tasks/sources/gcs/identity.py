@@ -12,10 +12,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from truss_cache_tasks.errors import RUN_LATER, CredentialError, TransientError
-from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.model.request import SourceRef
+from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.cancel import NEVER
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 from truss_cache_tasks.network.settings import Network
+from truss_cache_tasks.sources.gcs import federation
 
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 METADATA_S = 1.0  # for the one request that finds out whether there is a metadata server; google.auth waits 3 x 3 s
@@ -50,13 +52,34 @@ class Identity:
         )
 
 
-def identify(credential: Credential | NoCredential, network: Network) -> Identity | None:
-    """Return the identity for requests; None for anonymous.
+def identify(credential: Credential | Role | NoCredential, network: Network, source: SourceRef) -> Identity | None:
+    """Return the identity for requests; None for anonymous, which it never is for a role.
 
     Raises:
-        CredentialError: a key or an application-default credential cannot be used.
+        CredentialError: a key or an application-default credential cannot be used, or a role has none.
     """
-    return _from_key(credential, network) if isinstance(credential, Credential) else _from_environment(network)
+    if isinstance(credential, Credential):
+        return _from_key(credential, network)
+    return _of_role(credential, network, source) if isinstance(credential, Role) else _from_environment(network)
+
+
+def _of_role(role: Role, network: Network, source: SourceRef) -> Identity:
+    """Return the identity that the machine has for a role: a token that is exchanged, or any other credential."""
+    path = network.variable(federation.VARIABLE)
+    if (info := federation.read_external_account(path)) is not None:
+        return _federated(federation.impersonating(info, role), path, network)
+    if (identity := _from_environment(network)) is not None:
+        return identity
+    raise CredentialError(
+        f"{source}: found no credential of Google on this machine, expected one for {role.method} ({role.account})",
+        hint=f"Set {federation.VARIABLE} to a credential file for {role.scope}, run "
+        "`gcloud auth application-default login`, or put service_account.json into the data folder.",
+    )
+
+
+def _federated(info: Mapping[str, Any], path: str, network: Network) -> Identity:
+    credentials = federation.make_credentials(info, path, SCOPES)
+    return Identity(credentials, federation.describe(info, path), make_transport(network))
 
 
 def _from_key(credential: Credential, network: Network) -> Identity:
@@ -95,7 +118,9 @@ def _application_default(network: Network) -> Identity | None:
 
     # google.auth warns that a login of gcloud has no quota project. Cloud Storage needs none.
     warnings.filterwarnings("ignore", "Your application has authenticated using end user credentials", UserWarning)
-    named = network.variable("GOOGLE_APPLICATION_CREDENTIALS")
+    named = network.variable(federation.VARIABLE)
+    if (info := federation.read_external_account(named)) is not None:
+        return _federated(info, named, network)
     try:
         credentials, _ = google.auth.default(scopes=SCOPES, request=make_transport(network, seeking=True))
     except (DefaultCredentialsError, ValueError, OSError) as exc:
@@ -130,7 +155,7 @@ def make_transport(network: Network, *, seeking: bool = False) -> Any:
     from google.auth.exceptions import TransportError
     from google.auth.transport.requests import Request
 
-    from truss_cache_tasks.sources.gcs.session import bounded_session
+    from truss_cache_tasks.sources.requests_session import bounded_session
 
     network = replace(network, cancel=NEVER)  # entries share it: cancelling one must not cancel the others
     shortly = replace(network.limits, connect_s=METADATA_S, head_s=METADATA_S)

@@ -87,7 +87,7 @@ def translate_errors(asked: Asked) -> Iterator[None]:
     The block holds no other code, since each ValueError or TypeError in it becomes the error for a malformed answer.
     """
     import requests
-    from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
+    from google.auth.exceptions import GoogleAuthError, OAuthError, RefreshError, TransportError
 
     what, who = asked.what, asked.origin or "the credential"
     try:
@@ -103,15 +103,24 @@ def translate_errors(asked: Asked) -> Iterator[None]:
         if is_permanent(exc):
             raise PermanentError(said, hint="Let SSL_CERT_FILE name the bundle that has its CA.") from exc
         raise TransientError(said, hint=RUN_LATER) from exc
+    except OAuthError as exc:  # of a token that was to be exchanged; the rest of the text is the server's
+        code = re.match(r"Error code ([\w.-]{1,60})", str(exc.args[0] if exc.args else ""))
+        raise AccessDenied(
+            f"{what}: the token service refuses the token for {who} ({code[1] if code else 'no code'})",
+            hint="Let the provider trust the issuer, audience and subject of the token; else correct the file.",
+        ) from None
     except RefreshError as exc:
         if exc.retryable:
             raise TransientError(f"{what}: the token server is out of order", hint=RUN_LATER) from exc
         # Of an answer that google.auth could parse, args[0] is such as `invalid_grant: Invalid JWT Signature.`. Of any
         # other it is the only argument, and may be a whole page
         why = f" ({str(exc.args[0])[:200]})" if len(exc.args) > 1 else ""
+        impersonates = "impersonated" in why
         raise AccessDenied(
             f"{what}: the token server refuses {who}{why}",
-            hint="Make a new key of this service account, and check this machine's clock.",
+            hint="Grant roles/iam.workloadIdentityUser on the service account to the identity of the token."
+            if impersonates
+            else "Make a new key of this service account, and check this machine's clock.",
         ) from exc
     except GoogleAuthError as exc:
         raise CredentialError(

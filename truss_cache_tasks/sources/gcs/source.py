@@ -27,7 +27,7 @@ from truss_cache_tasks.model.listing import (
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.gcs.identity import Identity, identify
@@ -43,7 +43,7 @@ _NUMBER = re.compile("[0-9]{1,19}")
 class GcsSource:
     """The objects of one `gs://bucket/prefix`. Every method may be called from many threads."""
 
-    def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
+    def __init__(self, request: Request, credential: Credential | Role | NoCredential, network: Network) -> None:
         self._source = request.source
         self._credential = credential
         self._network = network
@@ -102,7 +102,7 @@ class GcsSource:
         Args:
             versions: every generation of each, replaced and deleted ones too, as far as the bucket keeps them.
         """
-        from truss_cache_tasks.sources.gcs.session import bounded_session
+        from truss_cache_tasks.sources.requests_session import bounded_session
 
         store = str(self._source)
         pages = PaginationGuard(store)
@@ -166,7 +166,7 @@ class GcsSource:
         with self._lock:
             if self._found is None:
                 with translate_errors(self._asked()):
-                    self._found = (identify(self._credential, self._network),)
+                    self._found = (identify(self._credential, self._network, self._source),)
             return self._found[0]
 
     def _asked(self, file: RemoteFile | None = None) -> Asked:

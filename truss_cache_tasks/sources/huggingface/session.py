@@ -11,6 +11,7 @@ from typing import Any
 
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.network.exchange import Exchange, ReadTimeout, UnreadableAnswer, decode_body
+from truss_cache_tasks.network.redirects import refuse_downgrade
 from truss_cache_tasks.network.settings import Network
 
 _MAKING = threading.Lock()  # held while SSL_CERT_FILE is set for huggingface_hub's session
@@ -105,6 +106,7 @@ def get(session: Any, url: str, query: Mapping[str, str], headers: Mapping[str, 
             response.close()
         if response.next_request is None:
             return answer
+        refuse_downgrade("hf://", str(request.url), str(response.next_request.url))
         # The client removed Authorization if the host is another one; with `auth` None it adds no other.
         request, options["auth"] = response.next_request, None
     raise UnreadableAnswer(f"more than {limits.redirects} redirects", "the answer itself")

@@ -22,6 +22,8 @@ from truss_cache_tasks.errors import (
 )
 from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.model.request import SourceRef
+from truss_cache_tasks.model.s3_service import S3Service
+from truss_cache_tasks.model.stores import JsonCredential
 from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.proxies import is_permanent, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
@@ -36,11 +38,13 @@ BAD_KEYS = {
     "TokenRefreshRequired": "the session token has expired",
     "InvalidToken": "the session token is not valid",
     "InvalidClientTokenId": "the access key is unknown there",
+    "Unauthorized": "the access key is unknown there",  # R2
     "RequestTimeTooSkewed": "this machine's clock differs too much from the server's",
     "RequestExpired": "this machine's clock differs too much from the server's",
+    "ExpiredRequest": "this machine's clock differs too much from the server's",  # R2
 }
 WRONG_REGION = ("PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed",
-                "IllegalLocationConstraintException", "301", "307")  # fmt: skip
+                "IllegalLocationConstraintException", "InvalidRegion", "InvalidRegionName", "301", "307")  # fmt: skip
 NO_BUCKET = ("NoSuchBucket", "InvalidBucketName")
 GONE = ("NoSuchKey", "NoSuchVersion", "NotFound", "404", "PreconditionFailed", "412")
 BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ThrottlingException",
@@ -68,10 +72,22 @@ class Asked:
     region: str
 
     @property
+    def service(self) -> S3Service:
+        """What the store does differently."""
+        return self.source.store.s3
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name at the server."""
+        return self.service.split(self.source.root)[1]
+
+    @property
     def resource(self) -> str:
-        """The ARN that a policy has to name."""
+        """What a permission has to name: the ARN of a policy, where the store has them."""
+        if self.service.permission:
+            return f"bucket {self.bucket!r}"
         partition = "aws-cn" if self.region.startswith("cn-") else "aws-us-gov" if "-gov-" in self.region else "aws"
-        bucket = f"arn:{partition}:s3:::{self.source.root}"
+        bucket = f"arn:{partition}:s3:::{self.bucket}"
         if self.action == "s3:ListBucket":
             return bucket
         return f"{bucket}/{self.source.prefix}*"
@@ -95,30 +111,42 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
         region: where the bucket is, if the answer says.
     """
     answered = f"{status} {code}" if code != str(status) else code
+    refuses = f"{asked.what}: {asked.endpoint} refuses the credential of {asked.origin or 'an anonymous user'}"
+    if length := re.search(r"access key has length ([0-9]{1,6}), should be ([0-9]{1,6})", message):  # R2
+        return AccessDenied(
+            f"{refuses}: its access key has {length[1]} characters, expected {length[2]} ({code})",
+            hint="Put the keys of this store there, not those of another one.",
+        )
     if code in BAD_KEYS:
         clock = "clock" in BAD_KEYS[code]
         hint = (
             "Set the clock (NTP)." if clock else "Correct or renew the credential; its endpoint must be the one named."
         )
-        return AccessDenied(
-            f"{asked.what}: {asked.endpoint} refuses the credential of {asked.origin or 'an anonymous user'}: "
-            f"{BAD_KEYS[code]} ({code})",
-            hint=hint,
-        )
+        return AccessDenied(f"{refuses}: {BAD_KEYS[code]} ({code})", hint=hint)
     if code in WRONG_REGION:
-        there = f"is in region {region}" if region else "is in another region that the answer does not name"
+        found = (
+            f"bucket {asked.bucket!r} is in region {region}, the request was made for {asked.region}, and following it "
+            "once did not help"
+            if region
+            else f"the request was made for region {asked.region}, expected that of bucket {asked.bucket!r}, which the "
+            "answer does not name"
+        )
         return AccessDenied(
-            f"{asked.what}: bucket {asked.source.root!r} {there}, the request was made for {asked.region}, and "
-            f"following it once did not help ({code})",
+            f"{asked.what}: {found} ({code})",
             hint=f"Set aws_region in the credential file, or AWS_REGION, to {region or 'the region of the bucket'}.",
         )
     if code in NO_BUCKET or (status == 404 and asked.action == "s3:ListBucket"):
         return NotFound(
-            f"{asked.what}: no bucket {asked.source.root!r} at {asked.endpoint} ({code})",
-            hint="Correct the bucket in repo_id; for a store other than AWS set AWS_ENDPOINT_URL_S3.",
+            f"{asked.what}: no bucket {asked.bucket!r} at {asked.endpoint} ({code})",
+            hint=f"Correct the bucket in repo_id. {asked.service.elsewhere}",
         )
     if code in GONE or status in (404, 412):
         return SourceChanged(f"{asked.what}: replaced or deleted since it was listed ({code})", hint=RUN_AGAIN)
+    if code == "NotEntitled":  # R2
+        return AccessDenied(
+            f"{asked.what}: the account may not use this store ({code})",
+            hint="Enable the store in the dashboard of the account.",
+        )
     if code == "InvalidObjectState":
         return AccessDenied(
             f"{asked.what}: the object is archived (Glacier) and cannot be read ({code})",
@@ -142,7 +170,8 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
 
 def _denied(asked: Asked, code: str, message: str) -> AccessDenied:
     named = re.search(r"not authorized to perform: ([a-z0-9-]+:\w+)(?: on resource: \"?([^\s\"]+))?", message)
-    action, resource = (named[1], named[2] or "") if named else (asked.action, asked.resource)
+    needs = asked.service.permission or asked.action
+    action, resource = (named[1], named[2] or "") if named else (needs, asked.resource)
     if not named and re.search(r"\bkms\b", message, re.IGNORECASE):
         action, resource = "kms:Decrypt", "the key that encrypts the bucket"
     missing = f"missing permission {action}" + (f" on {resource}" if resource else "")
@@ -154,12 +183,11 @@ def _denied(asked: Asked, code: str, message: str) -> AccessDenied:
     if not asked.origin:
         return AccessDenied(
             f"{asked.what}: no credential was found, and {asked.endpoint} refuses anonymous access ({code}): {missing}",
-            hint="Give a credential: s3_credentials.json in the data folder, a named secret, or AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY.",
+            hint=give_credential(asked.source),
         )
     return AccessDenied(
         f"{asked.what}: {missing} for the credential of {asked.origin} ({code})",
-        hint=f"Grant {action}; a requester-pays bucket refuses in this way too, and is not supported yet.",
+        hint=asked.service.denied.replace("{action}", action),
     )
 
 
@@ -193,7 +221,8 @@ def translate_errors(asked: Asked) -> Iterator[None]:
         raise NotFound(f"{asked.what}: not a bucket name", hint="Correct the bucket in repo_id.") from error
     except aws.SSLError as error:
         if not is_permanent(error):
-            raise TransientError(f"{asked.what}: {asked.endpoint}: TLS failed", hint=RUN_LATER) from error
+            check = " Check the id of the account in repo_id." if asked.service.has_account else ""
+            raise TransientError(f"{asked.what}: {asked.endpoint}: TLS failed", hint=RUN_LATER + check) from error
         raise PermanentError(
             f"{asked.what}: {asked.endpoint}: its certificate is not trusted",
             hint="For a certificate authority of your own set SSL_CERT_FILE or AWS_CA_BUNDLE.",
@@ -205,12 +234,12 @@ def translate_errors(asked: Asked) -> Iterator[None]:
     except (aws.ValidationError, aws.EndpointProviderError, aws.UnknownEndpointError) as error:
         raise ConfigError(
             f"{asked.what}: the endpoint or the region {asked.region!r} is not usable ({type(error).__name__})",
-            hint="Correct aws_region, AWS_REGION or AWS_ENDPOINT_URL_S3.",
+            hint=correct_endpoint(asked.source),
         ) from error
     except ResponseParserError:
         raise PermanentError(
             f"{asked.what}: {asked.endpoint} does not answer as S3 does",
-            hint="Check AWS_ENDPOINT_URL_S3, and any proxy on the way.",
+            hint=f"Check {asked.service.variables[0]}, and any proxy on the way.",
         ) from None  # the text of the error is the whole answer
     except aws.BotoCoreError as error:
         raise credential_error(error) from error
@@ -230,8 +259,27 @@ def _unreachable(asked: Asked, error: Any) -> CacheTaskError:
         return TransientError(f"{endpoint}: {slow}", hint=RUN_LATER)
     return TransientError(
         f"{endpoint} cannot be reached ({type(error).__name__})",
-        hint=f"Check the network, proxies, and AWS_ENDPOINT_URL_S3. {RUN_AGAIN}",
+        hint=f"Check the network, proxies, and {asked.service.variables[0]}. {RUN_AGAIN}",
     )
+
+
+def give_credential(source: SourceRef) -> str:
+    """Return the hint that says where a credential for `source` can be given."""
+    credential, service = source.store.credential, source.store.s3
+    places = ["a named secret"]
+    if isinstance(credential, JsonCredential):
+        places.insert(0, f"{credential.file} in the data folder")
+    if service.reads_aws:
+        places.append("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    *others, last = places
+    return f"Give a credential: {', '.join(others)}{',' if len(others) > 1 else ''} or {last}."
+
+
+def correct_endpoint(source: SourceRef) -> str:
+    """Return the hint for an endpoint or a region that no client can be made for."""
+    service = source.store.s3
+    regions = "aws_region, AWS_REGION or " if service.reads_aws else ""
+    return f"Correct {regions}{service.variables[0]} (a whole URL)."
 
 
 def credential_error(error: Exception) -> CredentialError:

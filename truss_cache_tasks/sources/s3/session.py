@@ -16,6 +16,7 @@ from truss_cache_tasks.network.connections import bounded_pools
 from truss_cache_tasks.network.exchange import UnreadableAnswer
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity
+from truss_cache_tasks.sources.s3.refusals import correct_endpoint
 
 CONNECTIONS = 32  # kept for reuse: one for each thread that may send a HEAD
 
@@ -28,34 +29,46 @@ def open_client(identity: Identity, network: Network, source: SourceRef) -> Any:
     Raises:
         ConfigError: the endpoint, the region or the certificates cannot be used.
     """
+    service = source.store.s3
     config = Config(
         # Version 4 is set, because botocore pre-signs with version 2 by default.
         signature_version="s3v4" if identity.credentials is not None else botocore.UNSIGNED,
         retries={"mode": "standard", "total_max_attempts": 1},
         response_checksum_validation="when_required",
+        s3={"addressing_style": "virtual"} if service.in_host else None,
     )
     try:
         with SESSIONS:
             # Times stay text, as in awscli: nothing here reads them, and parsing them takes longer than S3's answer.
             parsers = identity.session.get_component("response_parser_factory")
             parsers.set_parser_defaults(timestamp_parser=lambda text: text)
+            endpoint = _endpoint(source, network, identity.session)
             client = identity.session.create_client(
-                "s3", region_name=identity.region, endpoint_url=_endpoint(network), config=config
+                "s3", region_name=identity.region, endpoint_url=endpoint, config=config
             )
             verify = network.trusted_bundle() or identity.session.get_config_variable("ca_bundle") or True
     except (ValueError, BotoCoreError) as error:
         raise ConfigError(
             f"{source}: no client for region {identity.region!r} and this endpoint ({type(error).__name__})",
-            hint="Correct aws_region, AWS_REGION or AWS_ENDPOINT_URL_S3 (a whole URL).",
+            hint=correct_endpoint(source),
         ) from error
     BoundedSession(client.meta.endpoint_url, verify, network).plug_into(client)
     return client
 
 
-def _endpoint(network: Network) -> str | None:
-    if network.variable("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").lower() == "true":
-        return None
-    return network.variable("AWS_ENDPOINT_URL_S3") or network.variable("AWS_ENDPOINT_URL") or None
+def _endpoint(source: SourceRef, network: Network, session: Any) -> str | None:
+    """Return the URL of the server of `source`; None if botocore is to choose it.
+
+    In this order: a variable, the `endpoint_url` of the profile, the store's own. For S3, botocore reads the profile.
+    """
+    service = source.store.s3
+    configured = ""
+    if not service.reads_aws or network.variable("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").lower() != "true":
+        configured = next(filter(None, map(network.variable, service.variables)), "")
+        if not configured and service.reads_aws and service.endpoint:
+            configured = session.get_scoped_config().get("endpoint_url", "")
+    account, _ = service.split(source.root)
+    return (configured or service.endpoint).replace("{account_id}", account) or None
 
 
 class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no types
@@ -80,7 +93,8 @@ class BoundedSession(URLLib3Session):  # type: ignore[misc]  # botocore has no t
 
     def plug_into(self, client: Any) -> None:
         """Make `client`, which is botocore's, send its requests through this session."""
-        client.meta.events.register("before-send.s3", self._answer)
+        service = client.meta.service_model.service_id.hyphenize()
+        client.meta.events.register(f"before-send.{service}", self._answer)
 
     def _answer(self, request: Any, event_name: str, **_: Any) -> Any:
         response = self.send(request)

@@ -27,7 +27,7 @@ from truss_cache_tasks.model.listing import (
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins, under_prefix
 from truss_cache_tasks.sources.s3.digests import digest_of_head, head_of_answer
@@ -49,10 +49,14 @@ class _Bucket:
 
 
 class S3Source:
-    """The objects below `s3://bucket/prefix`. Safe to use from many threads; sends no request until it is asked."""
+    """The objects below `s3://bucket/prefix`, or of another store with the S3 API (`Store.s3`).
 
-    def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
+    Safe to use from many threads; sends no request until it is asked.
+    """
+
+    def __init__(self, request: Request, credential: Credential | Role | NoCredential, network: Network) -> None:
         self._source = request.source
+        self._name = request.source.store.s3.split(request.source.root)[1]  # of the bucket, at the server
         self._credential = credential
         self._network = network
         self._lock = threading.Lock()
@@ -145,7 +149,7 @@ class S3Source:
         def ask() -> Mapping[str, Any]:
             client, _ = self._client()
             with translate_errors(self._asked()):
-                page: Mapping[str, Any] = client.list_objects_v2(Bucket=self._source.root, **what)
+                page: Mapping[str, Any] = client.list_objects_v2(Bucket=self._name, **what)
                 return page
 
         return self._network.with_retries(ask)
@@ -180,7 +184,7 @@ class S3Source:
         if not in_detail:
             return replace(file, version_id=pin.version_id)
         file = replace(file, version_id=pin.version_id or str(head.get("VersionId") or ""))
-        digest = digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
+        digest = digest_of_head(head, self._name, partial(self._look_at_parts, client, file))
         return replace(file, digest=digest)
 
     # Looking at one object
@@ -193,11 +197,10 @@ class S3Source:
         etag = _plain(head.get("ETag"))
         if etag != file.version or head.get("ContentLength") != file.size:
             raise SourceChanged(
-                f"s3://{self._source.root}/{file.key}: replaced since it was listed (ETag {quoted(etag)}, "
-                f"listed {file.version})",
+                f"{self._uri(file)}: replaced since it was listed (ETag {quoted(etag)}, listed {file.version})",
                 hint=RUN_AGAIN,
             )
-        digest = digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
+        digest = digest_of_head(head, self._name, partial(self._look_at_parts, client, file))
         self._digests[file] = digest
         return digest
 
@@ -205,7 +208,7 @@ class S3Source:
         """Return the digest in the headers of a GET of the whole file; for a composite one, ask for its parts too."""
         client, _ = self._client()
         head = {**head_of_answer(headers), "ContentLength": file.size}
-        return digest_of_head(head, self._source.root, partial(self._look_at_parts, client, file))
+        return digest_of_head(head, self._name, partial(self._look_at_parts, client, file))
 
     def _head(self, client: Any, file: RemoteFile) -> Mapping[str, Any]:
         from botocore.exceptions import ClientError
@@ -215,7 +218,7 @@ class S3Source:
             try:
                 head: Mapping[str, Any] = client.head_object(**where, ChecksumMode="ENABLED")
             except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (400, 403):
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (400, 401, 403):
                     raise
                 # A refused HEAD has no body that says why. Send a GET, which is refused with a body.
                 client.get_object(**where, Range="bytes=0-0")["Body"].close()
@@ -258,9 +261,12 @@ class S3Source:
                     raise  # transient: to go on without sizes would leave the file unverified
                 return ()
 
+    def _uri(self, file: RemoteFile) -> str:
+        return f"{self._source.scheme}://{self._source.root}/{file.key}"
+
     def _where(self, file: RemoteFile) -> dict[str, str]:
         version = {"VersionId": file.version_id} if file.version_id else {}
-        return {"Bucket": self._source.root, "Key": file.key, **version}
+        return {"Bucket": self._name, "Key": file.key, **version}
 
     # The client
 
@@ -273,7 +279,7 @@ class S3Source:
     def _connect(self) -> tuple[Any, Identity]:
         from truss_cache_tasks.sources.s3.session import open_client
 
-        identity = identify(self._credential, self._network)
+        identity = identify(self._credential, self._network, self._source)
         client = open_client(identity, self._network, self._source)
         client.meta.events.register("after-call.s3.ListObjectsV2", self._note_bucket)
         return client, identity
@@ -290,7 +296,7 @@ class S3Source:
         client, identity = self._client()
         return Asked(
             source=self._source,
-            what=f"s3://{self._source.root}/{file.key}" if file else str(self._source),
+            what=self._uri(file) if file else str(self._source),
             action=_action(file),
             origin=identity.origin,
             endpoint=urllib.parse.urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from typing import Any
+from urllib.parse import urljoin
 
 import requests
 import urllib3
@@ -11,25 +12,38 @@ from requests.adapters import HTTPAdapter
 
 from truss_cache_tasks.network.connections import bounded_pools
 from truss_cache_tasks.network.exchange import decode_body
+from truss_cache_tasks.network.redirects import refuse_downgrade
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.version import USER_AGENT
 
 
 def bounded_session(network: Network) -> requests.Session:
     """Return a session with the proxies that `requests` chooses, and the certificates that transfers use."""
-    session = requests.Session()
+    session = _Session()
     session.headers.update({"Accept-Encoding": "gzip", "User-Agent": USER_AGENT})
     session.max_redirects = network.limits.redirects
     session.auth = _keep  # `requests` would put a password of ~/.netrc in place of the token
-    adapter = _BoundedAdapter(network)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
+    mount_limits(session, "https://", network)
+    mount_limits(session, "http://", network)
     return session
+
+
+def mount_limits(session: requests.Session, begin: str, network: Network) -> None:
+    """Let the limits and the certificates of `network` hold for URLs that begin so."""
+    session.mount(begin, _BoundedAdapter(network))
 
 
 def _keep(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Leave the headers of a request as they are."""
     return request
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            refuse_downgrade("gs://", resp.url, urljoin(resp.url, target))
+        return target
 
 
 class _BoundedAdapter(HTTPAdapter):
