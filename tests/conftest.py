@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import urllib3.connection  # noqa: F401 - when it is imported, it binds a socket to learn of IPv6; below, that counts
 from servers.hub import Hub
-from trusses import Truss
+from trusses import MADE, Truss, written_secrets
 
 pytest.register_assert_rewrite("truss_cache_tasks.sources.testing")
 pytest_plugins = [
@@ -61,6 +61,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     yield
+    if written := [where for truss in MADE for where in written_secrets(truss)]:
+        pytest.fail(f"a secret was written: {written}")
     if _started and not item.get_closest_marker("slow"):
         pytest.fail(f"this starts a server or a process, and is not marked slow: {_started}")
 
@@ -68,6 +70,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     _started.clear()
+    MADE.clear()
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

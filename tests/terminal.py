@@ -18,7 +18,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
 import pyte
-from trusses import BIN, Truss
+from trusses import BIN, Ran, Truss, checked, refuse_secrets, secrets_of
 
 OBEYED = {"Cc", "Zl", "Zp", "Cs"}  # categories: C0, C1 and DEL; line and paragraph separators; lone surrogates
 REORDERING = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}  # bidirectional classes
@@ -52,6 +52,7 @@ def printed(truss: Truss, *command: str, code: int = 0, **env: str) -> str:
         check=False,
     )
     text = (done.stdout + done.stderr).decode()
+    checked(truss, {**truss.env, **env}, Ran(done.returncode, text, ""))
     assert done.returncode == code, text
     assert {character for character in text if is_obeyed(character)} == set(), repr(text)
     assert not [line for line in text.split("\n") if line.lstrip().startswith("forged")], text
@@ -104,6 +105,8 @@ class Terminal:
     def __init__(self, truss: Truss, command: Sequence[str], columns: int, rows: int, **env: str) -> None:
         self.screen = Screen(columns, rows)
         self.raw = b""
+        self._truss = truss
+        truss.secrets_used |= secrets_of(truss, {**truss.env, **env})
         self._fd, side = pty.openpty()
         self._resize_descriptor(columns, rows)
         self.child = subprocess.Popen(
@@ -130,6 +133,7 @@ class Terminal:
         """Read to the end, and return the exit status."""
         while self._read(60):
             pass
+        refuse_secrets(self._truss.secrets_used, self.raw.decode(errors="replace"))
         return self.child.wait(60)
 
     def send(self, text: str) -> None:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ BIN = Path(sys.executable).parent
 
 _SECRET_NAME = re.compile("TOKEN$|SECRET|PASSWORD|ACCESS_KEY|private_key$|token$", re.IGNORECASE)
 _SHORTEST = 8  # characters of a secret that is searched for
+_WRITTEN_BY_US = re.compile(
+    r"\.truss_cache/|/refs/|model_cache\.lock|\.doit\.db|^home/\.local/state/|\.jsonl$|events|summary"
+)
+MADE: list[Truss] = []  # by the test that runs now
 
 
 def secrets_of(truss: Truss, env: Mapping[str, str]) -> set[str]:
@@ -58,9 +62,33 @@ def _files(folder: Path) -> list[Path]:
 
 def checked(truss: Truss, env: Mapping[str, str], ran: Ran) -> Ran:
     """Return how a command ended; fail if it printed a secret. Every test of a command does that."""
-    for secret in secrets_of(truss, env):
-        assert secret not in ran.text, f"a secret was printed: {ran.text}"
+    truss.secrets_used |= secrets_of(truss, env)
+    refuse_secrets(truss.secrets_used, ran.text)
     return ran
+
+
+def refuse_secrets(secrets: Iterable[str], text: str) -> None:
+    """Fail if a command printed one of these."""
+    for secret in secrets:
+        assert secret not in text, f"a secret was printed: {text}"
+
+
+def written_secrets(truss: Truss) -> list[str]:
+    """Return where a command of this Truss wrote one of its secrets: `path: secret`, or `path` alone if it is named so.
+
+    Searched is what commands write and tests do not: records, partials and notes of all roots, the lock file, doit's
+    database, the state below HOME, and logs of events. conftest.py does so after each test.
+    """
+    found = []
+    for folder, _, names in os.walk(truss.root) if truss.secrets_used else ():
+        for path in (Path(folder, name) for name in names):
+            there = path.relative_to(truss.root).as_posix()
+            if not _WRITTEN_BY_US.search(there) or path.is_symlink() or not path.is_file():
+                continue
+            with path.open("rb") as stream:
+                text = there.encode() + b" " + stream.read(1 << 20)
+            found += [f"{there}: {secret}" for secret in truss.secrets_used if secret.encode() in text]
+    return found
 
 
 @dataclass(frozen=True)
@@ -78,6 +106,8 @@ class Ran:
 
 class Truss:
     def __init__(self, root: Path, *, hub: Any = None, **env: str) -> None:
+        MADE.append(self)
+        self.secrets_used: set[str] = set()  # by any command so far
         self.root = root
         self.folder = root / "truss"
         self.hub_cache = root / "hf" / "hub"
@@ -131,7 +161,9 @@ class Truss:
 
     def start(self, command: list[str], **env: str) -> subprocess.Popen[str]:
         """Start a child in a process group of its own, for tests of signals."""
-        return subprocess.Popen(
+        self.secrets_used |= secrets_of(self, {**self.env, **env})
+        return _Child(
+            self,
             command,
             cwd=self.folder,
             env={**self.env, **env},
@@ -140,6 +172,19 @@ class Truss:
             text=True,
             start_new_session=True,
         )
+
+
+class _Child(subprocess.Popen[str]):
+    """A child that may print no secret of its Truss."""
+
+    def __init__(self, truss: Truss, command: list[str], **options: Any) -> None:
+        self._truss = truss
+        super().__init__(command, **options)
+
+    def communicate(self, *args: Any, **options: Any) -> tuple[str, str]:
+        out, err = super().communicate(*args, **options)
+        refuse_secrets(self._truss.secrets_used, f"{out}{err}")
+        return out, err
 
 
 @contextlib.contextmanager

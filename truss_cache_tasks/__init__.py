@@ -46,7 +46,11 @@ _MODULES = {  # of each public name; None for what is a module itself
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+    """Import a public name when it is first used.
+
+    Raises:
+        MissingPackage: it needs a package that is not installed, such as doit.
+    """
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
@@ -54,7 +58,15 @@ def __getattr__(name: str) -> Any:
     module = _MODULES[name]
     if module is None:
         return import_module(f"{__name__}.{name}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{module}"), name)
+    except ModuleNotFoundError as exc:
+        from truss_cache_tasks.errors import missing_package
+
+        if (missing := missing_package(exc)) is None:
+            raise
+        missing.add_note(f"hint: {missing.hint}")  # Python prints it below the message
+        raise missing from None
 
 
 def __dir__() -> list[str]:

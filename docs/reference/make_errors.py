@@ -9,7 +9,12 @@ import yaml
 PAGE = Path(__file__).parent / "errors.md"
 CASES = Path(__file__).parent / "errors.yaml"
 BEGIN, END = "<!-- errors:begin -->\n", "<!-- errors:end -->\n"
-PLACES = {"{root}": "/home/me", "{hub}": "https://huggingface.co", "{host}": "127.0.0.1:8080"}
+SHOWN = {
+    "{root}": "/home/me",
+    "{hub}": "https://huggingface.co",
+    "{host}": "127.0.0.1:8080",
+    "{bytes}": "...",
+}
 
 
 def main() -> None:
@@ -30,7 +35,7 @@ def examples() -> str:
         lines += ["", f"### {group['group']}", ""]
         for case in group["cases"]:
             text = case["output"]
-            for name, shown in PLACES.items():
+            for name, shown in SHOWN.items():
                 text = text.replace(name, shown)
             lines += [f"{case['title'][0].upper()}{case['title'][1:]}, exit {case['exit']}:", ""]
             lines += ["```text", *text.rstrip("\n").split("\n"), "```", ""]

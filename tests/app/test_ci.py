@@ -74,7 +74,7 @@ def test_the_summary_is_one_table_of_all_entries(tmp_path: Path) -> None:
     path.write_text("what another step said\n")
     github = GitHub(str(path), "")
     github.summarize("org/one", DONE)
-    github.summarize("org/<b>|two", fold(BEGUN, Failed(error=NotFound("gone")), 0.5))
+    github.summarize("org/<b>|two", fold(BEGUN, Failed(error=NotFound("org/<b>|two: gone")), 0.5))
     assert path.read_text().splitlines() == [
         "what another step said",
         "",

@@ -56,7 +56,8 @@ def test_a_failed_entry_is_named_and_the_others_are_fetched(two: Truss) -> None:
     done = two.cli()
     assert (done.code, done.out) == (1, "")
     assert done.err.count("hint: ") == 1
-    assert done.err.endswith("1 entry of 3 failed: org/none\n")
+    assert done.err.count("org/none: ") == 1
+    assert done.err.endswith("1 entry of 3 failed\n")
     assert "Traceback" not in done.err
     assert sorted(path.name for path in two.hub_cache.glob("models--*")) == ["models--org--one", "models--org--two"]
 
@@ -123,7 +124,8 @@ def test_what_follows_two_dashes_is_no_option(two: Truss) -> None:
 def test_a_misspelt_command_names_the_entries_and_the_commands(two: Truss) -> None:
     done = two.cli("verfy")
     commands = "run, plan, path, clean, why, lock, verify, du, prune, key, init, help"
-    hint = f"hint: Name one of this config: org/one, org/two. The commands: {commands}."
+    near = "Did you mean `truss-cache verify`?"
+    hint = f"hint: {near} Name one of this config: org/one, org/two. The commands: {commands}."
     assert (done.code, done.err.splitlines()) == (3, ["no entry is called 'verfy'", hint])
     assert two.cli("run", "verfy").err.endswith("hint: Name one of this config: org/one, org/two.\n")
 
@@ -330,13 +332,14 @@ from truss_cache_tasks import task_cache_weights
 
 HEAVY = {"boto3", "botocore", "awscrt", "google", "huggingface_hub", "urllib3", "requests", "httpx", "xxhash", "rich"}
 HEAVY |= {"concurrent.futures", "socket", "ssl", "http", "asyncio", "subprocess", "random", "logging", "shutil", "uuid"}
+HEAVY |= {"dataclasses", "inspect", "pwd"}
 
 
 # All that a no-op of two Hub entries imports of this package; a new name here has to be needed by each such run.
 OURS = """
 app app.output app.signals app.workspace
-config config.collisions config.credentials config.document config.entries config.fields config.folders config.loader
-config.model_cache config.names config.settings config.uris
+config config.collisions config.credentials config.document config.entries config.fields config.files config.folders
+config.loader config.model_cache config.names config.settings config.uris
 errors
 model model.keys model.records model.request model.s3_service model.status model.stores
 network network.cancel
@@ -347,7 +350,7 @@ store.layouts.layout store.layouts.refs store.records store.records.claims store
 store.records.manifest
 """
 CONSOLE = {"app.cli", "app.configs", "app.facts", "config.search", "version"}
-PLUGIN = {"app.facts", "plugin", "plugin.actions", "plugin.tasks", "plugin.uptodate"}
+PLUGIN = {"plugin", "plugin.actions", "plugin.tasks", "plugin.uptodate"}
 
 
 def ours(text: str) -> set[str]:
@@ -428,3 +431,25 @@ def test_what_is_published_is_what_the_hub_has(two: Truss) -> None:
         "more.bin",
         "two.bin",
     }
+
+
+@pytest.mark.slow  # starts processes
+@pytest.mark.parametrize("way", ["{0}/source/inner", "./link/inner", "{0}/source/../link/inner/.", "./last"])
+def test_a_cache_folder_in_its_own_source_is_refused_by_whatever_links_it_is_reached(way: str, tmp_path: Path) -> None:
+    truss = Truss(tmp_path)
+    inner = truss.folder / "source" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "w.bin").write_bytes(b"w")
+    (truss.folder / "link").symlink_to("source")
+    (truss.folder / "last").symlink_to(inner)
+    (truss.folder / "plain").mkdir()
+    (truss.folder / "plain" / "w.bin").write_bytes(b"w")
+    entries = ["./plain", way.format(truss.folder)]
+    lines = [
+        f"  - repo_id: file://{path}\n    use_volume: true\n    volume_folder: v{n}" for n, path in enumerate(entries)
+    ]
+    truss.config("model_cache:\n" + "\n".join(lines) + "\n")
+    done = truss.cli("run", TRUSS_MODEL_CACHE_DIR=str(inner / "cache"))
+    assert done.code == 3
+    assert f"model_cache[1].repo_id: the cache folder {inner}/cache/v1 is, or lies in, the source {inner}" in done.err
+    assert truss.cli("run", TRUSS_MODEL_CACHE_DIR=str(tmp_path / "cache")).code == 0

@@ -10,27 +10,32 @@ from typing import Any
 import pytest
 import yaml
 from in_process import Cli, cli
+from machine_fixtures import small_disk
+from odd_disk import odd_disk
 from servers.hub import Hub
-from servers.hub_repos import ANYONE
 from servers.s3_script import Reply, error, scripted_s3
-from trusses import Truss
+from trusses import Truss, written_secrets
 
-__all__ = ["cli"]
+from app.error_states import STATES, prepared_hub
+
+__all__ = ["cli", "odd_disk", "small_disk"]
 
 pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 PAGE = FOLDER / "errors.yaml"
 GROUPS = yaml.safe_load(PAGE.read_text())
+VARYING = {
+    r"127\.0\.0\.1:\d{4,5}": "{host}",
+    r"errors-[0-9a-f]{8}": "bucket",
+    r"errors/(?:[0-9a-f]{32}|m)": "m",
+    r"[\d,]+( are free| with blocks)": r"{bytes}\1",
+}
 CASES = [case for group in GROUPS for case in group["cases"]]
 
 
 @pytest.fixture
 def repos(hub: Hub) -> None:
-    """A Hub with an open and a gated repo, and a token that may read the first alone."""
-    files = {"config.json": b"{}", "model.safetensors": b"w" * 100}
-    hub.create("org/open").commit(files)
-    hub.create("org/gated", gated=True).commit({"model.safetensors": b"w" * 100})
-    hub.tokens["hf_reader_sekrit"] = ANYONE
+    prepared_hub(hub)
 
 
 def replaced(text: str, places: dict[str, str]) -> str:
@@ -40,7 +45,7 @@ def replaced(text: str, places: dict[str, str]) -> str:
     return text
 
 
-def printed(case: dict[str, Any], truss: Truss, cli: Cli) -> tuple[int, str]:
+def printed(case: dict[str, Any], truss: Truss, cli: Cli, given: dict[str, str]) -> tuple[int, str]:
     """Return the exit status and all that the command of a case prints, with names in place of what varies."""
     for name, text in case.get("files", {}).items():
         (truss.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,15 +62,20 @@ def printed(case: dict[str, Any], truss: Truss, cli: Cli) -> tuple[int, str]:
     with scripted_s3(replies) as server:
         places = {"{root}": str(truss.root), "{server}": server.url, "{hub}": truss.env["HF_ENDPOINT"]}
         env = {name: replaced(text, places) for name, text in case.get("env", {}).items()}
-        done = (truss.cli if case.get("child") else cli)(*case.get("args", ()), **env)
+        done = (truss.cli if case.get("child") else cli)(*case.get("args", ()), **given, **env)
     shown = done.text.replace(str(truss.root), "{root}").replace(truss.env["HF_ENDPOINT"], "{hub}")
-    return done.code, re.sub(r"127\.0\.0\.1:\d{4,5}", "{host}", shown)
+    for pattern, name in VARYING.items():
+        shown = re.sub(pattern, name, shown)
+    return done.code, shown
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["title"] for case in CASES])
 @pytest.mark.usefixtures("repos")
-def test_an_error_says_its_cause_and_one_remedy_and_no_secret(case: dict[str, Any], truss: Truss, cli: Cli) -> None:
-    code, text = printed(case, truss, cli)
+def test_an_error_says_its_cause_and_one_remedy_and_no_secret(
+    case: dict[str, Any], truss: Truss, cli: Cli, request: pytest.FixtureRequest
+) -> None:
+    given = STATES[case["given"]](request, truss) if "given" in case else {}
+    code, text = printed(case, truss, cli, given)
     assert (code, text) == (case["exit"], case["output"])
     assert text.count("hint: ") <= 1
     assert not re.search("sekrit|AKIASECRET", text)
@@ -75,3 +85,16 @@ def test_the_page_of_errors_is_made_of_the_same_cases() -> None:
     made = runpy.run_path(str(FOLDER / "make_errors.py"))
     assert made["page"]() == (FOLDER / "errors.md").read_text(), "doit docs"
     assert len(CASES) >= 40
+
+
+def test_a_secret_that_a_command_prints_or_writes_fails_its_test(truss: Truss) -> None:
+    (truss.secrets / "hf_access_token").write_text("hf_sekrit_of_mine")
+    with pytest.raises(AssertionError, match="a secret was printed"):
+        truss.python("print('Bearer hf_sekrit_of_mine')")
+    with pytest.raises(AssertionError, match="a secret was printed"):
+        truss.start(["echo", "hf_sekrit_of_mine"]).communicate()
+    record = truss.hub_cache / ".truss_cache" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"token": "hf_sekrit_of_mine"}')
+    assert written_secrets(truss) == ["hf/hub/.truss_cache/record.json: hf_sekrit_of_mine"]
+    record.unlink()

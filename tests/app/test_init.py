@@ -66,13 +66,9 @@ def test_verbose_names_each_file(one: Truss, cli: Cli) -> None:
     assert "  snapshots/" in cli("verify", "-v").out
 
 
-@pytest.mark.parametrize(
-    ("module", "package"), [("huggingface_hub", "huggingface_hub"), ("urllib3", "urllib3"), ("xxhash", "xxhash")]
-)
-def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
-    one: Truss, module: str, package: str
-) -> None:
-    hide = f"""
+def without(module: str) -> str:
+    """Return code after which `module` cannot be imported, as if it were not installed."""
+    return f"""
         import sys
         class Missing:
             def find_spec(self, name, path=None, target=None):
@@ -80,11 +76,38 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
                     raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
         sys.meta_path.insert(0, Missing())
     """
+
+
+PACKAGES = {"huggingface_hub": "huggingface_hub", "urllib3": "urllib3", "xxhash": "xxhash", "yaml": "pyyaml"}
+
+
+@pytest.mark.parametrize(("module", "package"), PACKAGES.items())
+def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
+    one: Truss, module: str, package: str
+) -> None:
+    hide = without(module)
     ran = one.python(f"{hide}\n        from truss_cache_tasks.app.cli import main\n        sys.exit(main([]))\n")
     assert (ran.code, "internal error" in ran.text) == (1, False), ran.text
     assert f"{package}: found no such Python package, expected it beside truss-cache-tasks\n" in ran.err
     assert f"hint: Run `{sys.executable} -m pip install {package}`.\n" in ran.err
     one.dodo(f"{hide}\n        from truss_cache_tasks import task_cache_weights\n")
     doit = one.doit()
-    assert (doit.code, "internal error" in doit.text) == (1, False), doit.text
-    assert f"pip install {package}" in doit.out
+    expected = 3 if module == "yaml" else 1  # without PyYAML there are no tasks
+    assert (doit.code, "internal error" in doit.text, "Traceback" in doit.text) == (expected, False, False), doit.text
+    assert f"pip install {package}" in doit.err
+
+
+def test_a_command_of_doit_without_pyyaml_gives_the_command_that_installs_it(one: Truss) -> None:
+    main = "from doit.doit_cmd import DoitMain\n        sys.exit(DoitMain().run(['cache-why']))"
+    ran = one.python(f"{without('yaml')}\n        {main}\n")  # doit imports our command before dodo.py
+    hint = f"hint: Run `{sys.executable} -m pip install pyyaml`.\n"
+    assert (ran.code, ran.err.endswith(hint), "Traceback" in ran.err) == (3, True, False), ran.err
+
+
+def test_a_program_that_lacks_doit_gets_the_command_that_installs_it(one: Truss) -> None:
+    ran = one.python(f"{without('doit')}\n        from truss_cache_tasks import cache_tasks\n")
+    assert ran.code == 1
+    assert ran.err.endswith(
+        "MissingPackage: doit: found no such Python package, expected it beside truss-cache-tasks\n"
+        f"hint: Run `{sys.executable} -m pip install doit`.\n"
+    )

@@ -169,7 +169,7 @@ def test_a_misspelled_revision_gets_the_name_it_may_mean(repo: Repo, source: Sou
     assert caught.value.hint == "Did you mean 'main'?"
     with pytest.raises(NotFound) as caught:
         source(revision="fp16").listing()
-    assert caught.value.hint == "It has main, v1.0, and commits."
+    assert caught.value.hint == "Use one that it has: main, v1.0, or a commit."
 
 
 def test_a_pinned_commit_that_is_gone_is_named_with_its_revision(repo: Repo, source: Sources) -> None:

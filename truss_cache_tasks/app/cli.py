@@ -284,7 +284,11 @@ def _chosen(options: _Options, configs: Configs) -> list[Labelled]:
         chosen = configs.choose(options.names)
     except ConfigError as error:
         if options.command is None:  # the name may be a misspelt command
-            error.hint = f"{error.hint} The commands: {', '.join(COMMANDS)}."
+            from difflib import get_close_matches  # not needed if the name is right
+
+            near = get_close_matches(options.names[0], COMMANDS, 1)
+            meant = f"Did you mean `truss-cache {near[0]}`? " if near else ""
+            error.hint = f"{meant}{error.hint} The commands: {', '.join(COMMANDS)}."
         raise
     if not getattr(options, "quiet", False):
         for workspace in configs.workspaces.values():
@@ -318,8 +322,8 @@ def _run(options: _Options) -> int:
     failed = _fetch_all(stale, options) if stale else {}
     if (fresh := len(chosen) - len(stale)) and not options.quiet:
         output.notify(f"{_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")
-    if failed:
-        output.notify(f"{_entries(len(failed))} of {len(chosen)} failed: {', '.join(failed)}")
+    if failed and len(chosen) > 1:  # the names are in the lines of the errors
+        output.notify(f"{_entries(len(failed))} of {len(chosen)} failed")
     return max(failed.values(), default=DONE)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from truss_cache_tasks.app import output
 from truss_cache_tasks.app.workspace import Workspace, machine_settings, open_workspace
@@ -16,8 +16,7 @@ from truss_cache_tasks.operations.context import EntryContext
 Labelled = tuple[str, Workspace, EntryContext]  # (the entry's name on the command line, ...)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Configs:
+class Configs(NamedTuple):
     """Configs that were opened; two names of one file are one.
 
     Attributes:

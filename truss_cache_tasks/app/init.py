@@ -7,7 +7,7 @@ from pathlib import Path
 
 from truss_cache_tasks.app.facts import Facts
 from truss_cache_tasks.app.output import Write
-from truss_cache_tasks.config.document import NAMES, find_config, shown_path
+from truss_cache_tasks.config.files import NAMES, find_config, shown_path
 from truss_cache_tasks.errors import DiskError
 
 IGNORED = ("/cache/", "/.doit.db*")

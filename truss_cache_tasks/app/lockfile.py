@@ -11,7 +11,7 @@ from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.facts import Facts
 from truss_cache_tasks.app.output import Write, format_bytes, format_count
 from truss_cache_tasks.app.workspace import RUN_LOCK, Workspace
-from truss_cache_tasks.config.document import shown_path
+from truss_cache_tasks.config.files import shown_path
 from truss_cache_tasks.config.lockfile import lock_path, read_usable, update_lock
 from truss_cache_tasks.errors import CacheTaskError, ConfigError, Stopped
 from truss_cache_tasks.model.keys import RequestKey

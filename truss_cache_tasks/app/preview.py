@@ -49,7 +49,7 @@ def write_plan(
         workspace.require_lock()
         workspace.require_servers()
     write = _ignore if quiet else write
-    previews, failed = _write_previews(chosen, write, facts, force=force, quiet=quiet)
+    previews = _write_previews(chosen, write, facts, force=force, quiet=quiet)
     needs = needs_of(previews)
     facts.put(**_facts_of_needs(needs))
     for disk in needs.disks:
@@ -58,19 +58,17 @@ def write_plan(
         _write_need(write, _format_budget(budget), fits=budget.fits)
     if len(previews) > 1:
         write(f"{format_count(len(previews), 'entry', 'entries')}: {_format_total(previews, needs)}")
-    if failed:
-        output.notify(f"{format_count(len(failed), 'entry', 'entries')} of {len(chosen)} failed: {', '.join(failed)}")
+    failed = len(chosen) - len(previews)
+    if failed and len(chosen) > 1:  # the names are in the lines of the errors
+        output.notify(f"{format_count(failed, 'entry', 'entries')} of {len(chosen)} failed")
     for hint in _hints(needs):
         output.notify(f"hint: {hint}")
     return int(bool(failed) or not needs.fit)
 
 
-def _write_previews(
-    chosen: Sequence[Chosen], write: Write, facts: Facts, *, force: bool, quiet: bool
-) -> tuple[list[Preview], list[str]]:
-    """Preview each entry, and write its lines or its error; return the previews, and the labels of what failed."""
+def _write_previews(chosen: Sequence[Chosen], write: Write, facts: Facts, *, force: bool, quiet: bool) -> list[Preview]:
+    """Preview each entry, and write its lines or its error; return the previews of those that did not fail."""
     previews: list[Preview] = []
-    failed: list[str] = []
     commits: dict[tuple[object, ...], str] = {}  # what a revision of a source stands for: asked once, as in a run
     for label, workspace, context in chosen:
         request = context.entry.request
@@ -84,7 +82,6 @@ def _write_previews(
             output.notify(*output.format_error(error, label))
             facts.error(error, label)
             facts.entry(label, context, status="failed")
-            failed.append(label)
             continue
         if found.how == "fetched":
             commits.setdefault(about, found.revision)
@@ -94,7 +91,7 @@ def _write_previews(
         for line in _about(found):
             write(*wrapped(line))
         write(*_places(found))  # not wrapped: a path is to be copied
-    return previews, failed
+    return previews
 
 
 def _facts_of_preview(found: Preview) -> dict[str, Any]:

@@ -6,17 +6,15 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truss_cache_tasks.app import output
-from truss_cache_tasks.config.document import shown_path
 from truss_cache_tasks.config.entries import Config
-from truss_cache_tasks.config.loader import load_config
+from truss_cache_tasks.config.files import shown_path
 from truss_cache_tasks.config.settings import Settings, read_settings
-from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.errors import ConfigError, missing_package
 from truss_cache_tasks.model.records import LOCK_NAME, Project
 from truss_cache_tasks.model.request import Layout
 from truss_cache_tasks.model.status import Evidence, Need, Status, Verdict
@@ -37,7 +35,6 @@ MODEL_CACHE = Path("/app/model_cache")  # where Truss's own images have it
 RUN_LOCK = "Run `truss-cache lock` or `doit cache-lock`"  # a hint
 
 
-@dataclass(eq=False, repr=False)  # each method that is made costs an import 0.1 ms
 class Workspace:
     """One config's entries on this machine, and what this process has read about them.
 
@@ -56,19 +53,29 @@ class Workspace:
         outdated: why nothing may be fetched under TRUSS_CACHE_LOCKED; None if it may.
     """
 
-    path: Path
-    settings: Settings
-    model_cache: Path
-    contexts: tuple[EntryContext, ...]
-    project: Project
-    warnings: tuple[str, ...]
-    run_id: str = field(default_factory=lambda: os.urandom(16).hex())
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    lock: LockFile | None = None
-    lock_error: ConfigError | None = None
-    outdated: ConfigError | None = None
-    lock_warning: str = ""
-    _shown: dict[Path, ShownFiles] = field(default_factory=dict, repr=False)  # by cache root, for forecasts
+    # No dataclass: `dataclasses` imports `inspect`, which costs the console script more than all modules of store/
+    def __init__(  # noqa: PLR0917  # the values of one config
+        self,
+        path: Path,
+        settings: Settings,
+        model_cache: Path,
+        contexts: tuple[EntryContext, ...],
+        project: Project,
+        warnings: tuple[str, ...],
+    ) -> None:
+        self.path = path
+        self.settings = settings
+        self.model_cache = model_cache
+        self.contexts = contexts
+        self.project = project
+        self.warnings = warnings
+        self.run_id = os.urandom(16).hex()
+        self.verdicts: dict[str, Verdict] = {}
+        self.lock: LockFile | None = None
+        self.lock_error: ConfigError | None = None
+        self.outdated: ConfigError | None = None
+        self.lock_warning = ""
+        self._shown: dict[Path, ShownFiles] = {}  # by cache root, for forecasts
 
     @cached_property
     def cleaned(self) -> Cleaned:
@@ -232,6 +239,7 @@ def open_workspace(
 
     Raises:
         ConfigError: `file:line: field: message` and a hint.
+        MissingPackage: PyYAML is not installed.
     """
     base = Path(started or Path.cwd())
     settings = read_settings(os.environ, base)
@@ -244,7 +252,7 @@ def open_workspace(
     )
     if path is None:
         path = base / settings.config if settings.config else Path.cwd()
-    config = path if isinstance(path, Config) else load_config(path)
+    config = path if isinstance(path, Config) else _read_config(path)
     if digests or settings.digests:
         config = _with_digests(config, settings, digests or {})
     cache = settings.model_cache_dir or Path(model_cache or MODEL_CACHE).absolute()
@@ -287,6 +295,14 @@ def _with_digests(config: Config, settings: Settings, digests: Mapping[str, str]
     return config
 
 
+def _read_config(path: str | Path) -> Config:
+    try:
+        from truss_cache_tasks.config.loader import load_config  # imports PyYAML, which may not be there
+    except ModuleNotFoundError as exc:
+        raise missing_package(exc) or exc from None
+    return load_config(path)
+
+
 def _add_lock(workspace: Workspace) -> None:
     """Read the lock file, and give each context what it says of the entry."""
     from truss_cache_tasks.config.lockfile import lock_path, read_lock  # not needed without a lock file
@@ -322,15 +338,27 @@ def machine_settings() -> tuple[Settings, Path]:
 
 def _refuse_own_source(contexts: Iterable[EntryContext]) -> None:
     """Raise ConfigError for a `file://` entry whose cache folder is in its source: `clean` would remove files of it."""
+    real_folders: dict[str, str] = {}  # most entries have the same two
     for context in contexts:
         source = context.entry.request.source
         if not source.store.is_local:
             continue
         names = {Layout.BUCKET: os.path.basename(source.root), Layout.VOLUME: context.entry.request.folder}
-        theirs = os.path.realpath(os.path.join(context.entry.config.parent, source.root))
-        ours = os.path.realpath(os.path.join(context.root.path, names.get(context.entry.request.layout, "")))
+        theirs = _real_path(os.path.join(context.entry.config.parent, source.root), real_folders)
+        ours = _real_path(os.path.join(context.root.path, names.get(context.entry.request.layout, "")), real_folders)
         if f"{ours}/".startswith(f"{theirs.rstrip('/')}/"):
             raise ConfigError(
                 f"{context.entry.where}.repo_id: the cache folder {ours} is, or lies in, the source {theirs}",
                 hint="Put the cache elsewhere: TRUSS_MODEL_CACHE_DIR, cache_tasks(model_cache_dir=), TRUSS_MOUNT_ROOT.",
             )
+
+
+def _real_path(path: str, folders: dict[str, str]) -> str:
+    """Return `os.path.realpath(path)`; that of its folder is kept in `folders`."""
+    folder, name = os.path.split(path)
+    if name in ("", ".", ".."):
+        return os.path.realpath(path)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    path = os.path.join(folders[folder], name)
+    return os.path.realpath(path) if os.path.islink(path) else path

@@ -16,8 +16,8 @@ _TAG = "tag:yaml.org,2002:"
 _TEXT = (_TAG + "str", _TAG + "value")  # a plain `=` is text to PyYAML's SafeLoader too
 _TRUE = ("yes", "true", "on")
 # Characters that break a line, a path or a terminal: C0, DEL, C1, and the Unicode line breaks.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_QUERY = re.compile(r"(https?://[^\s?#]*)\?\S*", re.IGNORECASE)  # may hold a token
+_CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+_QUERY = r"(?i:(https?://[^\s?#]*)\?\S*)"  # may hold a token
 _LONGEST_PATTERN = 4096  # PATH_MAX; object keys have at most 1024 bytes
 _LONGEST = 80  # characters of a user's value that a message repeats
 
@@ -104,7 +104,7 @@ class Value:
         text: str = self.node.value
         if not text:
             self.fail("is empty", "Write a value, or leave the field out.")
-        if bad := _CONTROL.search(text):
+        if not text.isprintable() and (bad := re.search(_CONTROL, text)):  # none of these is printable
             self.fail(f"holds the control character U+{ord(bad[0]):04X}", "Write it on one line, without escapes.")
         return text
 
@@ -219,7 +219,7 @@ def line_of(node: Node) -> int:
 
 def printable(text: str) -> str:
     """Return `text` on one line, without control characters and queries of URLs, shortened for a message."""
-    text = _QUERY.sub(r"\1?...", text)
+    text = re.sub(_QUERY, r"\1?...", text) if "?" in text else text
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 

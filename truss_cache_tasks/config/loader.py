@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from truss_cache_tasks.config.collisions import refuse_collisions
-from truss_cache_tasks.config.document import find_config, find_duplicate_keys, read_document
+from truss_cache_tasks.config.document import find_duplicate_keys, read_document
 from truss_cache_tasks.config.entries import Config, Entry
 from truss_cache_tasks.config.fields import Value, line_of, printable
+from truss_cache_tasks.config.files import find_config
 from truss_cache_tasks.config.model_cache import ConfigContext, read_model
 from truss_cache_tasks.config.names import name_entries
 from truss_cache_tasks.config.settings import HUB_VARIABLES

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from truss_cache_tasks.config.document import shown_path
+from truss_cache_tasks.config.files import shown_path
 from truss_cache_tasks.errors import ConfigError, DiskError
 from truss_cache_tasks.model.lockfile import LockFile
 from truss_cache_tasks.model.lockfile_text import NewerLock, parse, to_text

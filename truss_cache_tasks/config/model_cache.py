@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
@@ -30,10 +29,9 @@ _ELSEWHERE = {
     "auth_secret_name": "Did you mean runtime_secret_name? `auth_secret_name` belongs to the `weights` form.",
     "auth": "Use runtime_secret_name here; `auth` belongs to the `weights` form.",
 }
-_SECRET_NAME = re.compile(r"[-._a-zA-Z0-9]{1,253}")  # Truss's own rule for the names under `secrets:`
+_SECRET_NAME = r"[-._a-zA-Z0-9]{1,253}"  # Truss's own rule for the names under `secrets:`
 
 
-@dataclass(eq=False, repr=False)
 class ConfigContext:
     """What all entries of one config have in common.
 
@@ -44,10 +42,11 @@ class ConfigContext:
         warnings: appended to while entries are read.
     """
 
-    config: Path
-    data_dir: Path
-    hub_env: tuple[tuple[str, str], ...]
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self, config: Path, data_dir: Path, hub_env: tuple[tuple[str, str], ...]) -> None:
+        self.config = config
+        self.data_dir = data_dir
+        self.hub_env = hub_env
+        self.warnings: list[str] = []
 
 
 def read_model(value: Value, context: ConfigContext) -> Entry:
@@ -98,7 +97,7 @@ def patterns(members: dict[str, Value]) -> tuple[tuple[str, ...] | None, tuple[s
 
 def parse_secret_name(text: str) -> str:
     """Return the name of a secret, which is also the name of its file. Raises InvalidText."""
-    if not _SECRET_NAME.fullmatch(text) or text in (".", ".."):
+    if not re.fullmatch(_SECRET_NAME, text) or text in (".", ".."):
         hint = "Write the secret's name: letters, digits, '-', '_' and '.'; never its value."
         raise InvalidText("is no name of a secret", hint)
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from truss_cache_tasks.config.document import NAMES
+from truss_cache_tasks.config.files import NAMES
 
 
 def search_config(start: Path, home: str) -> Path | None:

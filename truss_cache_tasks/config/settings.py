@@ -3,7 +3,6 @@
 # No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 import os
-import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -371,4 +370,6 @@ def parse_age(text: str) -> float:
 
 def _home_of(user: str) -> str:
     """Return the home folder of a user, "" for the current one, from the password database. Raises KeyError."""
+    import pwd  # not needed where HOME is set
+
     return (pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())).pw_dir

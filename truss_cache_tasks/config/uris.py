@@ -10,17 +10,17 @@ from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.stores import HUGGINGFACE, NamePart, Store, UriForm, find_store, stores
 
 # The rule of huggingface_hub.utils.validate_repo_id, which takes 450 ms to import; a test compares the two.
-_REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
+_REPO_ID = r"(?a:(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b)"
 # What git check-ref-format refuses in a branch or tag. Without '..', refs/{revision} also stays inside its folder.
-_NO_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^@$")
+_NO_REVISION = r"[\s~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^@$"
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 # `user:password@`. A password may hold a '/', as secret keys of S3 do. The path of a file:// may hold '/', ':' and
 # '@', so its own pattern matches no '/'.
-_USERINFO = re.compile(r"[^/@]*:.*@", re.DOTALL)
-_LOCAL_USERINFO = re.compile(r"[^/@]*:[^/@]*@")
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}@")
-_SIGNATURE = re.compile(r"[?&]sig=", re.IGNORECASE)  # of a URL with a shared access signature
+_USERINFO = r"(?s:[^/@]*:.*@)"
+_LOCAL_USERINFO = r"[^/@]*:[^/@]*@"
+_TOKEN = r"hf_[A-Za-z0-9]{20,}@"
+_SIGNATURE = r"(?i:[?&]sig=)"  # of a URL with a shared access signature
 
 
 class ParsedSource(NamedTuple):
@@ -94,7 +94,7 @@ def check_repo_id(text: str) -> None:
     hint = "Write it as the Hub shows it: org/name."
     if text.count("/") > 1:
         raise InvalidText(f"{text!r} is no repo id: more than one '/'", hint)
-    if not _REPO_ID.fullmatch(text):
+    if not re.fullmatch(_REPO_ID, text):
         rule = "letters, digits, '-', '_', '.', neither first nor last a '-' or '.', at most 96 a name"
         raise InvalidText(f"{text!r} is no repo id ({rule})", hint)
     if "--" in text or ".." in text:
@@ -105,7 +105,7 @@ def check_repo_id(text: str) -> None:
 
 def parse_revision(text: str) -> str:
     """Return a revision that git allows. Raises InvalidText."""
-    if _NO_REVISION.search(text):
+    if re.search(_NO_REVISION, text):
         raise InvalidText(
             f"{text!r} is no branch, tag or commit: git allows no such name", "Copy the revision from the repo's page."
         )
@@ -186,12 +186,12 @@ def _folder(store: Store, rest: str) -> SourceRef:
 def _refuse_credentials(scheme: str, rest: str) -> None:
     """Raise InvalidText for `user:password@`, and for `user@` if it cannot be a revision. Repeat neither."""
     hint = "Credentials do not belong into a URI: remove all up to its '@', and see the README for where they go."
-    if not _SCHEME.fullmatch(scheme):
+    if find_store(scheme) is None and not re.fullmatch(_SCHEME, scheme):
         raise InvalidText("what is before the '://' is no scheme", _hint_of_schemes())
     store = _find_store(scheme)
     if _holds_credentials(UriForm.BUCKET if store is None else store.uri_form, rest):
         raise InvalidText("it holds a user name or password", hint)
-    if _SIGNATURE.search(rest):
+    if re.search(_SIGNATURE, rest):
         hint = "Remove all from the '?' on: a signature is a secret, and the README says where secrets go."
         raise InvalidText("it holds a signature (sig=)", hint)
 
@@ -199,11 +199,11 @@ def _refuse_credentials(scheme: str, rest: str) -> None:
 def _holds_credentials(form: UriForm, rest: str) -> bool:
     match form:
         case UriForm.REPO:
-            return bool(_USERINFO.match(rest) or _TOKEN.match(rest))
+            return "@" in rest and bool(re.match(_USERINFO, rest) or re.match(_TOKEN, rest))
         case UriForm.BUCKET:
-            return bool(_USERINFO.match(rest)) or "@" in rest.partition("/")[0]
+            return "@" in rest and (bool(re.match(_USERINFO, rest)) or "@" in rest.partition("/")[0])
         case UriForm.FOLDER:
-            return bool(_LOCAL_USERINFO.match(rest))
+            return "@" in rest and bool(re.match(_LOCAL_USERINFO, rest))
         case UriForm.FILE:
             return "@" in re.split("[/?#]", rest, maxsplit=1)[0]
         case _:

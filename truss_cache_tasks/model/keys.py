@@ -14,6 +14,7 @@ RequestKey = NewType("RequestKey", str)
 SnapshotKey = NewType("SnapshotKey", str)
 ContentId = NewType("ContentId", str)  # names exactly these bytes, whichever file has them (model/plan.py)
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 SCHEMA = 1  # of the canonical forms below: a new number changes every key
 
 
@@ -61,5 +62,4 @@ def snapshot_key(revision: str, files: Iterable[tuple[str, int, str]]) -> Snapsh
 
 
 def _digest(form: dict[str, Any]) -> str:
-    text = json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_encode(form).encode()).hexdigest()

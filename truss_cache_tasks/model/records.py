@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from truss_cache_tasks.model.keys import ContentId, RequestKey, SnapshotKey, snapshot_key
@@ -68,7 +69,16 @@ class FileRecord(NamedTuple):
     stored_size: int | None = None
 
 
-class Manifest(NamedTuple):
+class _ManifestFields(NamedTuple):
+    key: RequestKey
+    request: Mapping[str, Any]
+    revision: str
+    folder: str
+    files: tuple[FileRecord, ...]
+    hidden: frozenset[str] = frozenset()
+
+
+class Manifest(_ManifestFields):
     """What one request resolved to in one cache root: the record that a commit writes.
 
     Attributes:
@@ -81,14 +91,7 @@ class Manifest(NamedTuple):
             this manifest.
     """
 
-    key: RequestKey
-    request: Mapping[str, Any]
-    revision: str
-    folder: str
-    files: tuple[FileRecord, ...]
-    hidden: frozenset[str] = frozenset()
-
-    @property
+    @cached_property
     def snapshot(self) -> SnapshotKey:
         """The key of what the request resolved to."""
         names = ((f.path, f.size, f.digest or f"xxh3-128:{f.xxh3}") for f in self.files)

@@ -9,9 +9,8 @@ from doit.action import BaseAction, PythonAction
 from doit.exceptions import BaseFail, InvalidTask, TaskError, TaskFailed
 
 from truss_cache_tasks.app import output, signals
-from truss_cache_tasks.app.facts import facts_of_error
 from truss_cache_tasks.app.workspace import Workspace
-from truss_cache_tasks.errors import CacheTaskError, ConfigError, missing_package
+from truss_cache_tasks.errors import CacheTaskError, missing_package
 from truss_cache_tasks.model.stores import find_store
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.plugin.uptodate import META, result_of, task_facts, values_of
@@ -73,6 +72,8 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
 
     def _failed(self, error: CacheTaskError) -> TaskFailed:
         if self.task.meta[META].get("json"):  # doit's other reporters print the `out` of a task that failed
+            from truss_cache_tasks.app.facts import facts_of_error  # not needed by other reporters
+
             self.out = task_facts(self.context, None, status="failed", error=facts_of_error(error))
         return _failure(TaskFailed, *output.format_error(error, self.context.name))
 
@@ -86,7 +87,7 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
 class FailAction(BaseAction):  # type: ignore[misc]  # doit is untyped
     """Fails with the error of a config that could not be read (`defer_errors=True`)."""
 
-    def __init__(self, error: ConfigError) -> None:
+    def __init__(self, error: CacheTaskError) -> None:
         self.error = error
         self.task = self.out = self.err = self.result = None
         self.values: dict[str, str] = {}

@@ -13,7 +13,7 @@ from doit.exceptions import InvalidTask
 
 from truss_cache_tasks.app import output
 from truss_cache_tasks.app.workspace import Workspace, open_workspace
-from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.errors import ConfigError, MissingPackage
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.plugin.actions import CleanAction, FailAction, FetchAction
 from truss_cache_tasks.plugin.uptodate import META, EntryUptodate, GroupUptodate
@@ -75,7 +75,7 @@ def cache_tasks(
             )
             if defer_errors:
                 workspace.require_lock()
-        except ConfigError as error:
+        except (ConfigError, MissingPackage) as error:
             output.annotate("error", str(error))
             if not defer_errors:
                 raise InvalidTask(output.escaped(*output.format_error(error))) from error

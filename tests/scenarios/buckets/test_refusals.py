@@ -42,7 +42,7 @@ def test_a_prefix_with_nothing_says_so(vendor: Store, truss: Truss) -> None:
     vendor.put("m-hf/x.bin", b"sibling")
     vendor.give(truss)
     beside_a_good_one(truss, vendor.uri("m"))
-    refused(truss.cli(), truss, vendor.uri("m"), "has nothing at")
+    refused(truss.cli(), truss, vendor.name("m"), "has nothing at")
 
 
 def test_a_prefix_with_folder_markers_alone_says_so(vendor: Store, truss: Truss) -> None:

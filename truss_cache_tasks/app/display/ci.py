@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from truss_cache_tasks.app.display.lines import format_duration, format_rate
 from truss_cache_tasks.app.display.progress import Progress
-from truss_cache_tasks.app.output import escaped, format_bytes, format_count
+from truss_cache_tasks.app.output import escaped, format_bytes, format_count, format_error
 
 Level = Literal["error", "warning"]
 
@@ -167,7 +167,8 @@ def _row(label: str, progress: Progress) -> str:
     seconds = progress.elapsed(progress.began)
     took = f"{seconds:.1f} s" if seconds < 100 else format_duration(seconds)
     if end is None:
-        cells = [f"failed: {progress.failed or 'stopped'}", "", "", "", took, ""]
+        cause = format_error(progress.failed, label)[0].removeprefix(f"{label}: ") if progress.failed else "stopped"
+        cells = [f"failed: {cause}", "", "", "", took, ""]
     else:
         unverified = f", {end.unverified:,} unverified" if end.unverified else ""
         rate = format_rate(progress.fresh / seconds) if progress.fresh and seconds > 0 else ""

@@ -22,11 +22,11 @@ from truss_cache_tasks.store.files.tree import FileTree
 _SIZE = 512  # bytes of every text: written over the one before in one call, and never longer or shorter than it
 _LONGEST_HOST = 64  # HOST_NAME_MAX of Linux
 _END_OF_TIME = 253_370_764_800  # the year 9999, which every clock can show
-_FIELDS = {
+_FIELDS: dict[str, record_file.Check] = {
     "host": lambda value: record_file.is_text(value) and 0 < len(value) <= _LONGEST_HOST and value.isprintable(),
     "pid": lambda value: type(value) is int and 0 < value < 1 << 31,
     "since": lambda value: type(value) in (int, float) and 0 <= value < _END_OF_TIME,
-    "waits": record_file.is_bool,
+    "waits": bool,
     "done": record_file.is_size,
     "size": record_file.is_size,
 }

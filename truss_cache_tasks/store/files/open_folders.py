@@ -134,9 +134,10 @@ class OpenFolders:
             start = folder
             while start and start not in kept:
                 start = parent_of(start)
-            above = os.dup(kept[start]) if start in kept else self._open_root(make=make)
+            is_kept = start in kept
+            above = kept[start] if is_kept else self._open_root(make=make)
             try:
-                return self._descend(above, folder[len(start) :].removeprefix("/"), make=make)
+                return self._descend(above, folder[len(start) :].removeprefix("/"), make=make, is_kept=is_kept)
             except NotADirectoryError:
                 raise self._no_folder(folder) from None
             except FileNotFoundError:
@@ -145,14 +146,15 @@ class OpenFolders:
                 self.close(start)
         raise AssertionError("unreachable")
 
-    def _descend(self, descriptor: int, path: str, *, make: bool) -> int:
-        """Return a new descriptor of the folder `path` below another one, which is closed."""
+    def _descend(self, descriptor: int, path: str, *, make: bool, is_kept: bool) -> int:
+        """Return a new descriptor of the folder `path` below another one, which is closed unless it is kept."""
         for name in path.split("/") if path else ():
             try:
                 inner = self._step(descriptor, name, make=make)
             finally:
-                os.close(descriptor)
-            descriptor = inner
+                if not is_kept:
+                    os.close(descriptor)
+            descriptor, is_kept = inner, False
         return descriptor
 
     def _open_root(self, *, make: bool) -> int:

@@ -17,10 +17,11 @@ from truss_cache_tasks.store.files.names import MANIFESTS
 from truss_cache_tasks.store.files.tree import FileTree, sync
 
 T = TypeVar("T")
-Check = Callable[[Any], bool]
+Check = type | Callable[[Any], bool]  # the very type that a field of the JSON has, or a function that checks it
 
 _KEY = re.compile("[0-9a-f]{64}")
 _NO_NAMES = frozenset({"", ".", "..", RECORDS})
+_ABSENT = object()
 _LONGEST_NAME = 255  # no disk allows more (counted in bytes, or in UTF-16 units)
 
 
@@ -45,12 +46,14 @@ def read_record(tree: FileTree, path: str) -> dict[str, Any] | None:
         LinkedFolder: a link lies on the way to it.
     """
     try:
-        with open(
-            tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0
-        ) as file:  # without O_NONBLOCK a FIFO blocks
-            if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        descriptor = tree.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without O_NONBLOCK a FIFO blocks
+        try:
+            stat = os.fstat(descriptor)
+            if not S_ISREG(stat.st_mode):
                 raise Unreadable("it cannot be read (it is no file)")
-            text = file.read().decode()
+            text = _read_whole(descriptor, stat.st_size).decode()
+        finally:
+            os.close(descriptor)
         value = json.loads(text)
         if "\\u" in text:  # an escaped lone surrogate, which could not be written again
             json.dumps(value, ensure_ascii=False).encode()
@@ -65,6 +68,14 @@ def read_record(tree: FileTree, path: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as exc:
         raise Unreadable(f"it cannot be read ({exc})") from exc
     return check_format(value)
+
+
+def _read_whole(descriptor: int, size: int) -> bytes:
+    """Return all bytes of a file that has about `size`. Python's file objects look at a file four times more."""
+    parts = []
+    while part := os.read(descriptor, size + 1):
+        parts.append(part)
+    return b"".join(parts)
 
 
 _memo: dict[tuple[Any, ...], tuple[tuple[int, ...], Any]] = {}
@@ -142,18 +153,23 @@ def check_fields(
     """
     if not isinstance(value, dict):
         raise Unreadable(f"{what} is {shown(value)}")
-    found: dict[str, Any] = {}
+    absent = 0
     for name, check in checks.items():
-        if name in value:
-            field = found[name] = value[name]
-            if not check(field):
-                raise Unreadable(f"{name} of {what} is {shown(field)}")
-        elif name not in optional:
-            raise Unreadable(f"{what} has no {name}")
-    if not more and len(found) < len(value):
+        field = value.get(name, _ABSENT)
+        if type(field) is check:  # of most fields, and a manifest has ten for each file
+            continue
+        if field is _ABSENT:
+            absent += 1
+            if name not in optional:
+                raise Unreadable(f"{what} has no {name}")
+        elif isinstance(check, type) or not check(field):
+            raise Unreadable(f"{name} of {what} is {shown(field)}")
+    if len(checks) - absent == len(value):
+        return value
+    if not more:
         unknown = value.keys() - checks.keys()
         raise Unreadable(f"{what} has the unknown {', '.join(sorted(map(shown, unknown)))}")
-    return found
+    return {name: value[name] for name in checks if name in value}
 
 
 def shown(value: Any) -> str:
@@ -167,16 +183,6 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def is_object(value: Any) -> bool:
-    """Whether it is a JSON object."""
-    return isinstance(value, dict)
-
-
-def is_bool(value: Any) -> bool:
-    """Whether it is true or false."""
-    return isinstance(value, bool)
-
-
 def is_integer(value: Any) -> bool:
     """Whether it is an integer of 64 bits, as the numbers of a disk are."""
     return type(value) is int and -(1 << 63) <= value < 1 << 63
@@ -184,7 +190,7 @@ def is_integer(value: Any) -> bool:
 
 def is_size(value: Any) -> bool:
     """Whether it can be the size of a file in bytes."""
-    return is_integer(value) and value >= 0
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def is_key(value: Any) -> bool:

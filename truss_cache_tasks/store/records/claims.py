@@ -26,27 +26,27 @@ from truss_cache_tasks.store.layouts.layout import CacheRoot
 _FOLDER = f"{RECORDS}/claims"
 PINS = f"{RECORDS}/pins.json"
 
-_CLAIMS = {
-    "entries": record_file.is_object,
+_CLAIMS: dict[str, record_file.Check] = {
+    "entries": dict,
     "former": record_file.is_keys,
     "roots": lambda value: isinstance(value, list) and all(map(record_file.is_root, value)),
 }
-_CLAIM = {
+_CLAIM: dict[str, record_file.Check] = {
     "request": record_file.is_key,
     "form": record_file.is_form,
     "fingerprint": lambda value: value is None or record_file.is_text(value),
     "when": lambda value: isinstance(value, float) or record_file.is_integer(value),
-    "config": record_file.is_text,
-    "host": record_file.is_text,
-    "cleaned": record_file.is_bool,
+    "config": str,
+    "host": str,
+    "cleaned": bool,
     "former": record_file.is_keys,
-    "snapshot": record_file.is_text,
+    "snapshot": str,
 }
-_PINS_FILE = {"pins": record_file.is_object}
-_PIN = {
+_PINS_FILE: dict[str, record_file.Check] = {"pins": dict}
+_PIN: dict[str, record_file.Check] = {
     "commit": lambda value: record_file.is_text(value) and is_commit(value),
-    "by": record_file.is_text,
-    "run": record_file.is_text,
+    "by": str,
+    "run": str,
 }
 
 # By id() of the Claims of one file. The value holds that object too, so that no other object can get its id

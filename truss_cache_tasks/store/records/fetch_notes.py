@@ -24,16 +24,16 @@ from truss_cache_tasks.store.layouts.layout import CacheRoot
 
 _FOLDER = f"{RECORDS}/fetches"
 _LINKS = f"{PUBLISHED}/links.json"  # 0.1.0 noted the links of a snapshot there
-_FIELDS = {
+_FIELDS: dict[str, record_file.Check] = {
     "claims": lambda value: isinstance(value, list) and all(_is_claim(one) for one in value),
     "blobs": lambda value: isinstance(value, list) and all(map(_is_blob_id, value)),
     "paths": lambda value: isinstance(value, list) and all(map(record_file.is_path, value)),
     "uses": lambda value: isinstance(value, list) and all(map(_is_blob_id, value)),
     "size": record_file.is_size,
-    "makers": record_file.is_object,
+    "makers": dict,
 }
 _LATER = ("uses", "size", "makers")  # the first notes of format 1 do not have these
-_MAKER = {
+_MAKER: dict[str, record_file.Check] = {
     "config": record_file.is_text,
     "host": record_file.is_text,
     "when": lambda value: isinstance(value, float) or record_file.is_integer(value),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from truss_cache_tasks.model.keys import RequestKey
@@ -32,7 +33,7 @@ def _is_digest(value: Any) -> bool:
     return value == "" or (algorithm in _ALGORITHMS and digits != "" and not digits.strip(_HEX))
 
 
-_MANIFEST = {
+_MANIFEST: dict[str, record_file.Check] = {
     "key": record_file.is_key,
     "request": record_file.is_form,
     "revision": lambda value: value == "" or (record_file.is_text(value) and is_commit(value)),
@@ -40,21 +41,22 @@ _MANIFEST = {
     "files": lambda value: isinstance(value, list) and bool(value),
     "hidden": lambda value: isinstance(value, list) and all(map(record_file.is_path, value)),
 }
-_REQUEST = {"form": record_file.is_text, "revision": record_file.is_text, "source": record_file.is_text}
-_FILE = {
+_REQUEST: dict[str, record_file.Check] = {"form": str, "revision": str, "source": str}
+_FILE: dict[str, record_file.Check] = {
     "path": record_file.is_path,
     "size": record_file.is_size,
     "mtime_ns": record_file.is_integer,
-    "identity": record_file.is_text,
-    "origin": record_file.is_text,
+    "identity": str,
+    "origin": str,
     "digest": _is_digest,
-    "xxh3": record_file.is_text,
+    "xxh3": str,
     "blob": record_file.is_path_or_none,
-    "made_link": record_file.is_bool,
-    "made_blob": record_file.is_bool,
+    "made_link": bool,
+    "made_blob": bool,
     "stored_size": record_file.is_size,
 }
-_HUB_FILE = {
+_required = itemgetter(*(name for name in _FILE if name != "stored_size"))  # in the order of FileRecord
+_HUB_FILE: dict[str, record_file.Check] = {
     **_FILE,
     "identity": lambda value: record_file.is_text(value) and re.fullmatch(_IDENTITY, value) is not None,
 }
@@ -106,13 +108,13 @@ def from_json(value: Any) -> Manifest:
 
 def _file_from_json(value: Any, checks: Mapping[str, record_file.Check], what: str) -> FileRecord:
     fields = record_file.check_fields(_mended(value), checks, what, optional=("stored_size",))
-    return FileRecord(content_id=fields.pop("identity"), **fields)
+    return FileRecord._make((*_required(fields), fields.get("stored_size")))
 
 
 def _mended(file: Any) -> Any:
     """Return a file's JSON with its digest as it was meant: `git:sha1-HEX` stands for `git-sha1:HEX`."""
     digest = file.get("digest") if isinstance(file, dict) else None
-    if isinstance(digest, str) and "-" in digest.partition(":")[2] and (wrong := re.fullmatch(_MISPARSED, digest)):
+    if isinstance(digest, str) and "-" in digest and (wrong := re.fullmatch(_MISPARSED, digest)):
         return {**file, "digest": f"{wrong[1]}-{wrong[2].rstrip('-')}:{wrong[3]}"}
     return file
 

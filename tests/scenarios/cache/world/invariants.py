@@ -328,7 +328,7 @@ def check_run(world: World, ran: Ran, project: str, *, entries: list[Entry], nam
     check_exit(world, ran, allowed={DONE, FAILED})
     failed = {names[name] for name in ran.failed}
     if (ran.code == FAILED) != bool(failed):
-        raise Broken(f"{project}: exit {ran.code}, and the last line does not say what failed: {ran.text}")
+        raise Broken(f"{project}: exit {ran.code}, and no error says what failed: {ran.text}")
     for entry in failed:
         check_excuse(world, ran, project, entry)
     for entry, _, fresh in world.targets(project):

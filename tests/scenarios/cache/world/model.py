@@ -72,9 +72,8 @@ class Ran:
 
     @property
     def failed(self) -> set[str]:
-        """The entries that the last line of a run names."""
-        found = re.search(r"(?m)^\d+ entr(?:y|ies) of \d+ failed: (.+)$", self.text)
-        return set(found[1].split(", ")) if found else set()
+        """The entries whose errors a run tells: a line before a hint, of an entry and not of a path."""
+        return set(re.findall(r"(?m)^([^/\s]\S*): .*\nhint: ", self.text))
 
     @property
     def removed(self) -> tuple[int, int]:
