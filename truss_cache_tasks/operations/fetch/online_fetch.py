@@ -57,8 +57,9 @@ def make_online_fetch(context: EntryContext, run: RunContext, status: Status, *,
     """Return the online fetch of a stale or forced entry. It has sent no request. Raises PermanentError if offline."""
     if context.locked is None or not context.locked.is_complete or status.verdict.unproven:
         _refuse_if_offline(context, status)
-    fetcher = BlobFetcher(context, open_source(context, run), run)
-    return OnlineFetch(fetcher, status, rehash=force or _is_cleaned(context), prove=status.verdict.unproven)
+    unproven = status.verdict.unproven
+    fetcher = BlobFetcher(context, open_source(context, run, with_mirrors=not unproven), run)
+    return OnlineFetch(fetcher, status, rehash=force or _is_cleaned(context), prove=unproven)
 
 
 def _refuse_if_offline(context: EntryContext, status: Status) -> None:
