@@ -1,4 +1,4 @@
-"""Pools of connections for listings, by libraries (botocore, requests) or by `BoundedPool.send`: a request is an Exchange.
+"""Pools for listings, by libraries (botocore, requests) or by `BoundedPool.send`: each request is an Exchange.
 
 `connections` says which names of urllib3 and http.client are used here that are not documented.
 """
