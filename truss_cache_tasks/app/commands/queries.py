@@ -70,6 +70,15 @@ def key(options: Options) -> int:
     return DONE
 
 
+def migrate(options: Options) -> int:
+    """Print the config with `weights`, as a diff."""
+    from truss_cache_tasks.app.migration import print_migration
+
+    for workspace in open_named_configs(options).workspaces.values():
+        print_migration(workspace.path, options.write, options.facts)
+    return DONE
+
+
 def cache_key(*workspaces: Workspace) -> str:
     """Return 64 hex digits that are equal for configs whose entries make equal requests, in any order.
 

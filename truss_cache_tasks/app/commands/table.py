@@ -173,6 +173,15 @@ COMMANDS = {
         takes=None,
         examples=(("truss-cache init", "in the current folder"), ("truss-cache init -f sd", "in the folder sd")),
     ),
+    "migrate": Command(
+        "print the config with `weights` in place of `model_cache`, as a diff",
+        "queries:migrate",
+        takes=None,
+        examples=(
+            ("truss-cache migrate", "look at it"),
+            ("truss-cache migrate | patch -p0", "change config.yaml"),
+        ),
+    ),
     "help": Command(
         "list the commands, `help env` our environment variables",
         "help:print_topic",
