@@ -98,14 +98,15 @@ def split(argv: Sequence[str]) -> tuple[str | None, list[str]]:
                 break
             return argument, [*argv[:at], *argv[at + 1 :]]
         else:
-            is_value = argument in _options_with_value() or re.fullmatch("-[a-eg-z]*f", argument) is not None
+            is_value = option_of_value(argument) is not None
     return None, list(argv)
 
 
-def _options_with_value() -> set[str]:
-    """Return the long options whose value is the next argument."""
-    options = [option for command in COMMANDS.values() for option in command.options]
-    return {"--config"} | {flag for flags, keywords in options if "action" not in keywords for flag in flags}
+def option_of_value(argument: str) -> Option | None:
+    """Return the option whose value is the argument after this one; None if there is none."""
+    flag = "-f" if re.fullmatch("-[a-eg-z]*f", argument) else argument
+    options = [*COMMON, *(option for command in COMMANDS.values() for option in command.options)]
+    return next((option for option in options if flag in option.flags and "metavar" in option.keywords), None)
 
 
 def _hint_of_owner(option: str) -> str:

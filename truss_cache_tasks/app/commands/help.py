@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from truss_cache_tasks.app.commands.command_line import Options, Parser, add_options, formatter, parser_of
 from truss_cache_tasks.app.commands.exit_status import DONE
-from truss_cache_tasks.app.commands.table import COMMANDS, COMMON
+from truss_cache_tasks.app.commands.table import COMMANDS, COMMON, VERSION
 from truss_cache_tasks.app.facts import Facts
 from truss_cache_tasks.app.output import Write
 from truss_cache_tasks.config.settings import VARIABLES
@@ -27,7 +27,7 @@ def print_version(facts: Facts, write: Write) -> int:
 
 def print_help(facts: Facts, write: Write) -> int:
     """Print the list of commands, and what all of them take; return the exit status."""
-    about = "\n".join(f"  {name:8}{command.purpose}" for name, command in COMMANDS.items())
+    about = "\n".join(f"  {name:12}{command.purpose}" for name, command in COMMANDS.items())
     parser = Parser(
         prog="truss-cache",
         usage="%(prog)s [COMMAND] [-f CONFIG] [--json] [OPTION ...] [ENTRY ...]",
@@ -35,8 +35,7 @@ def print_help(facts: Facts, write: Write) -> int:
         epilog=_EPILOG,
         formatter_class=formatter,
     )
-    add_options(parser, COMMON)
-    parser.add_argument("--version", action="store_true", help="print the version")
+    add_options(parser, (*COMMON, VERSION))
     text = parser.format_help().splitlines()
     facts.put(text=text)
     write(*text)

@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 
 from truss_cache_tasks.config.settings import parse_age, parse_size
 
-Option = tuple[tuple[str, ...], dict[str, Any]]  # flags, keywords of `add_argument`
+
+class Option(NamedTuple):
+    """An option: what `add_argument` gets. One that takes a value has a `metavar`."""
+
+    flags: tuple[str, ...]
+    keywords: dict[str, Any]
 
 
 class Command(NamedTuple):
@@ -31,14 +36,15 @@ class Command(NamedTuple):
 
 
 def _flag(*flags: str, what: str) -> Option:
-    return flags, {"action": "store_true", "help": what}
+    return Option(flags, {"action": "store_true", "help": what})
 
 
 _CONFIG_HELP = "config.yaml, or the folder that holds it; may be given several times"
 COMMON: tuple[Option, ...] = (
-    (("-f", "--config"), {"action": "append", "default": [], "help": _CONFIG_HELP}),
+    Option(("-f", "--config"), {"action": "append", "default": [], "metavar": "CONFIG", "help": _CONFIG_HELP}),
     _flag("--json", what="write one JSON document to stdout, messages to stderr"),
 )
+VERSION = _flag("--version", what="print the version")  # without a command
 
 _QUIET = _flag("-q", "--quiet", what="print only failures")
 _VERBOSE = _flag("-v", "--verbose", what="print a line for each file")
@@ -60,7 +66,7 @@ def _option(flag: str, metavar: str, rule: Callable[[str], Any], what: str) -> O
         except ValueError as want:
             raise argparse.ArgumentTypeError(f"got {text!r}, expected {want}") from None
 
-    return (flag,), {"metavar": metavar, "type": parse, "help": what}
+    return Option((flag,), {"metavar": metavar, "type": parse, "help": what})
 
 
 COMMANDS = {
@@ -71,7 +77,7 @@ COMMANDS = {
             *_FETCHING,
             _VERBOSE,
             _flag("--dry-run", what="the same as `plan`"),
-            (("--events",), {"metavar": "PATH", "help": "append the events to PATH, as JSON lines"}),
+            Option(("--events",), {"metavar": "PATH", "help": "append the events to PATH, as JSON lines"}),
         ),
         examples=(
             ("truss-cache", "fetch what is stale"),
@@ -174,12 +180,22 @@ COMMANDS = {
         examples=(("truss-cache init", "in the current folder"), ("truss-cache init -f sd", "in the folder sd")),
     ),
     "migrate": Command(
-        "print the config with `weights` in place of `model_cache`, as a diff",
+        "print the config with `weights` for `model_cache`, as a diff",
         "queries:migrate",
         takes=None,
         examples=(
             ("truss-cache migrate", "look at it"),
             ("truss-cache migrate | patch -p0", "change config.yaml"),
+        ),
+    ),
+    "completion": Command(
+        "print the script for completion in bash or zsh",
+        "completion:completion",
+        (_flag("--words", what=argparse.SUPPRESS),),
+        takes=("SHELL", "bash or zsh"),
+        examples=(
+            ('eval "$(truss-cache completion bash)"', "in ~/.bashrc"),
+            ('eval "$(truss-cache completion zsh)"', "in ~/.zshrc, after compinit"),
         ),
     ),
     "help": Command(
