@@ -22,6 +22,7 @@ from truss_cache_tasks.app.commands.completion import find_words
 from truss_cache_tasks.app.commands.table import COMMANDS
 
 ALL = "\x1b*"  # insert all completions (bash)
+LEFT = "\x02"
 SHOW = "\x18d"  # print the line, as it is now
 START = {"bash": ["bash", "--norc", "--noprofile"], "zsh": ["zsh", "-f"]}
 SETUP = {
@@ -164,13 +165,23 @@ def test_names_with_the_signs_of_a_shell_are_quoted(start: Start, name: str, tru
 
 
 @both
-@pytest.mark.parametrize("text", ["model_cache: [{repo: org/one}]", "model_cache: [", "", "model_cache: []"])
-def test_a_config_that_is_wrong_or_empty_is_silent(start: Start, name: str, text: str, truss: Truss) -> None:
+def test_a_config_that_is_wrong_or_empty_is_silent(start: Start, name: str, truss: Truss) -> None:
     shell = start(name)
-    truss.config(text)
-    assert shell.line_after("truss-cache clean or\t") == "truss-cache clean or"
+    for text in ("model_cache: [{repo: org/one}]", "model_cache: [", "", "model_cache: []"):
+        truss.config(text)
+        assert shell.line_after("truss-cache clean or\t") == "truss-cache clean or", text
     assert shell.line_after("truss-cache -f nowhere clean or\t") == "truss-cache -f nowhere clean or"
     assert shell.line_after("truss-cache clea\t") == "truss-cache clean "
+
+
+@both
+def test_the_config_may_be_named_behind_the_cursor(start: Start, name: str, truss: Truss) -> None:
+    shell = start(name)
+    truss.config("model_cache: [{repo_id: org/three}]", "my conf/config.yaml")
+    for typed in ("", "org/", "'or"):
+        rest = "' -f 'my conf'" if "'" in typed else " -f 'my conf'"
+        line = shell.line_after(f"truss-cache why {typed}{rest}{LEFT * len(rest)}\t")
+        assert line.split()[2].strip("'") == "org/three", (typed, line)
 
 
 @both
@@ -210,6 +221,7 @@ def test_what_is_expected_at_each_place() -> None:
     assert "--quick" in words("truss-cache -f x verify -")
     assert "-f" in words("truss-cache -f"), "the option itself, before its value begins"
     assert "--quick" not in words("truss-cache -f verify -")
+    assert words("truss-cache -- ") == [], "no command, as there is none behind `--`"
     assert find_words(["truss-cache", "", "why", "-"], 3) != find_words(["truss-cache", "-", "why"], 1)[:2]
     assert "--remote" in find_words(["truss-cache", "-", "why"], 1), "the command follows"
 

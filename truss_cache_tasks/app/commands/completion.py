@@ -144,10 +144,11 @@ def _words_for_bash(line: str, point: int, word: str) -> list[str]:
     """
     if re.search(r"[<>]\s*\S*$", line[:point]):
         return [FILES]
-    words, _ = read_words(line[:point])
+    words, quote = read_words(line[:point])
+    after, _ = read_words(f"-{quote}{line[point:]}")  # the first is what the cursor is in, or a lone `-`
     kept, quote = read_words(line[:point].removesuffix(word))
     at = len(words) - 1
-    found = find_words([*words, *read_words(line)[0][len(words) :]], at)
+    found = find_words([*words, *after[1:]], at)
     if found == [FILES]:
         return found
     return [_quoted(one[len(kept[at]) :], quote) for one in found if one.startswith(words[at])]
