@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import pytest
 from azure.storage.blob._shared_access_signature import BlobSharedAccessSignature
@@ -728,3 +728,15 @@ def test_every_request_says_which_program_sends_it(tmp_path: Path) -> None:
     with script((200, {}, page(("", "m/w.bin"))), (200, {}, page())) as azure:
         at(azure.url, tmp_path, SAS).listing()
         assert {sent["User-Agent"] for sent in azure.sent} == {f"truss-cache-tasks/{__version__}"}
+
+
+def test_no_secret_of_an_application_and_no_token_is_in_a_log(
+    azure_tls: Azurite, token_server: Entra, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    source = by_entra(azure_tls, token_server, tmp_path, PRINCIPAL)
+    (file,) = source.listing().files
+    bearer = source.locate(file).headers["Authorization"].removeprefix("Bearer ")
+    assert "msal" in caplog.text  # what is logged at all
+    for secret in (CLIENT_SECRET, quote(CLIENT_SECRET), bearer, bearer.split(".")[1]):
+        assert secret not in caplog.text
