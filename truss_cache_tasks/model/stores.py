@@ -1,11 +1,13 @@
 """The registry of stores: one row each, found by the scheme of a URI.
 
 A store is added by a row here and the class that its row names; no other module has a list of the stores. Rows are
-values: `config/` reads URIs and credentials by them, `sources/registry.py` imports the class.
+values: `config/` reads URIs and credentials by them, `sources/registry.py` imports the class. The row of another
+package is added by `config/plugins.py`, when a config has its scheme.
 """
 
 # No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, StrEnum
@@ -433,6 +435,9 @@ HTTPS = Store(
 _rows: dict[str, Store] = {
     scheme: store for store in (HUGGINGFACE, GCS, S3, R2, COREWEAVE, AZURE, LOCAL, HTTPS) for scheme in store.schemes
 }
+OURS = tuple(dict.fromkeys(_rows.values()))  # the rows of this package
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_OPENS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 
 
 def stores() -> tuple[Store, ...]:
@@ -456,19 +461,47 @@ def register_store(store: Store) -> None:
     """Add a row, from now on and for the whole process, before a config is read that uses it.
 
     Raises:
-        ValueError: a scheme or the kind is taken; `cache_folder` is no folder below the model cache; or its URIs name
-            no buckets: the layouts of repos and folders are those of the Hub and of `file://`.
+        ValueError: a scheme or the kind is taken; a field has no value that it can have; `cache_folder` is no folder
+            below the model cache; or its URIs name no buckets: the layouts of repos and folders are those of the Hub
+            and of `file://`.
     """
-    if not store.is_bucket:
-        raise ValueError(f"{store.scheme}://: a registered store has URIs that name a bucket and a prefix")
-    if store.folder and not {"", ".", ".."}.isdisjoint(store.folder.split("/")):
-        raise ValueError(f"{store.scheme}://: cache_folder {store.folder!r} is no folder of the model cache")
+    _check_row(store)
     for scheme in store.schemes:
         if scheme in _rows:
             raise ValueError(f"{scheme}:// is registered already, for {_rows[scheme].opens}")
     if store.kind and store.kind in (row.kind for row in stores()):
         raise ValueError(f"{store.scheme}://: kind {store.kind!r} is registered already")
     _rows.update(dict.fromkeys(store.schemes, store))
+
+
+def _check_row(store: Store) -> None:
+    """Raise ValueError for a row that no store of another package can have."""
+    if not isinstance(store.schemes, tuple) or not store.schemes:
+        raise ValueError(f"schemes is {store.schemes!r}, expected a tuple of one or more")
+    for scheme in store.schemes:
+        if not isinstance(scheme, str) or not _SCHEME.fullmatch(scheme):
+            raise ValueError(f"the scheme {scheme!r} is not in lower case, letters, digits, '+', '-' and '.'")
+    if not isinstance(store.opens, str) or not _OPENS.fullmatch(store.opens):
+        raise ValueError(f"{store.scheme}://: opens is {store.opens!r}, expected 'package.module:Class'")
+    if not isinstance(store.variables, tuple) or not all(isinstance(name, str) and name for name in store.variables):
+        raise ValueError(f"{store.scheme}://: variables is {store.variables!r}, expected a tuple of names")
+    if not isinstance(store.kind, str) or not isinstance(store.cache_folder, str | None):
+        raise ValueError(f"{store.scheme}://: kind or cache_folder is no text")
+    if not _is_expression(store.versions):
+        raise ValueError(f"{store.scheme}://: versions is {store.versions!r}, expected a regular expression")
+    if not isinstance(store.credential, TokenCredential | JsonCredential | LoginCredential | None):
+        raise ValueError(f"{store.scheme}://: credential is {store.credential!r}, expected one of the classes")
+    if not store.is_bucket:
+        raise ValueError(f"{store.scheme}://: a registered store has URIs that name a bucket and a prefix")
+    if store.folder and not {"", ".", ".."}.isdisjoint(store.folder.split("/")):
+        raise ValueError(f"{store.scheme}://: cache_folder {store.folder!r} is no folder of the model cache")
+
+
+def _is_expression(text: object) -> bool:
+    try:
+        return isinstance(text, str) and bool(re.compile(text))
+    except re.error:
+        return False
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Pools of connections for listings, by libraries (botocore, requests) or by `BoundedPool.get`, each GET an Exchange.
+"""Pools for listings, by libraries (botocore, requests) or by `BoundedPool.send`: each request is an Exchange.
 
 `connections` says which names of urllib3 and http.client are used here that are not documented.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -63,13 +64,30 @@ class WholeAnswer:
 class BoundedPool(HTTPConnectionPool):
     """urllib3's pool of connections, each request of which is an Exchange."""
 
-    def get(self, url: str, headers: Mapping[str, str], limits: ExchangeLimits) -> WholeAnswer:
-        """Send a GET; return its answer, also a redirect. Logs no URL, as `urlopen` does, so a URL may hold a secret.
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, limits: ExchangeLimits
+    ) -> WholeAnswer:
+        """Send a request; return its answer, also a redirect. Logs no URL, as `urlopen` does: it may hold a secret.
 
         Raises:
             UnreadableAnswer: the answer is too large, or in an unknown encoding.
             Exception: what urllib3 and http.client raise.
         """
+        with self._answer(method, url, headers, body, limits) as response:
+            chunks = iter(partial(response.read, 1 << 16), b"")
+            read = decode_body(chunks, response.getheader("Content-Encoding", ""), limits.body(response.status))
+        return WholeAnswer(status=response.status, headers=response.headers, body=read)  # type: ignore[arg-type]  # has all of a Mapping
+
+    def get_head(self, url: str, headers: Mapping[str, str], limits: ExchangeLimits) -> WholeAnswer:
+        """Send a GET, and read no body: the connection is closed instead."""
+        with self._answer("GET", url, headers, None, limits) as response:
+            return WholeAnswer(status=response.status, headers=response.headers, body=b"")  # type: ignore[arg-type]  # as above
+
+    @contextmanager
+    def _answer(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, limits: ExchangeLimits
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a request, and lend its answer; keep the connection if the block read the whole body."""
         target, headers, tunnels = route(self, url, headers)
         connection: _BoundedConnection = self._get_conn()  # type: ignore[assignment]  # ours, by ConnectionCls
         reusable = False
@@ -77,11 +95,9 @@ class BoundedPool(HTTPConnectionPool):
             if connection.is_closed:
                 connection.timeout = limits.connect_s
                 open_connection(self, connection, tunnels=tunnels)
-            with connection.get(target, headers) as response:
-                chunks = iter(partial(response.read, 1 << 16), b"")
-                body = decode_body(chunks, response.getheader("Content-Encoding", ""), limits.body(response.status))
+            with connection.send_once(method, target, headers, body) as response:
+                yield response
                 reusable = response.isclosed() and not response.will_close
-            return WholeAnswer(status=response.status, headers=response.headers, body=body)  # type: ignore[arg-type]  # has all of a Mapping
         except OSError as exc:
             if not has_reached_proxy(connection):
                 raise ProxyError("the proxy cannot be reached", exc) from exc
@@ -104,11 +120,13 @@ class _BoundedConnection(TunnellingConnection):
         self._exchange = self.start()
         super().request(*args, **kwargs)
 
-    def get(self, target: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        """Send a GET on the open connection; return its answer, with the body still to be read."""
+    def send_once(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    ) -> http.client.HTTPResponse:
+        """Send a request on the open connection; return its answer, with the body still to be read."""
         self._exchange = self.start()
         self.sock.settimeout(self._exchange.left_s())
-        http.client.HTTPConnection.request(self, "GET", target, headers=headers)
+        http.client.HTTPConnection.request(self, method, target, body=body, headers=headers)
         return http.client.HTTPConnection.getresponse(self)
 
     def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> _BoundedResponse:  # type: ignore[override]  # a class in urllib3

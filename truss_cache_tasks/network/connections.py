@@ -170,7 +170,6 @@ class _BreakableConnection(TunnellingConnection):
     def serve(self, token: WorkerToken) -> None:
         """Let a cancel of `token` end what this connection does from now on."""
         self.token = token
-        self.limit.check = token.check
         token.connection = self
         token.check()
 
