@@ -679,8 +679,12 @@ def test_no_signature_is_in_a_log_or_an_error_of_any_library(store: Place, caplo
         job = transfer.Job(file, lambda: source.locate(file), Scratch(partial.fileno()), source.explain)
         (done,) = transfer.pull([job], ignore_events)
         assert isinstance(done, transfer.Done)
-    for text in ("http://127.0.0.1:9/acctone", "http://acctone.localhost.invalid"):
-        refusal_of(at(text, store.folder, SAS).listing, TransientError if "9" in text else NotFound)
+    for text, kind in {
+        "http://127.0.0.1:9/acctone": TransientError,
+        "http://acctone.localhost.invalid": NotFound,
+        "http://acctone..bad": PermanentError,
+    }.items():
+        refusal_of(at(text, store.folder, SAS).listing, kind)
     assert "Starting new HTTP connection" in caplog.text  # what is logged at all
     assert "sig" not in caplog.text
     assert "hush" not in caplog.text

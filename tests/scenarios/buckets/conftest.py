@@ -94,7 +94,7 @@ def vendor(request: pytest.FixtureRequest) -> Store:
 
 @pytest.fixture(params=["seaweed", "gcs", "disk"])
 def anywhere(request: pytest.FixtureRequest) -> Store:
-    """One server for each vendor, and a local folder."""
+    """A server of S3, one of GCS, and a local folder."""
     store: Store = request.getfixturevalue(f"on_{request.param}")
     return store
 
