@@ -196,6 +196,7 @@ class Store(NamedTuple):
             one that is called like the scheme.
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
+        manifest_pins: of a bucket: a manifest records all that a lock file pins of an object.
         auth_methods: of a `Role` that its source may get in place of a credential.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
         s3: how its server is reached, where `opens` is the source of S3.
@@ -211,6 +212,7 @@ class Store(NamedTuple):
     cache_folder: str | None = None
     versions: str = "[!-~]+"
     lists_known: bool = False
+    manifest_pins: bool = False
     auth_methods: tuple[AuthMethod, ...] = ()
     refused: tuple[tuple[str, str, str], ...] = ()
     s3: S3Service = AWS
@@ -296,6 +298,7 @@ GCS = Store(
     cache_folder="",
     versions="[0-9]{1,19}",  # generations
     lists_known=True,
+    manifest_pins=True,
     auth_methods=(AuthMethod.GCP_OIDC,),
 )
 _S3_SOURCE = "truss_cache_tasks.sources.s3:S3Source"
