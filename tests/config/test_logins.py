@@ -97,6 +97,8 @@ def test_the_login_of_the_host_in_netrc_is_used_and_no_other(tmp_path: Path) -> 
     assert revealed(found(tmp_path)) == {"authorization": basic("me:hush")}
     netrc.write_text("machine other login a password b\ndefault login me password hush\n")
     assert isinstance(found(tmp_path), NoCredential)
+    default = entries.entry("https://default/w.bin", config=tmp_path / "config.yaml")
+    assert isinstance(find_credential(default, entries.settings(tmp_path, HOME=str(tmp_path))), NoCredential)
     netrc.write_text("machine h.example login me\n")
     assert isinstance(found(tmp_path), NoCredential)
     (tmp_path / "mine").write_text("machine h.example login you password p\n")

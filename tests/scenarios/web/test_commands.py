@@ -173,10 +173,11 @@ def test_a_volume_has_the_file_by_its_name(server: FaultServer, truss: ForkedTru
 # Without a version
 
 
+@pytest.mark.parametrize("etag", [None, 'W/"v1"'])
 def test_a_file_without_a_version_comes_by_one_connection_and_starts_over_where_that_breaks(
-    server: FaultServer, truss: ForkedTruss
+    etag: str | None, server: FaultServer, truss: ForkedTruss
 ) -> None:
-    configure(truss, server.add("/w.bin", LARGE, "", "cut:15000000", etag=None))
+    configure(truss, server.add("/w.bin", LARGE, "", "cut:15000000", etag=etag))
     ran = truss.cli()
     assert ran.code == 0, ran.text
     assert tree(truss.model_cache) == {f"{folder_of(server)}/w.bin": LARGE}
