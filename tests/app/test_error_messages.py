@@ -62,6 +62,7 @@ def printed(case: dict[str, Any], truss: Truss, cli: Cli, given: dict[str, str])
     ]
     with scripted_s3(replies) as server:
         places = {"{root}": str(truss.root), "{server}": server.url, "{web}": given.get("WEB", "")}
+        places["{hub}"] = truss.env["HF_ENDPOINT"]
         env = {name: replaced(text, places) for name, text in case.get("env", {}).items()}
         done = (truss.cli if case.get("child") else cli)(*case.get("args", ()), **given, **env)
     shown = done.text.replace(str(truss.root), "{root}").replace(truss.env["HF_ENDPOINT"], "{hub}")

@@ -317,6 +317,8 @@ def _run(options: _Options) -> int:
         elif options.json:
             there = facts_of_manifest(context, status.fresh_manifest) if status.fresh_manifest else {}
             options.facts.entry(label, context, status="fresh", **there, fetched_files=0, fetched_size=0)
+    for _, workspace, _ in stale:
+        workspace.require_servers()
     failed = _fetch_all(stale, options) if stale else {}
     if (fresh := len(chosen) - len(stale)) and not options.quiet:
         output.notify(f"{_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")
@@ -493,6 +495,14 @@ def _key(options: _Options) -> int:
     return DONE
 
 
+def _migrate(options: _Options) -> int:
+    from truss_cache_tasks.app.migration import print_migration
+
+    for workspace in _configs(options).workspaces.values():
+        print_migration(workspace.path, options.write, options.facts)
+    return DONE
+
+
 def _init(options: _Options) -> int:
     from truss_cache_tasks.app.init import init
 
@@ -664,6 +674,15 @@ COMMANDS = {
         _init,
         takes=None,
         examples=(("truss-cache init", "in the current folder"), ("truss-cache init -f sd", "in the folder sd")),
+    ),
+    "migrate": Command(
+        "print the config with `weights` in place of `model_cache`, as a diff",
+        _migrate,
+        takes=None,
+        examples=(
+            ("truss-cache migrate", "look at it"),
+            ("truss-cache migrate | patch -p0", "change config.yaml"),
+        ),
     ),
     "help": Command(
         "list the commands, `help env` our environment variables",

@@ -117,7 +117,7 @@ def from_manifest(context: EntryContext, manifest: Manifest) -> tuple[str, Locke
     It tells no version ids of S3, and of the stores of other packages no versions.
     """
     store = context.entry.request.source.store
-    if store.is_bucket and store.scheme != "gs":
+    if store.is_bucket and not store.version_is_all:
         return None
     return manifest.revision, _entry_of_manifest(context.entry.request, manifest)
 
