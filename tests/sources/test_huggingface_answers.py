@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from entries import entry, open_with, settings
+from huggingface_hub import close_session
 from servers.faults import FaultServer
 from servers.hub import Hub, Repo
 
@@ -239,6 +240,15 @@ def test_refs_that_no_hub_has_leave_the_error_of_the_revision_as_it_is(
     assert caught.value.hint == "Check `revision`."
 
 
+@pytest.fixture
+def new_session() -> Iterator[None]:
+    """Let huggingface_hub make its session, which reads certificates once, for this test alone."""
+    close_session()
+    yield
+    close_session()
+
+
+@pytest.mark.usefixtures("new_session")
 def test_a_listing_follows_no_redirect_from_https_to_http(
     hub: Hub, repo: Repo, secure: FaultServer, fault_authority: Any, tmp_path: Path
 ) -> None:
