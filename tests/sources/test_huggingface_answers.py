@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from entries import entry, open_with, settings
-from huggingface_hub import close_session
 from servers.faults import FaultServer
 from servers.hub import Hub, Repo
 
@@ -243,6 +242,8 @@ def test_refs_that_no_hub_has_leave_the_error_of_the_revision_as_it_is(
 @pytest.fixture
 def new_session() -> Iterator[None]:
     """Let huggingface_hub make its session, which reads certificates once, for this test alone."""
+    from huggingface_hub import close_session  # takes half a second
+
     close_session()
     yield
     close_session()
