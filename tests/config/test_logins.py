@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import entries
@@ -131,6 +132,11 @@ def test_a_netrc_that_cannot_be_read_is_named_by_its_line(tmp_path: Path) -> Non
     (tmp_path / ".netrc").write_bytes(b"\xff\xfe")
     with pytest.raises(CredentialError, match=r"\.netrc: cannot be read"):
         found(tmp_path)
+    (tmp_path / ".netrc").unlink()
+    os.mkfifo(tmp_path / ".netrc")
+    with pytest.raises(CredentialError, match=r"\.netrc: is no file"):
+        found(tmp_path)
+    assert isinstance(found(tmp_path, NETRC="/dev/null"), NoCredential)
 
 
 def test_json_in_a_secret_may_end_in_a_newline(tmp_path: Path) -> None:

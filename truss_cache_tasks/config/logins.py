@@ -60,6 +60,8 @@ def find_in_netrc(path: Path, host: str) -> Credential | None:
     """
     import netrc
 
+    if path.is_fifo():  # to open it would wait
+        _fail(str(path), "is no file", "Put the file there, or let NETRC name another one.")
     try:
         hosts = netrc.netrc(str(path)).hosts
     except (FileNotFoundError, NotADirectoryError):
