@@ -68,6 +68,8 @@ HUSH = "hush-0123456789"
         (f"two words {HUSH}", "is no token"),
         (f"hf_{HUSH}", "is a token of hf://, which is not sent to h.example"),
         (f"me:hf_{HUSH}", "is a token of hf://"),
+        (f"hf_{HUSH}:", "is a token of hf://"),
+        (f"?a=1&access=hf_{HUSH}", "is a token of hf://"),
         (f'{{"token": "api_org_{HUSH}"}}', "is a token of hf://"),
         (f'{{"token": "{HUSH}", "host": "other.example"}}', "is a login of another host"),
         (f'{{"aws_secret_access_key": "{HUSH}"}}', "has a field that is none of token"),
