@@ -239,6 +239,17 @@ def test_refs_that_no_hub_has_leave_the_error_of_the_revision_as_it_is(
     assert caught.value.hint == "Check `revision`."
 
 
+@pytest.fixture
+def new_session() -> Iterator[None]:
+    """Let huggingface_hub make its session, which reads certificates once, for this test alone."""
+    from huggingface_hub import close_session  # takes half a second
+
+    close_session()
+    yield
+    close_session()
+
+
+@pytest.mark.usefixtures("new_session")
 def test_a_listing_follows_no_redirect_from_https_to_http(
     hub: Hub, repo: Repo, secure: FaultServer, fault_authority: Any, tmp_path: Path
 ) -> None:
