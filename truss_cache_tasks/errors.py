@@ -17,6 +17,7 @@ CacheTaskError
 |-- LeadsOut           copy what a link leads to, ignore or allow it
 |-- TransientError     wait: the only class that is retried
 |-- MissingPackage     install it
+|-- BrokenStore        install another version of the package that has the store
 |-- PermanentError     fix the network, the proxy or the endpoint
 |-- SourceChanged      list again
 `-- Stopped            run again
@@ -118,6 +119,10 @@ class PermanentError(CacheTaskError):
 
 class MissingPackage(CacheTaskError):
     """A package that this one depends on is not installed: install it."""
+
+
+class BrokenStore(CacheTaskError):
+    """The store of another package does not work: install another version of that package, or tell its author."""
 
 
 class SourceChanged(CacheTaskError):

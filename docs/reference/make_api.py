@@ -10,9 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import truss_cache_tasks
-from truss_cache_tasks import errors, events
-from truss_cache_tasks.model.stores import Store, register_store
-from truss_cache_tasks.sources.base import Source
+from truss_cache_tasks import errors, events, stores
 
 PAGE = Path(__file__).parent / "api.md"
 CONSTANTS = {"__version__": "the version of this package, such as `0.1.0`."}
@@ -22,15 +20,14 @@ HEAD = """\
 Made from docstrings by `doit docs`: edit those, not this page. `import truss_cache_tasks` reads and opens nothing; each
 name is loaded when it is first used. Names that are not on this page may change without notice.
 """
-PROVISIONAL = """\
-## Stores of other packages
+STORES = """\
+## Stores of other packages: `truss_cache_tasks.stores`
 
-Provisional: any version may change these names. A store is registered before a config is read that uses it, for example
-in the dodo.py. `truss_cache_tasks.sources.testing.SourceContract` has the tests of a `Source` (it imports pytest).
-`tests/servers/shelf.py` is a complete example. The values that a source gets and returns are in `model/request.py`,
-`model/listing.py`, `model/stores.py` and `network/settings.py`.
+[How to write a store](../how-to/stores.md). `truss_cache_tasks.sources.testing.SourceContract` has the tests of a
+`Source`; it imports pytest. `UNPINNED` is `Pins()`.
 """
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields):")
+METHODS = {"Source": ("listing", "locate", "explain"), "HttpClient": ("send",), "Network": ("variable", "with_retries")}
 NEWLINE = "\n"
 MODULE = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
 ITEM = re.compile(r"( {4})((?:`?[\w.*]+`?)(?:, (?:`?[\w.*]+`?))*): (.*)")
@@ -57,11 +54,14 @@ def page() -> str:
         parts.append(f"## {title}: `{module.__name__}`\n\n{rendered(inspect.getdoc(module) or '')}")
         for value in own_members(module):
             parts += described(value, value.__name__, "###")
-    parts.append(PROVISIONAL)
-    for value in (register_store, Store, Source):
-        parts += described(value, f"{value.__module__}.{value.__name__}", "###")
-    for method in (Source.listing, Source.locate, Source.explain):
-        parts += described(method, f"Source.{method.__name__}", "####")
+    parts.append(STORES)
+    for name in sorted(stores.__all__, key=lambda name: (name not in ("Store", "Source"), name)):
+        value = getattr(stores, name)
+        if callable(value):
+            parts += described(value, name, "###")
+        if name in METHODS:
+            for method in METHODS[name]:
+                parts += described(getattr(value, method), f"{name}.{method}", "####")
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 

@@ -42,12 +42,15 @@ def test_every_variable_is_read() -> None:
         "TRUSS_CACHE_DIGESTS": "https://h/w?a=b=sha256:00\n https://h/v=sha256:11",
         "TRUSS_CACHE_LOCKED": "on",
         "TRUSS_CACHE_R2_ENDPOINT": "https://{account_id}.eu.r2.cloudflarestorage.com/",
+        "TRUSS_CACHE_HF_ENDPOINTS": "https://a.example/hub/, http://b:8090,https://a.example/hub",
+        "TRUSS_CACHE_XET": "0",
         "TRUSS_CACHE_EVENTS": "events.jsonl",
         "TRUSS_CACHE_DEBUG": "1",
     }
     settings = read_settings(env, HERE)
     assert settings.config == "sd"
     assert settings.model_cache_dir == Path("/here/cache")
+    assert settings.hub_mirrors == settings.network.hub_mirrors == ("https://a.example/hub", "http://b:8090")
     assert settings.mount_root == Path("/m")
     assert settings.secrets_dirs == (Path("/home/me/secrets"), Path("/etc/secrets"))
     assert (settings.project, settings.debug) == ("my-project.1", True)
@@ -98,6 +101,7 @@ def test_a_rate_is_bytes_a_second_with_suffixes_of_1000(text: str, rate: int) ->
                 "https://r 2.test",
             )
         ],
+        ("TRUSS_CACHE_XET", "1", "0: files that the Hub keeps in Xet come by their resolve URLs"),
         *[("TRUSS_CACHE_PROJECT", value, "letters") for value in ("a/b", "..", "a b", "x" * 101)],
     ],
 )

@@ -61,6 +61,7 @@ class Hub:
         self.requests: list[Request] = []  # list.append is atomic
         self.faults: list[tuple[Host, str, list[str]]] = []
         self.released = threading.Event()  # set it to let stalled answers go on
+        self.cdn_etag = "cdn"  # what the ETags of the CDN begin with; a mirror has its own
         self.rate: int | None = None  # bytes a second of each answer of the CDN; None: as fast as it goes
         self.sent: Counter[Host] = Counter()  # bytes of bodies; counted before they are written
         self.rewrite: Callable[[str, Any], Any] = lambda path, answer: answer  # of an answer of the API
@@ -244,7 +245,7 @@ class _CdnHandler(_Handler):
             for tree in repo.trees.values():
                 for file in tree.values():
                     if file.lfs and file.sha256 == sha256:
-                        self.answer_file(file.data, {"ETag": f'"cdn-{sha256[:8]}"'})
+                        self.answer_file(file.data, {"ETag": f'"{self.server.hub.cdn_etag}-{sha256[:8]}"'})
                         return
         raise _Refused(404, "", "NoSuchKey")
 
@@ -255,7 +256,7 @@ class _HubHandler(_Handler):
     def route(self) -> None:
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", self.url_path):
             self.info(*self.open(found, "list"))
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?", self.url_path):
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", self.url_path):
             self.tree(*self.open(found, "list"), unquote(found[3] or ""))
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/paths-info/([^/]+)", self.url_path):
             self.paths_info(*self.open(found, "list"))

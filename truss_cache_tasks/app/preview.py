@@ -47,6 +47,7 @@ def write_plan(
     chosen = list(chosen)
     for _, workspace, _ in chosen:
         workspace.require_lock()
+        workspace.require_servers()
     write = _ignore if quiet else write
     previews = _write_previews(chosen, write, facts, force=force, quiet=quiet)
     needs = needs_of(previews)

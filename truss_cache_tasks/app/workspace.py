@@ -95,6 +95,17 @@ class Workspace:
         if self.outdated is not None:
             raise self.outdated
 
+    def require_servers(self) -> None:
+        """Raise ConfigError if no server may be asked: by HF_ENDPOINT, or a package with a store of our scheme.
+
+        Called once it is known that an entry is stale: a run without work does not look for packages.
+        """
+        from truss_cache_tasks.config.plugins import refuse_clashes
+
+        refuse_clashes()
+        if any(context.entry.request.source.store.is_hub for context in self.contexts):
+            self.settings.require_hub_endpoint()
+
     def require_event_log(self, *, is_running: bool) -> None:
         """Raise ConfigError if the events of a run are to be logged, and cannot be.
 

@@ -67,6 +67,12 @@ VARIABLES = (
         "the server of r2://; {account_id} in it stands for the account",
         "https://{account_id}.r2.cloudflarestorage.com",
     ),
+    Variable(
+        "TRUSS_CACHE_HF_ENDPOINTS",
+        "mirrors, URLs with commas between them, for while HF_ENDPOINT is unavailable",
+        "none",
+    ),
+    Variable("TRUSS_CACHE_XET", "1 is refused: files that the Hub keeps in Xet come by their resolve URLs", "0"),
     Variable("TRUSS_CACHE_EVENTS", "a file or FIFO that the events of a run are appended to, as JSON lines", "none"),
     Variable("TRUSS_CACHE_DEBUG", "1: tracebacks of internal errors", "0"),
 )
@@ -91,6 +97,7 @@ class Settings(NamedTuple):
         follow_links: TRUSS_CACHE_FOLLOW_LINKS: links that lead out of a `file://` source are followed.
         digests: TRUSS_CACHE_DIGESTS: (URL, digest) of files of web servers, as written.
         locked: TRUSS_CACHE_LOCKED: nothing is fetched without a model_cache.lock that has every entry of the config.
+        hub_mirrors: TRUSS_CACHE_HF_ENDPOINTS: URLs without a slash at their ends.
         events: TRUSS_CACHE_EVENTS, absolute, or None: what the events of a run are appended to.
         strict_patterns: a pattern that matches nothing, beside others that do, is an error. Of no variable.
         debug: TRUSS_CACHE_DEBUG.
@@ -112,6 +119,7 @@ class Settings(NamedTuple):
     follow_links: bool = False
     digests: tuple[tuple[str, str], ...] = ()
     locked: bool = False
+    hub_mirrors: tuple[str, ...] = ()
     events: Path | None = None
     strict_patterns: bool = False
     debug: bool = False
@@ -165,7 +173,13 @@ class Settings(NamedTuple):
         """The network settings of sources and transfers, by the process's variables."""
         from truss_cache_tasks.network.settings import Network  # not needed by a run that sends no request
 
-        return Network.from_env(self.environment, follow_links=self.follow_links)
+        return Network.from_env(self.environment, follow_links=self.follow_links, hub_mirrors=self.hub_mirrors)
+
+    def require_hub_endpoint(self) -> None:
+        """Raise ConfigError if HF_ENDPOINT is no URL of a Hub."""
+        from truss_cache_tasks.network.urls import hub_endpoint  # not needed by a run that sends no request
+
+        hub_endpoint(self.variable("HF_ENDPOINT"))
 
     @property
     def sends_implicit_token(self) -> bool:
@@ -211,6 +225,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     env = dict(env)
     get = _Reader(env, cwd)
     get.parsed("TRUSS_CACHE_R2_ENDPOINT", _endpoint)  # only checked here: the source gets it in Network.variables
+    get.parsed("TRUSS_CACHE_XET", _no_xet)
     return Settings(
         config=get.text("TRUSS_CONFIG"),
         model_cache_dir=get.folder("TRUSS_MODEL_CACHE_DIR"),
@@ -225,6 +240,7 @@ def read_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         follow_links=get.parsed("TRUSS_CACHE_FOLLOW_LINKS", _boolean) or False,
         digests=_digests(env.get("TRUSS_CACHE_DIGESTS", "")),
         locked=get.parsed("TRUSS_CACHE_LOCKED", _boolean) or False,
+        hub_mirrors=get.urls("TRUSS_CACHE_HF_ENDPOINTS"),
         events=get.folder("TRUSS_CACHE_EVENTS"),
         debug=get.parsed("TRUSS_CACHE_DEBUG", _boolean) or False,
         offline=(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").lower() in _TRUE,
@@ -249,6 +265,22 @@ class _Reader:
             return None
         home = Settings(environment=self.env, cwd=self.cwd)
         return home._absolute(home._expanded_user(text))
+
+    def urls(self, name: str) -> tuple[str, ...]:
+        """Return the URLs with commas between them, each once. The error shows none: one may hold a password."""
+        text = self.text(name)
+        if text is None:
+            return ()
+        from truss_cache_tasks.network.urls import parse_base_url  # few processes have such a variable
+
+        found: list[str] = []
+        for number, url in enumerate(text.split(","), 1):
+            try:
+                found.append(parse_base_url(url.strip()))
+            except ValueError as want:
+                message = f"{name}: got another text at place {number}, expected {want}"
+                raise ConfigError(message, hint=f"Correct {name}, or unset it.") from None
+        return tuple(dict.fromkeys(found))
 
     def parsed(self, name: str, rule: Callable[[str], T]) -> T | None:
         text = self.text(name)
@@ -275,6 +307,12 @@ def _boolean(text: str) -> bool:
     if text.lower() not in _TRUE + _FALSE:
         raise ValueError("1 or 0 (or yes, no, true, false, on, off)")
     return text.lower() in _TRUE
+
+
+def _no_xet(text: str) -> None:
+    """Raise ValueError for a variable on which nothing acts (docs/adr/0040)."""
+    if text.lower() not in _FALSE:
+        raise ValueError("0: files that the Hub keeps in Xet come by their resolve URLs")
 
 
 def _project(text: str) -> str:

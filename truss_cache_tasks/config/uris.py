@@ -54,7 +54,7 @@ def parse_source(text: str) -> ParsedSource:
         raise InvalidText("no scheme", hint)
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
-    if (store := find_store(scheme)) and store.is_bucket and "@" in rest:
+    if (store := _find_store(scheme)) and store.is_bucket and "@" in rest:
         raise InvalidText(f"{scheme}:// has no @revision", "Remove the '@': only hf:// sources have revisions.")
     return parse_uri(text)
 
@@ -63,7 +63,7 @@ def parse_uri(text: str) -> ParsedSource:
     """Read `scheme://...`. Raises InvalidText, whose message repeats nothing that may be a password."""
     scheme, _, rest = text.partition("://")
     _refuse_credentials(scheme, rest)
-    if (store := find_store(scheme)) is None:
+    if (store := _find_store(scheme)) is None:
         raise _unknown_scheme(scheme)
     match store.uri_form:
         case UriForm.REPO:
@@ -112,13 +112,30 @@ def parse_revision(text: str) -> str:
     return text
 
 
+def _find_store(scheme: str) -> Store | None:
+    """Return the row of a scheme, of this or of an installed package. Raises InvalidText as `find_or_load_store`."""
+    if (store := find_store(scheme)) is not None:
+        return store
+    from truss_cache_tasks.config.plugins import find_or_load_store  # not needed by most configs
+
+    return find_or_load_store(scheme)
+
+
+def _installed_schemes() -> list[str]:
+    from truss_cache_tasks.config.plugins import installed_schemes  # for a message
+
+    return installed_schemes()
+
+
 def _unknown_scheme(scheme: str) -> InvalidText:
-    near = did_you_mean(scheme, [known for store in stores() for known in store.schemes])
+    near = did_you_mean(scheme, [one for store in stores() for one in store.schemes] + _installed_schemes())
     return InvalidText(f"unknown scheme {scheme!r}", near.replace("?", "://?") if near else _hint_of_schemes())
 
 
 def _hint_of_schemes() -> str:
-    *others, last = (f"{store.scheme}://" for store in stores())
+    known = [store.scheme for store in stores()]
+    aliases = {scheme for store in stores() for scheme in store.schemes}
+    *others, last = (f"{scheme}://" for scheme in known + [one for one in _installed_schemes() if one not in aliases])
     return f"Use {', '.join(others)} or {last}."
 
 
@@ -171,10 +188,10 @@ def _refuse_credentials(scheme: str, rest: str) -> None:
     hint = "Credentials do not belong into a URI: remove all up to its '@', and see the README for where they go."
     if find_store(scheme) is None and not re.fullmatch(_SCHEME, scheme):
         raise InvalidText("what is before the '://' is no scheme", _hint_of_schemes())
-    store = find_store(scheme)
+    store = _find_store(scheme)
     if _holds_credentials(UriForm.BUCKET if store is None else store.uri_form, rest):
         raise InvalidText("it holds a user name or password", hint)
-    if re.search(_SIGNATURE, rest):
+    if not (store and store.is_web) and re.search(_SIGNATURE, rest):  # parse_web_url knows more of them
         hint = "Remove all from the '?' on: a signature is a secret, and the README says where secrets go."
         raise InvalidText("it holds a signature (sig=)", hint)
 

@@ -11,7 +11,7 @@ import reprlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from truss_cache_tasks.errors import WrongAnswer
+from truss_cache_tasks.errors import CacheTaskError, WrongAnswer
 from truss_cache_tasks.model.records import DIGITS
 from truss_cache_tasks.model.stores import Secret
 
@@ -145,7 +145,8 @@ class Location:
         validator: names the version in every answer: an ETag (quoted as on the wire), a generation, or for `file://`
             ``"{mtime_ns}-{size}"``; None where the store has neither. An answer with another one is of another version;
             one without is accepted where a digest is known, or `pins_version`.
-        validator_header: the response header that carries it (`ETag`, `X-Goog-Generation`).
+        validator_header: the response header that carries it (`ETag`, `X-Goog-Generation`); "" where none is compared:
+            several servers have the same bytes under ETags of their own.
         pins_version: the URL itself names the version (`generation=`, a commit).
         expires: seconds since the epoch when url or headers go stale; None for never.
         digest: the store's digest, where the listing had none.
@@ -154,6 +155,9 @@ class Location:
         root: of a local file: the folder, free of links, from which `url` is reached; below it no link is followed.
         digest_from_headers: where listing and location have no digest: returns the one that the headers of an answer
             with the whole file tell.
+        elsewhere: where other servers have the same bytes: called when this one is unavailable; returns whether
+            `locate` gives another place now.
+        explain: in place of the source's own, for a place whose refusals mean something else.
         secret_query: what is added to the query of `url` when a request is sent, such as a signature, as it is on the
             wire; not sent to where a redirect leads.
     """
@@ -168,6 +172,8 @@ class Location:
     fetch_digest: Callable[[], Digest | None] | None = None
     digest_from_headers: Callable[[Mapping[str, str]], Digest | None] | None = None
     root: str | None = None
+    elsewhere: Callable[[], bool] | None = None
+    explain: Callable[[RemoteFile, int, Mapping[str, str], bytes], CacheTaskError] | None = None
     secret_query: Secret | None = None
 
     @property

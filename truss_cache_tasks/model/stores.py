@@ -1,11 +1,13 @@
 """The registry of stores: one row each, found by the scheme of a URI.
 
 A store is added by a row here and the class that its row names; no other module has a list of the stores. Rows are
-values: `config/` reads URIs and credentials by them, `sources/registry.py` imports the class.
+values: `config/` reads URIs and credentials by them, `sources/registry.py` imports the class. The row of another
+package is added by `config/plugins.py`, when a config has its scheme.
 """
 
 # No `from __future__ import annotations`: of each annotation that is a text, NamedTuple compiles a ForwardRef
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, StrEnum
@@ -196,6 +198,7 @@ class Store(NamedTuple):
             one that is called like the scheme.
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
+        version_is_all: a lock needs no more than `RemoteFile.version` to name bytes: it can be made of a manifest.
         auth_methods: of a `Role` that its source may get in place of a credential.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
         s3: how its server is reached, where `opens` is the source of S3.
@@ -211,6 +214,7 @@ class Store(NamedTuple):
     cache_folder: str | None = None
     versions: str = "[!-~]+"
     lists_known: bool = False
+    version_is_all: bool = False
     auth_methods: tuple[AuthMethod, ...] = ()
     refused: tuple[tuple[str, str, str], ...] = ()
     s3: S3Service = AWS
@@ -296,6 +300,7 @@ GCS = Store(
     cache_folder="",
     versions="[0-9]{1,19}",  # generations
     lists_known=True,
+    version_is_all=True,
     auth_methods=(AuthMethod.GCP_OIDC,),
 )
 _S3_SOURCE = "truss_cache_tasks.sources.s3:S3Source"
@@ -345,6 +350,7 @@ AZURE = Store(
     variables=("AZURE_", "IDENTITY_", "MSI_", "IMDS_ENDPOINT", "HOME"),
     cache_folder="",
     lists_known=True,
+    version_is_all=True,
 )
 # A bucket of a jurisdiction is missing or refused at the plain endpoint.
 _JURISDICTION = (
@@ -429,6 +435,9 @@ HTTPS = Store(
 _rows: dict[str, Store] = {
     scheme: store for store in (HUGGINGFACE, GCS, S3, R2, COREWEAVE, AZURE, LOCAL, HTTPS) for scheme in store.schemes
 }
+OURS = tuple(dict.fromkeys(_rows.values()))  # the rows of this package
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_OPENS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 
 
 def stores() -> tuple[Store, ...]:
@@ -452,19 +461,47 @@ def register_store(store: Store) -> None:
     """Add a row, from now on and for the whole process, before a config is read that uses it.
 
     Raises:
-        ValueError: a scheme or the kind is taken; `cache_folder` is no folder below the model cache; or its URIs name
-            no buckets: the layouts of repos and folders are those of the Hub and of `file://`.
+        ValueError: a scheme or the kind is taken; a field has no value that it can have; `cache_folder` is no folder
+            below the model cache; or its URIs name no buckets: the layouts of repos and folders are those of the Hub
+            and of `file://`.
     """
-    if not store.is_bucket:
-        raise ValueError(f"{store.scheme}://: a registered store has URIs that name a bucket and a prefix")
-    if store.folder and not {"", ".", ".."}.isdisjoint(store.folder.split("/")):
-        raise ValueError(f"{store.scheme}://: cache_folder {store.folder!r} is no folder of the model cache")
+    _check_row(store)
     for scheme in store.schemes:
         if scheme in _rows:
             raise ValueError(f"{scheme}:// is registered already, for {_rows[scheme].opens}")
     if store.kind and store.kind in (row.kind for row in stores()):
         raise ValueError(f"{store.scheme}://: kind {store.kind!r} is registered already")
     _rows.update(dict.fromkeys(store.schemes, store))
+
+
+def _check_row(store: Store) -> None:
+    """Raise ValueError for a row that no store of another package can have."""
+    if not isinstance(store.schemes, tuple) or not store.schemes:
+        raise ValueError(f"schemes is {store.schemes!r}, expected a tuple of one or more")
+    for scheme in store.schemes:
+        if not isinstance(scheme, str) or not _SCHEME.fullmatch(scheme):
+            raise ValueError(f"the scheme {scheme!r} is not in lower case, letters, digits, '+', '-' and '.'")
+    if not isinstance(store.opens, str) or not _OPENS.fullmatch(store.opens):
+        raise ValueError(f"{store.scheme}://: opens is {store.opens!r}, expected 'package.module:Class'")
+    if not isinstance(store.variables, tuple) or not all(isinstance(name, str) and name for name in store.variables):
+        raise ValueError(f"{store.scheme}://: variables is {store.variables!r}, expected a tuple of names")
+    if not isinstance(store.kind, str) or not isinstance(store.cache_folder, str | None):
+        raise ValueError(f"{store.scheme}://: kind or cache_folder is no text")
+    if not _is_expression(store.versions):
+        raise ValueError(f"{store.scheme}://: versions is {store.versions!r}, expected a regular expression")
+    if not isinstance(store.credential, TokenCredential | JsonCredential | LoginCredential | None):
+        raise ValueError(f"{store.scheme}://: credential is {store.credential!r}, expected one of the classes")
+    if not store.is_bucket:
+        raise ValueError(f"{store.scheme}://: a registered store has URIs that name a bucket and a prefix")
+    if store.folder and not {"", ".", ".."}.isdisjoint(store.folder.split("/")):
+        raise ValueError(f"{store.scheme}://: cache_folder {store.folder!r} is no folder of the model cache")
+
+
+def _is_expression(text: object) -> bool:
+    try:
+        return isinstance(text, str) and bool(re.compile(text))
+    except re.error:
+        return False
 
 
 @contextmanager

@@ -47,9 +47,14 @@ def refuse_downgrade(subject: str, url: str, followed: str) -> None:
 
 def headers_after(headers: Mapping[str, str], url: str, followed: str) -> dict[str, str]:
     """Return those of `headers` that may be sent where a redirect of `url` leads: to another origin no credentials."""
-    if _origin(followed) == _origin(url):
+    if is_same_origin(url, followed):
         return dict(headers)
     return {name: value for name, value in headers.items() if name.lower() in _PUBLIC_HEADERS}
+
+
+def is_same_origin(url: str, other: str) -> bool:
+    """Return whether two URLs have the same scheme, host and port."""
+    return _origin(url) == _origin(other)
 
 
 def _host(url: str) -> str:

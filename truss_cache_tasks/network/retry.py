@@ -132,6 +132,8 @@ class RetryLimits:
         backoff_s: the first wait is random between 0 and this, each later one between 0 and twice as much.
         backoff_cap_s: no such wait is longer.
         retry_after_cap_s: a server's Retry-After is obeyed up to this.
+        attempts_here: failures in a row after which a server is unavailable, and another one is asked if there is one.
+        longest_wait_s: a server that asks for a longer wait is unavailable too.
     """
 
     attempts: int = 8
@@ -140,6 +142,8 @@ class RetryLimits:
     backoff_s: float = 0.5
     backoff_cap_s: float = 20.0
     retry_after_cap_s: float = 60.0
+    attempts_here: int = 3
+    longest_wait_s: float = 5.0
 
 
 class RetryBudget:
@@ -162,12 +166,20 @@ class RetryBudget:
         self._had = 0  # bytes that were there when the row began
         self._began = 0.0  # when it did
 
-    def wait(self, error: CacheTaskError, have: int = 0, retry_after: float | None = None) -> None:
-        """Wait before the next attempt, or raise `error` if the budget is spent.
+    def wait(
+        self,
+        error: CacheTaskError,
+        have: int = 0,
+        retry_after: float | None = None,
+        elsewhere: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Wait before the next attempt, or raise `error` if the budget is spent; return whether another server is next.
 
         Args:
             have: bytes that are there; enough new ones begin a new row.
             retry_after: seconds that the server asks for.
+            elsewhere: called when the server is unavailable; returns whether another one is asked from now on. That is
+                done without a wait, and begins a new row.
         """
         limits = self._limits
         self._cancel.check()  # first: a cancel shuts the connection down, and `error` may be of that
@@ -176,6 +188,10 @@ class RetryBudget:
         if not self._failures or have - self._had >= limits.progress:
             self._failures, self._had, self._began = 0, have, now
         self._failures += 1
+        is_unavailable = self._failures >= limits.attempts_here or (retry_after or 0.0) > limits.longest_wait_s
+        if is_unavailable and elsewhere is not None and elsewhere():
+            self._failures = 0
+            return True
         # The exponent is bounded: `attempts` may be set to any number, and 2.0 ** 1024 overflows.
         backoff = min(limits.backoff_cap_s, limits.backoff_s * 2 ** min(self._failures - 1, 32))
         delay = max(random.uniform(0, backoff), min(retry_after or 0.0, limits.retry_after_cap_s))
@@ -187,6 +203,7 @@ class RetryBudget:
             Retrying(path=self._path, cause=str(error), attempt=self._failures, delay_s=delay, is_requested=asked)
         )
         self._cancel.wait(delay)
+        return False
 
 
 def run_with_retries(
@@ -196,11 +213,13 @@ def run_with_retries(
     *,
     reporter: Reporter = ignore_events,
     path: str = "",
+    elsewhere: Callable[[], bool] | None = None,
 ) -> _Result:
     """Call `attempt` until it returns, as often as `limits` allow; return what it returns.
 
     Args:
         reporter, path: see RetryBudget.
+        elsewhere: see RetryBudget.wait; after it returned True, `attempt` asks the other server.
 
     Raises:
         Stopped: the work is cancelled.
@@ -211,4 +230,4 @@ def run_with_retries(
         try:
             return attempt()
         except TransientError as exc:
-            budget.wait(exc, retry_after=exc.retry_after_s)
+            budget.wait(exc, retry_after=exc.retry_after_s, elsewhere=elsewhere)

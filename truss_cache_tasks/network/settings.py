@@ -31,6 +31,7 @@ class Network:
         ca_bundle: a file or folder of certificates instead of the system's, or None.
         ca_variable: the variable that names it, for messages.
         variables: those that the rows of the stores name: endpoints, regions, where an SDK looks for credentials.
+        hub_mirrors: URLs of other Hubs with the same repos, asked in turn while HF_ENDPOINT is unavailable.
         limits: of each request of a listing, and how often it is repeated. A transfer has `transfer.Limits`.
         cancel: ends the waits of a listing.
         reporter: told of the waits before a request is repeated.
@@ -43,6 +44,7 @@ class Network:
     ca_bundle: str | None = None
     ca_variable: str = BUNDLES[0]
     variables: Mapping[str, str] = field(default_factory=dict)
+    hub_mirrors: tuple[str, ...] = ()
     limits: ExchangeLimits = field(default_factory=ExchangeLimits)
     cancel: CancelToken = NEVER
     reporter: Reporter = ignore_events
@@ -50,7 +52,9 @@ class Network:
     follow_links: bool = False
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str], *, follow_links: bool = False) -> Network:
+    def from_env(
+        cls, env: Mapping[str, str], *, follow_links: bool = False, hub_mirrors: tuple[str, ...] = ()
+    ) -> Network:
         """Read the variables that curl, requests and boto3 read, and those of the stores' rows.
 
         The lower-case spelling of a proxy's variable wins.
@@ -68,6 +72,7 @@ class Network:
             ca_bundle=env[bundle] if bundle else None,
             ca_variable=bundle or BUNDLES[0],
             variables={name: text for name, text in env.items() if name in read or name.startswith(prefixes)},
+            hub_mirrors=hub_mirrors,
             follow_links=follow_links,
         )
 
@@ -104,9 +109,10 @@ class Network:
             ) from exc
         return self.ca_bundle
 
-    def with_retries(self, attempt: Callable[[], _Result]) -> _Result:
-        """Call `attempt`, one request of a listing, as often as the limits allow. Raises as run_with_retries."""
-        return run_with_retries(attempt, self.limits.retry, self.cancel, reporter=self.reporter)
+    def with_retries(self, attempt: Callable[[], _Result], elsewhere: Callable[[], bool] | None = None) -> _Result:
+        """Call `attempt`, one request of a listing, as often as the limits allow. See run_with_retries."""
+        limits = self.limits.retry
+        return run_with_retries(attempt, limits, self.cancel, reporter=self.reporter, elsewhere=elsewhere)
 
     def _is_direct(self, host: str) -> bool:
         from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined,unused-ignore]  # typeshed has it on some systems

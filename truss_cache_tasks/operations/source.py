@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from truss_cache_tasks.config.credentials import find_credential
+from truss_cache_tasks.config.plugins import refuse_clashes
 from truss_cache_tasks.errors import NothingSelected
 from truss_cache_tasks.model.listing import FilePin, Listing, Pins, RemoteFile
 from truss_cache_tasks.model.plan import FIX_PATTERNS, Plan, find_unmatched, make_plan
@@ -14,12 +15,21 @@ from truss_cache_tasks.operations.run import RunContext
 from truss_cache_tasks.sources.base import Source
 
 
-def open_source(context: EntryContext, run: RunContext) -> Source:
-    """Return the source of an entry; it sends no request before it is asked. Raises ConfigError, CredentialError."""
+def open_source(context: EntryContext, run: RunContext, *, with_mirrors: bool = True) -> Source:
+    """Return the source of an entry; it sends no request before it is asked.
+
+    Args:
+        with_mirrors: whether mirrors may be asked. They get no token, so they prove no access.
+
+    Raises:
+        ConfigError, CredentialError, BrokenStore: it cannot be opened.
+    """
     from truss_cache_tasks.sources import registry  # imported here: a run of a fresh entry opens no source
 
+    refuse_clashes()
     settings, entry = context.settings, context.entry
     network = replace(settings.network, base=entry.config.parent, cancel=run.cancel, reporter=run.reporter)
+    network = network if with_mirrors else replace(network, hub_mirrors=())
     return registry.open_source(entry.request, find_credential(entry, settings), network)
 
 

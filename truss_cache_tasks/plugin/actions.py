@@ -11,6 +11,7 @@ from doit.exceptions import BaseFail, InvalidTask, TaskError, TaskFailed
 from truss_cache_tasks.app import output, signals
 from truss_cache_tasks.app.workspace import Workspace
 from truss_cache_tasks.errors import CacheTaskError, missing_package
+from truss_cache_tasks.model.stores import find_store
 from truss_cache_tasks.operations.context import EntryContext
 from truss_cache_tasks.plugin.uptodate import META, result_of, task_facts, values_of
 
@@ -39,6 +40,10 @@ class FetchAction(BaseAction):  # type: ignore[misc]  # doit is untyped
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         signals.install()  # in a spawned child, before its first action
+        if find_store(scheme := self.context.entry.request.source.scheme) is None:  # the child has loaded no config
+            from truss_cache_tasks.config.plugins import find_or_load_store  # of few configs
+
+            find_or_load_store(scheme)
 
     def execute(self, out: Any = None, err: Any = None) -> TaskFailed | TaskError | None:
         """Make the entry fresh, and return doit's error if that fails. `doit run -a` forces it (`EntryUptodate`)."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from doit.dependency import UptodateCalculator
@@ -49,9 +51,16 @@ def is_output_held_back() -> bool:
 
 def _require_may_fetch(workspace: Workspace) -> None:
     """Raise InvalidDodoFile if nothing may be fetched because of the lock file, or the events cannot be logged."""
-    try:
+    with _as_broken_dodo():
         workspace.require_lock()
         workspace.require_event_log(is_running=False)
+
+
+@contextlib.contextmanager
+def _as_broken_dodo() -> Iterator[None]:
+    """Raise a ConfigError of the block as InvalidDodoFile."""
+    try:
+        yield
     except ConfigError as error:
         raise InvalidDodoFile(output.escaped(*output.format_error(error))) from error
 
@@ -85,6 +94,9 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
         signals.install()
         _require_may_fetch(self.workspace)
         status = self.workspace.read_status(self.context)
+        if not status.verdict.fresh:
+            with _as_broken_dodo():
+                self.workspace.require_servers()
         task.meta[META]["force"] = status.verdict.fresh or self.workspace.is_forced(self.context)
         if is_output_held_back():
             task.meta[META]["json"] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential, Role
+from truss_cache_tasks.model.stores import OURS, Credential, NoCredential, Role
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.base import Source
 
@@ -17,7 +17,13 @@ def open_source(request: Request, credential: Credential | Role | NoCredential, 
 
     Raises:
         ConfigError: a variable in `network`, such as an endpoint, is wrong.
+        BrokenStore: the class of another package cannot be imported, or is no Source.
     """
-    module, _, name = request.source.store.opens.partition(":")
+    store = request.source.store
+    if store not in OURS:
+        from truss_cache_tasks.sources.foreign import open_foreign  # few configs have such a store
+
+        return open_foreign(store, request, credential, network)
+    module, _, name = store.opens.partition(":")
     source: Source = getattr(importlib.import_module(module), name)(request, credential, network)
     return source

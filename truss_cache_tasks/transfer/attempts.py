@@ -107,6 +107,13 @@ class LocationCache:
             self._had, self._location = have, None
             return True
 
+    def leave(self, unavailable: Location) -> None:
+        """Ask for the location again, which is of another server now, unless another part's thread did."""
+        with self._lock:
+            if self._location is not None and self._location.elsewhere == unavailable.elsewhere:
+                self._location = self._redirected = None
+                self._failures = 0
+
     def relocate(self, refused: Location, rule: StatusRule, have: int) -> bool:
         """Drop a location that is out of date by `rule`; return whether `get` returns another one from now on."""
         if rule.relocate is Relocate.NEVER:
@@ -167,14 +174,20 @@ def run_attempts(
                 continue
             if locations.relocate(location, rule, task.have):
                 continue
-            error = _explained(file, location, exc, explain)
+            error = _explained(file, location, exc, location.explain or explain)
             if rule.action is not Action.RETRY and not isinstance(error, TransientError):
                 raise error from exc
-            budget.wait(error, task.have, retry_after_s(exc.headers))
+            # A refusal is none of another server's business, also one that is gone later.
+            elsewhere = location.elsewhere if rule.action is Action.RETRY else None
+            if budget.wait(error, task.have, retry_after_s(exc.headers), elsewhere):
+                locations.leave(location)
         except TransientError as exc:
+            elsewhere = None
             if location is not None:
                 locations.drop_redirect(location)
-            budget.wait(exc, task.have, exc.retry_after_s)
+                elsewhere = location.elsewhere
+            if budget.wait(exc, task.have, exc.retry_after_s, elsewhere) and location is not None:
+                locations.leave(location)
 
 
 def _out_of_range(file: RemoteFile, refused: HttpStatusError) -> SourceChanged:

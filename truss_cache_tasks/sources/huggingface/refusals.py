@@ -14,6 +14,7 @@ from truss_cache_tasks.errors import (
     PermanentError,
     TransientError,
 )
+from truss_cache_tasks.model.listing import RemoteFile
 from truss_cache_tasks.network.exchange import TooSlow, find_cause
 from truss_cache_tasks.network.proxies import proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
@@ -172,6 +173,39 @@ class Refusals:
             f"{what}: the token of {self.origin} {may} ({because})",
             hint=f"Let it read the contents of {self.repo} at {self.endpoint}/settings/tokens.",
         )
+
+
+@dataclass(frozen=True)
+class MirrorRefusals:
+    """Makes the errors for requests about one repo, without a token, that a mirror refuses.
+
+    Attributes:
+        repo: `org/name`.
+        endpoint: URL of the mirror.
+        first: URL of HF_ENDPOINT, which is unavailable.
+    """
+
+    repo: str
+    endpoint: str
+    first: str
+
+    def refusal(self, status: int, headers: Mapping[str, str], path: str | None = None) -> CacheTaskError:
+        """Return the error for a refused GET of the bytes at `path`, or else of an API call."""
+        what = self.repo if path is None else f"{self.repo}: {path}"
+        if status == 407:
+            return proxy_refuses(what, status)
+        said = f"{what}: the mirror {self.endpoint} answers {status}"
+        if is_transient_status(status):
+            error = TransientError(said, hint=RUN_LATER)
+            error.retry_after_s = retry_after_s(headers)
+            return error
+        kind = NotFound if status in (404, 410) else AccessDenied
+        hint = f"Wait for {self.first}, or correct TRUSS_CACHE_HF_ENDPOINTS. Mirrors get no token."
+        return kind(f"{said}, asked while {self.first} is unavailable", hint=hint)
+
+    def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
+        """Return the error for a refused GET of `file`'s bytes, as `Source.explain`."""
+        return self.refusal(status, headers, file.path)
 
 
 def header(headers: Mapping[str, str], name: str) -> str:

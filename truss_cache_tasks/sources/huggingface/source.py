@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, ConfigError, NotFound, TransientError
+from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, NotFound, TransientError
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Listing,
@@ -35,14 +35,17 @@ from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import Credential, NoCredential
 from truss_cache_tasks.network.exchange import Exchange, TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.settings import Network
-from truss_cache_tasks.sources.huggingface.refusals import Refusals, header
+from truss_cache_tasks.sources.huggingface.endpoints import Endpoint, Endpoints
+from truss_cache_tasks.sources.huggingface.refusals import MirrorRefusals, Refusals, header
 from truss_cache_tasks.sources.huggingface.session import Answer, get, open_session
 from truss_cache_tasks.version import USER_AGENT
 
-ENDPOINT = "https://huggingface.co"
-
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LONGEST_REF = 255  # characters that a name on a disk can have
+
+
+class _EndpointChanged(Exception):
+    """The endpoint whose pages are read is unavailable, and another one is asked from now on."""
 
 
 class HuggingFaceSource:
@@ -51,14 +54,14 @@ class HuggingFaceSource:
     def __init__(self, request: Request, credential: Credential | NoCredential, network: Network) -> None:
         self._request, self._network = request, network
         self._repo = request.source.root
-        self._endpoint = _endpoint(network)
+        self._endpoints = Endpoints(network)
         self._commit: str | None = None  # of the last listing
-        self._headers = {"User-Agent": USER_AGENT}
+        self._token: dict[str, str] = {}
         origin, looked_at = None, str(credential)
         if isinstance(credential, Credential):
             origin, looked_at = credential.origin, ""
-            self._headers["Authorization"] = f"Bearer {credential.fields['token'].reveal()}"
-        self._refusals = Refusals(self._repo, self._endpoint, origin, looked_at)
+            self._token["Authorization"] = f"Bearer {credential.fields['token'].reveal()}"
+        self._refusals = Refusals(self._repo, self._endpoints.first.url, origin, looked_at)
 
     def listing(self, pins: Pins = UNPINNED) -> Listing:
         """Resolve the revision (one call, none for a full commit) and list the whole tree of that commit.
@@ -69,20 +72,27 @@ class HuggingFaceSource:
             self._commit = pins.known.revision
             return pins.known
         commit = pins.revision or self._resolve(self._request.revision)
-        files = tuple(self._files(commit))
+        files = self._files(commit)
         self._commit = commit
         return Listing(revision=commit, files=files)
 
     def locate(self, file: RemoteFile) -> Location:
         """Return the resolve URL of `file` at the listed commit; sends no request.
 
-        It redirects to a CDN for large files. There is no validator: the final answer's ETag is the CDN's own, and the
-        files of a commit do not change.
+        It redirects to a CDN for large files. There is no validator: the final answer's ETag is that of a CDN or a
+        mirror, and the files of a commit do not change.
         """
         if self._commit is None:
             raise RuntimeError("locate() is for the files of a listing: call listing() first")
-        url = f"{self._endpoint}/{self._repo}/resolve/{self._commit}/{quote(file.key)}"
-        return Location(url, headers=self._headers, pins_version=True)
+        endpoint = self._endpoints.current
+        return Location(
+            f"{endpoint.url}/{self._repo}/resolve/{self._commit}/{quote(file.key)}",
+            headers=self._headers_for(endpoint),
+            validator_header="",
+            pins_version=True,
+            elsewhere=endpoint.elsewhere,
+            explain=self._mirror_refusals(endpoint).explain if endpoint.is_mirror else None,
+        )
 
     def explain(self, file: RemoteFile, status: int, headers: Mapping[str, str], body: bytes) -> CacheTaskError:
         """Return the error for a refused GET of `file`'s bytes, by the Hub or by the CDN behind it."""
@@ -92,6 +102,13 @@ class HuggingFaceSource:
                 hint=f"{RUN_AGAIN} Such links expire, and each attempt gets a new one.",
             )
         return self._refusals.refusal(status, headers, file.path)
+
+    def _headers_for(self, endpoint: Endpoint) -> dict[str, str]:
+        """Return the headers of each request: a mirror gets no token."""
+        return {"User-Agent": USER_AGENT, **({} if endpoint.is_mirror else self._token)}
+
+    def _mirror_refusals(self, mirror: Endpoint) -> MirrorRefusals:
+        return MirrorRefusals(self._repo, mirror.url, self._endpoints.first.url)
 
     # Requests
 
@@ -106,12 +123,18 @@ class HuggingFaceSource:
             raise wrong_answer(self._repo, f"commit {quoted(commit)}", "40 lower-case hex digits")
         return commit
 
-    def _files(self, commit: str) -> Iterator[RemoteFile]:
+    def _files(self, commit: str) -> tuple[RemoteFile, ...]:
+        """Return the files of the tree. All its pages are of one endpoint, as cursors are the server's own."""
+        while True:
+            with contextlib.suppress(_EndpointChanged):
+                return tuple(self._tree(commit, self._endpoints.current))
+
+    def _tree(self, commit: str, endpoint: Endpoint) -> Iterator[RemoteFile]:
         whole = {"recursive": "true", "expand": "false"}
         query: Mapping[str, str] | None = whole
         pages = PaginationGuard(self._repo, first=frozenset(whole.items()))
         while query is not None:
-            items, following = self._ask(f"tree/{commit}", query, commit)
+            items, following = self._ask(f"tree/{commit}", query, commit, endpoint)
             if not isinstance(items, list):
                 raise self._refusals.not_a_hub()
             found = [_item(self._repo, item) for item in items]
@@ -119,32 +142,53 @@ class HuggingFaceSource:
             query = None if following is None else {**following, **whole}
             pages.check((item["path"] for item in found), None if query is None else frozenset(query.items()))
 
-    def _ask(self, what: str, query: Mapping[str, str], revision: str) -> tuple[Any, Mapping[str, str] | None]:
-        """GET `what` of this repo from the API; return its JSON, and the query of the next page if there is one."""
+    def _ask(
+        self, what: str, query: Mapping[str, str], revision: str, only: Endpoint | None = None
+    ) -> tuple[Any, Mapping[str, str] | None]:
+        """GET `what` of this repo from the API; return its JSON, and the query of the next page if there is one.
+
+        Raises:
+            _EndpointChanged: another endpoint than `only` is asked from now on.
+        """
         from huggingface_hub import constants
 
         if constants.HF_HUB_OFFLINE:  # read when huggingface_hub was imported; its session refuses every request then
             raise self._refusals.offline()
-        return self._read(self._network.with_retries(lambda: self._get(what, query, revision)))
+        endpoint = self._endpoints.current
 
-    def _get(self, what: str, query: Mapping[str, str], revision: str = "") -> Answer:
+        def attempt() -> Answer:
+            nonlocal endpoint
+            endpoint = self._endpoints.current
+            if only is not None and endpoint is not only:
+                raise _EndpointChanged
+            return self._get(endpoint, what, query, revision)
+
+        def elsewhere() -> bool:  # of the endpoint that failed last
+            return endpoint.elsewhere()
+
+        return self._read(self._network.with_retries(attempt, elsewhere))
+
+    def _get(self, endpoint: Endpoint, what: str, query: Mapping[str, str], revision: str = "") -> Answer:
         """GET `what` of this repo once. Raise the error that explains a refusal."""
         from huggingface_hub.errors import HfHubHTTPError
 
         session = open_session(self._network)
         http_error = HfHubHTTPError.__bases__[0]  # of httpx or httpx2, by huggingface_hub's version
         library: Any = sys.modules[http_error.__module__.partition(".")[0]]
-        url = f"{self._endpoint}/api/models/{self._repo}/{what}"
+        url = f"{endpoint.url}/api/models/{self._repo}/{what}"
+        headers = self._headers_for(endpoint)
         try:
-            answer = get(session, url, query, self._headers, Exchange(self._network.limits, self._network.cancel))
+            answer = get(session, url, query, headers, Exchange(self._network.limits, self._network.cancel))
         except Exception as exc:
             if (bad := find_cause(exc, UnreadableAnswer)) is not None:
                 raise wrong_answer(self._repo, bad.found, bad.expected) from exc
             if not isinstance(exc, (http_error, library.InvalidURL, TooSlow, UnicodeError)):
                 raise
-            raise self._refusals.unreachable(urlsplit(self._endpoint).netloc, exc) from exc
+            raise self._refusals.unreachable(endpoint.host, exc) from exc
         if answer.status < 400:
             return answer
+        if endpoint.is_mirror:
+            raise self._mirror_refusals(endpoint).refusal(answer.status, answer.headers)
         if revision and header(answer.headers, "X-Error-Code") == "RevisionNotFound":
             raise self._no_revision(revision)
         raise self._refusals.refusal(answer.status, answer.headers)
@@ -163,18 +207,12 @@ class HuggingFaceSource:
             return self._refusals.lost_commit(revision, asked)
         names: list[str] = []
         with contextlib.suppress(CacheTaskError):  # only for the hint: the error is known already
-            refs, _ = self._read(self._get("refs", {"include_prs": "1"} if asked.startswith("refs/") else {}))
+            refs, _ = self._read(
+                self._get(self._endpoints.current, "refs", {"include_prs": "1"} if asked.startswith("refs/") else {})
+            )
             names = _names_of_refs(refs)
         near = difflib.get_close_matches(asked, names, n=1)
         return self._refusals.no_revision(asked, near[0] if near else None, tuple(names[:5]))
-
-
-def _endpoint(network: Network) -> str:
-    endpoint = (network.variable("HF_ENDPOINT") or ENDPOINT).rstrip("/")
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-        raise ConfigError("HF_ENDPOINT is not the URL of a Hub", hint=f"Set it to a URL such as {ENDPOINT}.")
-    return endpoint
 
 
 def _names_of_refs(refs: object) -> list[str]:
