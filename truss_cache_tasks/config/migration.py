@@ -124,7 +124,7 @@ def _mount(entry: Entry, taken: set[str]) -> str:
 
 def _is_odd(pattern: str) -> bool:
     """Return whether a pattern has what matches a `/` in `model_cache` and not in `weights`, or is too long."""
-    return "?" in pattern or "[!" in pattern or len(list(_alternatives(pattern))) > _MOST_PATTERNS
+    return re.search(r"\?|\[!|\[[^]]*[/\\]", pattern) is not None or len(list(_alternatives(pattern))) > _MOST_PATTERNS
 
 
 def translate_pattern(pattern: str, prefix: str = "") -> list[str]:
