@@ -231,6 +231,18 @@ def test_keys_that_end_soon_are_renewed_with_the_token_that_is_there_then(
     assert len(sts.asked) > 1
 
 
+def test_a_role_that_is_taken_away_meanwhile_fails_the_entry_by_name(on_moto: S3Store, truss: Truss, sts: Sts) -> None:
+    entry(truss, on_moto, sts, OIDC.format(role_of(on_moto)))
+    sts.lifetime_s = 60
+    with on_moto.front.watching() as front:
+        front.before = lambda asked: sts.faults.append((403, "AccessDenied")) if asked.kind == "list" else None
+        ran = truss.cli(**token_file(truss))
+    sts.faults.clear()
+    failed(ran, "missing permission sts:AssumeRoleWithWebIdentity")
+    assert len(sts.asked) > 1
+    assert tree(truss.mounts) == {}
+
+
 @pytest.mark.parametrize("written", [None, "", " \n", "x" * 20_001, "\udcff"])
 def test_a_token_file_that_holds_no_token_is_named(
     on_moto: S3Store, truss: Truss, sts: Sts, written: str | None
