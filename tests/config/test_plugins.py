@@ -111,6 +111,7 @@ BROKEN = {
         "opens", "credential='token', opens"
     ): "credential is 'token', expected",
     ROW.format(scheme="dav", module="x").replace("opens", "variables='HOME', opens"): "variables is 'HOME', expected",
+    ROW.format(scheme="dav", module="x").replace("opens", "names=('share',), opens"): "expected a tuple of NamePart",
     ROW.format(scheme="dav", module="x").replace("opens", "versions='(', opens"): "versions is '(', expected a regular",
 }
 

@@ -194,6 +194,19 @@ def test_the_pages_of_a_listing_are_of_one_server(truss: Truss, hub: Hub, mirror
     assert cursors[-4:] == ["", "3", "6", "9"]
 
 
+def test_a_mirror_may_redirect_and_no_server_gets_a_token(
+    truss: Truss, hub: Hub, mirrors: tuple[Hub, Hub], cli: Cli
+) -> None:
+    commit = hub.repos["org/name"].resolve("main")
+    for path in (f"/api/models/org/name/tree/{commit}", f"/org/name/resolve/{commit}/model.safetensors"):
+        query = "?recursive=true&expand=false" if "/tree/" in path else ""
+        mirrors[0].fail(path, f"302 Location={mirrors[1].url}{path}{query}")
+    done(cli(HF_ENDPOINT=NOWHERE, HF_TOKEN="secret-token"))
+    assert fetched(truss) == FILES
+    assert len(mirrors[1].requests) == 3  # the tree, the file, and its CDN
+    assert tokens(mirrors[0]) | tokens(mirrors[1]) == {None}
+
+
 def test_a_mirror_proves_no_access_of_a_new_credential(
     truss: Truss, hub: Hub, mirrors: tuple[Hub, Hub], cli: Cli, fast_clock: FastClock
 ) -> None:
