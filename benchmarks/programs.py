@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 READ = 256 << 10
 
@@ -37,6 +39,33 @@ def transfer_manager(bucket: str, prefix: str, out: str, kind: str, *numbers: st
             worker_type=kind,
             max_workers=workers,
         )
+
+
+def azure_upload(folder: str, container: str, prefix: str) -> None:
+    """Store the files of a folder in blocks, as large ones are: so they have no md5."""
+    from azure.storage.blob import ContainerClient
+
+    with _azure_container(ContainerClient, container, max_single_put_size=1 << 20, max_block_size=16 << 20) as client:
+        client.create_container()
+        for path in sorted(Path(folder).iterdir()):
+            with path.open("rb") as file:
+                client.upload_blob(f"{prefix}/{path.name}", file)
+
+
+def azure_download(container: str, prefix: str, out: str, connections: str, chunk_mib: str) -> None:
+    """One file after the other, each in chunks side by side; nothing is verified."""
+    from azure.storage.blob import ContainerClient
+
+    chunk = int(chunk_mib) << 20
+    Path(out).mkdir()
+    with _azure_container(ContainerClient, container, max_single_get_size=chunk, max_chunk_get_size=chunk) as client:
+        for name in client.list_blob_names(name_starts_with=prefix + "/"):
+            with open(f"{out}/{Path(name).name}", "wb") as file:
+                client.download_blob(name, max_concurrency=int(connections)).readinto(file)
+
+
+def _azure_container(client: Any, container: str, **sizes: int) -> Any:
+    return client.from_connection_string(os.environ["AZURE_STORAGE_CONNECTION_STRING"], container, **sizes)
 
 
 def truss_transfer(out: str) -> None:
@@ -98,6 +127,8 @@ def _read(url: str, start: int, end: int, failed: list[str]) -> None:
 PROGRAMS: dict[str, Callable[..., None]] = {
     "boto3": boto3_files,
     "transfer_manager": transfer_manager,
+    "azure-upload": azure_upload,
+    "azure-download": azure_download,
     "truss_transfer": truss_transfer,
     "sha256-of-file": sha256_of_file,
     "sha256-in-memory": sha256_in_memory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import http.client
@@ -14,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -206,6 +207,89 @@ def listing_xml(weights: Weights, etag: str = "") -> str:
         f"<Name>{BUCKET}</Name><KeyCount>{len(items)}</KeyCount><MaxKeys>{len(items)}</MaxKeys>"
         f"<IsTruncated>false</IsTruncated>{''.join(items)}</ListBucketResult>"
     )
+
+
+# Azure
+
+AZURE_ACCOUNT, AZURE_KEY = "benchaccount", base64.b64encode(bytes(32)).decode()
+
+
+def azure_env(url: str) -> dict[str, str]:
+    """Return the variables of a client with the key of the account; nothing of the machine's own login."""
+    members = {
+        "DefaultEndpointsProtocol": "http",
+        "AccountName": AZURE_ACCOUNT,
+        "AccountKey": AZURE_KEY,
+        "BlobEndpoint": f"{url}/{AZURE_ACCOUNT}",
+    }
+    return {"AZURE_STORAGE_CONNECTION_STRING": ";".join(f"{name}={value}" for name, value in members.items())}
+
+
+@contextlib.contextmanager
+def azurite(weights: Weights, folder: Path, python: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Upload `weights` to an Azurite as azure://ACCOUNT/BUCKET/PREFIX/NAME; yield the environment of its clients.
+
+    Args:
+        python: the command of programs.py, in an environment with azure-storage-blob.
+    """
+    install = Path(__file__).resolve().parents[1] / ".ci" / "azurite"
+    program = (
+        Path(subprocess.run(["sh", install], check=True, capture_output=True, text=True).stdout.strip()) / "azurite"
+    )
+    port = free_port()
+    address, env = f"127.0.0.1:{port}", azure_env(f"http://127.0.0.1:{port}")
+    command = ["env", f"AZURITE_ACCOUNTS={AZURE_ACCOUNT}:{AZURE_KEY}", str(program), "--blobHost", "127.0.0.1"]
+    command += ["--blobPort", str(port), "--location", str(folder / "azurite"), "--skipApiVersionCheck"]
+    with running([*command, "--disableTelemetry", "--silent"], lambda: answers(address)):
+        upload = [*python, "azure-upload", str(weights.folder), BUCKET, PREFIX]
+        subprocess.run(upload, check=True, env={**os.environ, **env})
+        yield env
+
+
+@contextlib.contextmanager
+def azure(weights: Weights, folder: Path) -> Iterator[dict[str, str]]:
+    """Serve `weights` by nginx in the same way, with the headers that azure-storage-blob wants; nothing is checked.
+
+    The bytes take a second step for every client, as that library asks by `x-ms-range`, which nginx does not know.
+    """
+    folder.mkdir(parents=True)
+    (folder / "list.xml").write_text(azure_listing_xml(weights))
+    (folder / "none.xml").write_text(azure_listing_xml(replace(weights, count=0)))  # of the prefix without its slash
+    port = free_port()
+    container = f"/{AZURE_ACCOUNT}/{BUCKET}"
+    http = f"""
+      map $arg_prefix $page {{ {PREFIX} none.xml; default list.xml; }}
+      map $http_x_ms_range $asked {{ "" $http_range; default $http_x_ms_range; }}
+      upstream files {{ server unix:{folder}/files; keepalive 64; }}
+      server {{
+        listen 127.0.0.1:{port} backlog=1024;
+        location = {container} {{ default_type application/xml; alias {folder}/$page; }}
+        location {container}/{PREFIX}/ {{
+          proxy_pass http://files/; proxy_http_version 1.1; proxy_set_header Connection "";
+          proxy_set_header Range $asked; proxy_buffer_size 64k; proxy_buffers 8 1m; proxy_max_temp_file_size 0;
+        }}
+      }}
+      server {{
+        listen unix:{folder}/files backlog=1024;
+        add_header x-ms-blob-type BlockBlob; add_header x-ms-version 2021-12-02; add_header x-ms-server-encrypted true;
+        location / {{ root {weights.folder}; }}
+      }}"""
+    with nginx(folder, http, ("127.0.0.1", port)):
+        yield azure_env(f"http://127.0.0.1:{port}")
+
+
+def azure_listing_xml(weights: Weights) -> str:
+    """Return one page of List Blobs; each file has the ETag that nginx gives it."""
+    items = []
+    for name in weights.names:
+        status = (weights.folder / name).stat()
+        when = datetime.datetime.fromtimestamp(int(status.st_mtime), datetime.UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
+        items.append(
+            f"<Blob><Name>{PREFIX}/{name}</Name><Properties><Last-Modified>{when}</Last-Modified>"
+            f"<Etag>{int(status.st_mtime):x}-{status.st_size:x}</Etag><Content-Length>{status.st_size}</Content-Length>"
+            "<BlobType>BlockBlob</BlobType></Properties></Blob>"
+        )
+    return f"<EnumerationResults><Blobs>{''.join(items)}</Blobs><NextMarker /></EnumerationResults>"
 
 
 def certificate(folder: Path) -> str:

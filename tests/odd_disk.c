@@ -149,9 +149,10 @@ static int fate(enum kind kind, int changes) {
     return own ? own : change ? change : every;
 }
 
-/* Send the signal of KILL or STOP; return the code that the call is to fail with, 0 for none. */
+/* Send the signal of KILL or STOP to this thread, which could go on else; return the code that the call is to fail with, 0
+   for none. */
 static int signalled(int code) {
-    if (code == KILL || code == STOP) kill(getpid(), code == KILL ? SIGKILL : SIGSTOP);
+    if (code == KILL || code == STOP) raise(code == KILL ? SIGKILL : SIGSTOP);
     return code == KILL || code == STOP ? 0 : code;
 }
 

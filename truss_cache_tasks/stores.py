@@ -37,8 +37,8 @@ if TYPE_CHECKING:
         TokenCredential,
         register_store,
     )
+    from truss_cache_tasks.network.bounded import WholeAnswer
     from truss_cache_tasks.network.client import HttpClient
-    from truss_cache_tasks.network.connections import WholeAnswer
     from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
     from truss_cache_tasks.network.settings import Network
     from truss_cache_tasks.sources.base import Source
@@ -88,7 +88,7 @@ _MODULES = {
         *("TokenCredential", "register_store"),
     ),
     "network.client": ("HttpClient",),
-    "network.connections": ("WholeAnswer",),
+    "network.bounded": ("WholeAnswer",),
     "network.retry": ("is_transient_status", "retry_after_s"),
     "network.settings": ("Network",),
     "sources.base": ("Source",),

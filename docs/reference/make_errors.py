@@ -14,6 +14,8 @@ SHOWN = {
     "{hub}": "https://huggingface.co",
     "{host}": "127.0.0.1:8080",
     "{bytes}": "...",
+    "{web}": "https://files.example.com",
+    "{folder}": "files.example.com",
 }
 
 

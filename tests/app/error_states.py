@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from servers.faults import FaultServer, fault_server
 from servers.gcs import GET_ONLY, LIST_ONLY, READER, REVOKED, Gcs, new_key
 from servers.hub import Hub
 from servers.hub_repos import Repo, Rights
@@ -95,6 +96,21 @@ def _proxy(request: pytest.FixtureRequest, truss: Truss) -> dict[str, str]:
     return {"HTTP_PROXY": f"http://user:sekrit-password@127.0.0.1:{proxy.server_address[1]}", "NO_PROXY": ""}
 
 
+def _web(request: pytest.FixtureRequest, truss: Truss) -> dict[str, str]:
+    """A web server with a file for each error that it can cause."""
+    server: FaultServer = _started(request, fault_server())
+    body = b"w" * 100
+    for status in ("401", "403"):
+        server.add(f"/{status}.bin", body, status)
+    for name, header, value in (("page", "Content-Type", "text/html"), ("gzip", "Content-Encoding", "gzip")):
+        server.add(f"/{name}.bin", body)
+        server.files[f"/{name}.bin"].headers = {header: value}
+    server.add("/no-length.bin", b"", "416", "no-length")
+    server.add("/elsewhere.bin", body, "redirect:http://example.com/w.bin")
+    server.add("/w.bin", body, etag=None)
+    return {"WEB": server.base}
+
+
 def _moved(request: pytest.FixtureRequest, truss: Truss) -> dict[str, str]:
     """A fetched repo whose branch has a new commit."""
     repo = _repo(request)
@@ -169,6 +185,7 @@ STATES: dict[str, State] = {
     "a GCS account that was revoked": _gcs(REVOKED),
     "no such GCS bucket": _gcs(READER, bucket="no-such-bucket"),
     "a proxy that wants another password": _proxy,
+    "a web server": _web,
     "a branch that moved": _moved,
     "a locked commit that is gone": _lost,
     "a disk that is too small": _small_disk,

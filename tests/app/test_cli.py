@@ -123,7 +123,7 @@ def test_what_follows_two_dashes_is_no_option(two: Truss) -> None:
 
 def test_a_misspelt_command_names_the_entries_and_the_commands(two: Truss) -> None:
     done = two.cli("verfy")
-    commands = "run, plan, path, clean, why, lock, verify, du, prune, key, init, help"
+    commands = "run, plan, path, clean, why, lock, verify, du, prune, key, init, migrate, help"
     near = "Did you mean `truss-cache verify`?"
     hint = f"hint: {near} Name one of this config: org/one, org/two. The commands: {commands}."
     assert (done.code, done.err.splitlines()) == (3, ["no entry is called 'verfy'", hint])

@@ -26,6 +26,7 @@ PAGE = FOLDER / "errors.yaml"
 GROUPS = yaml.safe_load(PAGE.read_text())
 VARYING = {
     r"127\.0\.0\.1:\d{4,5}": "{host}",
+    r"127\.0\.0\.1_\d{4,5}": "{folder}",
     r"errors-[0-9a-f]{8}": "bucket",
     r"errors/(?:[0-9a-f]{32}|m)": "m",
     r"[\d,]+( are free| with blocks)": r"{bytes}\1",
@@ -54,16 +55,19 @@ def printed(case: dict[str, Any], truss: Truss, cli: Cli, given: dict[str, str])
         (truss.root / name).parent.mkdir(parents=True, exist_ok=True)
         (truss.root / name).symlink_to(target)
     if "config" in case:
-        (truss.folder / "config.yaml").write_text(case["config"])
+        (truss.folder / "config.yaml").write_text(replaced(case["config"], {"{web}": given.get("WEB", "")}))
     replies = [
         Reply(str(reply.get("to", "")), error(reply["code"], reply["message"]), reply["status"])
         for reply in case.get("replies", ())
     ]
     with scripted_s3(replies) as server:
-        places = {"{root}": str(truss.root), "{server}": server.url, "{hub}": truss.env["HF_ENDPOINT"]}
+        places = {"{root}": str(truss.root), "{server}": server.url, "{web}": given.get("WEB", "")}
+        places["{hub}"] = truss.env["HF_ENDPOINT"]
         env = {name: replaced(text, places) for name, text in case.get("env", {}).items()}
         done = (truss.cli if case.get("child") else cli)(*case.get("args", ()), **given, **env)
     shown = done.text.replace(str(truss.root), "{root}").replace(truss.env["HF_ENDPOINT"], "{hub}")
+    if "WEB" in given:
+        shown = shown.replace(given["WEB"], "{web}")
     for pattern, name in VARYING.items():
         shown = re.sub(pattern, name, shown)
     return done.code, shown

@@ -76,6 +76,7 @@ def test_every_command_has_a_document(two: Truss, cli: Cli) -> None:
     dry = document(cli("clean", "-n", "--json"), "clean")
     assert (dry["dry"], dry["size"]) == (True, 41_500)
     assert document(cli("init", "--json"), "init")["files"][0]["state"] == "unchanged"
+    assert document(cli("migrate", "--json"), "migrate")["files"][0]["diff"][0].startswith("--- ")
     assert {"name", "meaning", "default"} == set(document(cli("help", "env", "--json"), "help")["variables"][0])
     assert document(cli("help", "--json"), "help")["text"]
     assert document(cli("--version", "--json"), "run")["text"] == [cli("--version").out.strip()]

@@ -343,6 +343,42 @@ def test_a_bucket_looks_at_a_secret_only_where_the_entry_names_it(world: World) 
     assert found.origin == "data/s3_credentials.json"
 
 
+ROLES = {
+    "s3": "{auth_method: AWS_OIDC, aws_oidc_role_arn: r, aws_oidc_region: e}",
+    "gs": "{auth_method: GCP_OIDC, gcp_oidc_service_account: s, gcp_oidc_workload_id_provider: p}",
+}
+
+
+def with_role(world: World, source: str, role: str) -> Entry:
+    config = world.truss / "config.yaml"
+    config.write_text(f"weights:\n- source: {source}\n  mount_location: /m\n  auth: {ROLES[role]}\n")
+    return load_config(config).entries[0]
+
+
+@pytest.mark.parametrize(("scheme", "file", "written"), [("s3", "s3_credentials", S3), ("gs", "service_account", GCS)])
+def test_a_role_comes_after_the_data_folder_and_in_place_of_a_secret(
+    scheme: str, file: str, written: Any, world: World
+) -> None:
+    entry = with_role(world, f"{scheme}://b", scheme)
+    (world.mounted / "hf_access_token").write_text(json.dumps(written))
+    assert find_credential(entry, world.settings) == entry.role
+    assert fingerprint(entry, world.settings) is None
+    (world.truss / f"data/{file}.json").write_text(json.dumps(written))
+    found = world.find(entry)
+    assert found is not None
+    assert found.origin == f"data/{file}.json"
+
+
+@pytest.mark.parametrize(
+    ("source", "role"), [("hf://a/b", "s3"), ("file://w", "gs"), ("s3://b", "gs"), ("gs://b", "s3")]
+)
+def test_a_role_of_another_store_is_refused_whatever_else_is_there(source: str, role: str, world: World) -> None:
+    world.env["HF_TOKEN"] = "hf_sekrit"
+    entry = with_role(world, source, role)
+    assert "weights[0].auth: " in world.refused(entry)
+    assert f"gives no access to {source.partition('/')[0]}//" in world.refused(entry)
+
+
 def test_the_data_folder_of_the_config_is_the_one(world: World) -> None:
     (world.truss / "keys").mkdir()
     (world.truss / "keys/s3_credentials.json").write_text(json.dumps(S3))

@@ -43,6 +43,8 @@ def basic(text: str) -> str:
         ("?sv=1&sig=a%2Fb", {"query": "sv=1&sig=a%2Fb"}),
         ('{"token": "abc"}', {"authorization": "Bearer abc"}),
         ('{"username": "me", "password": "ü"}', {"authorization": basic("me:ü")}),
+        ('{"user": "me", "password": "p"}', {"authorization": basic("me:p")}),
+        ('{"bearer": "abc"}', {"authorization": "Bearer abc"}),
         ('{"username": "key"}', {"authorization": basic("key:")}),
         ('{"query": "?sig=1", "host": "H.example"}', {"query": "sig=1"}),
         ('{"token": "abc", "query": "sig=1"}', {"authorization": "Bearer abc", "query": "sig=1"}),

@@ -21,8 +21,9 @@ from servers.proxy import proxying
 from urllib3.exceptions import ProxyError
 
 from truss_cache_tasks.errors import Stopped
+from truss_cache_tasks.network.bounded import bounded_pools
 from truss_cache_tasks.network.cancel import NEVER, WorkerToken
-from truss_cache_tasks.network.connections import POOLS, Answer, ConnectionPool, bounded_pools
+from truss_cache_tasks.network.connections import POOLS, Answer, ConnectionPool
 from truss_cache_tasks.network.exchange import AnswerTooLong, ExchangeLimits, UnreadableAnswer
 
 BODY = bytes(range(256)) * 1024

@@ -116,7 +116,7 @@ def test_the_config_knows_the_scheme_and_the_kind_of_a_registered_store(shelf: S
     assert "'bookshop' disagrees" in refused("repo_id: s3://books/m, kind: bookshop")
     assert "Did you mean shelves://?" in refused("repo_id: shelv://books/m")
     assert "it holds a user name or password" in refused("repo_id: shelf://me:secret@books/m")
-    assert "https:// or shelf://." in refused("repo_id: nonsense://books/m")
+    assert " or shelf://." in refused("repo_id: nonsense://books/m")
 
 
 def test_a_row_that_would_take_another_ones_place_is_refused() -> None:

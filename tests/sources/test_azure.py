@@ -38,8 +38,9 @@ from servers.azurite import (
     Entra,
     connection_string,
 )
+from servers.hostile import hostile_server
 
-from truss_cache_tasks import transfer
+from truss_cache_tasks import __version__, transfer
 from truss_cache_tasks.errors import (
     AccessDenied,
     CacheTaskError,
@@ -54,10 +55,12 @@ from truss_cache_tasks.errors import (
 )
 from truss_cache_tasks.events import ignore_events
 from truss_cache_tasks.model.listing import Digest, RemoteFile
+from truss_cache_tasks.model.stores import Secret
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.azure import AzureSource, entra, source
-from truss_cache_tasks.sources.azure.account import ACCOUNTS
+from truss_cache_tasks.sources.azure.account import ACCOUNTS, access_of_file
+from truss_cache_tasks.sources.azure.identity import Authorization
 from truss_cache_tasks.sources.azure.signing import container_sas
 from truss_cache_tasks.sources.testing import DATA, ODD_NAMES, PLAIN_NAMES, SourceContract, by_path, read, text_of
 
@@ -441,8 +444,10 @@ def test_a_name_that_xml_cannot_hold_is_decoded(tmp_path: Path) -> None:
     [
         (b"", "a page that is no XML"),
         (b"<EnumerationResults><Blobs>", "a page that is no XML"),
-        (b"\xff\xfe<\0a\0/\0>\0", "a page that is no XML"),
+        (b"\xff\xfe<\0a\0/\0>\0", "a page that begins with 'a'"),
         (b"<!DOCTYPE e [<!ENTITY a 'aa'>]><EnumerationResults>&a;</EnumerationResults>", "a page that is no XML"),
+        (b"<EnumerationResults>" + b"<a>" * 1000 + b"</a>" * 1000 + b"</EnumerationResults>", "a page that is no XML"),
+        (page(("", "m/w")).replace(b"<Metadata />", b"".join(b"<a%d />" % n for n in range(2000))), "that is no XML"),
         (b"<html>log in</html>", "begins with 'html'"),
         (page(("", "")), "path ''"),
         (page(("", "m/w")).replace(b">1<", b">-1<"), "size '-1'"),
@@ -681,3 +686,39 @@ class Scratch:
 
     descriptor: int
     journal: int | None = None
+
+
+def test_no_value_of_an_identity_is_printed(store: Place) -> None:
+    source = store.source()
+    identity = source._identity()
+    access = access_of_file(ACCOUNT, "here", {"account_key": Secret(KEYS[ACCOUNT])}, {})
+    for value in (
+        source,
+        identity,
+        identity.authorize(),
+        access,
+        Authorization(headers={"Authorization": "Bearer hush"}),
+    ):
+        for secret in ("sig=", "hush", KEYS[ACCOUNT], repr(access.key)):
+            assert secret not in f"{value!r}{value}"
+
+
+def test_a_metadata_server_that_is_mute_is_not_waited_for(
+    token_server: Entra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entra, "_ambient", {})
+    with hostile_server(lambda _path: (b"", "")) as mute:
+        mute.always = "silence"
+        env = {"AZURE_POD_IDENTITY_AUTHORITY_HOST": mute.url, "AZURE_TOKEN_CREDENTIALS": "prod"}
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        hasty = replace(QUICK, head_s=0.2)
+        network = settings(**{name: value for name, value in env.items() if "TOKEN" not in name}).network
+        assert entra.of_environment(replace(network, limits=hasty)) == (None, "azure-identity finds no identity")
+        assert 1 <= len(mute.asked) <= 2
+
+
+def test_every_request_says_which_program_sends_it(tmp_path: Path) -> None:
+    with script((200, {}, page(("", "m/w.bin"))), (200, {}, page())) as azure:
+        at(azure.url, tmp_path, SAS).listing()
+        assert {sent["User-Agent"] for sent in azure.sent} == {f"truss-cache-tasks/{__version__}"}

@@ -14,6 +14,10 @@ MODULES = [
     "network.proxies",
     "sources.objects",
     "sources.gcs.source",
+    "sources.https.digests",
+    "sources.https.validators",
+    "network.redirects",
+    "network.hosts",
 ]
 
 

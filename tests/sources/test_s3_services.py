@@ -112,6 +112,31 @@ def test_the_endpoint_of_r2_is_a_variable_with_the_account_in_it(seaweed_service
     assert only(store.source())[0].startswith(f"{store.server.url}/weights/")
 
 
+@pytest.mark.parametrize("scheme", ["r2", "cw"])
+def test_an_endpoint_of_plain_http_is_reached_through_its_proxy(
+    services: Services, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = services.server.url  # both servers take the absolute URLs that a proxy gets
+    monkeypatch.setenv("HTTP_PROXY", url)
+    env = {
+        "HTTP_PROXY": url,
+        "NO_PROXY": "127.0.0.1",
+        "TRUSS_CACHE_R2_ENDPOINT": "http://{account_id}.r2.cloudflarestorage.com",
+        "AWS_ENDPOINT_URL_S3": "http://cwobject.com",
+    }
+    store = services.place(scheme, **env)
+    store.put("é #.bin", DATA)
+    base = {"r2": f"http://{R2_HOST}/weights", "cw": "http://weights.cwobject.com"}[scheme]
+    assert only(store.source()) == (f"{base}/{store.prefix}/%C3%A9%20%23.bin", DATA)
+
+
+def test_a_bucket_of_coreweave_at_an_address_is_in_the_path(seaweed_services: Services) -> None:
+    url = seaweed_services.server.url
+    store = seaweed_services.place("cw", AWS_ENDPOINT_URL_S3=url)
+    store.put("a.bin", b"a")
+    assert only(store.source()) == (f"{url}/weights/{store.prefix}/a.bin", b"a")
+
+
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
 def test_a_variable_names_another_endpoint_of_coreweave(seaweed_services: Services, name: str) -> None:
     store = seaweed_services.place("cw", **{name: "https://s3.test"})

@@ -495,6 +495,14 @@ def _key(options: _Options) -> int:
     return DONE
 
 
+def _migrate(options: _Options) -> int:
+    from truss_cache_tasks.app.migration import print_migration
+
+    for workspace in _configs(options).workspaces.values():
+        print_migration(workspace.path, options.write, options.facts)
+    return DONE
+
+
 def _init(options: _Options) -> int:
     from truss_cache_tasks.app.init import init
 
@@ -666,6 +674,15 @@ COMMANDS = {
         _init,
         takes=None,
         examples=(("truss-cache init", "in the current folder"), ("truss-cache init -f sd", "in the folder sd")),
+    ),
+    "migrate": Command(
+        "print the config with `weights` in place of `model_cache`, as a diff",
+        _migrate,
+        takes=None,
+        examples=(
+            ("truss-cache migrate", "look at it"),
+            ("truss-cache migrate | patch -p0", "change config.yaml"),
+        ),
     ),
     "help": Command(
         "list the commands, `help env` our environment variables",

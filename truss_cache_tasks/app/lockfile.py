@@ -18,7 +18,7 @@ from truss_cache_tasks.model.keys import RequestKey
 from truss_cache_tasks.model.lockfile import Locked, LockedEntry, LockFile, PinKey, format_pin, pin_key
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.operations.context import EntryContext
-from truss_cache_tasks.operations.lockfile import Moves, ask_moves, find_moves, from_manifest, resolve
+from truss_cache_tasks.operations.lockfile import Moves, ask_moves, find_moves, from_manifest, known_versions, resolve
 from truss_cache_tasks.store.records.root_state import RootState
 
 Resolved = dict[RequestKey, tuple[str, LockedEntry]]  # the commit, and the entry
@@ -172,10 +172,13 @@ def _resolved(
     Args:
         commit: that of another entry with the same pin; "" for none.
     """
-    locked = now.find(context.entry.request) if now is not None else None
-    if not upgrade:
-        commit = commit or (locked.commit if locked is not None else "")
-        manifest = workspace.read_status(context).fresh_manifest
+    status = workspace.read_status(context)
+    known = now.find(context.entry.request) if now is not None else None
+    if upgrade:  # it puts right what somebody edited, so the lock itself is not asked
+        known = known_versions(context, status.manifest)
+    else:
+        commit = commit or (known.commit if known is not None else "")
+        manifest = status.fresh_manifest
         if manifest is not None and commit in ("", manifest.revision):
             found = from_manifest(context, manifest)
             if found is not None:
@@ -183,7 +186,6 @@ def _resolved(
         if not commit:  # the one that a run would take
             pins = [RootState(root).pin_of(context.entry.request) for root in context.roots]
             commit = next((pin.commit for pin in pins if pin is not None), "")
-    known = None if upgrade else locked  # an upgrade puts right what somebody edited, too
     with workspace.showing_run(context) as run:
         return resolve(context, run, commit=commit, known=known)
 

@@ -32,7 +32,7 @@ def parse_digests(pairs: Iterable[tuple[str, str]], where: str) -> Given:
         source = _source(url, f"{where}: item {number}")
         match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
         if match is None:
-            raise ConfigError(f"{where}: {source}: the digest is no sha256", hint=_FORM)
+            raise ConfigError(f"{where}: {source}: found another digest, expected sha256:HEX", hint=_FORM)
         _add(given, source, digest.lower(), where)
     return given
 

@@ -13,6 +13,7 @@ from truss_cache_tasks.errors import CredentialError
 from truss_cache_tasks.model.stores import Credential, Secret, TokenCredential, stores
 
 _FIELDS = ("token", "username", "password", "query", "host")
+_ALIASES = {"bearer": "token", "user": "username"}
 _TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")  # https://www.rfc-editor.org/rfc/rfc6750#section-2.1
 _QUERY = re.compile("[!$-~]+")
 _FORMS = 'Write a token, or user:password, or ?QUERY, or JSON: {"token": ..} | {"username": .., "password": ..}.'
@@ -98,14 +99,18 @@ def _json(text: str, origin: str) -> Mapping[str, Any]:
 
 
 def _checked(found: Mapping[str, Any], origin: str) -> dict[str, str]:
-    for name, value in found.items():
+    fields: dict[str, str] = {}
+    for given, value in found.items():
+        name = _ALIASES.get(given, given)
         if name not in _FIELDS:
             _fail(origin, f"has a field that is none of {', '.join(_FIELDS)}", _FORMS)
         if not isinstance(value, str):
-            _fail(origin, f"{name}: expected a string", f'Write "{name}": "VALUE".')
-    if found.get("token") and found.get("username"):
+            _fail(origin, f"{given}: expected a string", f'Write "{given}": "VALUE".')
+        if value.strip():
+            fields[name] = value.strip()
+    if {"token", "username"} <= set(fields):
         _fail(origin, "has a token and a username", "Keep one of the two.")
-    return {name: value.strip() for name, value in found.items() if value.strip()}
+    return fields
 
 
 def _refuse_other_stores(value: str, origin: str, host: str) -> None:

@@ -191,7 +191,7 @@ def _refuse_credentials(scheme: str, rest: str) -> None:
     store = _find_store(scheme)
     if _holds_credentials(UriForm.BUCKET if store is None else store.uri_form, rest):
         raise InvalidText("it holds a user name or password", hint)
-    if re.search(_SIGNATURE, rest):
+    if not (store and store.is_web) and re.search(_SIGNATURE, rest):  # parse_web_url knows more of them
         hint = "Remove all from the '?' on: a signature is a secret, and the README says where secrets go."
         raise InvalidText("it holds a signature (sig=)", hint)
 

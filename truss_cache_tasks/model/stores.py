@@ -198,6 +198,7 @@ class Store(NamedTuple):
             one that is called like the scheme.
         versions: regular expression of `RemoteFile.version`, which becomes a part of headers and URLs.
         lists_known: its source returns `Pins.known` without a request.
+        version_is_all: a lock needs no more than `RemoteFile.version` to name bytes: it can be made of a manifest.
         auth_methods: of a `Role` that its source may get in place of a credential.
         refused: (end of a bucket's name in lower case, what such a bucket is, hint) of buckets that it cannot read.
         s3: how its server is reached, where `opens` is the source of S3.
@@ -213,6 +214,7 @@ class Store(NamedTuple):
     cache_folder: str | None = None
     versions: str = "[!-~]+"
     lists_known: bool = False
+    version_is_all: bool = False
     auth_methods: tuple[AuthMethod, ...] = ()
     refused: tuple[tuple[str, str, str], ...] = ()
     s3: S3Service = AWS
@@ -298,6 +300,7 @@ GCS = Store(
     cache_folder="",
     versions="[0-9]{1,19}",  # generations
     lists_known=True,
+    version_is_all=True,
     auth_methods=(AuthMethod.GCP_OIDC,),
 )
 _S3_SOURCE = "truss_cache_tasks.sources.s3:S3Source"
@@ -347,6 +350,7 @@ AZURE = Store(
     variables=("AZURE_", "IDENTITY_", "MSI_", "IMDS_ENDPOINT", "HOME"),
     cache_folder="",
     lists_known=True,
+    version_is_all=True,
 )
 # A bucket of a jurisdiction is missing or refused at the plain endpoint.
 _JURISDICTION = (

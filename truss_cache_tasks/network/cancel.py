@@ -114,16 +114,3 @@ class WorkerToken:
             yield
         finally:
             self.is_waiting = False
-
-
-class PolledToken(WorkerToken):
-    """A WorkerToken whose work is cancelled when another CancelToken says so."""
-
-    def __init__(self, cancel: CancelToken) -> None:
-        super().__init__()
-        self._cancel = cancel
-
-    def check(self) -> None:
-        """Raise Stopped if the work is cancelled."""
-        self._cancel.check()
-        super().check()

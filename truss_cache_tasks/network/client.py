@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from truss_cache_tasks.errors import PermanentError
 from truss_cache_tasks.model.listing import wrong_answer
-from truss_cache_tasks.network.connections import BoundedPool, WholeAnswer, bounded_pools
+from truss_cache_tasks.network.bounded import BoundedPool, WholeAnswer, bounded_pools
 from truss_cache_tasks.network.exchange import UnreadableAnswer
 from truss_cache_tasks.network.http_errors import network_errors
 from truss_cache_tasks.network.pools import load_trust, make_pools
@@ -78,8 +78,17 @@ class HttpClient:
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, subject: str) -> WholeAnswer:
         with network_errors(subject, urlsplit(url).hostname or "?"):
-            pool: BoundedPool = self._pools.connection_from_url(url)  # type: ignore[assignment]  # by its classes
-            return pool.send(method, url, {"User-Agent": USER_AGENT, **headers}, body, self._limits)
+            return self._pool(url).send(method, url, {"User-Agent": USER_AGENT, **headers}, body, self._limits)
+
+    def get_head(self, url: str, headers: Mapping[str, str], subject: str) -> WholeAnswer:
+        """Do as `get`, and read no body: it may be a large file."""
+        with network_errors(subject, urlsplit(url).hostname or "?"):
+            return self._pool(url).get_head(url, {"User-Agent": USER_AGENT, **headers}, self._limits)
+
+    def _pool(self, url: str) -> BoundedPool:
+        # Of the origin alone: the text of an error about a URL that cannot be parsed has the whole URL.
+        pool: BoundedPool = self._pools.connection_from_url(url.partition("?")[0])  # type: ignore[assignment]  # by its classes
+        return pool
 
     def __enter__(self) -> HttpClient:
         return self

@@ -1,7 +1,8 @@
 """Connections whose reads are limited in time and that another thread can end.
 
-They need names of urllib3 and http.client that are not documented; no other module uses such names. Documented are only
-urllib3's constructors, `urlopen`, and http.client's request and response methods. What else is used here, and why:
+They need names of urllib3 and http.client that are not documented; no other module but `bounded` uses such names.
+Documented are only urllib3's constructors, `urlopen`, and http.client's request and response methods. What else is used
+in the two, and why:
 
 http.client.HTTPConnection
     response_class: answers whose reads are limited, also the proxy's answer to CONNECT
@@ -33,9 +34,8 @@ import http.client
 import io
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -46,8 +46,8 @@ from urllib3.exceptions import ProxyError
 from urllib3.util.proxy import connection_requires_http_tunnel
 from urllib3.util.url import parse_url
 
-from truss_cache_tasks.network.cancel import CancelToken, WorkerToken
-from truss_cache_tasks.network.exchange import AnyLimit, Exchange, ExchangeLimits, ReadLimit, decode_body
+from truss_cache_tasks.network.cancel import WorkerToken
+from truss_cache_tasks.network.exchange import AnyLimit, ReadLimit
 from truss_cache_tasks.network.sockets import BufferReader, connect
 
 _POLL_S = 0.25  # how often a read that waits asks whether it may go on
@@ -57,7 +57,7 @@ _URL_CHARACTERS = "%!$&'()*+,/:;=?@~"
 # -- the way through a proxy
 
 
-def _route(pool: HTTPConnectionPool, url: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str], bool]:
+def route(pool: HTTPConnectionPool, url: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str], bool]:
     """Return what a GET of `url` asks the pool's connections for, its headers, and whether a tunnel leads there."""
     parts, target = parse_url(url), request_target(url)
     tunnels = connection_requires_http_tunnel(pool.proxy, pool.proxy_config, parts.scheme)
@@ -68,14 +68,15 @@ def _route(pool: HTTPConnectionPool, url: str, headers: Mapping[str, str]) -> tu
     return target, headers, tunnels
 
 
-def _connect(pool: HTTPConnectionPool, connection: HTTPConnection, *, tunnels: bool) -> None:
+def open_connection(pool: HTTPConnectionPool, connection: HTTPConnection, *, tunnels: bool) -> None:
+    """Connect, to the server or to its proxy, with a tunnel if one leads there."""
     if tunnels:
         pool._prepare_proxy(connection)
     else:
         connection.connect()
 
 
-def _has_reached_proxy(connection: HTTPConnection) -> bool:
+def has_reached_proxy(connection: HTTPConnection) -> bool:
     """Whether it is not the proxy that could not be reached."""
     return connection.proxy is None or connection.has_connected_to_proxy
 
@@ -119,7 +120,9 @@ class _LimitedReader(io.RawIOBase):
         super().close()
 
 
-class _LimitedResponse(http.client.HTTPResponse):
+class LimitedResponse(http.client.HTTPResponse):
+    """An answer of http.client that is read within a limit."""
+
     def __init__(
         self, sock: Any, debuglevel: int = 0, method: str | None = None, url: str | None = None, *, limit: AnyLimit
     ) -> None:
@@ -127,132 +130,18 @@ class _LimitedResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_LimitedReader(sock, self.fp.detach(), limit))
 
 
-class _TunnellingConnection(HTTPConnection):
+class TunnellingConnection(HTTPConnection):
+    """A connection whose TLS handshake in a tunnel has the whole time to connect."""
+
     def _tunnel(self) -> None:
         super()._tunnel()
         self.sock.settimeout(self.timeout)  # for the TLS handshake: the reads of the answer set shorter ones
 
 
-# -- for listings, by libraries (botocore, requests) or by `BoundedPool.send`: each request is an Exchange
-
-
-def bounded_pools(limits: ExchangeLimits, cancel: CancelToken) -> dict[str, type[HTTPConnectionPool]]:
-    """Return pool classes for urllib3's `PoolManager.pool_classes_by_scheme`, each request of which is an Exchange."""
-
-    class Plain(_BoundedConnection):
-        start = staticmethod(lambda: Exchange(limits, cancel))
-
-    class Tls(Plain, HTTPSConnection):
-        pass
-
-    class PlainPool(BoundedPool):
-        ConnectionCls = Plain
-
-    class TlsPool(BoundedPool, HTTPSConnectionPool):
-        ConnectionCls = Tls
-
-    return {"http": PlainPool, "https": TlsPool}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WholeAnswer:
-    """An answer with its whole body.
-
-    Attributes:
-        status: the HTTP status.
-        headers: with names in any case.
-        body: without its Content-Encoding.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class BoundedPool(HTTPConnectionPool):
-    """urllib3's pool of connections, each request of which is an Exchange."""
-
-    def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, limits: ExchangeLimits
-    ) -> WholeAnswer:
-        """Send a request; return its answer, also a redirect. Logs no URL, as `urlopen` does: it may hold a secret.
-
-        Raises:
-            UnreadableAnswer: the answer is too large, or in an unknown encoding.
-            Exception: what urllib3 and http.client raise.
-        """
-        target, headers, tunnels = _route(self, url, headers)
-        connection: _BoundedConnection = self._get_conn()  # type: ignore[assignment]  # ours, by ConnectionCls
-        reusable = False
-        try:
-            if connection.is_closed:
-                connection.timeout = limits.connect_s
-                _connect(self, connection, tunnels=tunnels)
-            with connection.send_once(method, target, headers, body) as response:
-                chunks = iter(partial(response.read, 1 << 16), b"")
-                read = decode_body(chunks, response.getheader("Content-Encoding", ""), limits.body(response.status))
-                reusable = response.isclosed() and not response.will_close
-            return WholeAnswer(status=response.status, headers=response.headers, body=read)  # type: ignore[arg-type]  # has all of a Mapping
-        except OSError as exc:
-            if not _has_reached_proxy(connection):
-                raise ProxyError("the proxy cannot be reached", exc) from exc
-            raise
-        finally:
-            if not reusable:
-                connection.close()
-            self._put_conn(connection)
-
-
-class _BoundedConnection(_TunnellingConnection):
-    start: Callable[[], Exchange]
-    _exchange: Exchange
-
-    def connect(self) -> None:
-        self._exchange = self.start()  # of the CONNECT to a proxy, where there is one
-        super().connect()
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        self._exchange = self.start()
-        super().request(*args, **kwargs)
-
-    def send_once(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
-    ) -> http.client.HTTPResponse:
-        """Send a request on the open connection; return its answer, with the body still to be read."""
-        self._exchange = self.start()
-        self.sock.settimeout(self._exchange.left_s())
-        http.client.HTTPConnection.request(self, method, target, body=body, headers=headers)
-        return http.client.HTTPConnection.getresponse(self)
-
-    def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> _BoundedResponse:  # type: ignore[override]  # a class in urllib3
-        """Return what http.client reads an answer with."""
-        return _BoundedResponse(sock, *args, limit=self._exchange, **kwargs)
-
-
-class _BoundedResponse(_LimitedResponse):
-    def __init__(self, sock: socket.socket, *args: Any, limit: Exchange, **kwargs: Any) -> None:
-        super().__init__(sock, *args, limit=limit, **kwargs)
-        self._exchange = limit
-
-    def begin(self) -> None:
-        super().begin()
-        while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
-            self.headers = None  # type: ignore[assignment]  # while they are set, http.client's `begin` does nothing
-            super().begin()
-        self._exchange.begin_body(self.status)
-
-    def read(self, amt: int | None = None) -> bytes:
-        """Read as http.client does, and raise IncompleteRead also where only a part of the body was asked for."""
-        data = super().read(amt)
-        if amt and not data and self.length:
-            raise http.client.IncompleteRead(data, self.length)
-        return data
-
-
 # -- for the transfer: connections that another thread can end
 
 
-class _BreakableConnection(_TunnellingConnection):
+class _BreakableConnection(TunnellingConnection):
     """A connection with a second descriptor of its socket, through which another thread shuts it down.
 
     That ends a TLS handshake or read too, and does not touch the Python object that the worker is using.
@@ -265,7 +154,7 @@ class _BreakableConnection(_TunnellingConnection):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.limit = ReadLimit()
-        self.response_class = partial(_LimitedResponse, limit=self.limit)  # type: ignore[assignment]  # http.client only calls it
+        self.response_class = partial(LimitedResponse, limit=self.limit)  # type: ignore[assignment]  # http.client only calls it
 
     def _new_conn(self) -> socket.socket:
         assert self.token is not None, "a connection serves a worker before it connects"
@@ -281,7 +170,6 @@ class _BreakableConnection(_TunnellingConnection):
     def serve(self, token: WorkerToken) -> None:
         """Let a cancel of `token` end what this connection does from now on."""
         self.token = token
-        self.limit.check = token.check
         token.connection = self
         token.check()
 
@@ -331,14 +219,14 @@ class ConnectionPool(HTTPConnectionPool):
             answer_s: seconds from the request to the end of the answer's headers.
             overhead: bytes that the headers may have.
         """
-        target, headers, tunnels = _route(self, url, headers)
+        target, headers, tunnels = route(self, url, headers)
         connection: _BreakableConnection = self._get_conn()  # type: ignore[assignment]  # ours, by ConnectionCls
         try:
             connection.serve(token)
             if connection.is_closed:
                 connection.timeout = connect_s
                 connection.limit.begin(connect_s, overhead)  # for the answer of a proxy
-                _connect(self, connection, tunnels=tunnels)
+                open_connection(self, connection, tunnels=tunnels)
             sock = connection.sock
             sock.settimeout(answer_s)
             connection.limit.begin(answer_s, overhead)
@@ -346,7 +234,7 @@ class ConnectionPool(HTTPConnectionPool):
             http.client.HTTPConnection.request(connection, "GET", target, headers=headers)
             return Answer(self, connection, sock, http.client.HTTPConnection.getresponse(connection))
         except BaseException as exc:
-            reached = _has_reached_proxy(connection)
+            reached = has_reached_proxy(connection)
             self.take_back(connection, reusable=False)
             if not reached and isinstance(exc, OSError):
                 raise ProxyError("the proxy cannot be reached", exc) from exc

@@ -11,7 +11,7 @@ import http.client
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -154,13 +154,9 @@ class ReadLimit:
     """Limits one step of a request for bytes: an answer's head, a piece of its body, or what follows the body.
 
     Before the first step nothing may be read.
-
-    Attributes:
-        check: called before each read; raises to cancel it.
     """
 
     def __init__(self) -> None:
-        self.check: Callable[[], None] = lambda: None
         self._until = 0.0
         self._left = 0
 
@@ -171,7 +167,6 @@ class ReadLimit:
 
     def left_s(self) -> float:
         """Return how long the next read may block. Raises TimeoutError or AnswerTooLong where the step is over."""
-        self.check()
         seconds = self._until - time.monotonic()
         if seconds <= 0:
             raise TimeoutError("timed out")

@@ -106,7 +106,7 @@ def resolve(
         if not line.digest and not line.version:
             raise CacheTaskError(
                 f"{request.source}: {line.path}: the server names neither a version nor a digest, expected one of them",
-                hint="Fetch it, and then make the lock again: it takes the digest of what was fetched.",
+                hint="Fetch it while no lock names it, then make the lock: it takes the digest of what was fetched.",
             )
     return listing.revision, _entry(request, lines, single=listing.single)
 
@@ -117,9 +117,16 @@ def from_manifest(context: EntryContext, manifest: Manifest) -> tuple[str, Locke
     It tells no version ids of S3, and of the stores of other packages no versions.
     """
     store = context.entry.request.source.store
-    if store.is_bucket and store.scheme != "gs":
+    if store.is_bucket and not store.version_is_all:
         return None
     return manifest.revision, _entry_of_manifest(context.entry.request, manifest)
+
+
+def known_versions(context: EntryContext, manifest: Manifest | None) -> Locked | None:
+    """Return the files of a manifest for `known` of `resolve`; None where it does not tell all of their lines."""
+    if manifest is None or from_manifest(context, manifest) is None:
+        return None
+    return as_locked(context, manifest)
 
 
 def as_locked(context: EntryContext, manifest: Manifest) -> Locked:

@@ -10,7 +10,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from truss_cache_tasks.network.connections import bounded_pools
+from truss_cache_tasks.network.bounded import bounded_pools
 from truss_cache_tasks.network.exchange import decode_body
 from truss_cache_tasks.network.redirects import refuse_downgrade
 from truss_cache_tasks.network.settings import Network

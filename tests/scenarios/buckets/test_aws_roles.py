@@ -250,3 +250,24 @@ def test_no_token_is_in_any_output_or_record(on_moto: S3Store, truss: Truss, sts
     assert b"a" * 300 in b"".join(written)
     assert GOOD_TOKEN not in "".join(said)
     assert GOOD_TOKEN.encode() not in b"".join(written)
+
+
+LOGGED = """
+import io, logging, sys
+log = io.StringIO()
+logging.basicConfig(stream=log, level=logging.DEBUG)
+from truss_cache_tasks import fetch
+fetch(sys.argv[1])
+print(log.getvalue())
+"""
+
+
+@pytest.mark.parametrize("auth", [OIDC, ASSUMED], ids=["oidc", "assume"])
+def test_no_secret_is_in_the_log_of_a_program(on_moto: S3Store, truss: Truss, sts: Sts, auth: str) -> None:
+    there = entry(truss, on_moto, sts, auth.format(role_of(on_moto)))
+    user = on_moto.server.identities["admin"].env() if auth == ASSUMED else token_file(truss)
+    ran = truss.python(LOGGED, str(truss.folder), **user)
+    assert tree(truss.mounts) == there
+    assert "botocore" in ran.out  # the rest is logged
+    secrets = (GOOD_TOKEN, "<SecretAccessKey>", "<SessionToken>", "Signature=", "x-amz-security-token:")
+    assert not [secret for secret in secrets if secret.lower() in ran.text.lower()]

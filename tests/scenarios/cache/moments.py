@@ -64,6 +64,21 @@ class RootLock:
         os.close(self._descriptor)
 
 
+def is_locked(root: Path) -> bool:
+    """Whether a process holds the lock of a cache root."""
+    try:
+        descriptor = os.open(RootLock(root).path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextlib.contextmanager
 def started(truss: Truss, *args: str) -> Iterator[subprocess.Popen[str]]:
     """Start `truss-cache`; it does not outlive the block."""

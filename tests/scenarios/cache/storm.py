@@ -186,7 +186,8 @@ class Storm:
         for truss in self.projects:
             ran = truss.cli("clean")
             assert ran.code == 0, ran.text
-        assert leftovers(self.projects[0]) == []
+        left = leftovers(self.projects[0])
+        assert left == [], f"left after a clean: {', '.join(left)}"
 
 
 def _entries(kept: str) -> Iterator[str]:

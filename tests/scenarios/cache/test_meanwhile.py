@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from odd_disk import variables
 from servers.hub import Hub
 from trusses import Truss, tree
 
 from scenarios.buckets.stores import Store
-from scenarios.cache.moments import RootLock, end_of, go_on, started, stop, wait_for
+from scenarios.cache.forks import ForkedTruss
+from scenarios.cache.moments import RootLock, end_of, go_on, is_locked, started, stop, wait_for
 from scenarios.cache.upstreams import OnHub, OnStore, Upstream, beside, check, config, root_of, run
 
 V1, V2, BIG = (random.Random(name).randbytes(size) for name, size in (("1", 15_000), ("2", 20_000), ("b", 60_000)))
@@ -187,6 +189,52 @@ def test_what_another_project_takes_away_before_we_claim_it_is_brought_again(
         check(other, layout, {})
     else:
         check(other, layout, {"m": wanted})
+
+
+# What another project brings while we look for it is not fetched again
+
+
+def test_a_commit_while_we_try_a_hard_link_does_not_keep_us_from_sharing_bytes_with_the_hub_cache(
+    hub: Hub, truss: ForkedTruss
+) -> None:
+    hub.create("org/name").commit({"big.bin": BIG})
+    truss.config("model_cache:\n  - repo_id: org/name\n    use_volume: true\n    volume_folder: m\n")
+    other = beside(truss, "other")
+    other.config("model_cache:\n  - repo_id: org/name\n")
+    one = truss.fork("run", **variables(truss.root, "link=stop@1", only="/partials/link."))
+    assert one.stops()
+    if not is_locked(truss.hub_cache / "models--org--name"):  # else the commit waits for the lock
+        run(other)
+    one.go_on()
+    ran = one.end()
+    assert ran.code == 0, ran.text
+    run(other)
+    assert [r.path for r in hub.requests if r.host == "hub" and r.path.endswith("/big.bin")] == [
+        f"/org/name/resolve/{hub.repos['org/name'].resolve('main')}/big.bin"
+    ]
+    (blob,) = truss.hub_cache.glob("*/blobs/*")
+    assert (truss.model_cache / "m" / "big.bin").samefile(blob)
+
+
+def test_files_that_one_commit_of_another_project_brought_are_not_fetched_again(
+    on_moto: Store, truss: ForkedTruss
+) -> None:
+    upstream = OnStore(on_moto)
+    upstream.give(truss)
+    upstream.put("main", {"one.bin": V1, "two.bin": V2})
+    truss.config(config("volume", upstream.entry("main", "volume", "a")))
+    other = beside(truss, "other")
+    other.config(config("volume", upstream.entry("main", "volume", "b")))
+    with on_moto.front.watching() as front, contextlib.ExitStack() as stack:
+        with RootLock(truss.model_cache) as lock:
+            child = stack.enter_context(started(other))
+            lock.wait_for_visitor()  # it has looked for the files, and is about to note which are missing
+            stop(child)
+        run(truss)
+        go_on(child)
+        ran = end_of(child)
+        assert ran.code == 0, ran.text
+        assert len(front.fetched()) == 2, front.fetched()
 
 
 # Records that an older version wrote

@@ -301,3 +301,22 @@ def test_a_life_of_edits_is_told_and_taken_to_the_last_byte(layout: str, hub: Hu
     run(truss, "-a")
     clean_tells(truss)
     assert leftovers(truss) == []
+
+
+def test_what_a_kill_left_while_a_blob_became_the_very_file_of_a_volume_goes_by_the_next_commit(
+    hub: Hub, truss: ForkedTruss
+) -> None:
+    """The hub cache holds the bytes in a file of its own, as after a clean and a fetch of another project."""
+    hub.create("org/name").commit({"big.bin": BIG[:30_000]})
+    truss.config("model_cache:\n  - repo_id: org/name\n    use_volume: true\n    volume_folder: m\n")
+    run(truss)
+    (blob,) = truss.hub_cache.glob("*/blobs/*")
+    copy = truss.root / "copy"
+    copy.write_bytes(blob.read_bytes())
+    copy.replace(blob)
+    ran = truss.fork("run", "-a", **variables(truss.root, "rename=kill@1", only="/blobs/")).end()
+    assert ran.code == -signal.SIGKILL
+    run(truss, "-a")
+    assert list(truss.root.glob("**/.truss_cache/partials/*")) == []
+    run(truss, "clean")
+    assert leftovers(truss) == []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from huggingface_hub import scan_cache_dir
 from servers.hub import Hub
-from trusses import Truss
+from trusses import Truss, tree
 
+from scenarios.cache.disk import leftovers
 from scenarios.cache.upstreams import beside, run
 
 FILES = {"model.bin": b"m" * 20_000}
@@ -90,3 +93,37 @@ def test_a_clean_that_meets_a_linked_folder_cleans_the_other_roots_and_exits_3(t
     assert ran.code == 3, ran
     assert f"{records}: a link to" in ran.err
     assert not (truss.mounts / "two" / "model.bin").exists()
+
+
+def test_a_snapshot_whose_record_the_user_removed_stays_and_huggingface_hub_can_read_it(hub: Hub, truss: Truss) -> None:
+    """Nothing tells it from one that huggingface_hub made."""
+    truss.config(REPO)
+    run(truss)
+    hub.repos["org/name"].commit({"model.bin": b"n" * 20_000})
+    run(truss, "-a")
+    (record,) = truss.hub_cache.glob("*/.truss_cache/manifests/*.*.json")
+    superseded = json.loads(record.read_text())
+    record.unlink()
+    run(truss, "clean")
+    run(truss, "prune", "--yes")
+    found = scan_cache_dir(truss.hub_cache)
+    assert not found.warnings
+    (repo,) = found.repos
+    (snapshot,) = repo.revisions
+    assert snapshot.commit_hash == superseded["revision"]
+    assert [file.file_path.read_bytes() for file in snapshot.files] == [FILES["model.bin"]]
+    assert not list(truss.root.glob("**/.truss_cache"))
+
+
+@pytest.mark.parametrize("text", [REPO, MOUNT])
+def test_what_a_removed_claim_held_stays_after_a_clean_and_goes_by_prune(text: str, truss: Truss) -> None:
+    """Without a claim, a manifest may be one that came with a copy of the cache."""
+    truss.config(text)
+    run(truss)
+    before = {path: data for path, data in tree(truss.root).items() if "bin" in path}
+    for claims in truss.root.glob("**/.truss_cache/claims/*.json"):
+        claims.unlink()
+    run(truss, "clean")
+    assert {path: data for path, data in tree(truss.root).items() if "bin" in path} == before
+    run(truss, "prune", "--yes")
+    assert leftovers(truss, folders=False) == []

@@ -118,12 +118,12 @@ def test_a_digest_that_is_given_later_is_compared_with_the_file_that_is_there(
     url = server.add("/w.bin", BODY)
     configure(truss, url)
     assert truss.cli().code == 0
-    sent = server.sent
+    asked = len(server.asked)
     truss.env["TRUSS_CACHE_DIGESTS"] = f"{url}={digest(BODY)}"
     assert "digest: None -> 'sha256:" in truss.cli("why").out
     ran = truss.cli()
     assert ran.code == 0, ran.text
-    assert server.sent == sent + 1, "the first byte, for the listing"
+    assert server.ranges()[asked:] == ["bytes=0-0"], "the listing"
     assert truss.cli("clean").code == 0
     assert tree(truss.model_cache) == {}
 
@@ -189,7 +189,7 @@ def test_a_file_with_a_version_goes_on_where_a_connection_broke(server: FaultSer
     ran = truss.cli()
     assert ran.code == 0, ran.text
     assert tree(truss.model_cache) == {f"{folder_of(server)}/w.bin": LARGE}
-    assert server.sent == len(LARGE) + 1
+    assert sum(asked.sent for asked in server.asked[1:]) == len(LARGE)
 
 
 def test_a_given_digest_makes_parts_of_a_file_without_a_version(server: FaultServer, truss: ForkedTruss) -> None:
@@ -206,6 +206,75 @@ def test_a_file_that_changes_while_it_comes_is_listed_again(server: FaultServer,
     ran = truss.cli()
     assert ran.code == 0, ran.text
     assert tree(truss.model_cache) == {f"{folder_of(server)}/w.bin": BODY}
+
+
+OLD = "Thu, 01 Jan 1970 00:00:09 GMT"
+
+
+@pytest.mark.parametrize(
+    ("etag", "headers", "is_given", "left"),
+    [
+        ('"v1"', {}, False, 2),
+        (None, {"Last-Modified": OLD}, False, 2),
+        (None, {}, True, 2),
+        (None, {}, False, 1),  # all of it, by one connection
+        ('W/"v1"', {}, False, 1),
+    ],
+)
+def test_a_rerun_goes_on_only_where_the_version_or_the_digest_is_known(
+    etag: str | None, headers: dict[str, str], is_given: bool, left: int, server: FaultServer, truss: ForkedTruss
+) -> None:
+    url = server.add("/w.bin", LARGE, "", "" if left > 1 else "403", *["403"] * 20, etag=etag)
+    server.files["/w.bin"].headers = headers
+    configure(truss, url)
+    truss.env["TRUSS_CACHE_CONNECTIONS"] = "1"  # the first part is complete when the second is refused
+    if is_given:
+        truss.env["TRUSS_CACHE_DIGESTS"] = f"{url}={digest(LARGE)}"
+    assert truss.cli().code == 1
+    server.files["/w.bin"].faults.clear()
+    asked = len(server.asked)
+    ran = truss.cli()
+    assert ran.code == 0, ran.text
+    assert len(server.ranges()[asked:]) == 1 + left
+    assert tree(truss.model_cache) == {f"{folder_of(server)}/w.bin": LARGE}
+
+
+def test_what_broke_off_is_dropped_where_the_file_changed(server: FaultServer, truss: ForkedTruss) -> None:
+    configure(truss, server.add("/w.bin", LARGE, "", "", *["403"] * 20))
+    truss.env["TRUSS_CACHE_CONNECTIONS"] = "1"
+    assert truss.cli().code == 1
+    changed = LARGE[::-1]
+    server.files["/w.bin"].faults.clear()
+    server.files["/w.bin"].body, server.files["/w.bin"].etag = changed, '"v2"'
+    ran = truss.cli()
+    assert ran.code == 0, ran.text
+    assert tree(truss.model_cache) == {f"{folder_of(server)}/w.bin": changed}
+
+
+def test_a_redirect_to_a_signed_url_that_expires_is_asked_for_again(server: FaultServer, truss: ForkedTruss) -> None:
+    target = server.add("/signed", LARGE, "", "cut:1000000", "403")
+    configure(truss, server.add("/w.bin", LARGE, *[f"redirect:{target}?sig=hush"] * 9))
+    ran = truss.cli()
+    assert ran.code == 0, ran.text
+    assert "hush" not in ran.text
+    assert tree(truss.model_cache) == {f"{folder_of(server)}/w.bin": LARGE}
+
+
+def test_a_login_that_changed_has_to_prove_that_it_may_read_the_file(server: FaultServer, truss: ForkedTruss) -> None:
+    secret = truss.secrets / "web"
+    secret.write_text("one")
+    url = server.add("/w.bin", BODY, needs="Bearer one")
+    configure(truss, url, "  runtime_secret_name: web\n")
+    assert truss.cli().code == 0
+    secret.write_text("two")
+    assert "the credential file changed" in truss.cli("why").out
+    assert truss.cli().code == 1
+    assert truss.cli("why", "--check").code == 1
+    server.files["/w.bin"].needs = "Bearer two"
+    sent = server.sent
+    assert truss.cli().code == 0
+    assert server.sent - sent < len(BODY)
+    assert truss.cli("why", "--check").code == 0
 
 
 # The lock file
@@ -262,3 +331,18 @@ def test_a_lock_of_a_file_without_version_and_digest_says_to_fetch_it_first(
     assert "neither a version nor a digest" in ran.err
     assert truss.cli("lock", TRUSS_CACHE_DIGESTS=f"{url}={digest(BODY)}").code == 0
     assert locked_digest(truss) == digest(BODY)
+
+
+def test_an_upgrade_of_a_lock_keeps_our_digest_of_a_version_that_is_here(
+    server: FaultServer, truss: ForkedTruss
+) -> None:
+    configure(truss, server.add("/w.bin", BODY))
+    assert truss.cli().code == 0
+    assert truss.cli("lock").code == 0
+    before = (truss.folder / "model_cache.lock").read_text()
+    assert "unchanged" in truss.cli("lock", "--upgrade").out
+    assert (truss.folder / "model_cache.lock").read_text() == before
+    server.files["/w.bin"].body, server.files["/w.bin"].etag = OTHER, '"v2"'
+    assert "1 file changed" in truss.cli("lock", "--upgrade").out
+    assert truss.cli().code == 0
+    assert tree(truss.model_cache) == {f"{folder_of(server)}/w.bin": OTHER}

@@ -178,16 +178,21 @@ class _Arrivals:
     cancel: CancelToken
 
     def has(self, planned: PlannedFile) -> bool:
-        """Whether another process brought these bytes meanwhile. After a commit, all that is wanted is looked for."""
-        root = self.root
-        if not root.layout.may_have_arrived(root.layout.blob_id(planned.content_id), self.since_ns):
-            return False
-        latest = last_commit(root.tree)
-        wanted = [planned]
-        if latest != self.since_ns:
-            wanted = [one for one in self.wanted if one.content_id not in self.blobs]
-            self.since_ns = latest
-        self.blobs.update(find_local_blobs([root], wanted, rehash=self.rehash, cancel=self.cancel))
+        """Whether another process brought these bytes meanwhile. After a commit, all that is wanted is looked for.
+
+        If another commit comes during the search, it is repeated: a blob that gets its visible name is found under
+        neither name by a search that has read the records already.
+        """
+        root, blob_id = self.root, self.root.layout.blob_id(planned.content_id)
+        while planned.content_id not in self.blobs and root.layout.may_have_arrived(blob_id, self.since_ns):
+            latest = last_commit(root.tree)
+            wanted = [planned]
+            if latest != self.since_ns:
+                wanted = [one for one in self.wanted if one.content_id not in self.blobs]
+                self.since_ns = latest
+            self.blobs.update(find_local_blobs([root], wanted, rehash=self.rehash, cancel=self.cancel))
+            if last_commit(root.tree) == latest:
+                break
         return planned.content_id in self.blobs
 
 

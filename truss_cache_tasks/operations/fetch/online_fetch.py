@@ -29,6 +29,7 @@ from truss_cache_tasks.store.entries.commit import PinMoved
 from truss_cache_tasks.store.entries.conflicts import Conflicts, find_conflicts
 from truss_cache_tasks.store.entries.visible_paths import check_paths, refuse_case_clashes
 from truss_cache_tasks.store.files import disk
+from truss_cache_tasks.store.files.locks import locked
 from truss_cache_tasks.store.files.record_file import last_commit
 from truss_cache_tasks.store.layouts.blob import LocalBlob, Vanished
 from truss_cache_tasks.store.layouts.layout import CacheRoot
@@ -173,10 +174,11 @@ class OnlineFetch:
         """Whether the hub cache gets the files first: if it can share bytes, is writable, and its pin agrees."""
         if not self.may_fill_hub_first(hub_root, listing):
             return False
-        if can_share_bytes(hub_root.tree, self.context.root.tree):
-            return True
-        remove_empty_folders(hub_root)
-        return False
+        with locked(hub_root.lock("root"), self.run.cancel, self.run.waits_for_root):
+            can_share = can_share_bytes(hub_root.tree, self.context.root.tree)
+        if not can_share:
+            remove_empty_folders(hub_root)
+        return can_share
 
     def _fetch_into_hub(self, hub_root: CacheRoot, listing: Listing) -> None:
         plan = make_plan(self.context.request_in(hub_root), listing)

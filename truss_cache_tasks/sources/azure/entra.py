@@ -130,7 +130,8 @@ def _options(network: Network) -> dict[str, Any]:
     logging.getLogger("azure").addHandler(logging.NullHandler())  # else a failure prints a dozen lines to stderr
     network = replace(network, cancel=NEVER)  # entries share it: cancelling one must not cancel the others
     session = bounded_session(network)
-    shortly = replace(network.limits, connect_s=_LOCAL_S, head_s=_LOCAL_S)
+    limits = network.limits
+    shortly = replace(limits, connect_s=min(limits.connect_s, _LOCAL_S), head_s=min(limits.head_s, _LOCAL_S))
     mount_limits(session, "http://", replace(network, limits=shortly))
     return {
         "transport": RequestsTransport(session=session, session_owner=False),

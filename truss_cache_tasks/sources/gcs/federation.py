@@ -53,7 +53,7 @@ def make_credentials(info: Mapping[str, Any], path: str, scopes: Sequence[str]) 
     """
     source = info.get("credential_source")
     token = source.get("file") if isinstance(source, dict) else None
-    if isinstance(token, str) and not os.access(token, os.R_OK):
+    if isinstance(token, str) and not (os.path.isfile(token) and os.access(token, os.R_OK)):
         raise CredentialError(
             f"{VARIABLE}: {path}: the token file {token} cannot be read",
             hint="Let what writes the token write it, or correct credential_source.",

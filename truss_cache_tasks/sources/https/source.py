@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from urllib.parse import unquote
 
-from truss_cache_tasks.errors import CacheTaskError, IntegrityError, NotFound, TransientError
+from truss_cache_tasks.errors import CacheTaskError, IntegrityError, NotFound, TransientError, WrongAnswer
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Digest,
@@ -21,10 +21,10 @@ from truss_cache_tasks.model.listing import (
     RemoteFile,
     listed_file,
     quoted,
-    wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import Credential, NoCredential, Secret
+from truss_cache_tasks.network.exchange import UnreadableAnswer
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.https.digests import WANT, digest_of_file, knows_more
@@ -36,6 +36,7 @@ from truss_cache_tasks.version import USER_AGENT
 
 _RANGE = re.compile(r"bytes 0-0/([0-9]{1,19})")
 _LENGTH = re.compile("[0-9]{1,19}")
+_LOOK_AT_SERVER = "Look at the server, or at the proxy before it: `curl -v -r 0-0 URL` shows what it sends."
 _PAGES = ("text/html", "application/xhtml+xml")
 
 
@@ -115,7 +116,10 @@ class HttpsSource:
 
     def _get(self, headers: Mapping[str, str]) -> Head:
         url = Location(self._source.url, secret_query=self._query).secret_url
-        return ask(url, {**self._headers, **headers}, self._network, str(self._source))
+        try:
+            return ask(url, {**self._headers, **headers}, self._network, str(self._source))
+        except UnreadableAnswer as exc:
+            raise self._unusable(exc.found, exc.expected, _LOOK_AT_SERVER) from exc
 
     def _refusal(self, head: Head) -> CacheTaskError:
         error = refusal(str(self._source), head.status, self._credential)
@@ -125,18 +129,20 @@ class HttpsSource:
 
     def _size(self, head: Head) -> int:
         """Return the size of the file, by an answer with its first byte or with all of it."""
-        store = str(self._source)
-        coding = head.headers.get("Content-Encoding", "identity").strip().lower()
+        coding = head.headers.get("Content-Encoding", "").strip().lower()
         if coding not in ("", "identity"):
-            raise wrong_answer(store, f"the encoding {quoted(coding)}", "the file as it is")
+            hint = (
+                "Let the server send the file as it is, without Content-Encoding: ranges of encoded bytes mean nothing."
+            )
+            raise self._unusable(f"the encoding {quoted(coding)}", "none", hint)
         if head.status == 206:
             said = head.headers.get("Content-Range", "")
             if (match := _RANGE.fullmatch(said.strip())) is None:
-                raise wrong_answer(store, f"Content-Range {quoted(said)}", "'bytes 0-0/SIZE'")
+                raise self._unusable(f"Content-Range {quoted(said)}", "'bytes 0-0/SIZE'", _LOOK_AT_SERVER)
             return int(match[1])
         length = head.headers.get("Content-Length", "").strip()
         if not _LENGTH.fullmatch(length):
-            raise wrong_answer(store, f"Content-Length {quoted(length)}", "the size of the file")
+            raise self._unusable("no size of the file", "Content-Length or Content-Range", _LOOK_AT_SERVER)
         return int(length)
 
     def _refuse_page(self, head: Head, file: RemoteFile) -> None:
@@ -144,7 +150,11 @@ class HttpsSource:
         kind = head.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         is_page = kind in _PAGES and not file.path.lower().endswith((".html", ".htm", ".xhtml"))
         if is_page and self._given is None and file.digest is None:
-            raise wrong_answer(str(self._source), f"a page ({kind}) of {head.host}", "a file")
+            hint = "Open the URL in a browser: write the address of the file itself, or give the entry a login."
+            raise self._unusable(f"a page ({kind}) of {head.host}", "the file", hint)
+
+    def _unusable(self, found: str, expected: str, hint: str) -> WrongAnswer:
+        return WrongAnswer(f"{self._source}: the server sends {found}, expected {expected}", hint=hint)
 
     def _with_digest(self, file: RemoteFile) -> RemoteFile:
         """Return the file with the digest that the user gave, if that is not contradicted."""

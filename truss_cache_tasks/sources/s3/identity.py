@@ -122,12 +122,12 @@ def _ask_chain(env: Mapping[str, str], region: str) -> Identity:
     return Identity(origin, credentials, session, region)
 
 
-@lru_cache(2)
-def _loader(data_path: str | None) -> Any:
-    """Return what parses the model of S3, once a process: 60 ms of CPU, ten times what the rest of a client takes."""
+@lru_cache(1)
+def _loader() -> Any:
+    """Return the reader of botocore's model of S3, which keeps it: 60 ms of CPU, ten times the rest of a client."""
     from botocore.loaders import create_loader
 
-    return create_loader(data_path)
+    return create_loader()
 
 
 def new_session(*, reads_environment: bool = True) -> Any:
@@ -142,5 +142,5 @@ def new_session(*, reads_environment: bool = True) -> Any:
         for name, (_, _, default, _) in session.session_var_map.items():
             value = os.devnull if name in ("config_file", "credentials_file") else default
             settings.set_config_provider(name, ConstantProvider(value))
-    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
+    session.register_component("data_loader", _loader())
     return session

@@ -27,6 +27,7 @@ from truss_cache_tasks.model.stores import JsonCredential
 from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.proxies import is_permanent, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
+from truss_cache_tasks.sources.s3.logs import unlogged
 
 # The operations of S3 that are called. An error of any other one comes from the token service.
 CALLS = ("ListObjectsV2", "HeadBucket", "HeadObject", "GetObject", "GetObjectAttributes")
@@ -206,12 +207,13 @@ def refusal_of_body(asked: Asked, status: int, headers: Mapping[str, str], body:
 
 @contextmanager
 def translate_errors(asked: Asked) -> Iterator[None]:
-    """Translate the exceptions of botocore that are raised inside the block into ours."""
+    """Translate the exceptions of botocore that are raised inside the block into ours, and keep it out of the log."""
     from botocore import exceptions as aws
     from botocore.parsers import ResponseParserError
 
     try:
-        yield
+        with unlogged():
+            yield
     except aws.ClientError as error:
         # Not `from error`: its text is the server's, which may quote the access key.
         if error.operation_name not in CALLS:  # a call of the token service, to assume a role

@@ -12,7 +12,9 @@ A machine with none of these is an error; nothing is asked anonymously. The role
 
 from __future__ import annotations
 
-import threading
+import errno
+import os
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -33,6 +35,7 @@ from truss_cache_tasks.errors import (
     TransientError,
 )
 from truss_cache_tasks.model.request import SourceRef
+from truss_cache_tasks.model.s3_service import S3Service
 from truss_cache_tasks.model.stores import AuthMethod, NoCredential, Role
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network
@@ -44,6 +47,8 @@ TOKEN_FILE = "AWS_WEB_IDENTITY_TOKEN_FILE"
 RENEWED_S = 300  # before they expire, keys are renewed: one set has to last for a request
 _LARGEST_TOKEN = 20_000  # characters that STS takes
 _OTHERWISE = "or put s3_credentials.json into the data folder"
+
+_STS = S3Service(variables=("AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"))
 
 # What STS says of a web identity token
 _BAD_TOKENS = {
@@ -93,6 +98,15 @@ def _nothing_to_exchange(role: Role, source: SourceRef) -> CredentialError:
     )
 
 
+class _AskedSts(Asked):
+    """What an error message says about a request to STS."""
+
+    @property
+    def service(self) -> S3Service:
+        """How STS is reached."""
+        return _STS
+
+
 class _Exchange:
     """One way to the keys of a role. Call it for a fresh set of them."""
 
@@ -122,7 +136,7 @@ class _Exchange:
 
     def asked(self, endpoint: str) -> Asked:
         """Return what an error message says about a request to `endpoint`."""
-        return Asked(
+        return _AskedSts(
             source=self.source,
             what=str(self.source),
             action=self.call,
@@ -201,9 +215,11 @@ class _AssumedRole(_Exchange):
 def _read_token(path: str) -> str:
     """Return the token in the file; it is read each time, because it rotates. Raises CredentialError."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, "no file")  # a FIFO would wait for a writer
         with open(path, encoding="utf-8") as stream:
             token = stream.read(_LARGEST_TOKEN + 1).strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8; a NUL in the path
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise CredentialError(
             f"{TOKEN_FILE}: {path} cannot be read ({why})", hint=f"Correct {TOKEN_FILE}, or unset it."
@@ -219,7 +235,7 @@ def _read_token(path: str) -> str:
 def _endpoint(network: Network) -> str | None:
     if network.variable("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").lower() == "true":
         return None
-    return network.variable("AWS_ENDPOINT_URL_STS") or network.variable("AWS_ENDPOINT_URL") or None
+    return next(filter(None, map(network.variable, _STS.variables)), None)
 
 
 def _client(role: Role, network: Network, keys: ReadOnlyCredentials | None) -> Any:
@@ -246,12 +262,11 @@ class _RoleCredentials(Credentials):  # type: ignore[misc]  # botocore has no ty
 
     def __init__(self, exchange: Callable[[], tuple[ReadOnlyCredentials, float]]) -> None:
         self._exchange = exchange
-        self._lock = threading.Lock()
         self._keys, self._expires = exchange()
         super().__init__(*self._keys[:3], method="role")
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        with self._lock:
+        with SESSIONS:  # no lock of its own: an exchange takes SESSIONS, and `locate` has it when it comes here
             if time.time() > self._expires - RENEWED_S:
                 self._keys, self._expires = self._exchange()
             return self._keys

@@ -12,7 +12,7 @@ from botocore.httpsession import URLLib3Session
 
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.network.connections import bounded_pools
+from truss_cache_tasks.network.bounded import bounded_pools
 from truss_cache_tasks.network.exchange import UnreadableAnswer
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity

@@ -32,6 +32,7 @@ from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins, under_prefix
 from truss_cache_tasks.sources.s3.digests import digest_of_head, head_of_answer
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity, identify
+from truss_cache_tasks.sources.s3.logs import unlogged
 from truss_cache_tasks.sources.s3.refusals import Asked, is_transient, refusal_of_body, translate_errors
 from truss_cache_tasks.sources.s3.signing import signed_headers
 
@@ -243,7 +244,8 @@ class S3Source:
         where = self._where(file)
 
         def look(number: int) -> Mapping[str, Any]:
-            head: Mapping[str, Any] = client.head_object(**where, PartNumber=number, ChecksumMode="ENABLED")
+            with unlogged():  # in a thread of the pool
+                head: Mapping[str, Any] = client.head_object(**where, PartNumber=number, ChecksumMode="ENABLED")
             return {**head, "Size": head["ContentLength"]}
 
         with translate_errors(self._asked(file)), ThreadPoolExecutor(HEADS) as pool:

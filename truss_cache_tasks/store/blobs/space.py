@@ -236,7 +236,10 @@ def unnamed_file(tree: FileTree) -> Iterator[int]:
 
 
 def can_share_bytes(source: FileTree, target: FileTree) -> bool:
-    """Whether files below `target` can be hard links or reflinks of files below `source`, two roots of ours."""
+    """Whether files below `target` can be hard links or reflinks of files below `source`, two roots of ours.
+
+    The caller holds the lock of the root `source`: a commit there sweeps temporaries, and this tries to link one.
+    """
     path = f"{PARTIALS}/link.{disk.token()}"
     os.close(source.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True))
     try:

@@ -107,13 +107,12 @@ class HubLayout:
             disk_errors(f"cannot write below {self.tree.path}"),
         ):
             may_link = self.may_link(blob)
-            stat = self._link_directly(blob, path) if may_link else None
+            stat = (self._link_directly(blob, path) or self._link_over(blob, path, cancel)) if may_link else None
             if stat is None:
                 temporary = f"{PARTIALS}/{os.path.basename(path)}.{token()}"
-                stat = link_or_copy(blob, self.tree, temporary, cancel, link=may_link)
+                stat = link_or_copy(blob, self.tree, temporary, cancel, link=False)
                 self.before_publish(path, stat.st_mtime_ns)
                 self.tree.rename_over(temporary, path)
-                self.tree.unlink(temporary)  # rename(2) of two links to one file does nothing
             return local_blob(self.tree, path, stat, blob.xxh3, blob.digest)
 
     def _link_directly(self, blob: LocalBlob, path: str) -> os.stat_result | None:
@@ -131,6 +130,21 @@ class HubLayout:
         with contextlib.suppress(FileExistsError):
             return link_blob(blob, self.tree, path)
         return None
+
+    def _link_over(self, blob: LocalBlob, path: str, cancel: CancelToken) -> os.stat_result | None:
+        """Replace what lies at `path` by a hard link of `blob`; return its stat, None if these disks cannot.
+
+        The temporary is made under the root's lock, so that the next commit or clean takes what a kill left: the name
+        of a partial would not tell it from a file of the user's.
+        """
+        temporary = f"{PARTIALS}/put.{token()}"
+        with locked(FileLock(self.tree, f"{LOCKS}/root.lock"), cancel):
+            stat = link_blob(blob, self.tree, temporary)
+            if stat is not None:
+                self.before_publish(path, stat.st_mtime_ns)
+                self.tree.rename_over(temporary, path)
+                self.tree.unlink(temporary)  # rename(2) of two links to one file does nothing
+        return stat
 
     def may_link(self, blob: LocalBlob) -> bool:
         """Whether `blob` is ours, or lies in this hub cache."""

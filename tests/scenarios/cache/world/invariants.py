@@ -246,10 +246,19 @@ def check_nothing_is_left(world: World) -> None:
         if path.relative_to(world.base).parts[0] in ROOTS and path not in users and path not in roots
         if ".locks" not in path.parts
         if not is_in(path, world.lost)
-        and not (disk[path].kind == "folder" and any(path in lost.parents for lost in world.lost))
+        and not (disk[path].kind == "folder" and any(lost.is_relative_to(path) for lost in world.lost))
     ]
     if left:
         raise Broken(f"every project is clean, and this is left: {', '.join(left)}")
+
+
+def check_no_records_are_left(world: World) -> None:
+    """After a clean of every project and a prune: no record of ours is left, whichever records were removed before."""
+    users = {parent for path in world.foreign for parent in (path, *path.parents)} | world.made
+    if left := [path for path in world.scan() if RECORDS in path.parts and path not in users]:
+        raise Broken(
+            f"every project is clean and pruned, and this is left: {', '.join(map(world.short, sorted(left)))}"
+        )
 
 
 # (d) `clean -n` says what `clean` does, and both say what the disk gets back

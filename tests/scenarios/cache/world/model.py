@@ -385,7 +385,10 @@ class World:
         return ran if ran.code >= 0 else None
 
     def about_to_run(self, project: str) -> None:
-        """Take note of the places that this project uses from now on."""
+        """Take note of the places that this project uses from now on, and of the pins that its lock may move back."""
+        if project in self.locked:  # one pin for all entries of a repo and revision
+            mine = {(entry.uri, entry.revision) for entry in self.projects[project]}
+            self.resolved = {key: at for key, at in self.resolved.items() if (key[1].uri, key[1].revision) not in mine}
         for entry in self.projects[project]:
             self.roots_of[project] |= entry.roots(self.base)
             if entry.layout != HUB:

@@ -33,6 +33,7 @@ from scenarios.cache.world.invariants import (
     check_exit,
     check_fresh,
     check_no_claims,
+    check_no_records_are_left,
     check_nothing_is_left,
     check_prune,
     check_run,
@@ -350,6 +351,8 @@ class Steps(RuleBasedStateMachine):
                 codes = [check_clean(world, project).code for project in PROJECTS]
                 if codes == [DONE] * len(PROJECTS):
                     check_nothing_is_left(world)
+                    if "prune" in COMMANDS and check_prune(world, project).code == DONE:  # of what a lost claim held
+                        check_no_records_are_left(world)
                     world.debris.clear()
                     world.killed_in.clear()
 
@@ -484,13 +487,21 @@ class Steps(RuleBasedStateMachine):
         found = [
             p
             for top in ROOTS
-            for kind in ("manifests", "claims")
-            for p in (world.base / top).rglob(f"{RECORDS}/{kind}/*.json")
+            for kind in (
+                "manifests/*.json",
+                "claims/*.json",
+                "fetches/*.json",
+                "published/*",
+                "pins.json",
+                "runs.jsonl",
+            )
+            for p in (world.base / top).rglob(f"{RECORDS}/{kind}")
         ]
-        if there := sorted(path for path in found if path not in world.foreign):
+        if there := sorted(path for path in found if path not in world.foreign and path.is_file()):
             path = there[pick % len(there)]
             path.unlink()
-            world.lost.add(path.parents[2])
+            if path.parent.name != RECORDS:  # what says whose the files are
+                world.lost.add(path.parents[2])
             world.note(f"{world.short(path)} is removed")
 
     # The user's own files
