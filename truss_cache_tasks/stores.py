@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     )
     from truss_cache_tasks.model.request import Request, SourceRef
     from truss_cache_tasks.model.stores import (
+        AuthMethod,
         Credential,
         JsonCredential,
         LoginCredential,
         NamePart,
         NoCredential,
+        Role,
         Secret,
         Store,
         TokenCredential,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNPINNED",
+    "AuthMethod",
     "Credential",
     "Digest",
     "FilePin",
@@ -61,6 +64,7 @@ __all__ = [
     "Pins",
     "RemoteFile",
     "Request",
+    "Role",
     "Secret",
     "Source",
     "SourceRef",
@@ -84,8 +88,8 @@ _MODULES = {
     ),
     "model.request": ("Request", "SourceRef"),
     "model.stores": (
-        *("Credential", "JsonCredential", "LoginCredential", "NamePart", "NoCredential", "Secret", "Store"),
-        *("TokenCredential", "register_store"),
+        *("AuthMethod", "Credential", "JsonCredential", "LoginCredential", "NamePart", "NoCredential", "Role"),
+        *("Secret", "Store", "TokenCredential", "register_store"),
     ),
     "network.client": ("HttpClient",),
     "network.bounded": ("WholeAnswer",),
