@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.azurite import ACCOUNT, Azurite
 from servers.gcs import Gcs
 from servers.hub import Hub, Rights
 from servers.s3 import S3Server
@@ -25,6 +26,7 @@ EXAMPLES = ROOT / "examples"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 BUCKET = "example-truss-weights/models/llm"
+CONTAINER = "exampletruss/weights"
 
 # Sub-tasks of each dodo.py, and what each entry asks for.
 TASKS = {
@@ -36,6 +38,7 @@ TASKS = {
     "gated-llama": {
         "cache_weights:meta-llama/Llama-3.2-1B-Instruct": "hf://meta-llama/Llama-3.2-1B-Instruct@main",
     },
+    "private-azure": {f"cache_weights:{CONTAINER}/models/llm": f"azure://{CONTAINER}/models/llm"},
     "private-gcs": {f"cache_weights:{BUCKET}": f"gs://{BUCKET}"},
     "private-s3": {f"cache_weights:{BUCKET}": f"s3://{BUCKET}"},
     "hf-cache-alias": {f"cache_weights:{MINILM}": f"hf://{MINILM}@main"},
@@ -59,7 +62,11 @@ for path in map(Path, sys.argv[1:]):
         print("refused:", " ".join(str(why).split()))
 """
 NOT_TO_PUSH = "# Not for `truss push`: "
-CREDENTIALS = {"private-gcs": "data/service_account.json", "private-s3": "data/s3_credentials.json"}
+CREDENTIALS = {
+    "private-azure": "data/azure_credentials.json",
+    "private-gcs": "data/service_account.json",
+    "private-s3": "data/s3_credentials.json",
+}
 
 
 @pytest.fixture
@@ -276,6 +283,19 @@ def test_private_gcs_runs_with_the_key_in_its_file(example: Truss, gcs: Gcs) -> 
     ran = example.doit("cache_weights", **gcs.env)
     assert ran.code == 0, ran.text
     assert list(tree(example.folder / "cache" / BUCKET)) == ["config.json", "model.safetensors"]
+
+
+@running("private-azure")
+def test_private_azure_runs_with_the_sas_in_its_file(example: Truss, azure: Azurite) -> None:
+    container = azure.container()
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
+        azure.put(container, f"models/llm/{name}", name.encode())
+    config = example.folder / "config.yaml"
+    config.write_text(config.read_text().replace(CONTAINER, f"{ACCOUNT}/{container}"))
+    put_credential(example, "private-azure", {"sas_token": azure.sas(container)})
+    ran = example.doit("cache_weights", **azure.env)
+    assert ran.code == 0, ran.text
+    assert list(tree(example.folder / "cache" / "llm")) == ["config.json", "model.safetensors"]
 
 
 @running("hf-cache-alias")

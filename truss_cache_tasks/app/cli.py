@@ -317,8 +317,8 @@ def _run(options: _Options) -> int:
         elif options.json:
             there = facts_of_manifest(context, status.fresh_manifest) if status.fresh_manifest else {}
             options.facts.entry(label, context, status="fresh", **there, fetched_files=0, fetched_size=0)
-    for _, workspace, _ in stale:
-        workspace.require_servers()
+    for _, workspace, context in stale:
+        workspace.require_server(context)
     failed = _fetch_all(stale, options) if stale else {}
     if (fresh := len(chosen) - len(stale)) and not options.quiet:
         output.notify(f"{_entries(fresh)} fresh{' already' if stale else ', nothing to do'}")

@@ -485,6 +485,9 @@ def _check_row(store: Store) -> None:
         raise ValueError(f"{store.scheme}://: opens is {store.opens!r}, expected 'package.module:Class'")
     if not isinstance(store.variables, tuple) or not all(isinstance(name, str) and name for name in store.variables):
         raise ValueError(f"{store.scheme}://: variables is {store.variables!r}, expected a tuple of names")
+    names = store.names if isinstance(store.names, tuple) else ()
+    if not names or not all(isinstance(name, NamePart) and _is_expression(name.pattern) for name in names):
+        raise ValueError(f"{store.scheme}://: names is {store.names!r}, expected a tuple of NamePart")
     if not isinstance(store.kind, str) or not isinstance(store.cache_folder, str | None):
         raise ValueError(f"{store.scheme}://: kind or cache_folder is no text")
     if not _is_expression(store.versions):

@@ -59,7 +59,7 @@ _URL_CHARACTERS = "%!$&'()*+,/:;=?@~"
 
 def route(pool: HTTPConnectionPool, url: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str], bool]:
     """Return what a GET of `url` asks the pool's connections for, its headers, and whether a tunnel leads there."""
-    parts, target = parse_url(url), request_target(url)
+    parts, target = parse_url(url.partition("?")[0]), request_target(url)  # its errors quote the URL, not the secret
     tunnels = connection_requires_http_tunnel(pool.proxy, pool.proxy_config, parts.scheme)
     if pool.proxy is not None and not tunnels:
         # http.client would take the Host from the target, together with a user and a password in its URL.

@@ -150,7 +150,10 @@ class HttpsSource:
         kind = head.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         is_page = kind in _PAGES and not file.path.lower().endswith((".html", ".htm", ".xhtml"))
         if is_page and self._given is None and file.digest is None:
-            hint = "Open the URL in a browser: write the address of the file itself, or give the entry a login."
+            hint = (
+                "Open the URL in a browser: write the address of the file itself, or give a login; "
+                "if it is the file, give its digest."
+            )
             raise self._unusable(f"a page ({kind}) of {head.host}", "the file", hint)
 
     def _unusable(self, found: str, expected: str, hint: str) -> WrongAnswer:

@@ -126,8 +126,8 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
         return AccessDenied(f"{refuses}: {BAD_KEYS[code]} ({code})", hint=hint)
     if code in WRONG_REGION:
         found = (
-            f"bucket {asked.bucket!r} is in region {region}, the request was made for {asked.region}, and following it "
-            "once did not help"
+            f"bucket {asked.bucket!r} is in region {region}, the request was made for {asked.region}, and "
+            "following it once did not help"
             if region
             else f"the request was made for region {asked.region}, expected that of bucket {asked.bucket!r}, which the "
             "answer does not name"
