@@ -341,7 +341,7 @@ app app.output app.signals app.workspace
 config config.collisions config.credentials config.document config.entries config.fields config.files config.folders
 config.loader config.model_cache config.names config.settings config.uris
 errors
-model model.keys model.records model.request model.s3_service model.status model.stores
+model model.credentials model.keys model.records model.request model.s3_service model.status model.stores
 network network.cancel
 operations operations.context
 store store.files store.files.disk store.files.locks store.files.names store.files.open_folders store.files.record_file

@@ -12,7 +12,7 @@ import pytest
 
 from truss_cache_tasks.config.credentials import find_credential, fingerprint
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Credential, NoCredential, Role
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 
 URL = "https://h.example:8443/w.bin"
 

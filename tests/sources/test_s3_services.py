@@ -16,8 +16,9 @@ from servers.s3 import MOTO_PAGE, R2_ACCOUNT, S3Server
 
 from sources.s3_places import UNKNOWN, Place, S3Contract, place, region_of
 from truss_cache_tasks.errors import AccessDenied, NotFound, SourceChanged
+from truss_cache_tasks.model.credentials import JsonCredential
 from truss_cache_tasks.model.s3_service import S3Service
-from truss_cache_tasks.model.stores import JsonCredential, registered, store_of
+from truss_cache_tasks.model.stores import registered, store_of
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.s3 import S3Source

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Credential, Secret, TokenCredential, stores
+from truss_cache_tasks.model.credentials import Credential, Secret, TokenCredential
+from truss_cache_tasks.model.stores import stores
 
 _FIELDS = ("token", "username", "password", "query", "host")
 _ALIASES = {"bearer": "token", "user": "username"}

@@ -12,6 +12,7 @@ from functools import partial
 from urllib.parse import unquote
 
 from truss_cache_tasks.errors import CacheTaskError, IntegrityError, NotFound, TransientError, WrongAnswer
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Secret
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Digest,
@@ -23,7 +24,6 @@ from truss_cache_tasks.model.listing import (
     quoted,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential, Secret
 from truss_cache_tasks.network.exchange import UnreadableAnswer
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network

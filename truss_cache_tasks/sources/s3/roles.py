@@ -34,9 +34,9 @@ from truss_cache_tasks.errors import (
     CredentialError,
     TransientError,
 )
+from truss_cache_tasks.model.credentials import AuthMethod, NoCredential, Role
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.s3_service import S3Service
-from truss_cache_tasks.model.stores import AuthMethod, NoCredential, Role
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity, identify, new_session
