@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import Cli, cli
 from servers.tools import require
@@ -59,6 +59,7 @@ PATTERNS = st.lists(st.sampled_from(["*", "**", "a", "b", ".", "-", "/", "[ab]",
 )
 
 
+@settings(deadline=None, derandomize=True, database=None, max_examples=200)
 @given(PATTERNS, st.lists(PATHS, max_size=30))
 def test_the_patterns_of_weights_select_what_those_of_model_cache_do(pattern: str, paths: list[str]) -> None:
     old = matcher(pattern, "", Dialect.FNMATCH)
