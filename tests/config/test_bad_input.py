@@ -128,7 +128,9 @@ def test_a_revision_that_git_cannot_have_is_refused(revision: str, tmp_path: Pat
         ("a/b@v1", "Write hf://a/b@v1"),
         ("./weights", "Write a local folder as file://PATH."),
         ("/srv/weights", "file://PATH"),
-        ("hf:a/b", "is no repo id"),
+        ("hf:a/b", "Begin it with hf://."),
+        ("az:/acc/box", "'az:' is not followed by '//'"),
+        ("https:/h/w.bin?q=hush", "Begin it with https://."),
         ("hf://", "is no repo id"),
         ("hf:///a/b", "more than one '/'"),
         ("hf://a/b/", "more than one '/'"),
@@ -157,8 +159,14 @@ def test_a_revision_that_git_cannot_have_is_refused(revision: str, tmp_path: Pat
         ("az://acc/my--box/m", "'my--box' is no container name"),
         ("az://acc/-box/m", "'-box' is no container name"),
         ("azure://acc/box/m/../n", "'.' or '..' in the prefix"),
-        ("azure://acc/box/m?sv=1&sig=hush", "it holds a signature (sig=)"),
-        ("azure://acc/box?SIG=hush", "it holds a signature (sig=)"),
+        ("azure://acc/box/m?sv=1&sig=hush", "it holds a signature or token (sv)"),
+        ("azure://acc/box?SIG=hush", "it holds a signature or token (sig)"),
+        ("s3://box?X-Amz-Signature=hush", "it holds a signature or token (x-amz-...)"),
+        ("cw://box/m?a=1&X-Amz-Security-Token=hush", "it holds a signature or token (x-amz-...)"),
+        ("gs://box/m?X-Goog-Signature=hush", "it holds a signature or token (x-goog-...)"),
+        ("hf://org/name?token=hush", "it holds a signature or token (token)"),
+        ("htps://h/w.bin?token=hush", "it holds a signature or token (token)"),
+        ("file://m?token=hush", "it holds a signature or token (token)"),
         ("r2://weights/m", "Write r2://ACCOUNT_ID.BUCKET/PREFIX."),
         ("r2://.weights/m", "the id of the account, '.', the name of the bucket"),
         ("r2://0a1b./m", "'0a1b.' is no bucket name"),
@@ -223,7 +231,14 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: Any, tmp_path: P
         assert (hint or "").startswith("Credentials do not belong into a URI")
 
 
-@pytest.mark.parametrize("repo_id", ["u:hunter2@org/name", f"{TOKEN}@org/name", "u:hunter2@s3://b/p", "AK:hunter2@b"])
+@pytest.mark.parametrize(
+    "repo_id",
+    [
+        *("u:hunter2@org/name", f"{TOKEN}@org/name", "u:hunter2@s3://b/p", "AK:hunter2@b"),
+        *("//u:hunter2@h/w", "https//u:hunter2@h/w", "https:/u:hunter2@h/w", "https:/h/w?token=hunter2"),
+        *("org/name?token=hunter2", "s3:b?X-Amz-Signature=hunter2", "https:/h/w?q=hunter2"),
+    ],
+)
 def test_credentials_without_a_scheme_are_not_repeated(repo_id: str, tmp_path: Path) -> None:
     error = refused(tmp_path, f"model_cache:\n- repo_id: '{repo_id}'")
     assert "hunter2" not in f"{error}{error.hint}"

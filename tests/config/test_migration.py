@@ -131,6 +131,15 @@ def test_entries_of_one_repo_get_folders_of_their_own(tmp_path: Path) -> None:
     assert "load them there" in notes[0]
 
 
+def test_files_of_web_servers_keep_their_places(tmp_path: Path) -> None:
+    text = "model_cache: [{repo_id: 'https://h:8443/a%20b/w.bin?v=1'}, {repo_id: 'https://h:8443/a%20b/t.json'}]\n"
+    items, _, _ = in_weights(tmp_path, text)
+    assert [(item["source"], item["mount_location"]) for item in items] == [
+        ("https://h:8443/a%20b/w.bin?v=1", "/app/model_cache/h_8443/a b"),
+        ("https://h:8443/a%20b/t.json", "/app/model_cache/h_8443/a b-2"),  # each mount is of one entry
+    ]
+
+
 def test_an_empty_list_of_patterns_still_keeps_nothing(tmp_path: Path) -> None:
     items, _, _ = in_weights(tmp_path, "model_cache: [{repo_id: a/b, allow_patterns: [], ignore_patterns: []}]\n")
     assert (items[0]["allow_patterns"], items[0]["ignore_patterns"]) == ([], [])

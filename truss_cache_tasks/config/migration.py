@@ -104,13 +104,13 @@ def _source(entry: Entry, fields: Any) -> str:
 def _mount(entry: Entry, taken: set[str]) -> str:
     """Return the folder in the container, and add it to `taken`, the folders of the entries before."""
     source = entry.request.source
-    name = f"{source.root}/{source.prefix}".rstrip("/")
+    name = source.cache_path
     if entry.use_volume:
         name = entry.request.folder
     elif source.store.is_hub:
         name = source.root.replace("/", "_")
-    elif source.store.is_local:
-        name = source.root.rpartition("/")[2]
+    elif source.store.is_web:
+        name = name.rpartition("/")[0]  # in which the file has its own name
     mount, count = f"{MODEL_CACHE}/{name}", 1
     while mount in taken:
         count += 1

@@ -20,7 +20,6 @@ _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 _USERINFO = r"(?s:[^/@]*:.*@)"
 _LOCAL_USERINFO = r"[^/@]*:[^/@]*@"
 _TOKEN = r"hf_[A-Za-z0-9]{20,}@"
-_SIGNATURE = r"(?i:[?&]sig=)"  # of a URL with a shared access signature
 
 
 class ParsedSource(NamedTuple):
@@ -39,6 +38,7 @@ def parse_repo_id(text: str) -> ParsedSource:
     if "://" in text:
         return parse_uri(text)
     _refuse_credentials(HUGGINGFACE.scheme, text)
+    _refuse_missing_slashes(text)
     if "@" in text and is_repo_id(text.partition("@")[0]):
         raise InvalidText("the Hub has no '@' in a repo id", f"Write hf://{text}, or a `revision:` of its own.")
     if text.startswith(("./", "../", "/", "~")):
@@ -50,6 +50,7 @@ def parse_repo_id(text: str) -> ParsedSource:
 def parse_source(text: str) -> ParsedSource:
     """Read `source` of the `weights` form: always a URI, as Truss demands. Raises InvalidText."""
     if "://" not in text:
+        _refuse_missing_slashes(text)
         hint = f"Write hf://{text}." if is_repo_id(text.partition("@")[0]) else _hint_of_schemes()
         raise InvalidText("no scheme", hint)
     scheme, _, rest = text.partition("://")
@@ -191,15 +192,26 @@ def _refuse_credentials(scheme: str, rest: str) -> None:
     store = _find_store(scheme)
     if _holds_credentials(UriForm.BUCKET if store is None else store.uri_form, rest):
         raise InvalidText("it holds a user name or password", hint)
-    if not (store and store.is_web) and re.search(_SIGNATURE, rest):  # parse_web_url knows more of them
-        hint = "Remove all from the '?' on: a signature is a secret, and the README says where secrets go."
-        raise InvalidText("it holds a signature (sig=)", hint)
+    if "?" in rest and not (store and store.is_web):  # parse_web_url has a hint of its own
+        from truss_cache_tasks.config.web_urls import find_secret_parameter  # few sources have a '?'
+
+        if name := find_secret_parameter(rest.partition("?")[2]):
+            hint = "Remove all from the '?' on: a signature is a secret, and the README says where secrets go."
+            raise InvalidText(f"it holds a signature or token ({name})", hint)
+
+
+def _refuse_missing_slashes(text: str) -> None:
+    """Raise InvalidText for `scheme:...`, and repeat nothing of the rest."""
+    scheme, colon, _ = text.partition(":")
+    if colon and find_store(scheme) is not None:
+        raise InvalidText(f"'{scheme}:' is not followed by '//'", f"Begin it with {scheme}://.")
 
 
 def _holds_credentials(form: UriForm, rest: str) -> bool:
     match form:
         case UriForm.REPO:
-            return "@" in rest and bool(re.match(_USERINFO, rest) or re.match(_TOKEN, rest))
+            before = rest.rpartition("@")[0]  # no repo id has a ':'
+            return ":" in before or bool(re.match(_TOKEN, rest))
         case UriForm.BUCKET:
             return "@" in rest and (bool(re.match(_USERINFO, rest)) or "@" in rest.partition("/")[0])
         case UriForm.FOLDER:

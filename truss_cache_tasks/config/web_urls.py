@@ -108,9 +108,21 @@ def _check_query(query: str) -> None:
     """Raise InvalidText for a parameter that carries a secret. The message has a name that is known, and no value."""
     if not query.isprintable():
         raise InvalidText("a control character in its query", "Write the query as the server has it.")
+    if (known := find_secret_parameter(query)) is not None:
+        hint = "Remove it, and put the query into the secret that the entry names: ?NAME=VALUE&..."
+        raise InvalidText(f"its query has {known}, which holds a secret", hint)
+
+
+def find_secret_parameter(query: str) -> str | None:
+    """Return the first known name of a parameter that carries a secret, or its beginning and `...`; None without one.
+
+    >>> find_secret_parameter("a=1&SIG=hush"), find_secret_parameter("a=1"), find_secret_parameter("X-Amz-Date=hush")
+    ('sig', None, 'x-amz-...')
+    """
     for parameter in re.split("[&;]", query):
         name = unquote(parameter.partition("=")[0]).strip().lower()
-        known = name if name in _SECRET_NAMES else next(filter(name.startswith, _SECRET_PREFIXES), None)
-        if known is not None:
-            hint = "Remove it, and put the query into the secret that the entry names: ?NAME=VALUE&..."
-            raise InvalidText(f"its query has {known}{'...' if known != name else ''}, which holds a secret", hint)
+        if name in _SECRET_NAMES:
+            return name
+        if (prefix := next(filter(name.startswith, _SECRET_PREFIXES), None)) is not None:
+            return f"{prefix}..."
+    return None
