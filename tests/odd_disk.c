@@ -275,7 +275,7 @@ int fdatasync(int fd) { FAIL_AT(fd_below(fd), FSYNC, 1, -1, fd, NULL); return RE
 int flock(int fd, int operation) {
     int code = fd_below(fd) ? fate(FLOCK, 0) : 0;
     if (code == NOTHING) return 0;
-    if (code) {
+    if ((code = signalled(code)) != 0) {
         errno = code;
         return -1;
     }

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from truss_cache_tasks import load_config
-from truss_cache_tasks.app.cli import COMMANDS
+from truss_cache_tasks.app.commands.table import COMMANDS
 from truss_cache_tasks.config.settings import VARIABLES, read_settings
 from truss_cache_tasks.events import Committed, Retrying
 from truss_cache_tasks.model import lockfile

@@ -12,6 +12,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from truss_cache_tasks.model.credentials import (
+        AuthMethod,
+        Credential,
+        JsonCredential,
+        LoginCredential,
+        NoCredential,
+        Role,
+        Secret,
+        TokenCredential,
+    )
     from truss_cache_tasks.model.listing import (
         UNPINNED,
         Digest,
@@ -26,17 +36,7 @@ if TYPE_CHECKING:
         wrong_answer,
     )
     from truss_cache_tasks.model.request import Request, SourceRef
-    from truss_cache_tasks.model.stores import (
-        Credential,
-        JsonCredential,
-        LoginCredential,
-        NamePart,
-        NoCredential,
-        Secret,
-        Store,
-        TokenCredential,
-        register_store,
-    )
+    from truss_cache_tasks.model.stores import NamePart, Store, register_store
     from truss_cache_tasks.network.bounded import WholeAnswer
     from truss_cache_tasks.network.client import HttpClient
     from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNPINNED",
+    "AuthMethod",
     "Credential",
     "Digest",
     "FilePin",
@@ -61,6 +62,7 @@ __all__ = [
     "Pins",
     "RemoteFile",
     "Request",
+    "Role",
     "Secret",
     "Source",
     "SourceRef",
@@ -78,17 +80,18 @@ __all__ = [
 ]
 
 _MODULES = {
+    "model.credentials": (
+        *("AuthMethod", "Credential", "JsonCredential", "LoginCredential", "NoCredential", "Role", "Secret"),
+        "TokenCredential",
+    ),
     "model.listing": (
         *("UNPINNED", "Digest", "FilePin", "Listing", "Location", "PaginationGuard", "Pins", "RemoteFile"),
         *("listed_digest", "listed_file", "wrong_answer"),
     ),
     "model.request": ("Request", "SourceRef"),
-    "model.stores": (
-        *("Credential", "JsonCredential", "LoginCredential", "NamePart", "NoCredential", "Secret", "Store"),
-        *("TokenCredential", "register_store"),
-    ),
-    "network.client": ("HttpClient",),
+    "model.stores": ("NamePart", "Store", "register_store"),
     "network.bounded": ("WholeAnswer",),
+    "network.client": ("HttpClient",),
     "network.retry": ("is_transient_status", "retry_after_s"),
     "network.settings": ("Network",),
     "sources.base": ("Source",),

@@ -11,7 +11,7 @@ import pytest
 from servers.hub import Hub
 from trusses import BIN, Ran, Truss, tree
 
-from truss_cache_tasks.app.cli import COMMANDS
+from truss_cache_tasks.app.commands.table import COMMANDS
 
 TWO = """
     model_cache:
@@ -123,7 +123,7 @@ def test_what_follows_two_dashes_is_no_option(two: Truss) -> None:
 
 def test_a_misspelt_command_names_the_entries_and_the_commands(two: Truss) -> None:
     done = two.cli("verfy")
-    commands = "run, plan, path, clean, why, lock, verify, du, prune, key, init, migrate, help"
+    commands = "run, plan, path, clean, why, lock, verify, du, prune, key, init, migrate, completion, help"
     near = "Did you mean `truss-cache verify`?"
     hint = f"hint: {near} Name one of this config: org/one, org/two. The commands: {commands}."
     assert (done.code, done.err.splitlines()) == (3, ["no entry is called 'verfy'", hint])
@@ -341,7 +341,7 @@ app app.output app.signals app.workspace
 config config.collisions config.credentials config.document config.entries config.fields config.files config.folders
 config.loader config.model_cache config.names config.settings config.uris
 errors
-model model.keys model.records model.request model.s3_service model.status model.stores
+model model.credentials model.keys model.records model.request model.s3_service model.status model.stores
 network network.cancel
 operations operations.context
 store store.files store.files.disk store.files.locks store.files.names store.files.open_folders store.files.record_file
@@ -349,7 +349,10 @@ store.files.tree store.layouts store.layouts.blob store.layouts.flat_layout stor
 store.layouts.layout store.layouts.refs store.records store.records.claims store.records.evidence
 store.records.manifest
 """
-CONSOLE = {"app.cli", "app.configs", "app.facts", "config.search", "version"}
+CONSOLE = {"app.cli", "app.configs", "app.facts", "config.search"}
+CONSOLE |= {"app.commands"} | {
+    f"app.commands.{name}" for name in ("choice", "command_line", "exit_status", "fetch", "table")
+}
 PLUGIN = {"plugin", "plugin.actions", "plugin.tasks", "plugin.uptodate"}
 
 

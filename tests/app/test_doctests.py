@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("module", ["app.api", "app.cli", "app.output"])
+@pytest.mark.parametrize("module", ["app.api", "app.commands.command_line", "app.commands.completion", "app.output"])
 def test_examples_are_true(module: str) -> None:
     result = doctest.testmod(importlib.import_module(f"truss_cache_tasks.{module}"))
     assert result.attempted > 0

@@ -14,7 +14,7 @@ from schema import checked, definitions
 from servers.hub import Hub
 from trusses import Ran, Truss, ended
 
-from truss_cache_tasks.app.cli import COMMANDS
+from truss_cache_tasks.app.commands.table import COMMANDS
 from truss_cache_tasks.app.facts import Facts, to_json
 from truss_cache_tasks.errors import ConfigError
 

@@ -15,7 +15,7 @@ from truss_cache_tasks import Entry, load_config
 from truss_cache_tasks.config.credentials import find_credential, fingerprint
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Credential, Secret
+from truss_cache_tasks.model.credentials import Credential, Secret
 
 S3 = {"aws_access_key_id": "AKID", "aws_secret_access_key": "sekrit", "aws_region": "eu-west-1"}
 GCS = {

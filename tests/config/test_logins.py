@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import entries
@@ -11,7 +12,7 @@ import pytest
 
 from truss_cache_tasks.config.credentials import find_credential, fingerprint
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Credential, NoCredential, Role
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 
 URL = "https://h.example:8443/w.bin"
 
@@ -67,6 +68,8 @@ HUSH = "hush-0123456789"
         (f"two words {HUSH}", "is no token"),
         (f"hf_{HUSH}", "is a token of hf://, which is not sent to h.example"),
         (f"me:hf_{HUSH}", "is a token of hf://"),
+        (f"hf_{HUSH}:", "is a token of hf://"),
+        (f"?a=1&access=hf_{HUSH}", "is a token of hf://"),
         (f'{{"token": "api_org_{HUSH}"}}', "is a token of hf://"),
         (f'{{"token": "{HUSH}", "host": "other.example"}}', "is a login of another host"),
         (f'{{"aws_secret_access_key": "{HUSH}"}}', "has a field that is none of token"),
@@ -97,6 +100,8 @@ def test_the_login_of_the_host_in_netrc_is_used_and_no_other(tmp_path: Path) -> 
     assert revealed(found(tmp_path)) == {"authorization": basic("me:hush")}
     netrc.write_text("machine other login a password b\ndefault login me password hush\n")
     assert isinstance(found(tmp_path), NoCredential)
+    default = entries.entry("https://default/w.bin", config=tmp_path / "config.yaml")
+    assert isinstance(find_credential(default, entries.settings(tmp_path, HOME=str(tmp_path))), NoCredential)
     netrc.write_text("machine h.example login me\n")
     assert isinstance(found(tmp_path), NoCredential)
     (tmp_path / "mine").write_text("machine h.example login you password p\n")
@@ -129,6 +134,11 @@ def test_a_netrc_that_cannot_be_read_is_named_by_its_line(tmp_path: Path) -> Non
     (tmp_path / ".netrc").write_bytes(b"\xff\xfe")
     with pytest.raises(CredentialError, match=r"\.netrc: cannot be read"):
         found(tmp_path)
+    (tmp_path / ".netrc").unlink()
+    os.mkfifo(tmp_path / ".netrc")
+    with pytest.raises(CredentialError, match=r"\.netrc: is no file"):
+        found(tmp_path)
+    assert isinstance(found(tmp_path, NETRC="/dev/null"), NoCredential)
 
 
 def test_json_in_a_secret_may_end_in_a_newline(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ BROKEN = {
     "from truss_cache_tasks.stores import Store as ROW": "which gives a type, expected a Store",
     ROW.format(scheme="other", module="x"): "whose row has no such scheme (dav_store:ROW)",
     ROW.replace('("{scheme}",)', '"dav"'): "whose row is refused: schemes is 'dav', expected a tuple of one or more",
+    ROW.replace('("{scheme}",)', "None"): "whose row is refused: schemes is None, expected a tuple of one or more",
     ROW.replace("{module}.source:Source", "no class").format(scheme="dav"): "opens is 'no class', expected 'package.",
     ROW.replace("{scheme}", 'dav", "s3').replace("{module}", "x"): "whose row is refused: s3:// is registered already",
     ROW.format(scheme="dav", module="x").replace("opens", "kind='gcs', opens"): "kind 'gcs' is registered already",
@@ -111,6 +112,7 @@ BROKEN = {
         "opens", "credential='token', opens"
     ): "credential is 'token', expected",
     ROW.format(scheme="dav", module="x").replace("opens", "variables='HOME', opens"): "variables is 'HOME', expected",
+    ROW.format(scheme="dav", module="x").replace("opens", "names=('share',), opens"): "expected a tuple of NamePart",
     ROW.format(scheme="dav", module="x").replace("opens", "versions='(', opens"): "versions is '(', expected a regular",
 }
 
@@ -124,6 +126,14 @@ def test_a_broken_package_is_named_with_what_is_wrong(package: Package, tmp_path
     assert error.hint == "Install another version of that package, or tell its author."
     assert "secret" not in str(error)
     assert stores.find_store("dav") is None
+
+
+def test_a_package_with_broken_metadata_stops_no_store_of_ours(package: Package, tmp_path: Path) -> None:
+    package("dav")
+    (tmp_path / "site/truss_cache_dav-1.5.dist-info/entry_points.txt").write_text("[any.group]\nno equals sign\n")
+    load(tmp_path, "s3://bucket/m")
+    plugins.refuse_clashes()
+    assert "the metadata of an installed package cannot be read (" in str(refused(tmp_path, "dav://share/m"))
 
 
 def test_two_packages_with_one_scheme_are_refused(package: Package, tmp_path: Path) -> None:

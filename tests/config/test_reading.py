@@ -9,8 +9,8 @@ import pytest
 
 from truss_cache_tasks import Config, Entry, load_config
 from truss_cache_tasks.errors import ConfigError
+from truss_cache_tasks.model.credentials import AuthMethod, Role
 from truss_cache_tasks.model.request import Layout, Request, SourceRef
-from truss_cache_tasks.model.stores import AuthMethod, Role
 
 
 def write(folder: Path, text: str, name: str = "config.yaml") -> Path:

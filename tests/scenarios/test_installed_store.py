@@ -165,10 +165,9 @@ def test_a_run_of_our_stores_imports_nothing_of_it(installed: Installed, hub: Hu
     assert "importlib.metadata" not in modules
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_doit_fetches_it_in_processes(installed: Installed, start: str) -> None:
+def test_doit_fetches_it_in_processes_that_have_read_no_config(installed: Installed) -> None:
     installed.truss.dodo(
-        f"import multiprocessing\nmultiprocessing.set_start_method({start!r})\n"
+        "import multiprocessing\nmultiprocessing.set_start_method('spawn')\n"
         "from truss_cache_tasks import task_cache_weights\n"
     )
     ran = installed.doit("-n", "2", "-P", "process", "cache_weights")
@@ -201,8 +200,8 @@ def test_a_config_whose_package_is_gone_says_so(installed: Installed) -> None:
     assert (ran.code, ran.out) == (3, "")
     assert "config.yaml:3: model_cache[0].repo_id: unknown scheme 'dav'" in ran.err
     installed.truss.config("model_cache: []")
-    for command in ("clean", "du", "prune"):
-        assert installed.truss.cli(command).code == 0, command
+    assert installed.truss.cli("clean").code == 0
+    assert tree(installed.truss.model_cache) == {}
 
 
 def break_package(folder: Path, entry_point: str, **modules: str) -> str:
@@ -229,14 +228,3 @@ def test_a_store_with_a_scheme_of_ours_is_exit_3_before_anything_is_fetched(
     assert hub.requests == []
     assert truss.cli().code == 0
     assert truss.cli(PYTHONPATH=path).err == "1 entry fresh, nothing to do\n"
-
-
-def test_a_source_that_cannot_be_imported_is_one_line_and_1(truss: Truss, tmp_path: Path) -> None:
-    truss.config("model_cache: [{repo_id: broken://b/m}]")
-    row = "from truss_cache_tasks.stores import Store\nROW = Store(schemes=('broken',), opens='broken_source:Source')\n"
-    path = break_package(tmp_path / "site", "broken = broken:ROW", broken=row, broken_source="import not_there")
-    ran = truss.cli(PYTHONPATH=path)
-    assert ran.code == 1
-    said = "broken_source:Source cannot be opened (ModuleNotFoundError: No module named 'not_there')"
-    assert f"broken://: the store of another package is broken: {said}" in ran.err
-    assert "Traceback" not in ran.text

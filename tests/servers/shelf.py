@@ -22,6 +22,7 @@ from typing import Any
 import urllib3
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, TransientError
+from truss_cache_tasks.model.credentials import Credential, NoCredential, TokenCredential
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Listing,
@@ -32,7 +33,7 @@ from truss_cache_tasks.model.listing import (
     listed_file,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential, Store, TokenCredential
+from truss_cache_tasks.model.stores import Store
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins, under_prefix
 

@@ -55,8 +55,8 @@ from truss_cache_tasks.errors import (
     WrongAnswer,
 )
 from truss_cache_tasks.events import ignore_events
+from truss_cache_tasks.model.credentials import Secret
 from truss_cache_tasks.model.listing import Digest, RemoteFile
-from truss_cache_tasks.model.stores import Secret
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.azure import AzureSource, entra, source

@@ -8,7 +8,7 @@ import importlib
 import pytest
 
 MODULES = [
-    "model.stores",
+    "model.credentials",
     "model.request",
     "network.settings",
     "network.proxies",

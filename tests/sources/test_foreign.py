@@ -9,8 +9,9 @@ import pytest
 from entries import entry, settings
 
 from truss_cache_tasks.errors import AccessDenied, BrokenStore, CacheTaskError, MissingPackage
+from truss_cache_tasks.model.credentials import NoCredential
 from truss_cache_tasks.model.listing import Digest, Listing, Location, RemoteFile
-from truss_cache_tasks.model.stores import NoCredential, Store, registered
+from truss_cache_tasks.model.stores import Store, registered
 from truss_cache_tasks.sources.base import Source
 from truss_cache_tasks.sources.registry import open_source
 

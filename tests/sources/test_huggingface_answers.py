@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from entries import entry, open_with, settings
+from huggingface_hub import close_session
 from servers.faults import FaultServer
 from servers.hub import Hub, Repo
 
@@ -239,9 +240,21 @@ def test_refs_that_no_hub_has_leave_the_error_of_the_revision_as_it_is(
     assert caught.value.hint == "Check `revision`."
 
 
+@pytest.fixture
+def new_session() -> Iterator[None]:
+    """Let huggingface_hub make its session, which reads certificates once, for this test alone."""
+    from huggingface_hub import close_session  # takes half a second
+
+    close_session()
+    yield
+    close_session()
+
+
+@pytest.mark.usefixtures("new_session")
 def test_a_listing_follows_no_redirect_from_https_to_http(
     hub: Hub, repo: Repo, secure: FaultServer, fault_authority: Any, tmp_path: Path
 ) -> None:
+    close_session()  # a session of this process has the certificates of the test that opened it
     secure.add("/api/models/org/name/revision/main", b"", f"redirect:{hub.url}/api/models/org/name/revision/main")
     env = {"HF_ENDPOINT": secure.base, "HOME": str(tmp_path), "SSL_CERT_FILE": str(fault_authority[0])}
     source = open_with(HuggingFaceSource, entry("org/name"), settings(**env), limits=QUICK)

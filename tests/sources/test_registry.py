@@ -19,6 +19,7 @@ URIS = {
     "cw": "cw://bucket/m",
     "azure": "azure://acc/box/m",
     "file": "file://weights",
+    "https": "https://host/m.bin",
 }
 
 

@@ -104,9 +104,16 @@ def test_a_server_that_ends_the_handshake_of_an_unknown_account_is_told_as_such(
     assert "Check the id of the account in repo_id." in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("told", ["<Region>garage</Region>", ""])
-def test_a_server_that_wants_its_own_region_is_followed_or_names_it(told: str, tmp_path: Path) -> None:
-    wrong = error("AuthorizationHeaderMalformed", "unexpected scope", told)
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("AuthorizationHeaderMalformed", "<Region>garage</Region>"),
+        ("AuthorizationHeaderMalformed", ""),
+        ("InvalidRegion", ""),  # CoreWeave
+    ],
+)
+def test_a_server_that_wants_its_own_region_is_followed_or_names_it(code: str, told: str, tmp_path: Path) -> None:
+    wrong = error(code, "unexpected scope", told)
     replies = [Reply("list-type=2", page("m/a.bin"), region="garage"), Reply("", wrong, 400)]
     with scripted_s3(replies) as server:
         source = scripted("s3", tmp_path, server.url)

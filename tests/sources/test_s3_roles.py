@@ -15,8 +15,8 @@ from servers.s3 import S3Server, _serving
 from servers.sts import GOOD_TOKEN, sts_before
 
 from truss_cache_tasks.errors import CacheTaskError, TransientError
+from truss_cache_tasks.model.credentials import AuthMethod, Role
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.model.stores import AuthMethod, Role
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity, identify
 
 pytestmark = pytest.mark.slow

@@ -16,6 +16,9 @@ from servers.s3 import MOTO_PAGE, R2_ACCOUNT, S3Server
 
 from sources.s3_places import UNKNOWN, Place, S3Contract, place, region_of
 from truss_cache_tasks.errors import AccessDenied, NotFound, SourceChanged
+from truss_cache_tasks.model.credentials import JsonCredential
+from truss_cache_tasks.model.s3_service import S3Service
+from truss_cache_tasks.model.stores import registered, store_of
 from truss_cache_tasks.network.exchange import ExchangeLimits
 from truss_cache_tasks.network.retry import RetryLimits
 from truss_cache_tasks.sources.s3 import S3Source
@@ -37,7 +40,7 @@ class Services:
 
     def place(self, scheme: str, **env: str) -> Place:
         env = {**self.by.env, "AWS_EC2_METADATA_DISABLED": "true", **env}
-        return place(self.server, self.folder, scheme=scheme, account=ACCOUNTS[scheme], env=env)
+        return place(self.server, self.folder, scheme=scheme, account=ACCOUNTS.get(scheme, ""), env=env)
 
 
 @pytest.fixture(params=SERVERS)
@@ -192,15 +195,15 @@ def test_a_bucket_with_dots_is_read_by_its_path(services: Services, scheme: str)
 
 
 def test_requests_are_signed_for_the_region_of_the_service(seaweed_services: Services) -> None:
-    elsewhere = {"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-2"}
+    elsewhere = {"AWS_REGION": "US-EAST-04A", "AWS_DEFAULT_REGION": "eu-west-2"}  # a zone of CoreWeave
     r2 = seaweed_services.place("r2", **elsewhere)
     r2.put("a.bin", b"a")
-    assert region_of(r2.source()) == "auto"  # the file says us-east-1, the environment eu-west-1
+    assert region_of(r2.source()) == "auto"  # whatever the file and the environment say
     keys = r2.server.identities["ro"]
     cw = seaweed_services.place("cw", **keys.env())
     cw.put("a.bin", b"a")
     assert region_of(cw.by(None)) == "auto"
-    assert region_of(cw.at(cw.uri, None, elsewhere)) == "eu-west-1"
+    assert region_of(cw.at(cw.uri, None, elsewhere)) == "US-EAST-04A"
     assert region_of(cw.at(cw.uri, cw.keys, elsewhere)) == "us-east-1"  # of the file
 
 
@@ -290,3 +293,23 @@ def test_an_object_that_was_replaced_is_named_by_its_uri(seaweed_services: Servi
     assert asks is not None
     with pytest.raises(SourceChanged, match=f"^{re.escape(store.uri)}/a.bin: replaced since it was listed"):
         asks()
+
+
+def test_a_row_of_another_package_is_a_store_with_the_api_of_s3(seaweed_services: Services) -> None:
+    ours = store_of("s3")
+    assert isinstance(ours.credential, JsonCredential)
+    row = ours._replace(
+        schemes=("minio",),
+        kind="",
+        credential=ours.credential._replace(file="minio_credentials.json", optional=()),
+        variables=("MINIO_URL",),
+        s3=S3Service(endpoint="https://s3.test", variables=("MINIO_URL",), region="here", reads_aws=False),
+    )
+    with registered(row):
+        store = seaweed_services.place("minio", AWS_ENDPOINT_URL_S3="https://wrong.test", **UNKNOWN.env())
+        store.put("a.bin", b"a")
+        assert only(store.source()) == (f"https://s3.test/weights/{store.prefix}/a.bin", b"a")
+        assert region_of(store.source()) == "here"
+        with pytest.raises(AccessDenied, match=r"s3\.test refuses anonymous access") as caught:
+            store.by(None).listing()
+    assert caught.value.hint == "Give a credential: minio_credentials.json in the data folder or a named secret."

@@ -12,7 +12,7 @@ from servers.hub import Hub
 from servers.s3 import S3Server, watched
 
 from truss_cache_tasks import __version__
-from truss_cache_tasks.model.stores import Credential, Secret
+from truss_cache_tasks.model.credentials import Credential, Secret
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.gcs import GcsSource
 from truss_cache_tasks.sources.s3 import S3Source

@@ -66,7 +66,8 @@ def lock(
     chosen = _with_same_pin(workspace, contexts)
     now = _read(workspace, may_be_broken=upgrade and contexts is None)
     if remote or not check:
-        workspace.require_servers()
+        for context in chosen:
+            workspace.require_server(context)
     if check:
         return _check(workspace, chosen, now, write, facts, is_all=contexts is None, remote=remote)
     return _write(workspace, chosen, now, write, facts, upgrade=upgrade, may_be_broken=upgrade and contexts is None)

@@ -45,9 +45,9 @@ def write_plan(
     """
     signals.install()
     chosen = list(chosen)
-    for _, workspace, _ in chosen:
+    for _, workspace, context in chosen:
         workspace.require_lock()
-        workspace.require_servers()
+        workspace.require_server(context)
     write = _ignore if quiet else write
     previews = _write_previews(chosen, write, facts, force=force, quiet=quiet)
     needs = needs_of(previews)

@@ -95,15 +95,15 @@ class Workspace:
         if self.outdated is not None:
             raise self.outdated
 
-    def require_servers(self) -> None:
-        """Raise ConfigError if no server may be asked: by HF_ENDPOINT, or a package with a store of our scheme.
+    def require_server(self, context: EntryContext) -> None:
+        """Raise ConfigError if the server of an entry cannot be asked: a package has a scheme of ours, or HF_ENDPOINT.
 
-        Called once it is known that an entry is stale: a run without work does not look for packages.
+        Called once it is known that the entry is stale: a run without work does not look for packages.
         """
         from truss_cache_tasks.config.plugins import refuse_clashes
 
         refuse_clashes()
-        if any(context.entry.request.source.store.is_hub for context in self.contexts):
+        if context.entry.request.source.store.is_hub:
             self.settings.require_hub_endpoint()
 
     def require_event_log(self, *, is_running: bool) -> None:

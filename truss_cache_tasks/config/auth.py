@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from truss_cache_tasks.config.fields import Value, did_you_mean
-from truss_cache_tasks.model.stores import AuthMethod, Role
+from truss_cache_tasks.model.credentials import AuthMethod, Role
 
 _SECRET = "auth_secret_name"
 _CUSTOM = "CUSTOM_SECRET"

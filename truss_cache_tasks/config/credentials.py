@@ -13,7 +13,7 @@ from typing import Any, NoReturn, assert_never
 from truss_cache_tasks.config.entries import DEFAULT_SECRET, Entry
 from truss_cache_tasks.config.settings import Settings
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import (
+from truss_cache_tasks.model.credentials import (
     Credential,
     JsonCredential,
     LoginCredential,

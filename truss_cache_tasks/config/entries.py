@@ -5,9 +5,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from truss_cache_tasks.model.credentials import Role
 from truss_cache_tasks.model.keys import RequestKey, request_key
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Role
 
 DEFAULT_SECRET = "hf_access_token"  # Truss's default for runtime_secret_name
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Credential, Secret, TokenCredential, stores
+from truss_cache_tasks.model.credentials import Credential, Secret, TokenCredential
+from truss_cache_tasks.model.stores import stores
 
 _FIELDS = ("token", "username", "password", "query", "host")
 _ALIASES = {"bearer": "token", "user": "username"}
@@ -37,8 +38,9 @@ def read_secret(text: str, origin: str, host: str) -> Credential:
     found = _fields(text.strip(), origin)
     if found.get("host", host).lower() != host:
         _fail(origin, f"is a login of another host, expected one of {host}", "Let the entry name another secret.")
-    for name in ("token", "password"):
-        _refuse_other_stores(found.get(name, ""), origin, host)
+    values = [parameter.partition("=")[2] for parameter in found.get("query", "").split("&")]
+    for value in (*(found.get(name, "") for name in ("token", "username", "password")), *values):
+        _refuse_other_stores(value, origin, host)
     fields = {}
     if "token" in found:
         _require(bool(_TOKEN.fullmatch(found["token"])), origin, "is no token: it holds characters that no token has")
@@ -60,6 +62,8 @@ def find_in_netrc(path: Path, host: str) -> Credential | None:
     """
     import netrc
 
+    if path.is_fifo():  # to open it would wait
+        _fail(str(path), "is no file", "Put the file there, or let NETRC name another one.")
     try:
         hosts = netrc.netrc(str(path)).hosts
     except (FileNotFoundError, NotADirectoryError):

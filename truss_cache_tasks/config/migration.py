@@ -49,9 +49,12 @@ def migrate(path: Path) -> Migration:
     models = [entry for entry in config.entries if entry.mount_location is None]
     if not models:
         return Migration(text, text, ())
-    items, notes = _items(models)
+    before = _parsed(text)
+    written = before.pop("model_cache", None) or before.pop("hf_cache", None) or models
+    items, notes = _items(models, [written] if isinstance(written, dict) else written)
     after = _replaced(text, path, items)
-    if _meaning(after) != {**_meaning(text), "weights": items}:
+    rest = {name: value for name, value in before.items() if name not in _SECTIONS}
+    if _parsed(after) != {**rest, "weights": items}:
         where = f"{shown_path(path)}:{min(_lines(path))[0] + 1}"
         raise ConfigError(
             f"{where}: the section cannot be replaced line by line, expected a list in block style without anchors",
@@ -60,16 +63,20 @@ def migrate(path: Path) -> Migration:
     return Migration(text, after, tuple(notes))
 
 
-def _items(models: Sequence[Entry]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the items of `weights`, and notes."""
+def _items(models: Sequence[Entry], written: Sequence[Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the items of `weights`, and notes.
+
+    Args:
+        written: the same entries as YAML reads them.
+    """
     items: list[dict[str, Any]] = []
     notes = []
     taken: set[str] = set()
-    for entry in models:
+    for entry, fields in zip(models, written, strict=True):
         store = entry.request.source.store
         mount = _mount(entry, taken)
         prefix = "" if store.is_hub else entry.request.source.prefix
-        item: dict[str, Any] = {"source": _source(entry), "mount_location": mount}
+        item: dict[str, Any] = {"source": _source(entry, fields), "mount_location": mount}
         if store.is_hub or entry.secret_is_named:
             item["auth_secret_name"] = entry.runtime_secret_name
         for name, patterns in (("allow_patterns", entry.allow_patterns), ("ignore_patterns", entry.ignore_patterns)):
@@ -85,10 +92,12 @@ def _items(models: Sequence[Entry]) -> tuple[list[dict[str, Any]], list[str]]:
     return items, notes
 
 
-def _source(entry: Entry) -> str:
+def _source(entry: Entry, fields: Any) -> str:
+    """Return the URI, with the revision only if the entry gives one."""
     source = entry.request.source
     if source.store.is_hub:
-        return f"hf://{source.root}" + (f"@{entry.revision}" if entry.revision != "main" else "")
+        has_revision = "@" in entry.repo_id or (isinstance(fields, dict) and fields.get("revision"))
+        return f"hf://{source.root}" + (f"@{entry.revision}" if has_revision else "")
     return f"{source.scheme}://{entry.repo_id.partition('://')[2].rstrip('/')}"
 
 
@@ -115,7 +124,7 @@ def _mount(entry: Entry, taken: set[str]) -> str:
 
 def _is_odd(pattern: str) -> bool:
     """Return whether a pattern has what matches a `/` in `model_cache` and not in `weights`, or is too long."""
-    return "?" in pattern or "[!" in pattern or len(list(_alternatives(pattern))) > _MOST_PATTERNS
+    return re.search(r"\?|\[!|\[[^]]*[/\\]", pattern) is not None or len(list(_alternatives(pattern))) > _MOST_PATTERNS
 
 
 def translate_pattern(pattern: str, prefix: str = "") -> list[str]:
@@ -194,10 +203,10 @@ def _replaced(text: str, path: Path, items: list[dict[str, Any]]) -> str:
     return "".join(kept[line] for line in sorted(kept))
 
 
-def _meaning(text: str) -> dict[str, Any]:
-    """Return what YAML reads, without the sections that a migration removes; {} where it is no YAML."""
+def _parsed(text: str) -> dict[str, Any]:
+    """Return what YAML reads; {} where it has a tag that only Truss knows."""
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError:
         return {}
-    return {name: value for name, value in found.items() if name not in ("model_cache", "hf_cache")}
+    return found if isinstance(found, dict) else {}

@@ -40,24 +40,36 @@ def find_or_load_store(scheme: str) -> Store | None:
 
 
 def installed_schemes() -> list[str]:
-    """Return the schemes of the installed packages with a store, sorted. Imports nothing of them."""
-    return sorted({point.name for point in _entry_points()})
+    """Return the schemes of the installed packages with a store, sorted, for a message. Imports nothing of them."""
+    try:
+        return sorted({point.name for point in _entry_points()})
+    except InvalidText:
+        return []
 
 
 @functools.cache
 def refuse_clashes() -> None:
     """Raise ConfigError if an installed package has a store with a scheme of ours. Imports nothing of it.
 
-    A process that found none does not look again.
+    A process that found none does not look again. A package whose metadata cannot be read stops no fetch of our stores.
     """
-    if (clash := _clash(_entry_points())) is not None:
+    try:
+        clash = _clash(_entry_points())
+    except InvalidText:
+        return
+    if clash is not None:
         raise ConfigError(clash.message, hint=clash.hint)
 
 
-def _entry_points() -> Iterable[EntryPoint]:
+def _entry_points() -> tuple[EntryPoint, ...]:
+    """Return the entry points of all stores. Raises InvalidText where the metadata of any package cannot be read."""
     from importlib.metadata import entry_points  # takes 15 ms, and a config with schemes of ours needs none
 
-    return entry_points(group=GROUP)
+    try:
+        return tuple(entry_points(group=GROUP))
+    except Exception as exc:  # of the parser, or of the disk
+        found = f"the metadata of an installed package cannot be read ({type(exc).__name__})"
+        raise InvalidText(found, "Install the packages of this Python anew.") from exc
 
 
 def _clash(points: Iterable[EntryPoint]) -> InvalidText | None:
@@ -87,7 +99,7 @@ def _load(scheme: str) -> Store | None:
         raise _broken(point, f"which cannot be imported ({' '.join(why.split())})") from exc
     if not isinstance(row, Store):
         raise _broken(point, f"which gives a {type(row).__name__}, expected a Store ({point.value})")
-    if scheme not in row.schemes:
+    if isinstance(row.schemes, tuple) and scheme not in row.schemes:
         raise _broken(point, f"whose row has no such scheme ({point.value})")
     if find_store(scheme) is not row:  # its module may have registered it
         try:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from truss_cache_tasks.errors import CacheTaskError, WrongAnswer
+from truss_cache_tasks.model.credentials import Secret
 from truss_cache_tasks.model.records import DIGITS
-from truss_cache_tasks.model.stores import Secret
 
 _MOST_PAGES_WITHOUT_NEWS = 1000  # in a row; the filter of a store may empty some pages, but not so many
 

@@ -179,7 +179,10 @@ class LockFile:
         found = []
         for name, request in requests.items():
             if request_key(request) not in self.entries:
-                changed = ": its patterns or its folder changed" if self.find(request) is not None else ""
+                parts = (
+                    "its digest, patterns or folder" if request.source.store.is_web else "its patterns or its folder"
+                )
+                changed = f": {parts} changed" if self.find(request) is not None else ""
                 found.append(f"{name} is not in it{changed}")
         keys = {request_key(request) for request in requests.values()}
         gone = {format_pin(entry.pin) for key, entry in self.entries.items() if key not in keys}

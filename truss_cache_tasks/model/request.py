@@ -73,7 +73,8 @@ class SourceRef(NamedTuple):
         if self.store.is_web:
             from urllib.parse import unquote  # a config without such files does not need it
 
-            return f"{self.root.replace(':', '_')}/{unquote(self.prefix.partition('?')[0])}"
+            host = self.root.translate({ord(":"): "_", ord("["): None, ord("]"): None})  # IPv6 has brackets
+            return f"{host}/{unquote(self.prefix.partition('?')[0])}"
         return "/".join(filter(None, (self.store.folder, self.root, self.prefix)))
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
 
 
 def address_of(host: str) -> IPv4Address | IPv6Address | None:
     """Return the address that `host` is, with brackets or without; None for a name."""
+    from ipaddress import ip_address  # a config whose hosts are names does not need it
+
     try:
         return ip_address(host.strip("[]"))
     except ValueError:

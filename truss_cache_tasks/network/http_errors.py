@@ -25,7 +25,7 @@ def network_errors(subject: str, host: str) -> Iterator[None]:
         yield
     except (UnicodeError, urllib3.exceptions.LocationValueError):  # an empty or too long label, or a blank
         said = f"{subject}: {host[:60]}: no host can have this name"
-        raise PermanentError(said, hint="Check the endpoint.") from None  # the text of the cause has the whole URL
+        raise PermanentError(said, hint="Check the endpoint.") from None  # its text may have the whole URL
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
         causes = tuple(_causes(exc))
         for cause in causes:

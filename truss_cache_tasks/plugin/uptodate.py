@@ -96,7 +96,7 @@ class EntryUptodate(UptodateCalculator):  # type: ignore[misc]  # doit is untype
         status = self.workspace.read_status(self.context)
         if not status.verdict.fresh:
             with _as_broken_dodo():
-                self.workspace.require_servers()
+                self.workspace.require_server(self.context)
         task.meta[META]["force"] = status.verdict.fresh or self.workspace.is_forced(self.context)
         if is_output_held_back():
             task.meta[META]["json"] = True

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 
 from truss_cache_tasks.errors import BrokenStore, CacheTaskError, missing_package
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Listing,
@@ -18,7 +19,7 @@ from truss_cache_tasks.model.listing import (
 )
 from truss_cache_tasks.model.records import DIGITS
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential, Role, Store
+from truss_cache_tasks.model.stores import Store
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.base import Source
 

@@ -21,11 +21,11 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     TransientError,
 )
+from truss_cache_tasks.model.credentials import Credential, NoCredential
 from truss_cache_tasks.model.listing import UNPINNED, Digest, Listing, Location, Pins, RemoteFile
 from truss_cache_tasks.model.patterns import select
 from truss_cache_tasks.model.records import RECORDS
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import OURS, Credential, NoCredential, Role
+from truss_cache_tasks.model.stores import OURS
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.base import Source
 

@@ -188,6 +188,30 @@ def test_a_user_without_the_right_to_assume_the_role_is_told_of_it(on_moto: S3St
     assert tree(truss.mounts) == {}
 
 
+def test_a_profile_with_the_same_role_is_used_as_it_is(on_moto: S3Store, truss: Truss, sts: Sts) -> None:
+    role, user = role_of(on_moto), on_moto.server.identities["admin"]
+    there = entry(truss, on_moto, sts, ASSUMED.format(role))
+    folder = Path(truss.env["HOME"]) / ".aws"
+    folder.mkdir()
+    (folder / "config").write_text(
+        f"[profile r]\nrole_arn = {role}\nsource_profile = u\nexternal_id = e1\nregion = us-east-1\n"
+    )
+    (folder / "credentials").write_text(f"[u]\naws_access_key_id={user.access}\naws_secret_access_key={user.secret}\n")
+    ran = truss.cli(AWS_PROFILE="r")
+    assert ran.code == 0, ran
+    assert tree(truss.mounts) == there
+    assert [(asked["Action"], asked["ExternalId"]) for asked in sts.asked] == [(BY_KEYS, "e1")]
+
+
+def test_keys_that_nobody_has_assume_no_role(on_moto: S3Store, truss: Truss, sts: Sts) -> None:
+    role = role_of(on_moto)
+    entry(truss, on_moto, sts, ASSUMED.format(role))
+    ran = truss.cli(AWS_ACCESS_KEY_ID="AKIANOBODY0123456789", AWS_SECRET_ACCESS_KEY="sekrit")
+    failed(ran, "the access key is unknown there", "AWS_ACCESS_KEY_ID", role)
+    assert "sekrit" not in ran.text
+    assert "AKIANOBODY" not in ran.text
+
+
 def test_a_busy_token_service_is_asked_again(on_moto: S3Store, truss: Truss, sts: Sts) -> None:
     there = entry(truss, on_moto, sts, OIDC.format(role_of(on_moto)))
     sts.faults.extend([(503, "ServiceUnavailable"), (400, "IDPCommunicationError")])
@@ -205,6 +229,18 @@ def test_keys_that_end_soon_are_renewed_with_the_token_that_is_there_then(
     assert truss.cli(**token_file(truss)).code == 0
     assert tree(truss.mounts) == there
     assert len(sts.asked) > 1
+
+
+def test_a_role_that_is_taken_away_meanwhile_fails_the_entry_by_name(on_moto: S3Store, truss: Truss, sts: Sts) -> None:
+    entry(truss, on_moto, sts, OIDC.format(role_of(on_moto)))
+    sts.lifetime_s = 60
+    with on_moto.front.watching() as front:
+        front.before = lambda _asked: sts.faults.extend([(403, "AccessDenied")] * 9)
+        ran = truss.cli(**token_file(truss))
+    sts.faults.clear()
+    failed(ran, "missing permission sts:AssumeRoleWithWebIdentity")
+    assert len(sts.asked) > 1
+    assert tree(truss.mounts) == {}
 
 
 @pytest.mark.parametrize("written", [None, "", " \n", "x" * 20_001, "\udcff"])

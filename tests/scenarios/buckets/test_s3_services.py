@@ -76,7 +76,7 @@ def test_weights_take_the_named_secret(service: NamedStore, truss: ForkedTruss) 
     done(truss.cli())
     assert tree(truss.mounts / "models/m") == FILES
     service.credential(truss.secrets / "bucket_keys", "wrong")
-    failed(truss.cli(), "secrets/bucket_keys", service.uri("m"))
+    failed(truss.cli(), "secrets/bucket_keys", service.name("m"))
 
 
 def test_without_a_credential_r2_is_not_asked_and_coreweave_refuses(service: NamedStore, truss: ForkedTruss) -> None:
@@ -150,7 +150,7 @@ def test_stores_with_the_same_source_do_not_share_a_credential_or_an_endpoint(
     assert tree(truss.model_cache) == {**there, on_seaweed.visible("m", "a.bin"): b"of S3"}
     (truss.folder / "data/s3_credentials.json").unlink()
     on_seaweed.put("m/b.bin", b"new")
-    failed(truss.cli("-a"), on_seaweed.uri("m"), "s3_credentials.json")
+    failed(truss.cli("-a"), on_seaweed.name("m"), "s3_credentials.json")
 
 
 def test_no_key_of_a_service_is_written_or_printed(service: NamedStore, truss: ForkedTruss) -> None:

@@ -25,7 +25,7 @@ from trusses import Ran, tree
 from scenarios.cache.disk import leftovers
 from scenarios.cache.forks import ForkedTruss, Forks
 from scenarios.cache.upstreams import run
-from truss_cache_tasks.app.cli import COMMANDS
+from truss_cache_tasks.app.commands.table import COMMANDS
 
 PROCESSES = 8
 REPOS = 5

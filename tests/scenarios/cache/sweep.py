@@ -31,7 +31,7 @@ from scenarios.cache.disk import clean_tells, leftovers, paths_below
 from scenarios.cache.forks import ForkedTruss, Forks, calls_of, interleave
 from scenarios.cache.upstreams import OnHub, beside, check, config, root_of, run
 from scenarios.cache.world.records import RECORDS, read_records
-from truss_cache_tasks.app.cli import COMMANDS
+from truss_cache_tasks.app.commands.table import COMMANDS
 
 PART = 8 << 20  # transfer.Limits.part_min
 LAYOUTS = ("hub", "volume", "mount")

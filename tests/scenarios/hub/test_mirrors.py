@@ -68,6 +68,19 @@ def test_a_mirror_brings_everything_while_the_hub_is_unavailable(
     assert mirrors[1].requests == []
 
 
+def test_entries_side_by_side_find_the_hub_unavailable_once(
+    truss: Truss, hub: Hub, mirrors: tuple[Hub, Hub], cli: Cli
+) -> None:
+    names = [f"org/r{number}" for number in range(12)]
+    for name in names:
+        hub.create(name).commit({"a.bin": name.encode()})
+    truss.config("model_cache:\n" + "".join(f"  - repo_id: {name}\n" for name in names))
+    fail_all(hub, *DOWN)
+    ran = done(cli())
+    assert len(hub.requests) <= 4 * 3  # four entries at a time, three attempts each
+    assert ran.err.count("is unavailable") == 1
+
+
 def test_the_hub_itself_is_asked_while_it_answers(truss: Truss, hub: Hub, mirrors: tuple[Hub, Hub], cli: Cli) -> None:
     hub.tokens["good"] = Rights()
     fail_all(hub, "503", "503", "pass", "503")
@@ -194,6 +207,19 @@ def test_the_pages_of_a_listing_are_of_one_server(truss: Truss, hub: Hub, mirror
     assert cursors[-4:] == ["", "3", "6", "9"]
 
 
+def test_a_mirror_may_redirect_and_no_server_gets_a_token(
+    truss: Truss, hub: Hub, mirrors: tuple[Hub, Hub], cli: Cli
+) -> None:
+    commit = hub.repos["org/name"].resolve("main")
+    for path in (f"/api/models/org/name/tree/{commit}", f"/org/name/resolve/{commit}/model.safetensors"):
+        query = "?recursive=true&expand=false" if "/tree/" in path else ""
+        mirrors[0].fail(path, f"302 Location={mirrors[1].url}{path}{query}")
+    done(cli(HF_ENDPOINT=NOWHERE, HF_TOKEN="secret-token"))
+    assert fetched(truss) == FILES
+    assert len(mirrors[1].requests) == 3  # the tree, the file, and its CDN
+    assert tokens(mirrors[0]) | tokens(mirrors[1]) == {None}
+
+
 def test_a_mirror_proves_no_access_of_a_new_credential(
     truss: Truss, hub: Hub, mirrors: tuple[Hub, Hub], cli: Cli, fast_clock: FastClock
 ) -> None:
@@ -241,3 +267,13 @@ def test_a_wrong_hub_endpoint_matters_to_no_run_without_work(truss: Truss, repo:
     assert ran.code == 3
     assert "HF_ENDPOINT is not the URL of a Hub" in ran.err
     assert "Traceback" not in ran.text
+
+
+def test_a_later_run_of_the_same_process_asks_the_hub_first(
+    truss: Truss, hub: Hub, mirrors: tuple[Hub, Hub], cli: Cli
+) -> None:
+    fail_all(hub, *["503"] * 3)
+    done(cli())
+    asked = len(mirrors[0].requests)
+    done(cli("run", "-a"))
+    assert len(mirrors[0].requests) == asked

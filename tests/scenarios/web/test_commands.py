@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from servers.faults import FaultServer
+from servers.faults import FaultServer, fault_server
 from trusses import tree
 
 from scenarios.cache.forks import ForkedTruss
@@ -154,6 +155,32 @@ def test_a_query_and_a_login_are_shown_and_stored_nowhere(server: FaultServer, t
     assert b"hush" not in stored
 
 
+def test_a_large_file_comes_over_tls_and_from_where_a_redirect_leads(
+    secure: FaultServer, fault_authority: tuple[Path, Any], truss: ForkedTruss
+) -> None:
+    with fault_server(tls=fault_authority[1]) as elsewhere:
+        target = elsewhere.add("/blob", LARGE)
+        url = secure.add("/w.bin", LARGE, *[f"redirect:{target}?sig=hush"] * 9, needs="Bearer good-token")
+        (truss.secrets / "web").write_text("good-token")
+        configure(truss, url, "  runtime_secret_name: web\n")
+        ran = truss.cli(SSL_CERT_FILE=str(fault_authority[0]))
+    assert ran.code == 0, ran.text
+    assert tree(truss.model_cache) == {f"{folder_of(secure)}/w.bin": LARGE}
+    assert not [asked for asked in elsewhere.asked if "authorization" in asked.headers]
+    assert "hush" not in ran.text
+
+
+def test_bytes_that_a_redirect_to_http_leads_to_are_not_read(
+    secure: FaultServer, server: FaultServer, fault_authority: tuple[Path, Any], truss: ForkedTruss
+) -> None:
+    plain = server.add("/w.bin", BODY)
+    configure(truss, secure.add("/w.bin", BODY, "", *[f"redirect:{plain}"] * 9))
+    ran = truss.cli(SSL_CERT_FILE=str(fault_authority[0]))
+    assert ran.code == 1
+    assert "127.0.0.1 redirects from https to http, expected https" in ran.err
+    assert server.asked == []
+
+
 def test_an_entry_of_weights_is_one_file_in_its_mount(server: FaultServer, truss: ForkedTruss) -> None:
     server.add("/a/w%201.bin", BODY)
     truss.config(f"weights:\n- source: {server.base}/a/w%201.bin\n  mount_location: /models/w\n")
@@ -173,10 +200,11 @@ def test_a_volume_has_the_file_by_its_name(server: FaultServer, truss: ForkedTru
 # Without a version
 
 
+@pytest.mark.parametrize("etag", [None, 'W/"v1"'])
 def test_a_file_without_a_version_comes_by_one_connection_and_starts_over_where_that_breaks(
-    server: FaultServer, truss: ForkedTruss
+    etag: str | None, server: FaultServer, truss: ForkedTruss
 ) -> None:
-    configure(truss, server.add("/w.bin", LARGE, "", "cut:15000000", etag=None))
+    configure(truss, server.add("/w.bin", LARGE, "", "cut:15000000", etag=etag))
     ran = truss.cli()
     assert ran.code == 0, ran.text
     assert tree(truss.model_cache) == {f"{folder_of(server)}/w.bin": LARGE}

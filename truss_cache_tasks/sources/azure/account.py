@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Secret
+from truss_cache_tasks.model.credentials import Secret
 
 _PUBLIC_CLOUD = "core.windows.net"
 # The emulator's one account, known to everybody: https://learn.microsoft.com/azure/storage/common/storage-use-azurite

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from truss_cache_tasks.errors import RUN_LATER, CredentialError, MissingPackage, TransientError
-from truss_cache_tasks.model.stores import Credential
+from truss_cache_tasks.model.credentials import Credential
 from truss_cache_tasks.network.cancel import NEVER
 from truss_cache_tasks.network.retry import is_transient_status
 from truss_cache_tasks.network.settings import Network

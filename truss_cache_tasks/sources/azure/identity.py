@@ -10,8 +10,8 @@ from enum import Enum
 from urllib.parse import urlsplit
 
 from truss_cache_tasks.errors import CredentialError
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Secret
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.model.stores import Credential, NoCredential, Secret
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.azure.account import AccountAccess, access_of_env, access_of_file
 from truss_cache_tasks.sources.azure.signing import VERSION, container_sas

@@ -9,6 +9,7 @@ from functools import partial
 from urllib.parse import quote, urlencode
 
 from truss_cache_tasks.errors import AccessDenied, CacheTaskError, NotFound, TransientError
+from truss_cache_tasks.model.credentials import Credential, NoCredential
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Listing,
@@ -20,7 +21,6 @@ from truss_cache_tasks.model.listing import (
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential
 from truss_cache_tasks.network.client import HttpClient
 from truss_cache_tasks.network.exchange import UnreadableAnswer, find_cause
 from truss_cache_tasks.network.settings import Network

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from truss_cache_tasks.errors import CredentialError
-from truss_cache_tasks.model.stores import Role
+from truss_cache_tasks.model.credentials import Role
 
 VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _LARGEST = 1 << 20  # bytes of a credential file

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from truss_cache_tasks.errors import RUN_LATER, CredentialError, TransientError
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.cancel import NEVER
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 from truss_cache_tasks.network.settings import Network

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, PermanentError, SourceChanged, TransientError
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Digest,
@@ -27,7 +28,6 @@ from truss_cache_tasks.model.listing import (
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.gcs.identity import Identity, identify

@@ -13,7 +13,7 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     TransientError,
 )
-from truss_cache_tasks.model.stores import Credential, NoCredential
+from truss_cache_tasks.model.credentials import Credential, NoCredential
 from truss_cache_tasks.network.proxies import proxy_refuses
 from truss_cache_tasks.network.retry import is_transient_status
 

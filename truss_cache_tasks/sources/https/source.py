@@ -12,6 +12,7 @@ from functools import partial
 from urllib.parse import unquote
 
 from truss_cache_tasks.errors import CacheTaskError, IntegrityError, NotFound, TransientError, WrongAnswer
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Secret
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Digest,
@@ -23,7 +24,6 @@ from truss_cache_tasks.model.listing import (
     quoted,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential, Secret
 from truss_cache_tasks.network.exchange import UnreadableAnswer
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network
@@ -150,7 +150,10 @@ class HttpsSource:
         kind = head.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         is_page = kind in _PAGES and not file.path.lower().endswith((".html", ".htm", ".xhtml"))
         if is_page and self._given is None and file.digest is None:
-            hint = "Open the URL in a browser: write the address of the file itself, or give the entry a login."
+            hint = (
+                "Open the URL in a browser: write the address of the file itself, or give a login; "
+                "if it is the file, give its digest."
+            )
             raise self._unusable(f"a page ({kind}) of {head.host}", "the file", hint)
 
     def _unusable(self, found: str, expected: str, hint: str) -> WrongAnswer:

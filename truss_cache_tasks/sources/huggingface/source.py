@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from truss_cache_tasks.errors import RUN_AGAIN, CacheTaskError, NotFound, TransientError
+from truss_cache_tasks.model.credentials import Credential, NoCredential
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Listing,
@@ -32,7 +33,6 @@ from truss_cache_tasks.model.listing import (
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential
 from truss_cache_tasks.network.exchange import Exchange, TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.huggingface.endpoints import Endpoint, Endpoints

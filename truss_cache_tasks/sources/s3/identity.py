@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 from truss_cache_tasks.errors import AccessDenied, CredentialError
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 from truss_cache_tasks.model.request import SourceRef
-from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.refusals import credential_error, give_credential
 from truss_cache_tasks.version import USER_AGENT

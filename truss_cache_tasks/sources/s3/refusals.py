@@ -20,10 +20,10 @@ from truss_cache_tasks.errors import (
     SourceChanged,
     TransientError,
 )
+from truss_cache_tasks.model.credentials import JsonCredential
 from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.s3_service import S3Service
-from truss_cache_tasks.model.stores import JsonCredential
 from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
 from truss_cache_tasks.network.proxies import is_permanent, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
@@ -126,8 +126,8 @@ def refusal(  # noqa: PLR0911 - a table of answers, read from top to bottom
         return AccessDenied(f"{refuses}: {BAD_KEYS[code]} ({code})", hint=hint)
     if code in WRONG_REGION:
         found = (
-            f"bucket {asked.bucket!r} is in region {region}, the request was made for {asked.region}, and following it "
-            "once did not help"
+            f"bucket {asked.bucket!r} is in region {region}, the request was made for {asked.region}, and "
+            "following it once did not help"
             if region
             else f"the request was made for region {asked.region}, expected that of bucket {asked.bucket!r}, which the "
             "answer does not name"

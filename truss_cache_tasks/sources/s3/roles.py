@@ -34,13 +34,13 @@ from truss_cache_tasks.errors import (
     CredentialError,
     TransientError,
 )
+from truss_cache_tasks.model.credentials import AuthMethod, NoCredential, Role
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.s3_service import S3Service
-from truss_cache_tasks.model.stores import AuthMethod, NoCredential, Role
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.identity import SESSIONS, Identity, identify, new_session
-from truss_cache_tasks.sources.s3.refusals import Asked, is_transient, translate_errors
+from truss_cache_tasks.sources.s3.refusals import BAD_KEYS, Asked, is_transient, translate_errors
 from truss_cache_tasks.sources.s3.session import BoundedSession
 
 TOKEN_FILE = "AWS_WEB_IDENTITY_TOKEN_FILE"
@@ -50,11 +50,13 @@ _OTHERWISE = "or put s3_credentials.json into the data folder"
 
 _STS = S3Service(variables=("AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"))
 
-# What STS says of a web identity token
-_BAD_TOKENS = {
+_REASONS = {  # by STS's code; any other one is a missing permission
+    **BAD_KEYS,
     "ExpiredTokenException": "the token has expired",
     "InvalidIdentityToken": "the token is not valid for an identity provider of that account",
     "IDPRejectedClaim": "the identity provider does not accept the token",
+    "RegionDisabledException": "STS is switched off in that region",
+    "ValidationError": "the role or AWS_ROLE_SESSION_NAME is not what STS takes",
 }
 
 
@@ -157,7 +159,8 @@ class _Exchange:
                 raise self._refusal(asked, error) from None  # its text is the server's, which may quote the token
             except ParamValidationError:
                 raise CredentialError(
-                    f"{self.source}: {self.role.account!r} is no ARN of a role", hint="Correct `auth` of the entry."
+                    f"{self.source}: {self.role.account!r} or AWS_ROLE_SESSION_NAME is not what STS takes",
+                    hint="Write the ARN of a role into `auth`.",
                 ) from None
             return (
                 ReadOnlyCredentials(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"]),
@@ -171,7 +174,7 @@ class _Exchange:
             busy = TransientError(f"{said}answered {code}", hint=RUN_LATER)
             busy.retry_after_s = retry_after_s(error.response["ResponseMetadata"].get("HTTPHeaders", {}))
             return busy
-        why = _BAD_TOKENS.get(code, f"missing permission {self.call} on {self.role.account}")
+        why = _REASONS.get(code, f"missing permission {self.call} on {self.role.account}")
         return AccessDenied(
             f"{said}refuses {self.role.method} to {self.origin}: {why} ({code})",
             hint=f"Let the trust policy of {self.role.account} allow {self.call} to it; {_OTHERWISE}.",

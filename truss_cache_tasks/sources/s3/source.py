@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from truss_cache_tasks.errors import RUN_AGAIN, AccessDenied, CacheTaskError, NotFound, SourceChanged
+from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 from truss_cache_tasks.model.listing import (
     UNPINNED,
     Digest,
@@ -27,7 +28,6 @@ from truss_cache_tasks.model.listing import (
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
-from truss_cache_tasks.model.stores import Credential, NoCredential, Role
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins, under_prefix
 from truss_cache_tasks.sources.s3.digests import digest_of_head, head_of_answer

@@ -46,7 +46,7 @@ from scenarios.cache.world.invariants import (
 from scenarios.cache.world.model import DONE, FAILED, INCOMPLETE, PROJECTS, ROOTS, Broken, Figures, World, look
 from scenarios.cache.world.records import FOLDERS, RECORDS
 from scenarios.cache.world.sources import BUCKET, HUB, MOUNT, STORE, VOLUME, Entry, HubRepo
-from truss_cache_tasks.app.cli import COMMANDS
+from truss_cache_tasks.app.commands.table import COMMANDS
 
 RANDOM = random.Random(9)
 BYTES = {

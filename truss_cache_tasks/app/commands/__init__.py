@@ -1,0 +1,1 @@
+"""The commands of `truss-cache`: their table, their command line, and what each of them does."""
