@@ -13,6 +13,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.network.connections import POOLS
+from truss_cache_tasks.network.imports import IMPORTS
 
 _HOSTS = 64  # hosts whose connections are kept
 
@@ -82,7 +83,8 @@ def _has_roots(trust: ssl.SSLContext) -> bool:
 def _add_certifi(trust: ssl.SSLContext) -> None:
     """Trust Mozilla's list, for systems without one (slim images), if certifi is installed, as it is with requests."""
     try:
-        import certifi
+        with IMPORTS:
+            import certifi
     except ImportError:
         return
     trust.load_verify_locations(cafile=certifi.where())

@@ -20,6 +20,7 @@ from truss_cache_tasks.model.listing import (
 from truss_cache_tasks.model.records import DIGITS
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import Store
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.base import Source
 
@@ -37,7 +38,9 @@ def open_foreign(
     """
     module, _, name = store.opens.partition(":")
     with _errors(store, "cannot be opened"):
-        source: Source = getattr(importlib.import_module(module), name)(request, credential, network)
+        with IMPORTS:
+            opens = getattr(importlib.import_module(module), name)
+        source: Source = opens(request, credential, network)
     lacks = [method for method in _METHODS if not callable(getattr(source, method, None))]
     if lacks:
         raise _broken(store, f"{type(source).__name__} has no method {lacks[0]}")

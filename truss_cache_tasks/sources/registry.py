@@ -7,6 +7,7 @@ import importlib
 from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.model.stores import OURS
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.base import Source
 
@@ -22,9 +23,12 @@ def open_source(request: Request, credential: Credential | Role | NoCredential, 
     """
     store = request.source.store
     if store not in OURS:
-        from truss_cache_tasks.sources.foreign import open_foreign  # few configs have such a store
+        with IMPORTS:
+            from truss_cache_tasks.sources.foreign import open_foreign  # few configs have such a store
 
         return open_foreign(store, request, credential, network)
     module, _, name = store.opens.partition(":")
-    source: Source = getattr(importlib.import_module(module), name)(request, credential, network)
+    with IMPORTS:
+        opens = getattr(importlib.import_module(module), name)
+    source: Source = opens(request, credential, network)
     return source

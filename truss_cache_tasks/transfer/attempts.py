@@ -30,6 +30,7 @@ from truss_cache_tasks.errors import (
 from truss_cache_tasks.events import Reporter
 from truss_cache_tasks.model.listing import Location, RemoteFile
 from truss_cache_tasks.network.cancel import WorkerToken
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.retry import (
     Action,
     Relocate,
@@ -248,7 +249,8 @@ class _Probe:
         if is_local(location):
             LocalBody(self._file, location).close()
             return
-        from truss_cache_tasks.transfer.http_body import prove
+        with IMPORTS:
+            from truss_cache_tasks.transfer.http_body import prove
 
         context = self._context
         with context.process.slot(host_of(location), context.limits, context.token):

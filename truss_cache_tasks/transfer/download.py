@@ -25,6 +25,7 @@ from truss_cache_tasks.events import Received, Refetching
 from truss_cache_tasks.model.hashing import Piece
 from truss_cache_tasks.model.listing import Location
 from truss_cache_tasks.network.exchange import RateFloor
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.retry import rule_for
 from truss_cache_tasks.transfer.attempts import LocationCache, run_attempts
 from truss_cache_tasks.transfer.body import BadResponse, Body, HttpStatusError, LocalBody, host_of, is_local
@@ -329,7 +330,8 @@ class DownloadWorker:
         file, span = self._download.job.file, (part.at, part.end)
         if is_local(location):
             return LocalBody(file, location, *span)
-        from truss_cache_tasks.transfer.http_body import open_body  # urllib3, which a local file does not need
+        with IMPORTS:
+            from truss_cache_tasks.transfer.http_body import open_body  # urllib3, which a local file does not need
 
         return open_body(file, location, span, partial.validator, self.context, has_digest=partial.has_digest)
 

@@ -15,6 +15,7 @@ from typing import Any
 from truss_cache_tasks.errors import RUN_LATER, CredentialError, MissingPackage, TransientError
 from truss_cache_tasks.model.credentials import Credential
 from truss_cache_tasks.network.cancel import NEVER
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.retry import is_transient_status
 from truss_cache_tasks.network.settings import Network
 
@@ -73,7 +74,8 @@ def of_service_principal(credential: Credential, network: Network) -> Tokens:
         CredentialError: an id cannot be one.
     """
     try:
-        from azure.identity import ClientSecretCredential
+        with IMPORTS:
+            from azure.identity import ClientSecretCredential
     except ImportError as exc:
         raise _not_installed(credential.origin) from exc
     fields = {name: credential.fields[name].reveal() for name in ("tenant_id", "client_id", "client_secret")}
@@ -104,7 +106,8 @@ def of_environment(network: Network) -> tuple[Tokens | None, str]:
 
 def _look(network: Network) -> tuple[Tokens | None, str]:
     try:
-        from azure.identity import DefaultAzureCredential
+        with IMPORTS:
+            from azure.identity import DefaultAzureCredential
     except ImportError as exc:
         if any(map(network.variable, _CONFIGURES)):
             raise _not_installed("Entra, which AZURE_* variables of this machine name") from exc
@@ -123,9 +126,10 @@ def _look(network: Network) -> tuple[Tokens | None, str]:
 
 def _options(network: Network) -> dict[str, Any]:
     """Return what azure-identity's credentials need to send their requests as all others of ours are sent."""
-    from azure.core.pipeline.transport import RequestsTransport
+    with IMPORTS:
+        from azure.core.pipeline.transport import RequestsTransport
 
-    from truss_cache_tasks.sources.requests_session import bounded_session, mount_limits
+        from truss_cache_tasks.sources.requests_session import bounded_session, mount_limits
 
     logging.getLogger("azure").addHandler(logging.NullHandler())  # else a failure prints a dozen lines to stderr
     network = replace(network, cancel=NEVER)  # entries share it: cancelling one must not cancel the others
@@ -148,7 +152,8 @@ def _not_installed(what: str) -> MissingPackage:
 @contextmanager
 def _translate_errors(origin: str) -> Iterator[None]:
     """Translate errors of azure-identity, whose texts may quote a whole page, into ours."""
-    from azure.core.exceptions import AzureError, HttpResponseError
+    with IMPORTS:
+        from azure.core.exceptions import AzureError, HttpResponseError
 
     try:
         yield

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from truss_cache_tasks.errors import CredentialError
 from truss_cache_tasks.model.credentials import Credential, NoCredential, Secret
 from truss_cache_tasks.model.request import SourceRef
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.azure.account import AccountAccess, access_of_env, access_of_file
 from truss_cache_tasks.sources.azure.signing import VERSION, container_sas
@@ -90,7 +91,8 @@ def identify(source: SourceRef, credential: Credential | NoCredential, network: 
         return _by(Method.KEY, access, _Signer(account, container, access.key, access.endpoint))
     if access.sas is not None:
         return _by(Method.SAS, access, lambda: Authorization(query=access.sas))
-    from truss_cache_tasks.sources.azure import entra
+    with IMPORTS:
+        from truss_cache_tasks.sources.azure import entra
 
     tokens: entra.Tokens | None
     if isinstance(credential, Credential):

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from truss_cache_tasks.errors import CredentialError
 from truss_cache_tasks.model.credentials import Role
+from truss_cache_tasks.network.imports import IMPORTS
 
 VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _LARGEST = 1 << 20  # bytes of a credential file
@@ -59,7 +60,9 @@ def make_credentials(info: Mapping[str, Any], path: str, scopes: Sequence[str]) 
             hint="Let what writes the token write it, or correct credential_source.",
         )
     try:
-        return importlib.import_module(f"google.auth.{_module(info)}").Credentials.from_info(info, scopes=scopes)
+        with IMPORTS:
+            module = importlib.import_module(f"google.auth.{_module(info)}")
+        return module.Credentials.from_info(info, scopes=scopes)
     except Exception as exc:  # several classes of google.auth, and what wrong types of fields raise; no text is shown
         raise CredentialError(
             f"{VARIABLE}: {path} cannot be used as a credential ({type(exc).__name__})",

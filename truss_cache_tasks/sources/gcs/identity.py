@@ -15,6 +15,7 @@ from truss_cache_tasks.errors import RUN_LATER, CredentialError, TransientError
 from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.network.cancel import NEVER
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.gcs import federation
@@ -88,7 +89,8 @@ def _from_key(credential: Credential, network: Network) -> Identity:
     Raises:
         CredentialError: the private key is not a readable RSA key.
     """
-    from google.oauth2 import service_account
+    with IMPORTS:
+        from google.oauth2 import service_account
 
     info = json.loads(credential.fields["json"].reveal())
     try:
@@ -112,9 +114,10 @@ def _from_environment(network: Network) -> Identity | None:
 
 
 def _application_default(network: Network) -> Identity | None:
-    import google.auth
-    from google.auth import compute_engine
-    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+    with IMPORTS:
+        import google.auth
+        from google.auth import compute_engine
+        from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 
     # google.auth warns that a login of gcloud has no quota project. Cloud Storage needs none.
     warnings.filterwarnings("ignore", "Your application has authenticated using end user credentials", UserWarning)
@@ -152,10 +155,11 @@ def make_transport(network: Network, *, seeking: bool = False) -> Any:
         seeking: whether it is used to search for credentials: then a metadata server that does not answer the first
             request within a second counts as absent, and is not asked again.
     """
-    from google.auth.exceptions import TransportError
-    from google.auth.transport.requests import Request
+    with IMPORTS:
+        from google.auth.exceptions import TransportError
+        from google.auth.transport.requests import Request
 
-    from truss_cache_tasks.sources.requests_session import bounded_session
+        from truss_cache_tasks.sources.requests_session import bounded_session
 
     network = replace(network, cancel=NEVER)  # entries share it: cancelling one must not cancel the others
     shortly = replace(network.limits, connect_s=METADATA_S, head_s=METADATA_S)

@@ -19,6 +19,7 @@ from truss_cache_tasks.errors import (
 )
 from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.proxies import is_permanent, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status
 
@@ -86,8 +87,9 @@ def translate_errors(asked: Asked) -> Iterator[None]:
 
     The block holds no other code, since each ValueError or TypeError in it becomes the error for a malformed answer.
     """
-    import requests
-    from google.auth.exceptions import GoogleAuthError, OAuthError, RefreshError, TransportError
+    with IMPORTS:
+        import requests
+        from google.auth.exceptions import GoogleAuthError, OAuthError, RefreshError, TransportError
 
     what, who = asked.what, asked.origin or "the credential"
     try:

@@ -28,6 +28,7 @@ from truss_cache_tasks.model.listing import (
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.retry import retry_after_s
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.gcs.identity import Identity, identify
@@ -102,7 +103,8 @@ class GcsSource:
         Args:
             versions: every generation of each, replaced and deleted ones too, as far as the bucket keeps them.
         """
-        from truss_cache_tasks.sources.requests_session import bounded_session
+        with IMPORTS:
+            from truss_cache_tasks.sources.requests_session import bounded_session
 
         store = str(self._source)
         pages = PaginationGuard(store)

@@ -11,6 +11,7 @@ from typing import Any
 
 from truss_cache_tasks.errors import ConfigError
 from truss_cache_tasks.network.exchange import Exchange, ReadTimeout, UnreadableAnswer, decode_body
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.redirects import refuse_downgrade
 from truss_cache_tasks.network.settings import Network
 
@@ -44,7 +45,8 @@ def open_session(network: Network) -> Any:
         ConfigError: the certificates or the proxy cannot be used.
     """
     global _opened
-    from huggingface_hub import get_session
+    with IMPORTS:
+        from huggingface_hub import get_session
 
     bundle = network.trusted_bundle()
     try:

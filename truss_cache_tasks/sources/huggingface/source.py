@@ -34,6 +34,7 @@ from truss_cache_tasks.model.listing import (
 )
 from truss_cache_tasks.model.request import Request
 from truss_cache_tasks.network.exchange import Exchange, TooSlow, UnreadableAnswer, find_cause
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.huggingface.endpoints import Endpoint, Endpoints
 from truss_cache_tasks.sources.huggingface.refusals import MirrorRefusals, Refusals, header
@@ -150,7 +151,8 @@ class HuggingFaceSource:
         Raises:
             _EndpointChanged: another endpoint than `only` is asked from now on.
         """
-        from huggingface_hub import constants
+        with IMPORTS:
+            from huggingface_hub import constants
 
         if constants.HF_HUB_OFFLINE:  # read when huggingface_hub was imported; its session refuses every request then
             raise self._refusals.offline()
@@ -170,7 +172,8 @@ class HuggingFaceSource:
 
     def _get(self, endpoint: Endpoint, what: str, query: Mapping[str, str], revision: str = "") -> Answer:
         """GET `what` of this repo once. Raise the error that explains a refusal."""
-        from huggingface_hub.errors import HfHubHTTPError
+        with IMPORTS:
+            from huggingface_hub.errors import HfHubHTTPError
 
         session = open_session(self._network)
         http_error = HfHubHTTPError.__bases__[0]  # of httpx or httpx2, by huggingface_hub's version

@@ -12,6 +12,7 @@ from typing import Any
 from truss_cache_tasks.errors import AccessDenied, CredentialError
 from truss_cache_tasks.model.credentials import Credential, NoCredential, Role
 from truss_cache_tasks.model.request import SourceRef
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.s3.refusals import credential_error, give_credential
 from truss_cache_tasks.version import USER_AGENT
@@ -54,7 +55,8 @@ def identify(credential: Credential | Role | NoCredential, network: Network, sou
         AccessDenied, TransientError: the token service does not give the role.
     """
     if isinstance(credential, Role):
-        from truss_cache_tasks.sources.s3.roles import assume
+        with IMPORTS:
+            from truss_cache_tasks.sources.s3.roles import assume
 
         return assume(credential, network, source)
     service = source.store.s3
@@ -106,7 +108,8 @@ def _chain(env: Mapping[str, str], region: str) -> Identity:
 
 
 def _ask_chain(env: Mapping[str, str], region: str) -> Identity:
-    from botocore.exceptions import BotoCoreError
+    with IMPORTS:
+        from botocore.exceptions import BotoCoreError
 
     session = new_session()
     session.set_config_variable("metadata_service_timeout", 1)
@@ -125,15 +128,17 @@ def _ask_chain(env: Mapping[str, str], region: str) -> Identity:
 @lru_cache(1)
 def _loader() -> Any:
     """Return the reader of botocore's model of S3, which keeps it: 60 ms of CPU, ten times the rest of a client."""
-    from botocore.loaders import create_loader
+    with IMPORTS:
+        from botocore.loaders import create_loader
 
     return create_loader()
 
 
 def new_session(*, reads_environment: bool = True) -> Any:
     """Return a botocore session; one that does not read the environment reads no file of AWS either."""
-    from botocore.configprovider import ConstantProvider
-    from botocore.session import Session  # not boto3, which takes longer to import (docs/adr/0020)
+    with IMPORTS:
+        from botocore.configprovider import ConstantProvider
+        from botocore.session import Session  # not boto3, which takes longer to import (docs/adr/0020)
 
     session = Session()
     session.user_agent_name, session.user_agent_version = USER_AGENT.split("/")

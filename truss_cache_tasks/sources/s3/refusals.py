@@ -25,6 +25,7 @@ from truss_cache_tasks.model.listing import wrong_answer
 from truss_cache_tasks.model.request import SourceRef
 from truss_cache_tasks.model.s3_service import S3Service
 from truss_cache_tasks.network.exchange import TooSlow, UnreadableAnswer, find_cause
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.proxies import is_permanent, proxy_refuses, proxy_status
 from truss_cache_tasks.network.retry import is_transient_status, retry_after_s
 from truss_cache_tasks.sources.s3.logs import unlogged
@@ -208,8 +209,9 @@ def refusal_of_body(asked: Asked, status: int, headers: Mapping[str, str], body:
 @contextmanager
 def translate_errors(asked: Asked) -> Iterator[None]:
     """Translate the exceptions of botocore that are raised inside the block into ours, and keep it out of the log."""
-    from botocore import exceptions as aws
-    from botocore.parsers import ResponseParserError
+    with IMPORTS:
+        from botocore import exceptions as aws
+        from botocore.parsers import ResponseParserError
 
     try:
         with unlogged():

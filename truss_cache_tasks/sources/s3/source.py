@@ -28,6 +28,7 @@ from truss_cache_tasks.model.listing import (
     wrong_answer,
 )
 from truss_cache_tasks.model.request import Request
+from truss_cache_tasks.network.imports import IMPORTS
 from truss_cache_tasks.network.settings import Network
 from truss_cache_tasks.sources.objects import check_pins, under_prefix
 from truss_cache_tasks.sources.s3.digests import digest_of_head, head_of_answer
@@ -212,7 +213,8 @@ class S3Source:
         return digest_of_head(head, self._name, partial(self._look_at_parts, client, file))
 
     def _head(self, client: Any, file: RemoteFile) -> Mapping[str, Any]:
-        from botocore.exceptions import ClientError
+        with IMPORTS:
+            from botocore.exceptions import ClientError
 
         where = self._where(file)
         with translate_errors(self._asked(file)):
@@ -239,7 +241,8 @@ class S3Source:
 
         Equal sizes are not assumed: with wrong sizes good bytes would be taken for corrupt ones.
         """
-        from botocore.exceptions import ClientError
+        with IMPORTS:
+            from botocore.exceptions import ClientError
 
         where = self._where(file)
 
@@ -279,7 +282,8 @@ class S3Source:
             return self._connected
 
     def _connect(self) -> tuple[Any, Identity]:
-        from truss_cache_tasks.sources.s3.session import open_client
+        with IMPORTS:
+            from truss_cache_tasks.sources.s3.session import open_client
 
         identity = identify(self._credential, self._network, self._source)
         client = open_client(identity, self._network, self._source)
