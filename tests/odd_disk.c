@@ -251,7 +251,7 @@ ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *at, size_t size
 int ftruncate(int fd, off_t size) { FAIL_AT(fd_below(fd), ALLOCATE, 1, -1, fd, NULL); return REAL(ftruncate)(fd, size); }
 int ftruncate64(int fd, off64_t size) { FAIL_AT(fd_below(fd), ALLOCATE, 1, -1, fd, NULL); return REAL(ftruncate64)(fd, size); }
 static int allocation(int fd) {
-    int code = fd_below(fd) ? fate(ALLOCATE, 1) : 0;
+    int code = fd_below(fd) ? signalled(fate(ALLOCATE, 1)) : 0;
     if (code) tell(ALLOCATE, fd, NULL);
     return code;
 }

@@ -332,7 +332,7 @@ from truss_cache_tasks import task_cache_weights
 
 HEAVY = {"boto3", "botocore", "awscrt", "google", "huggingface_hub", "urllib3", "requests", "httpx", "xxhash", "rich"}
 HEAVY |= {"concurrent.futures", "socket", "ssl", "http", "asyncio", "subprocess", "random", "logging", "shutil", "uuid"}
-HEAVY |= {"dataclasses", "inspect", "pwd"}
+HEAVY |= {"dataclasses", "inspect"}
 
 
 # All that a no-op of two Hub entries imports of this package; a new name here has to be needed by each such run.

@@ -37,6 +37,7 @@ from servers.azurite import (
     Azurite,
     Entra,
     connection_string,
+    token,
 )
 from servers.hostile import hostile_server
 
@@ -651,6 +652,34 @@ def test_a_machines_own_identity_is_used_where_there_is_no_other(
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "hush")
     source = by_entra(azure_tls, token_server, tmp_path, None, **{**env, "AZURE_CLIENT_SECRET": "hush"})
     assert "Entra (DefaultAzureCredential): Entra gives no token" in refusal_of(source.listing, CredentialError)
+
+
+def test_a_workload_identity_is_used_by_the_token_in_its_file(
+    azure_tls: Azurite, token_server: Entra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entra, "_ambient", {})
+    (tmp_path / "token").write_text("a.b.c")
+    env = {
+        "AZURE_TENANT_ID": TENANT,
+        "AZURE_CLIENT_ID": CLIENT,
+        "AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "token"),
+    }
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert set(by_path(by_entra(azure_tls, token_server, tmp_path, None, **env).listing())) == {"w.bin"}
+
+
+def test_a_managed_identity_is_used_by_the_metadata_server(
+    azure_tls: Azurite, token_server: Entra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entra, "_ambient", {})
+    answer = {"access_token": token(), "expires_in": "3600", "resource": entra.SCOPE, "token_type": "Bearer"}
+    with script((200, {"Content-Type": "application/json"}, json.dumps(answer).encode())) as metadata:
+        here = metadata.url.removesuffix(f"/{ACCOUNT}")
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", here)
+        source = by_entra(azure_tls, token_server, tmp_path, None, AZURE_POD_IDENTITY_AUTHORITY_HOST=here)
+        assert set(by_path(source.listing())) == {"w.bin"}
+    assert token_server.asked == []
 
 
 def test_a_machine_without_an_identity_is_anonymous_and_is_not_searched_twice(

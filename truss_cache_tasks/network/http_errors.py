@@ -23,7 +23,8 @@ def network_errors(subject: str, host: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UnicodeError, urllib3.exceptions.LocationValueError):  # an empty or too long label, or a blank
+    # an empty or too long label, or a blank, which some versions of urllib3 leave to http.client
+    except (UnicodeError, urllib3.exceptions.LocationValueError, http.client.InvalidURL):
         said = f"{subject}: {host[:60]}: no host can have this name"
         raise PermanentError(said, hint="Check the endpoint.") from None  # its text may have the whole URL
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
