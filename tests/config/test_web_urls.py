@@ -38,7 +38,7 @@ def source(url: str) -> SourceRef:
             "https://h/@scope/pkg@1.0:x/w;v=1.bin",
             "h/@scope/pkg@1.0:x/w;v=1.bin",
         ),
-        ("https://h//a//w.bin", "https://h//a//w.bin", "h//a//w.bin"),
+        ("https://h//a//w.bin", "https://h//a//w.bin", "h/a/w.bin"),
     ],
 )
 def test_a_path_is_sent_as_it_is_written_and_lies_below_its_host_unquoted(url: str, sent: str, lies_at: str) -> None:
@@ -143,6 +143,15 @@ def test_weights_and_model_cache_take_the_same_urls(tmp_path: Path) -> None:
     (cached,) = load_config(config).entries
     assert mounted.request.source == cached.request.source
     assert (mounted.name, cached.name) == ("h/a/@b/w.bin", "h/a/@b/w.bin")
+
+
+def test_an_empty_folder_in_a_path_is_sent_and_is_none_on_the_disk(tmp_path: Path) -> None:
+    found = source("https://h//a//w.bin")
+    assert (str(found), found.cache_path) == ("https://h//a//w.bin", "h/a/w.bin")
+    config = tmp_path / "config.yaml"
+    config.write_text("model_cache:\n- repo_id: https://h/a//w.bin\n- repo_id: https://h/a/w.bin\n")
+    with pytest.raises(ConfigError, match=r"'h/a/w\.bin' is the same file as that of"):
+        load_config(config)
 
 
 def test_two_entries_of_one_file_are_refused_unless_each_has_a_folder(tmp_path: Path) -> None:

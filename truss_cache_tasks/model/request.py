@@ -61,11 +61,11 @@ class SourceRef(NamedTuple):
 
     @property
     def cache_path(self) -> str:
-        """Where what the URI names lies, relative to the model cache, in Layout.BUCKET.
+        """Where what the URI names lies, relative to the model cache, in Layout.BUCKET. No component of it is empty.
 
         >>> SourceRef("https", "h:8443", "a%20b/w.bin?sha256:0123456789abcdef").cache_path
         'h_8443/a b/w.bin'
-        >>> SourceRef("s3", "b", "m/fp16").cache_path, SourceRef("file", "../weights/m").cache_path
+        >>> SourceRef("s3", "b", "m//fp16").cache_path, SourceRef("file", "../weights/m").cache_path
         ('b/m/fp16', 'm')
         """
         if self.store.is_local:
@@ -74,8 +74,10 @@ class SourceRef(NamedTuple):
             from urllib.parse import unquote  # a config without such files does not need it
 
             host = self.root.translate({ord(":"): "_", ord("["): None, ord("]"): None})  # IPv6 has brackets
-            return f"{host}/{unquote(self.prefix.partition('?')[0])}"
-        return "/".join(filter(None, (self.store.folder, self.root, self.prefix)))
+            path = f"{host}/{unquote(self.prefix.partition('?')[0])}"
+        else:
+            path = f"{self.store.folder}/{self.root}/{self.prefix}"
+        return "/".join(filter(None, path.split("/")))
 
 
 class _Fields(NamedTuple):

@@ -38,6 +38,17 @@ def test_a_key_with_an_empty_component_is_fetched(bucket: Store, truss: Truss) -
     fetch(bucket, truss, EVERYWHERE)
 
 
+def test_a_prefix_with_an_empty_component_is_fetched_kept_and_cleaned(exact: Store, truss: Truss) -> None:
+    exact.put("m//n/a.bin", b"a")
+    exact.give(truss)
+    truss.config(f"model_cache:\n  - repo_id: {exact.uri('m//n')}\n")
+    assert truss.cli().code == 0
+    assert tree(truss.model_cache) == {exact.visible("m/n", "a.bin"): b"a"}
+    assert truss.cli("why", "--check").code == 0
+    assert truss.cli("clean").code == 0
+    assert tree(truss.model_cache) == {}
+
+
 def test_a_key_with_a_dot_component_is_fetched_byte_for_byte(exact: Store, truss: Truss) -> None:
     fetch(exact, truss, DOTS)
 
