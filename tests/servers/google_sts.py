@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from servers.gcs import TOKENS
+from servers.tools import serving
 
 PROVIDER = "projects/123/locations/global/workloadIdentityPools/pool/providers/builds"
 MACHINE_TOKEN = "eyJhbGciOiJSUzI1NiJ9.token.of-this-machine"
@@ -59,16 +59,9 @@ def google_sts() -> Iterator[GoogleSts]:
     class Handler(_Handler):
         of = sts
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        sts.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield sts
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as url:
+        sts.url = url
+        yield sts
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,17 +7,17 @@ door checks the token, signs the request as `admin`, and passes it on. Any other
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.error import HTTPError
 
 from servers.s3 import REGION, S3Server
+from servers.tools import serving
 
 GOOD_TOKEN = "eyJhbGciOiJSUzI1NiJ9.web-identity.of-this-machine"
 
@@ -44,16 +44,9 @@ def sts_before(moto: S3Server) -> Iterator[Sts]:
     class Handler(_Handler):
         of, behind = sts, moto
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        sts.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield sts
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as url:
+        sts.url = url
+        yield sts
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -11,13 +11,12 @@ import logging
 import pickle
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -40,6 +39,7 @@ from servers.azurite import (
     token,
 )
 from servers.hostile import hostile_server
+from servers.tools import serving
 
 from truss_cache_tasks import __version__, transfer
 from truss_cache_tasks.errors import (
@@ -299,16 +299,9 @@ def script(*answers: tuple[int, dict[str, str], bytes]) -> Iterator[Script]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        running.url = f"http://127.0.0.1:{server.server_port}/{ACCOUNT}"
-        try:
-            yield running
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as url:
+        running.url = f"{url}/{ACCOUNT}"
+        yield running
 
 
 def at(

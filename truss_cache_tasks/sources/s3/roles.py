@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -109,7 +110,7 @@ class _AskedSts(Asked):
         return _STS
 
 
-class _Exchange:
+class _Exchange(ABC):
     """One way to the keys of a role. Call it for a fresh set of them."""
 
     call = ""  # the permission: `sts:` and the name of the operation
@@ -120,21 +121,21 @@ class _Exchange:
         self.source = source
 
     @property
+    @abstractmethod
     def origin(self) -> str:
         """What the machine has, for messages."""
-        raise NotImplementedError
 
     def client(self) -> Any:
         """Return a client of STS for the request. Raises CacheTaskError."""
         return _client(self.role, self.network, None)
 
+    @abstractmethod
     def ask(self, client: Any, names: Mapping[str, str]) -> Mapping[str, Any]:
         """Return the answer of STS. Raises errors of botocore, and CredentialError.
 
         Args:
             names: RoleArn and RoleSessionName.
         """
-        raise NotImplementedError
 
     def asked(self, endpoint: str) -> Asked:
         """Return what an error message says about a request to `endpoint`."""
